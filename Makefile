@@ -1,0 +1,39 @@
+# Every verb sets up .venv first if it must; CI calls the same verbs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help run test test-all lint list bench
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(STAMP) ## run an experiment: make run ARGS="algo=ewc backend=jax"
+	@$(BIN)/python run.py $(ARGS)
+
+# One thread: with another busy process, two threads on two cores are many times slower.
+test: $(STAMP) ## run the tests: make test ARGS="tests/conf -x"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-all: $(STAMP) ## run the full matrices too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/python -m flake8
+	$(BIN)/python -m mypy
+
+list: $(STAMP) ## list everything that can be composed
+	@$(BIN)/python -m seqrun.listing
+
+bench: $(STAMP) ## measure speed: make bench ARGS="..."
+	$(BIN)/python bench/run.py $(ARGS)
+
+# Made again only when what is to be installed has changed.
+$(STAMP): setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 or newer as $(PYTHON): make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer, but $(PYTHON) is older: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,32 @@
+"""Run an experiment, or a multirun of them: `python run.py --help`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    """Run one job."""
+    from seqrun import runner  # here, so that --help does not wait for it
+
+    return runner.run(cfg)
+
+
+if __name__ == "__main__":
+    conf = Path(__file__).parent / "conf"
+    if {"-h", "--help"} & set(sys.argv):
+        from seqrun import listing
+
+        sys.stdout.write(listing.usage(conf))
+        sys.exit()
+    from seqrun import preflight
+
+    status = preflight.main(sys.argv[1:], conf)
+    if status:
+        sys.exit(status)
+    main()

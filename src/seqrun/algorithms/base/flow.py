@@ -1,0 +1,413 @@
+"""BaseAlgorithm: what happens when, on any framework."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from seqrun.algorithms.base.options import TrainingOptions
+from seqrun.algorithms.base.step import Step
+from seqrun.backbones.base import BaseBackbone, draw_initial_weights, multiply_adds
+from seqrun.benchmarks import BaseBenchmark, Dataset
+from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
+from seqrun.callbacks.dispatch import CallbackDispatch
+from seqrun.checks import ConfigError, one_of, whole
+from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.optimizers.base import BaseOptimizer
+from seqrun.plan import Chunk, RandomStreams, batch_order, chunks
+from seqrun.results import RunRecord
+
+
+class TrainingDiverged(RuntimeError):
+    """The task loss became NaN or infinite; the message names task, epoch and step."""
+
+
+@dataclass(kw_only=True, eq=False)
+class BaseAlgorithm(CallbackDispatch, BaseCallback):
+    """Train a backbone over a benchmark's stream of tasks.
+
+    An algorithm is a callback of its own run: its hooks come first at every event. A method is
+    written by subclassing one of the engines, PyTorchBaseAlgorithm or JaxBaseAlgorithm.
+
+    Args:
+        benchmark: the stream.
+        backbone, optimizer: of the same backend as the algorithm.
+        callbacks, loggers: run in the order given.
+        training: epochs, schedule, clipping and evaluation.
+        seed: root of every random stream, >= 0.
+        streams: random stream -> seed of its own (see seqrun.plan.STREAMS).
+        device: "auto", "cpu" or "cuda".
+        num_threads: CPU threads, >= 1; None = by the engine's fixed rule.
+        run_dir: where loggers keep files; None = nowhere.
+        config: the resolved configuration, for records only.
+
+    Raises:
+        ConfigError: parts that do not fit together.
+    """
+
+    benchmark: BaseBenchmark
+    backbone: BaseBackbone
+    optimizer: BaseOptimizer
+    callbacks: Sequence[BaseCallback] = ()
+    loggers: Sequence[BaseLogger] = ()
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    seed: int = 0
+    streams: Mapping[str, int | None] = field(default_factory=dict)
+    device: str = "auto"
+    num_threads: int | None = None
+    run_dir: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    name: ClassVar[str]
+    backend: ClassVar[str]
+    hyper_names: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for part, value in (("backbone", self.backbone), ("optimizer", self.optimizer)):
+            if value.backend != self.backend:
+                raise ConfigError(
+                    f"{part}={value.name}: is of backend {value.backend}, "
+                    f"the algorithm {self.name} of backend {self.backend}"
+                )
+        one_of("device", self.device, ("auto", "cpu", "cuda"))
+        if self.num_threads is not None:
+            whole("num_threads", self.num_threads, 1)
+        self.training.check_tasks(self.benchmark.num_tasks)
+        self.random = RandomStreams(self.seed, self.streams)
+        self.num_tasks = self.benchmark.num_tasks
+        self.task = self.epoch = self.global_step = self.total_steps = 0
+        self.samples_seen = self.gradient_steps = self.memory_bytes = 0
+        self.task_losses: list[float] = []
+        self.final_loss: float | None = None
+        self.timing = dict.fromkeys(
+            ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds"), 0.0
+        )
+        self.execution: dict[str, Any] = {"strategy": "sequential"}
+        shape = (self.num_tasks + 1, self.num_tasks)
+        self.accuracy_matrix = np.full(shape, np.nan)
+        class_incremental = self.benchmark.scenario == "class"
+        self.accuracy_matrix_task_aware = np.full(shape, np.nan) if class_incremental else None
+
+    # ---- what an engine implements
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return canonical name -> canonical shape of every parameter."""
+        raise NotImplementedError
+
+    def start_engine(self) -> None:
+        """Choose device and threads and build the module (no weights yet)."""
+        raise NotImplementedError
+
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Start from canonical `weights`, fresh statistics, optimizer and algorithm state."""
+        raise NotImplementedError
+
+    def reset_optimizer(self) -> None:
+        """Make the optimizer's state fresh."""
+        raise NotImplementedError
+
+    def load_pool(self, dataset: Dataset) -> None:
+        """Put the samples that plan indices point into on the device."""
+        raise NotImplementedError
+
+    def run_chunk(self, chunk: Chunk) -> None:
+        """Run the chunk's training steps; fill in its losses and correct counts."""
+        raise NotImplementedError
+
+    def count_correct(self, task: int, masks: list[np.ndarray | None]) -> list[int]:
+        """Return, per mask (C,) of allowed classes, the correct predictions on a task's test data."""
+        raise NotImplementedError
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Return parameters, statistics, optimizer and algorithm state by canonical name."""
+        raise NotImplementedError
+
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Undo `export_arrays`."""
+        raise NotImplementedError
+
+    def stop_engine(self) -> None:
+        """Undo the process-wide settings of `start_engine`."""
+
+    # ---- what an algorithm may override, besides the hooks
+
+    def training_data(self, task: int) -> Dataset:
+        """Return the samples that `task` is trained on."""
+        return self.benchmark.task_data(task, "train")
+
+    def training_size(self, task: int) -> int:
+        """Return the number of samples of `training_data(task)` without loading them."""
+        return self.benchmark.task_size(task, "train")
+
+    def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
+        """Return the epoch's plan arrays: stretches of batches of one shape."""
+        batch_size = self.benchmark.batch_size
+        full, partial = batch_order(self.random, task, epoch, num_samples, batch_size)
+        return [{"index": order} for order in (full, partial) if len(order)]
+
+    def hyper(self) -> dict[str, float]:
+        """Return the scalars that enter the arithmetic of this task's steps."""
+        scalars = {name: float(getattr(self, name)) for name in self.hyper_names}
+        scalars |= self.optimizer.hyper()
+        scalars["lr"] = self.training.learning_rate(self.optimizer.lr, max(self.task, 1))
+        if self.training.grad_clip is not None:
+            scalars["grad_clip"] = float(self.training.grad_clip)
+        return scalars
+
+    # ---- the flow
+
+    def fit(self) -> RunRecord:
+        """Train over the whole stream and return the record.
+
+        Raises:
+            TrainingDiverged: the loss became NaN or infinite.
+        """
+        self.collect_callbacks()
+        self._hooks = {event: self._hooks_of(event) for event in EVENTS}
+        self._backward = self.step_call(self.backward)
+        self._optimizer_step = self.step_call(self.optimizer_step)
+        status = "failed"
+        try:
+            self._event("setup", self.setup)
+            self._event("fit", self._fit_tasks)
+            status = "completed"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self._event("teardown", lambda: self._teardown(status))
+        return RunRecord.of(self)
+
+    def setup(self) -> None:
+        """Prepare data, device and weights."""
+        started = time.perf_counter()
+        self.benchmark.prepare(self.random)
+        self.start_engine()
+        shapes = self.parameter_shapes()
+        initialization = self.backbone.initialization
+        self.set_weights(draw_initial_weights(shapes, initialization, self.random))
+        self._plan_lengths(shapes)
+        for logger in self.loggers:
+            logger.open(self._run_info())
+        self.timing["setup_seconds"] += time.perf_counter() - started
+
+    def _fit_tasks(self) -> None:
+        self._validate()
+        for task in range(1, self.num_tasks + 1):
+            self.task, self.epoch = task, 0
+            self._event("task", self._fit_task)
+            self._validate()
+
+    def _fit_task(self) -> None:
+        started = time.perf_counter()
+        data = self.training_data(self.task)
+        self.load_pool(data)
+        self.timing["setup_seconds"] += time.perf_counter() - started
+        if self.training.reinit_optimizer == "task":
+            self.reset_optimizer()
+        epochs = self.training.epochs(self.task)
+        for epoch in range(1, epochs + 1):
+            self.epoch = epoch
+            if self.training.reinit_optimizer == "epoch":
+                self.reset_optimizer()
+            self._event("epoch", lambda: self._fit_epoch(len(data.y)))
+            if self.training.evaluate_every == "epoch" and epoch < epochs:
+                self._validate()
+        self.task_losses.append(self._epoch_loss)
+
+    def _fit_epoch(self, num_samples: int) -> None:
+        parts = self.plan_epoch(self.task, self.epoch, num_samples)
+        total = samples = 0.0
+        for chunk in chunks(self.task, self.epoch, self.global_step, parts, self.chunk_steps):
+            self._event("chunk", lambda c=chunk: self._fit_chunk(c), chunk)
+            assert chunk.losses is not None
+            total += float(chunk.losses.sum(dtype=np.float64)) * chunk.batch_size
+            samples += chunk.steps * chunk.batch_size
+        self._epoch_loss = total / samples
+        self.final_loss = float(chunk.losses[-1])
+
+    def _fit_chunk(self, chunk: Chunk) -> None:
+        started = time.perf_counter()
+        compiled = self.timing["compile_seconds"]
+        self.run_chunk(chunk)
+        compiled = self.timing["compile_seconds"] - compiled
+        self.timing["train_seconds"] += time.perf_counter() - started - compiled
+        self._refuse_divergence(chunk)
+        self.global_step += chunk.steps
+        self.gradient_steps += chunk.steps
+        self.samples_seen += chunk.steps * chunk.batch_size
+
+    def training_step(self, step: Step) -> None:
+        """Run one step: the same events in the same order on both frameworks."""
+        self._event("training_step", lambda: self._step_events(step), step)
+
+    def _step_events(self, step: Step) -> None:
+        self._event("backward", lambda: self._backward(step), step)
+        self._event("optimizer_step", lambda: self._optimizer_step(step), step)
+
+    def step_call(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Return `function`, a part of a training step, as the engine calls it."""
+        return function
+
+    def backward(self, step: Step) -> None:
+        """Compute `step.loss`, `step.logits` and `step.gradients`."""
+        raise NotImplementedError
+
+    def optimizer_step(self, step: Step) -> None:
+        """Clip `step.gradients` and move `step.params`."""
+        raise NotImplementedError
+
+    def _event(self, event: str, body: Callable[[], None], *args: Any) -> None:
+        before, after = self._hooks[event]
+        for hook in before:
+            hook(*args)
+        body()
+        for hook in after:
+            hook(*args)
+
+    def _hooks_of(self, event: str) -> tuple[list[Callable], list[Callable]]:
+        """Return the hooks to run before and after `event`: the algorithm's, then the callbacks'."""
+        return self._hooks_at(f"on_before_{event}"), self._hooks_at(f"on_after_{event}")
+
+    def _hooks_at(self, hook: str) -> list[Callable]:
+        calls: list[Callable] = []
+        if getattr(type(self), hook) is not getattr(BaseCallback, hook):
+            own = partial(getattr(self, hook), self)
+            is_of_step = hook.split("_", 2)[2] in STEP_EVENTS
+            calls.append(self.step_call(own) if is_of_step else own)
+        for_callbacks = f"{hook}_callbacks"
+        replaced = getattr(type(self), for_callbacks) is not getattr(
+            CallbackDispatch, for_callbacks
+        )
+        if self._overridden[hook] or replaced:
+            calls.append(getattr(self, for_callbacks))
+        return calls
+
+    @property
+    def has_host_step_hooks(self) -> bool:
+        """Whether a callback overrides a step-level hook."""
+        return any(
+            self._overridden[f"on_{when}_{event}"]
+            for event in STEP_EVENTS
+            for when in ("before", "after")
+        )
+
+    # ---- evaluation
+
+    def _validate(self) -> None:
+        self._event("validation", self._measure_row)
+
+    def _measure_row(self) -> None:
+        started = time.perf_counter()
+        compiled = self.timing["compile_seconds"]
+        for task in self._evaluated_tasks():
+            masks = [self.evaluation_mask(task)]
+            if self.accuracy_matrix_task_aware is not None:
+                masks.append(self.benchmark.class_mask[task - 1])
+            counts = self.count_correct(task, masks)
+            size = len(self.benchmark.task_data(task, self.benchmark.evaluation_split).y)
+            self.accuracy_matrix[self.task, task - 1] = counts[0] / size
+            if self.accuracy_matrix_task_aware is not None:
+                self.accuracy_matrix_task_aware[self.task, task - 1] = counts[1] / size
+        compiled = self.timing["compile_seconds"] - compiled
+        self.timing["eval_seconds"] += time.perf_counter() - started - compiled
+
+    def _evaluated_tasks(self) -> range:
+        every = range(1, self.num_tasks + 1)
+        if self.task == 0 or self.training.evaluate_on == "all":
+            return every
+        ahead = 1 if self.training.evaluate_on == "seen_and_next" else 0
+        return every[: self.task + ahead]
+
+    def training_mask(self) -> np.ndarray | None:
+        """Return the (T, C) classes that the softmax of a sample of each task runs over."""
+        class_mask = self.benchmark.class_mask
+        if class_mask is None or self.benchmark.scenario == "task":
+            return class_mask
+        seen = self._seen_classes()
+        return None if seen is None else np.tile(seen, (self.num_tasks, 1))
+
+    def evaluation_mask(self, task: int) -> np.ndarray | None:
+        """Return the (C,) classes that a test sample of `task` may be given."""
+        class_mask = self.benchmark.class_mask
+        if class_mask is None:
+            return None
+        return class_mask[task - 1] if self.benchmark.scenario == "task" else self._seen_classes()
+
+    def _seen_classes(self) -> np.ndarray | None:
+        if self.benchmark.softmax_over == "all" or self.task == 0:
+            return None
+        return self.benchmark.class_mask[: self.task].any(0)
+
+    # ---- details
+
+    def _plan_lengths(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        sizes = {t: self.training_size(t) for t in range(1, self.num_tasks + 1)}
+        batch_size = self.benchmark.batch_size
+        for task, size in sizes.items():
+            if self.backbone.has_batch_statistics and size % batch_size == 1:
+                raise ConfigError(
+                    f"benchmark.batch_size={batch_size}: the last batch of task {task} "
+                    f"({size} samples) has one sample, which BatchNorm cannot normalise"
+                )
+            self.total_steps += math.ceil(size / batch_size) * self.training.epochs(task)
+        longest = max(1, max(sizes.values()) // batch_size)
+        work = multiply_adds(shapes, self.benchmark.input_shape) * batch_size
+        input_bytes = 4 * batch_size * math.prod(self.benchmark.input_shape)
+        rule = self.training.chunk_steps or chunk_rule(work, input_bytes)
+        self.chunk_steps = min(rule, longest)
+        self.execution["chunk_steps"] = self.chunk_steps
+
+    def _refuse_divergence(self, chunk: Chunk) -> None:
+        finite = np.isfinite(chunk.losses)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            raise TrainingDiverged(
+                f"the loss is {chunk.losses[first]} at task {chunk.task}, epoch {chunk.epoch}, "
+                f"step {chunk.first_step + first}; a smaller optimizer.lr or training.grad_clip "
+                "may help"
+            )
+
+    def _run_info(self) -> RunInfo:
+        return RunInfo(
+            name=self.names,
+            seed=self.seed,
+            num_tasks=self.num_tasks,
+            config=self.config,
+            directory=self.run_dir,
+            measured_on=self.benchmark.evaluation_split,
+        )
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Return the names of algorithm, benchmark, backbone and backend."""
+        return {
+            "algo": self.name,
+            "benchmark": self.benchmark.name,
+            "backbone": self.backbone.name,
+            "backend": self.backend,
+        }
+
+    def _teardown(self, status: str) -> None:
+        self.stop_engine()
+        for logger in self.loggers:
+            logger.close(status)
+
+
+def chunk_rule(multiply_adds_per_batch: int, input_bytes_per_batch: int) -> int:
+    """Return the steps per chunk: about a quarter of a second, within 64 MiB of inputs.
+
+    A step costs about three forward passes; 2 cores were measured at about 40 G multiply-adds
+    per second. Between 1 and 1000, and never a matter of timing, so that a run always cuts its
+    plan at the same places.
+    """
+    by_time = 1e10 / (3 * multiply_adds_per_batch)
+    by_memory = 2**26 / input_bytes_per_batch
+    return int(max(1, min(1000, by_time, by_memory)))

@@ -1,0 +1,314 @@
+"""JaxBaseAlgorithm: the JAX engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
+from seqrun.algorithms.base.flow import BaseAlgorithm
+from seqrun.algorithms.base.step import Batch, Step
+from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.backbones.jax import flat, nested, normalised_inputs
+from seqrun.benchmarks import Dataset
+from seqrun.callbacks.base import STEP_EVENTS
+from seqrun.checks import ConfigError
+from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
+from seqrun.plan import Chunk
+
+jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
+
+
+class NoState(NamedTuple):
+    """The state of an algorithm that keeps nothing between steps."""
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next."""
+
+    params: dict[str, Array]
+    stats: dict[str, Array]
+    opt_state: Any
+    state: Any
+
+
+class Fixed(NamedTuple):
+    """What all steps of a chunk read."""
+
+    pool: Batch
+    mask: Array | None
+    hyper: dict[str, Array]
+    noise_key: Array
+
+
+@dataclass(kw_only=True, eq=False)
+class JaxBaseAlgorithm(BaseAlgorithm):
+    """Run a chunk's steps in one compiled program; plain training if nothing is overridden.
+
+    Methods that are traced capture structure only; params, state, memory and scalars are
+    arguments.
+
+    Attributes:
+        module: the flax module.
+        carry: parameters, BatchNorm statistics, optimizer state and algorithm state.
+    """
+
+    backend: ClassVar[str] = "jax"
+
+    # ---- what an algorithm overrides, besides the hooks
+
+    def initial_state(self) -> Any:
+        """Return the algorithm's NamedTuple of zeros."""
+        return NoState()
+
+    def training_loss(
+        self, params: dict[str, Array], step: Step
+    ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+        """Return the scalar task loss, and (logits (B, C), BatchNorm statistics)."""
+        logits, stats = self.forward(params, step.stats, step.batch.x, step.key)
+        logits = allow_classes(logits, step.mask, step.batch.t)
+        return cross_entropy(logits, step.batch.y), (logits, stats)
+
+    def forward(
+        self, params: dict[str, Array], stats: dict[str, Array], x: Array, key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the logits of a training forward and the next BatchNorm statistics."""
+        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        logits, updated = self.module.apply(
+            variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        return logits, flat(updated.get("batch_stats", {}))
+
+    def predict(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
+        """Return the logits of an evaluation forward."""
+        return self.module.apply({"params": nested(params), "batch_stats": nested(stats)}, x)
+
+    # ---- the engine
+
+    def start_engine(self) -> None:
+        """Choose device and threads and build the module."""
+        threads = self.num_threads or default_num_threads("jax")
+        if self.device == "cpu":
+            jax.config.update("jax_platforms", "cpu")
+        os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
+        kinds = {device.platform for device in jax.devices()}
+        if self.device == "cuda" and "gpu" not in kinds:
+            raise ConfigError("device='cuda': jax finds no GPU here; must be auto or cpu")
+        self.device_kind = "cuda" if "gpu" in kinds and self.device != "cpu" else "cpu"
+        self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
+        self.execution |= {"num_threads": threads, "compiled": True}
+        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
+        self.module = self.backbone.build(shape, classes)
+        sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        shapes = jax.eval_shape(self.module.init, jax.random.key(0), sample)
+        self._param_shapes = flat(shapes["params"])
+        self._stat_shapes = flat(shapes.get("batch_stats", {}))
+        self._programs: dict[Any, Callable] = {}
+        self._test_data: dict[int, list[tuple[Array, Array]]] = {}
+        mean, std = self.benchmark.transform.mean, self.benchmark.transform.std
+        self._mean = None if mean is None else np.asarray(mean, np.float32)
+        self._std = None if std is None else np.asarray(std, np.float32)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return canonical name -> canonical shape."""
+        return {name: tuple(s.shape) for name, s in self._param_shapes.items()}
+
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Start from canonical weights."""
+        params = {name: self._on_device(weights[name]) for name in self._param_shapes}
+        stats = {
+            name: self._on_device(np.full(s.shape, float(name.endswith("var")), np.float32))
+            for name, s in self._stat_shapes.items()
+        }
+        self.carry = Carry(params, stats, self.optimizer.init(params), None)
+        self.carry = self.carry._replace(state=self.initial_state())
+
+    def reset_optimizer(self) -> None:
+        """Make the optimizer's state fresh."""
+        self.carry = self.carry._replace(opt_state=self.optimizer.init(self.carry.params))
+
+    @property
+    def state(self) -> Any:
+        """The algorithm's NamedTuple."""
+        return self.carry.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.carry = self.carry._replace(state=state)
+
+    @property
+    def stats(self) -> dict[str, Array]:
+        """Canonical name -> BatchNorm statistic."""
+        return self.carry.stats
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """Canonical name -> parameter."""
+        return self.carry.params
+
+    def load_pool(self, dataset: Dataset) -> None:
+        """Put the task's samples on the device, and its class mask."""
+        self.pool = Batch(*(self._on_device(a) for a in dataset))
+        mask = self.training_mask()
+        self._mask = None if mask is None else self._on_device(mask)
+
+    def inputs(self, x: Array) -> Array:
+        """Return the network inputs of stored uint8 images."""
+        return normalised_inputs(x, self._mean, self._std)
+
+    def run_chunk(self, chunk: Chunk) -> None:
+        """Run the chunk in one compiled program, or step by step for callbacks' step hooks."""
+        hyper = {n: jnp.float32(v) for n, v in self.hyper().items()}
+        noise = jax.random.key(self.random.key("noise") & 0xFFFFFFFF)
+        fixed = Fixed(self.pool, self._mask, hyper, noise)
+        run = self._run_hooked if self.has_host_step_hooks else self._run_compiled
+        losses, correct = run(fixed, chunk)
+        chunk.losses, chunk.correct = np.asarray(losses), np.asarray(correct)
+
+    def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
+        # Arrays are padded to the chunk grid and the number of steps is an argument, so that
+        # one program serves chunks of every length.
+        room = self.chunk_steps if chunk.batch_size == self.benchmark.batch_size else 1
+        room = max(room, chunk.steps)
+        arrays = {
+            n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
+            for n, a in chunk.arrays.items()
+        }
+        steps, first = jnp.int32(chunk.steps), jnp.int32(chunk.first_step)
+        args = (self.carry, fixed, arrays, first, steps)
+        program = self.compiled("chunk", self._chunk_program, args)
+        self.carry, losses, correct = program(*args)
+        return losses[: chunk.steps], correct[: chunk.steps]
+
+    def _chunk_program(
+        self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Run `steps` of the planned steps: a scan whose length is an argument."""
+        room = arrays["index"].shape[0]
+
+        def body(s: Array, scanned: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
+            carry, losses, correct = scanned
+            row = {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
+            step = self._new_step(carry, fixed, row, first + s)
+            self.training_step(step)
+            hits = (step.logits.argmax(-1) == step.batch.y).sum()
+            return _carried(step), losses.at[s].set(step.loss), correct.at[s].set(hits)
+
+        start = (carry, jnp.zeros(room), jnp.zeros(room, jnp.int32))
+        return jax.lax.fori_loop(0, steps, body, start)
+
+    def _run_hooked(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Run events on the host, with each event's own work compiled."""
+        losses, correct = [], []
+        new_step = jax.jit(self._new_step)
+        for s in range(chunk.steps):
+            row = {n: jnp.asarray(a[s]) for n, a in chunk.arrays.items()}
+            step = new_step(self.carry, fixed, row, jnp.int32(chunk.first_step + s))
+            self.training_step(step)
+            self.carry = _carried(step)
+            losses.append(step.loss)
+            correct.append((step.logits.argmax(-1) == step.batch.y).sum())
+        return np.stack(losses), np.stack(correct)
+
+    def _new_step(self, carry: Carry, fixed: Fixed, row: dict[str, Array], index: Array) -> Step:
+        chosen = row["index"]
+        x, y, t = (a[chosen] for a in fixed.pool)
+        key = jax.random.fold_in(fixed.noise_key, index)
+        return Step(
+            Batch(self.inputs(x), y, t), *carry, fixed.hyper, fixed.mask, row, fixed.pool, key
+        )
+
+    def step_call(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Return `function` as it is to be traced, or compiled alone between host hooks."""
+        if not self.has_host_step_hooks:
+            return function
+
+        @jax.jit
+        def pure(step: Step) -> Step:
+            function(step)
+            return step
+
+        def call(step: Step) -> None:
+            after = pure(step)
+            for f in fields(Step):
+                setattr(step, f.name, getattr(after, f.name))
+
+        return call
+
+    def backward(self, step: Step) -> None:
+        """Compute the task loss and its gradient."""
+        loss = jax.value_and_grad(self.training_loss, has_aux=True)
+        (step.loss, (step.logits, step.stats)), step.gradients = loss(step.params, step)
+
+    def optimizer_step(self, step: Step) -> None:
+        """Clip the gradient and move the parameters."""
+        if "grad_clip" in step.hyper:
+            step.gradients = clip_by_global_norm(step.gradients, step.hyper["grad_clip"])
+        step.params, step.opt_state = self.optimizer.update(
+            step.gradients, step.opt_state, step.params, step.hyper
+        )
+
+    def compiled(self, name: str, function: Callable, args: tuple) -> Callable:
+        """Return `function` compiled for the shapes of `args`, counting the time it takes."""
+        leaves, tree = jax.tree.flatten(args)
+        key = (name, tree, tuple((a.shape, a.dtype) for a in leaves))
+        if key not in self._programs:
+            started = time.perf_counter()
+            self._programs[key] = jax.jit(function).lower(*args).compile()
+            self.timing["compile_seconds"] += time.perf_counter() - started
+        return self._programs[key]
+
+    def count_correct(self, task: int, masks: list[np.ndarray | None]) -> list[int]:
+        """Count the correct predictions on a task's test data under each mask of classes."""
+        if task not in self._test_data:
+            data = self.benchmark.task_data(task, self.benchmark.evaluation_split)
+            size = self.benchmark.eval_batch_size
+            self._test_data[task] = [
+                (self._on_device(data.x[i : i + size]), self._on_device(data.y[i : i + size]))
+                for i in range(0, len(data.y), size)
+            ]
+        every = np.ones(self.benchmark.num_classes, bool)
+        allowed = np.stack([every if mask is None else mask for mask in masks])
+        counts = np.zeros(len(masks), int)
+        for x, y in self._test_data[task]:
+            args = (self.params, self.stats, x, y, allowed)
+            counts += np.asarray(self.compiled("evaluate", self._evaluate_program, args)(*args))
+        return counts.tolist()
+
+    def _evaluate_program(
+        self, params: dict, stats: dict, x: Array, y: Array, allowed: Array
+    ) -> Array:
+        logits = self.predict(params, stats, self.inputs(x))
+        masked = jnp.where(allowed[:, None], logits, -jnp.inf)
+        return (masked.argmax(-1) == y).sum(-1)
+
+    def _on_device(self, array: np.ndarray) -> Array:
+        return jax.device_put(array, self._device)
+
+    # ---- state as data
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything that a run carries, by canonical name."""
+        groups = dict(zip(("params", "stats", "optimizer", "state"), self.carry, strict=True))
+        return {name: np.asarray(v) for name, v in flatten_state(groups).items()}
+
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays."""
+        loaded = {name: self._on_device(a) for name, a in arrays.items()}
+        groups = ("params", "stats", "optimizer", "state")
+        self.carry = Carry(
+            *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))
+        )
+
+
+def _carried(step: Step) -> Carry:
+    return Carry(step.params, step.stats, step.opt_state, step.state)

@@ -1,0 +1,85 @@
+"""TrainingOptions: how a stream is trained on, whatever the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seqrun.checks import ConfigError, at_least, boolean, one_of, whole, within
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Epochs, learning-rate schedule over tasks, clipping, and what is evaluated when.
+
+    Args:
+        epochs_per_task: passes over each task's data, >= 1; one integer, or one per task.
+        lr_decay: factor gamma per task in (0, 1]: the learning rate of task t (from 1) is
+            max(lr * gamma^(t-1), lr_min), with gamma^t if `decay_first_task`.
+        lr_min: floor of the learning rate, >= 0.
+        decay_first_task: decay the first task's learning rate too (Mirzadeh 2020).
+        grad_clip: largest global norm of the gradient, > 0; None = no clipping.
+        reinit_optimizer: when the optimizer's state is fresh: "task", "epoch" or "never".
+        evaluate_every: "task" or "epoch".
+        evaluate_on: "seen_and_next" (tasks so far and the next one), "seen" or "all".
+        chunk_steps: longest stretch of steps that an engine runs in one call, >= 1; None = by
+            the fixed rule of `chunk_rule`.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    epochs_per_task: Any = 1  # int | list[int]
+    lr_decay: float = 1.0
+    lr_min: float = 0.0
+    decay_first_task: bool = False
+    grad_clip: float | None = None
+    reinit_optimizer: str = "task"
+    evaluate_every: str = "task"
+    evaluate_on: str = "seen_and_next"
+    chunk_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epochs_per_task, int):
+            whole("training.epochs_per_task", self.epochs_per_task, 1)
+        elif isinstance(self.epochs_per_task, Sequence) and not isinstance(
+            self.epochs_per_task, str
+        ):
+            for epochs in self.epochs_per_task:
+                whole("training.epochs_per_task", epochs, 1)
+        else:
+            raise ConfigError(
+                f"training.epochs_per_task={self.epochs_per_task!r}: "
+                "must be an integer >= 1 or a list with one per task"
+            )
+        within("training.lr_decay", self.lr_decay, 0.0, 1.0)
+        at_least("training.lr_decay", self.lr_decay, 0.0, strictly=True)
+        at_least("training.lr_min", self.lr_min, 0.0)
+        boolean("training.decay_first_task", self.decay_first_task)
+        if self.grad_clip is not None:
+            at_least("training.grad_clip", self.grad_clip, 0.0, strictly=True)
+        one_of("training.reinit_optimizer", self.reinit_optimizer, ("task", "epoch", "never"))
+        one_of("training.evaluate_every", self.evaluate_every, ("task", "epoch"))
+        one_of("training.evaluate_on", self.evaluate_on, ("seen_and_next", "seen", "all"))
+        if self.chunk_steps is not None:
+            whole("training.chunk_steps", self.chunk_steps, 1)
+
+    def check_tasks(self, num_tasks: int) -> None:
+        """Raise ConfigError unless a list of epochs has one entry per task."""
+        if not isinstance(self.epochs_per_task, int) and len(self.epochs_per_task) != num_tasks:
+            raise ConfigError(
+                f"training.epochs_per_task={list(self.epochs_per_task)}: has "
+                f"{len(self.epochs_per_task)} entries, must have benchmark.num_tasks={num_tasks}"
+            )
+
+    def epochs(self, task: int) -> int:
+        """Return the number of epochs of `task` (1-based)."""
+        if isinstance(self.epochs_per_task, int):
+            return self.epochs_per_task
+        return self.epochs_per_task[task - 1]
+
+    def learning_rate(self, lr: float, task: int) -> float:
+        """Return the learning rate of `task` (1-based) from the optimizer's `lr`."""
+        power = task if self.decay_first_task else task - 1
+        return max(lr * self.lr_decay**power, self.lr_min)

@@ -1,0 +1,60 @@
+"""What one training step carries from hook to hook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Batch(NamedTuple):
+    """Samples as the network sees them.
+
+    Attributes:
+        x: (B, H, W, C) float32, transformed.
+        y: (B,) integer labels.
+        t: (B,) integer tasks, 0-based.
+    """
+
+    x: Any
+    y: Any
+    t: Any
+
+
+@dataclass
+class Step:
+    """The fields of one step: arrays of the engine's own framework.
+
+    On JAX a step is created inside the traced program, so that hooks which replace its fields
+    stay pure; on PyTorch `params` are the live parameters, changed in place by the optimizer.
+
+    Attributes:
+        batch: samples of the current task.
+        params: parameter name -> value.
+        stats: BatchNorm statistic name -> value.
+        opt_state: the optimizer's NamedTuple.
+        state: the algorithm's NamedTuple.
+        hyper: name -> scalar that enters arithmetic (lr, ewc_lambda, ...).
+        mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
+        arrays: this step's row of every plan array.
+        pool: the task's samples on the device, which plan indices point into.
+        key: of this step's noise (JAX only).
+        loss: the task loss, which never contains a penalty.
+        logits: (B, C) of `batch` in the training forward.
+        gradients: parameter name -> gradient.
+        saved: what an algorithm keeps from one of its hooks to the next.
+    """
+
+    batch: Batch
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    opt_state: Any
+    state: Any
+    hyper: dict[str, Any]
+    mask: Any = None
+    arrays: dict[str, Any] = field(default_factory=dict)
+    pool: Any = None
+    key: Any = None
+    loss: Any = None
+    logits: Any = None
+    gradients: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,229 @@
+"""PyTorchBaseAlgorithm: the PyTorch engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
+from seqrun.algorithms.base.flow import BaseAlgorithm
+from seqrun.algorithms.base.step import Batch, Step
+from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.backbones.torch import (
+    canonical_names,
+    from_canonical,
+    normalised_inputs,
+    to_canonical,
+)
+from seqrun.benchmarks import Dataset
+from seqrun.checks import ConfigError
+from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
+from seqrun.plan import Chunk
+
+
+class NoState(NamedTuple):
+    """The state of an algorithm that keeps nothing between steps."""
+
+
+@dataclass(kw_only=True, eq=False)
+class PyTorchBaseAlgorithm(BaseAlgorithm):
+    """Walk the plan in a loop over live parameters; plain training if nothing is overridden.
+
+    Attributes:
+        module: the network, in train mode except inside `evaluating`.
+        params, stats: canonical name -> live parameter or BatchNorm statistic (torch's layout).
+        opt_state, state: NamedTuples of the optimizer and the algorithm.
+    """
+
+    backend: ClassVar[str] = "torch"
+
+    # ---- what an algorithm overrides, besides the hooks
+
+    def initial_state(self) -> Any:
+        """Return the algorithm's NamedTuple of zeros."""
+        return NoState()
+
+    def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the scalar task loss and the (B, C) logits of `step.batch`."""
+        logits = allow_classes(self.module(step.batch.x), step.mask, step.batch.t)
+        return cross_entropy(logits, step.batch.y), logits
+
+    # ---- the engine
+
+    def start_engine(self) -> None:
+        """Choose device and threads and build the module."""
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise ConfigError("device='cuda': torch finds no GPU here; must be auto or cpu")
+        self.device_kind = "cuda" if available and self.device != "cpu" else "cpu"
+        self._device = torch.device(self.device_kind)
+        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
+        with torch.random.fork_rng(devices=[]):  # modules draw weights that are replaced
+            self.module = self.backbone.build(shape, classes).to(self._device)
+        self.params, self.stats = canonical_names(self.module)
+        self._threads_before = torch.get_num_threads()
+        threads = self.num_threads or default_num_threads("torch")
+        torch.set_num_threads(threads)
+        self.execution |= {"num_threads": threads, "compiled": False}
+        mean, std = self.benchmark.transform.mean, self.benchmark.transform.std
+        self._mean = None if mean is None else torch.tensor(mean, device=self._device)
+        self._std = None if std is None else torch.tensor(std, device=self._device)
+        self._test_data: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def stop_engine(self) -> None:
+        """Give back the threads."""
+        if hasattr(self, "_threads_before"):
+            torch.set_num_threads(self._threads_before)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return canonical name -> canonical shape."""
+        return {name: tuple(to_canonical(p, name).shape) for name, p in self.params.items()}
+
+    @torch.no_grad()
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Start from canonical weights."""
+        for name, parameter in self.params.items():
+            parameter.copy_(from_canonical(torch.from_numpy(weights[name]), name))
+        for name, statistic in self.stats.items():
+            statistic.fill_(1.0 if name.endswith("var") else 0.0)
+        self.reset_optimizer()
+        self.state = self.initial_state()
+        self.module.train()
+
+    def reset_optimizer(self) -> None:
+        """Make the optimizer's state fresh."""
+        self.opt_state = self.optimizer.init(self.params)
+
+    def load_pool(self, dataset: Dataset) -> None:
+        """Put the task's samples on the device, and its class mask."""
+        x, y, t = (torch.from_numpy(a).to(self._device) for a in dataset)
+        self.pool = Batch(x, y.long(), t.long())
+        mask = self.training_mask()
+        self._mask = None if mask is None else torch.from_numpy(mask).to(self._device)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return the network inputs of stored uint8 images."""
+        return normalised_inputs(x, self._mean, self._std)
+
+    def run_chunk(self, chunk: Chunk) -> None:
+        """Walk the chunk's steps; batches are gathered for the whole chunk at once."""
+        hyper = self.hyper()
+        rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
+        batches = self.gather(rows["index"])
+        steps = map(Batch, *(a.unbind(0) for a in batches))
+        plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
+        losses, logits = [], []
+        with self._noise(chunk.first_step):
+            for batch, row in zip(steps, plan, strict=True):
+                step = Step(
+                    batch,
+                    self.params,
+                    self.stats,
+                    self.opt_state,
+                    self.state,
+                    hyper,
+                    self._mask,
+                    dict(zip(rows, row, strict=True)),
+                    self.pool,
+                )
+                self.training_step(step)
+                self.opt_state, self.state = step.opt_state, step.state
+                losses.append(step.loss)
+                logits.append(step.logits)
+        chunk.losses = torch.stack(losses).cpu().numpy()
+        predictions = torch.stack(logits).argmax(-1)
+        chunk.correct = (predictions == batches.y).sum(1).cpu().numpy()
+
+    def gather(self, index: Tensor) -> Batch:
+        """Return the pool's samples at `index` (steps, B), with inputs (steps, B, H, W, C)."""
+        flat = index.flatten()
+        x, y, t = (a.index_select(0, flat).unflatten(0, index.shape) for a in self.pool)
+        return Batch(self.inputs(x), y, t)
+
+    def backward(self, step: Step) -> None:
+        """Compute the task loss and its gradient."""
+        loss, logits = self.training_loss(step)
+        values = torch.autograd.grad(loss, list(self.params.values()))
+        step.loss, step.logits = loss.detach(), logits.detach()
+        step.gradients = dict(zip(self.params, values, strict=True))
+
+    def optimizer_step(self, step: Step) -> None:
+        """Clip the gradient and move the parameters in place."""
+        if "grad_clip" in step.hyper:
+            step.gradients = clip_by_global_norm(step.gradients, step.hyper["grad_clip"])
+        step.params, step.opt_state = self.optimizer.update(
+            step.gradients, step.opt_state, step.params, step.hyper
+        )
+
+    @contextmanager
+    def _noise(self, first_step: int) -> Iterator[None]:
+        """Draw noise from the run's own key, leaving torch's global generator as it was."""
+        if not self.backbone.is_noisy:
+            yield
+            return
+        devices = [self._device] if self.device_kind == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.random.key("noise", first_step))
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the module in eval mode for a while, then as it was."""
+        before = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(before)
+
+    @torch.inference_mode()
+    def count_correct(self, task: int, masks: list[np.ndarray | None]) -> list[int]:
+        """Count the correct predictions on a task's test data under each mask of classes."""
+        if task not in self._test_data:
+            data = self.benchmark.task_data(task, self.benchmark.evaluation_split)
+            x, y = torch.from_numpy(data.x), torch.from_numpy(data.y).long()
+            self._test_data[task] = x.to(self._device), y.to(self._device)
+        x, y = self._test_data[task]
+        size = self.benchmark.eval_batch_size
+        with self.evaluating():
+            logits = torch.cat([self.module(self.inputs(part)) for part in x.split(size)])
+        counts = []
+        for mask in masks:
+            allowed = logits
+            if mask is not None:
+                denied = torch.from_numpy(~mask).to(self._device)
+                allowed = logits.masked_fill(denied, -torch.inf)
+            counts.append(int((allowed.argmax(1) == y).sum()))
+        return counts
+
+    # ---- state as data
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything that a run carries, by canonical name and in canonical layout."""
+        groups = {"params": self.params, "stats": self.stats}
+        groups |= {"optimizer": self.opt_state, "state": self.state}
+        named = flatten_state(groups)
+        return {
+            name: np.ascontiguousarray(to_canonical(v.detach(), name).cpu().numpy())
+            for name, v in named.items()
+        }
+
+    @torch.no_grad()
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays."""
+        loaded = {
+            name: from_canonical(torch.from_numpy(np.array(a)), name).contiguous().to(self._device)
+            for name, a in arrays.items()
+        }
+        for name, parameter in self.params.items():
+            parameter.copy_(loaded[f"params/{name}"])
+        for name, statistic in self.stats.items():
+            statistic.copy_(loaded[f"stats/{name}"])
+        self.opt_state = unflatten_state(self.opt_state, "optimizer", loaded)
+        self.state = unflatten_state(self.state, "state", loaded)

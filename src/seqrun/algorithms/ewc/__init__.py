@@ -1,0 +1,92 @@
+"""EWC: Elastic Weight Consolidation.
+
+Paper: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks",
+1612.00796, equation 3: L(theta) = L_B(theta) + sum_i lambda/2 F_i (theta_i - theta*_A,i)^2,
+one such penalty per past task.
+
+The penalties of all past tasks are kept as one, by completing the square: F <- F + F_t and
+theta* <- (F theta* + F_t theta) / (F + F_t) (theta where both are 0), equal to their sum up to
+a constant that has no gradient.
+
+Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default, "empirical",
+squares the gradient at the true label, as most implementations do. lambda is not comparable
+between the variants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from seqrun.algorithms.regularization import RegularizationOptions
+from seqrun.checks import ConfigError, boolean, one_of, whole
+
+FISHERS = ("exact", "sample", "pred", "empirical", "batched")
+RUNNING_EVERY = 10  # steps between updates of the running Fisher (A-GEM's authors)
+RUNNING_DECAY = 0.9
+
+
+class EWCState(NamedTuple):
+    """State of EWC.
+
+    Attributes:
+        anchor: parameter name -> theta*.
+        importance: parameter name -> F >= 0.
+        squares: parameter name -> sum of squared batch gradients since the running Fisher last
+            moved; {} unless `fisher_running`.
+        running: parameter name -> running Fisher of the current task; {} unless `fisher_running`.
+        count: int32 scalar, training steps of the current task; None unless `fisher_running`.
+    """
+
+    anchor: dict[str, Any]
+    importance: dict[str, Any]
+    squares: dict[str, Any]
+    running: dict[str, Any]
+    count: Any
+
+
+@dataclass(kw_only=True, eq=False)
+class EWCOptions(RegularizationOptions):
+    """Penalise moving away from past tasks' solutions in proportion to the Fisher information.
+
+    F_i = E_x E_y [(d log p(y|x) / d theta_i)^2], per sample, averaged over samples, at the end of
+    the task, in eval mode. Kirkpatrick et al. 2017 (1612.00796), equation 3.
+
+    Args:
+        ewc_lambda: strength lambda of the penalty, >= 0; 0 is naive.
+        fisher: whose label y: "exact" (all classes, weighted by p(y|x)), "sample" (one drawn from
+            p(y|x)), "pred" (the most probable), "empirical" (the true one), or "batched" (the
+            square of a training batch's mean gradient at the true labels).
+        fisher_weight: "none", or "p" to weigh each squared gradient by p(y|x) (Mammoth).
+        fisher_running: instead estimate F during training, as the authors of A-GEM do: every 10
+            steps F <- 0.9 F + 0.1 mean of the 10 squared batch gradients; at the task's end
+            min-max scaled to [0, 1] over all parameters; the latest task only.
+        fisher_samples: training samples that F is averaged over, >= 1; None = all.
+        penalty_scale: factor s of the penalty lambda * s * F (theta - theta*)^2; 1/2 in the paper.
+
+    Raises:
+        ConfigError: a value out of range, or options that exclude each other.
+    """
+
+    ewc_lambda: float = 100.0
+    fisher: str = "empirical"
+    fisher_weight: str = "none"
+    fisher_running: bool = False
+    fisher_samples: int | None = None
+    penalty_scale: float = 0.5
+
+    name: ClassVar[str] = "ewc"
+    coefficient_name: ClassVar[str] = "ewc_lambda"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        one_of("fisher", self.fisher, FISHERS)
+        one_of("fisher_weight", self.fisher_weight, ("none", "p"))
+        boolean("fisher_running", self.fisher_running)
+        if self.fisher_samples is not None:
+            whole("fisher_samples", self.fisher_samples, 1)
+        if self.fisher_weight == "p" and self.fisher in ("exact", "batched"):
+            raise ConfigError(
+                f"fisher_weight='p': with fisher={self.fisher!r} must be none, since "
+                + ("exact weighs by p already" if self.fisher == "exact" else "a batch has no p(y|x)")
+            )

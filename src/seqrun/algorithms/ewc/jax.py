@@ -1,0 +1,120 @@
+"""EWC on JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from seqrun.algorithms.base.step import Batch, Step
+from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCOptions, EWCState
+from seqrun.algorithms.ewc.samples import fisher_rows, label_draws
+from seqrun.algorithms.regularization.jax import RegularizationAlgorithm
+from seqrun.formulas.jax import allow_classes, completed_square, cross_entropy
+from seqrun.formulas.per_sample.jax import per_sample_power_sum
+
+Arrays = dict[str, Array]
+
+
+@dataclass(kw_only=True, eq=False)
+class EWC(EWCOptions, RegularizationAlgorithm):
+    """Elastic Weight Consolidation (Kirkpatrick et al. 2017)."""
+
+    def initial_state(self) -> EWCState:
+        """Return zero importance, anchored at the initial weights."""
+        anchor, importance = super().initial_state()
+        running = importance if self.fisher_running else {}
+        count = jnp.zeros((), jnp.int32) if self.fisher_running else None
+        return EWCState(anchor, importance, running, running, count)
+
+    def calculate_parameter_importance(self) -> Arrays:
+        """Return the Fisher information of the task's training data."""
+        if self.fisher_running:
+            values = jnp.concatenate([f.ravel() for f in self.state.running.values()])
+            low, high = values.min(), values.max()
+            span = jnp.maximum(high - low, jnp.finfo(values.dtype).tiny)
+            return {n: (f - low) / span for n, f in self.state.running.items()}
+        rows = fisher_rows(self, len(self.pool.y))
+        draws = label_draws(self, len(rows))
+        batched = self.fisher == "batched"
+        size = self.benchmark.batch_size if batched else self.benchmark.eval_batch_size
+        total = jax.tree.map(jnp.zeros_like, self.params)
+        cuts = np.arange(size, len(rows), size)
+        for row, draw in zip(np.split(rows, cuts), np.split(draws, cuts), strict=True):
+            args = (total, self.params, self.stats, self.pool, self._mask, row, draw)
+            total = self.compiled("fisher", self._add_terms, args)(*args)
+        parts = len(cuts) + 1 if batched else len(rows)
+        return jax.tree.map(lambda f: f / parts, total)
+
+    def _add_terms(
+        self,
+        total: Arrays,
+        params: Arrays,
+        stats: Arrays,
+        pool: Batch,
+        mask: Array | None,
+        row: Array,
+        draw: Array,
+    ) -> Arrays:
+        x, y, t = self.inputs(pool.x[row]), pool.y[row], pool.t[row]
+        logits = allow_classes(self.predict(params, stats, x), mask, t)
+        if self.fisher == "batched":
+
+            def mean_loss(values: Arrays) -> Array:
+                return cross_entropy(allow_classes(self.predict(values, stats, x), mask, t), y)
+
+            terms = jax.tree.map(jnp.square, jax.grad(mean_loss)(params))
+            return jax.tree.map(jnp.add, total, terms)
+
+        def losses(logits: Array, y: Array, t: Array) -> Array:
+            allowed = allow_classes(logits, mask, t)
+            return optax.softmax_cross_entropy_with_integer_labels(allowed, y)
+
+        def squares(y: Array, weights: Array | None) -> Arrays:
+            return per_sample_power_sum(
+                self.module, params, stats, x, losses, (y, t), 2, weights
+            )
+
+        p = jax.nn.softmax(logits)
+        if self.fisher == "exact":
+            for c in range(p.shape[1]):
+                total = jax.tree.map(jnp.add, total, squares(jnp.full_like(y, c), p[:, c]))
+            return total
+        if self.fisher == "pred":
+            y = p.argmax(1)
+        elif self.fisher == "sample":
+            y = jnp.minimum((p.cumsum(1) < draw[:, None]).sum(1), p.shape[1] - 1)
+        chosen = jnp.take_along_axis(p, y[:, None], 1)[:, 0]
+        weights = chosen if self.fisher_weight == "p" else None
+        return jax.tree.map(jnp.add, total, squares(y, weights))
+
+    def consolidate(self, importance: Arrays) -> EWCState:
+        """Add the task's penalty to the past ones'; the running Fisher keeps the latest only."""
+        state = self.state
+        if not self.fisher_running:
+            anchor, total = completed_square(
+                state.anchor, state.importance, self.params, importance
+            )
+            return state._replace(anchor=anchor, importance=total)
+        zeros = jax.tree.map(jnp.zeros_like, self.params)
+        return EWCState(self.params, importance, zeros, zeros, jnp.zeros_like(state.count))
+
+    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+        """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
+        if self.fisher_running:
+            state = step.state
+            squares = jax.tree.map(lambda s, g: s + g**2, state.squares, step.gradients)
+            count = state.count + 1
+            due = count % RUNNING_EVERY == 0
+            rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
+            running = jax.tree.map(
+                lambda f, s: jnp.where(due, RUNNING_DECAY * f + rate * s, f), state.running, squares
+            )
+            squares = jax.tree.map(lambda s: jnp.where(due, 0.0, s), squares)
+            step.state = state._replace(squares=squares, running=running, count=count)
+        super().on_after_backward(algorithm, step)

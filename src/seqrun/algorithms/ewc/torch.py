@@ -1,0 +1,103 @@
+"""EWC on PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqrun.algorithms.base.step import Step
+from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCOptions, EWCState
+from seqrun.algorithms.ewc.samples import fisher_rows, label_draws
+from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
+from seqrun.formulas.per_sample.torch import per_sample_power_sum
+from seqrun.formulas.torch import allow_classes, completed_square, cross_entropy
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(kw_only=True, eq=False)
+class EWC(EWCOptions, RegularizationAlgorithm):
+    """Elastic Weight Consolidation (Kirkpatrick et al. 2017)."""
+
+    def initial_state(self) -> EWCState:
+        """Return zero importance, anchored at the initial weights."""
+        anchor, importance = super().initial_state()
+        running = dict(importance) if self.fisher_running else {}
+        count = torch.zeros((), dtype=torch.int32) if self.fisher_running else None
+        return EWCState(anchor, importance, dict(running), running, count)
+
+    def calculate_parameter_importance(self) -> Tensors:
+        """Return the Fisher information of the task's training data."""
+        if self.fisher_running:
+            values = torch.cat([f.flatten() for f in self.state.running.values()])
+            low, high = values.min(), values.max()
+            span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
+            return {n: (f - low) / span for n, f in self.state.running.items()}
+        rows = torch.from_numpy(fisher_rows(self, len(self.pool.y))).to(self._device)
+        draws = torch.from_numpy(label_draws(self, len(rows))).to(self._device)
+        batched = self.fisher == "batched"
+        size = self.benchmark.batch_size if batched else self.benchmark.eval_batch_size
+        terms = self._squared_batch_gradient if batched else self._squared_sample_gradients
+        total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+        for row, draw in zip(rows.split(size), draws.split(size), strict=True):
+            for name, term in terms(row, draw).items():
+                total[name] += term.detach()
+        parts = len(rows.split(size)) if batched else len(rows)
+        return {n: f / parts for n, f in total.items()}
+
+    def _squared_sample_gradients(self, row: Tensor, draw: Tensor) -> Tensors:
+        x, y, t = self.inputs(self.pool.x[row]), self.pool.y[row], self.pool.t[row]
+        with torch.no_grad():
+            p = allow_classes(self.module(x), self._mask, t).softmax(1)
+        if self.fisher == "exact":
+            every = [torch.full_like(y, c) for c in range(p.shape[1])]
+            terms = [self._squares(x, label, t, p[:, c]) for c, label in enumerate(every)]
+            return {n: torch.stack([term[n] for term in terms]).sum(0) for n in terms[0]}
+        if self.fisher == "pred":
+            y = p.argmax(1)
+        elif self.fisher == "sample":
+            y = (p.cumsum(1) < draw[:, None]).sum(1).clamp(max=p.shape[1] - 1)
+        weights = p.gather(1, y[:, None])[:, 0] if self.fisher_weight == "p" else None
+        return self._squares(x, y, t, weights)
+
+    def _squares(self, x: Tensor, y: Tensor, t: Tensor, weights: Tensor | None) -> Tensors:
+        def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
+            allowed = allow_classes(logits, self._mask, t)
+            return torch.nn.functional.cross_entropy(allowed, y, reduction="none")
+
+        return per_sample_power_sum(self.module, x, losses, (y, t), 2, weights)
+
+    def _squared_batch_gradient(self, row: Tensor, draw: Tensor) -> Tensors:
+        x, y, t = self.inputs(self.pool.x[row]), self.pool.y[row], self.pool.t[row]
+        loss = cross_entropy(allow_classes(self.module(x), self._mask, t), y)
+        gradients = torch.autograd.grad(loss, list(self.params.values()))
+        return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
+
+    def consolidate(self, importance: Tensors) -> EWCState:
+        """Add the task's penalty to the past ones'; the running Fisher keeps the latest only."""
+        params = {n: p.detach() for n, p in self.params.items()}
+        if not self.fisher_running:
+            state = self.state
+            anchor, total = completed_square(state.anchor, state.importance, params, importance)
+            return state._replace(anchor=anchor, importance=total)
+        anchor = {n: p.clone() for n, p in params.items()}
+        zeros = {n: torch.zeros_like(p) for n, p in params.items()}
+        count = torch.zeros_like(self.state.count)
+        return EWCState(anchor, importance, zeros, dict(zeros), count)
+
+    @torch.no_grad()
+    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+        """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
+        if self.fisher_running:
+            state = step.state
+            squares = {n: state.squares[n] + g**2 for n, g in step.gradients.items()}
+            running, count = state.running, state.count + 1
+            if count % RUNNING_EVERY == 0:
+                rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
+                running = {n: RUNNING_DECAY * running[n] + rate * s for n, s in squares.items()}
+                squares = {n: torch.zeros_like(s) for n, s in squares.items()}
+            step.state = state._replace(squares=squares, running=running, count=count)
+        super().on_after_backward(algorithm, step)

@@ -1,0 +1,52 @@
+"""Regularisation: penalise moving away from an anchor, parameter by parameter.
+
+Loss: CE + (lambda * s) * sum_i Omega_i (theta_i - theta*_i)^2, with Omega the importance and
+theta* the anchor. A method implements `calculate_parameter_importance` and gives `coefficient`.
+The penalty's gradient, 2 lambda s Omega (theta - theta*), is added to the task loss's, so that
+the task loss that is logged, and the gradient that an importance is made of, never contain it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from seqrun.checks import at_least
+
+
+class PenaltyState(NamedTuple):
+    """State of a regularisation method.
+
+    Attributes:
+        anchor: parameter name -> theta*.
+        importance: parameter name -> Omega >= 0; zero until the first task has ended.
+    """
+
+    anchor: dict[str, Any]
+    importance: dict[str, Any]
+
+
+@dataclass(kw_only=True, eq=False)
+class RegularizationOptions:
+    """What all regularisation methods take.
+
+    Args:
+        penalty_scale: the factor s, >= 0.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    penalty_scale: float = 1.0
+
+    coefficient_name: ClassVar[str]
+
+    def check_penalty(self) -> None:
+        """Refuse a negative lambda or scale."""
+        at_least(self.coefficient_name, getattr(self, self.coefficient_name), 0.0)
+        at_least("penalty_scale", self.penalty_scale, 0.0)
+
+    @property
+    def penalty_coefficient(self) -> float:
+        """Lambda times s."""
+        return float(getattr(self, self.coefficient_name) * self.penalty_scale)

@@ -1,0 +1,153 @@
+"""BaseBackbone, the options that twins share, and initial weights drawn in NumPy."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+
+from seqrun.checks import boolean, one_of, whole, within
+from seqrun.plan import RandomStreams
+
+INITIALIZATIONS = ("torch_default", "kaiming_normal", "xavier_uniform")
+
+
+@dataclass(kw_only=True, eq=False)
+class BaseBackbone:
+    """Describe a network; `build` makes the framework's own module for a stream.
+
+    The module maps (B, H, W, C) float32 inputs to (B, num_classes) logits; its `encode` gives
+    the classifier's input and its `classify` the logits of that.
+
+    Args:
+        initialization: "torch_default" (kernel and bias uniform in +-1/sqrt(fan_in)),
+            "kaiming_normal" (std sqrt(2/fan_in), zero bias) or "xavier_uniform"
+            (bound sqrt(6/(fan_in + fan_out)), zero bias).
+
+    Raises:
+        ConfigError: an unknown initialization.
+    """
+
+    initialization: str = "torch_default"
+
+    name: ClassVar[str]
+    backend: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        one_of("initialization", self.initialization, INITIALIZATIONS)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether a training forward draws random numbers."""
+        return False
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether a training forward depends on the batch as a whole (BatchNorm)."""
+        return False
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Any:
+        """Return the framework's module for (H, W, C) inputs and `num_classes` outputs."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True, eq=False)
+class MLPOptions(BaseBackbone):
+    """A multi-layer perceptron: n_hidden_layers x (dense, [BatchNorm], ReLU, [dropout]), dense.
+
+    Args:
+        width: units of each hidden layer, >= 1.
+        n_hidden_layers: >= 1.
+        dropout: probability of dropping a hidden activation, in [0, 1).
+        batch_norm: normalise before each ReLU (momentum 0.1, eps 1e-5, unbiased running variance).
+        initialization: see BaseBackbone.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    width: int = 256
+    n_hidden_layers: int = 2
+    dropout: float = 0.0
+    batch_norm: bool = False
+
+    name: ClassVar[str] = "mlp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("width", self.width, 1)
+        whole("n_hidden_layers", self.n_hidden_layers, 1)
+        within("dropout", self.dropout, 0.0, 1.0, open_high=True)
+        boolean("batch_norm", self.batch_norm)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Dropout draws random numbers."""
+        return self.dropout > 0
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """BatchNorm normalises by the batch."""
+        return self.batch_norm
+
+
+def draw_initial_weights(
+    shapes: Mapping[str, tuple[int, ...]], initialization: str, streams: RandomStreams
+) -> dict[str, np.ndarray]:
+    """Draw every parameter from its own stream, so that neither order nor framework matters.
+
+    Args:
+        shapes: canonical name -> canonical shape.
+        initialization: see BaseBackbone.
+        streams: the stream "init" is used.
+
+    Returns:
+        Canonical name -> float32 array. "scale" is 1; a "bias" beside a "scale" is 0.
+    """
+    return {
+        name: _draw(name, shape, shapes, initialization, streams).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def _draw(
+    name: str,
+    shape: tuple[int, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    initialization: str,
+    streams: RandomStreams,
+) -> np.ndarray:
+    layer, _, leaf = name.rpartition("/")
+    kernel = shapes.get(f"{layer}/kernel")
+    if leaf == "scale":
+        return np.ones(shape)
+    if kernel is None or (leaf == "bias" and initialization != "torch_default"):
+        return np.zeros(shape)
+    generator = streams.generator("init", zlib.crc32(name.encode()))
+    fan_in = prod(kernel[:-1])
+    fan_out = prod(kernel[:-2]) * kernel[-1]
+    if initialization == "kaiming_normal":
+        return generator.normal(0.0, sqrt(2.0 / fan_in), shape)
+    bound = 1.0 / sqrt(fan_in)
+    if initialization == "xavier_uniform":
+        bound = sqrt(6.0 / (fan_in + fan_out))
+    return generator.uniform(-bound, bound, shape)
+
+
+def multiply_adds(
+    shapes: Mapping[str, tuple[int, ...]], input_shape: tuple[int, int, int]
+) -> int:
+    """Estimate one sample's forward multiply-adds from canonical parameter shapes.
+
+    A convolution is counted at a quarter of the input's positions, for networks halve it early.
+    """
+    positions = max(1, input_shape[0] * input_shape[1] // 4)
+    return sum(
+        prod(shape) * (positions if len(shape) == 4 else 1)
+        for name, shape in shapes.items()
+        if name.endswith("kernel")
+    )

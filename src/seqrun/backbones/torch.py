@@ -1,0 +1,105 @@
+"""Backbones for PyTorch, and the map between torch's parameters and the canonical ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seqrun.backbones.base import MLPOptions
+
+
+class MLPModule(nn.Module):
+    """The network that MLPOptions describes."""
+
+    def __init__(self, options: MLPOptions, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        layers = []
+        for i in range(options.n_hidden_layers):
+            block = [nn.Linear(in_features, options.width)]
+            self.add_module(f"hidden_{i}", block[0])
+            if options.batch_norm:
+                norm = nn.BatchNorm1d(options.width)
+                self.add_module(f"norm_{i}", norm)
+                block.append(norm)
+            layers.append(block)
+            in_features = options.width
+        self.classifier = nn.Linear(in_features, num_classes)
+        self._layers = layers
+        self._dropout = options.dropout
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the classifier's input (B, width)."""
+        x = x.flatten(1)
+        for block in self._layers:
+            for layer in block:
+                x = layer(x)
+            x = x.relu()
+            if self._dropout:
+                x = nn.functional.dropout(x, self._dropout, self.training)
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map (B, width) to logits (B, num_classes)."""
+        return self.classifier(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to logits (B, num_classes)."""
+        return self.classify(self.encode(x))
+
+
+@dataclass(kw_only=True, eq=False)
+class MLP(MLPOptions):
+    """A multi-layer perceptron."""
+
+    backend: ClassVar[str] = "torch"
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the module for (H, W, C) inputs."""
+        return MLPModule(self, input_shape[0] * input_shape[1] * input_shape[2], num_classes)
+
+
+# torch's name of a leaf -> canonical name, per kind of layer
+_LEAVES = {
+    nn.Linear: {"weight": "kernel", "bias": "bias"},
+    nn.Conv2d: {"weight": "kernel", "bias": "bias"},
+    nn.BatchNorm1d: {"weight": "scale", "running_mean": "mean", "running_var": "var"},
+    nn.BatchNorm2d: {"weight": "scale", "running_mean": "mean", "running_var": "var"},
+}
+
+
+def canonical_names(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+    """Return canonical name -> live parameter, and canonical name -> live BatchNorm statistic."""
+    params: dict[str, nn.Parameter] = {}
+    stats: dict[str, Tensor] = {}
+    for path, layer in module.named_modules():
+        leaves = _LEAVES.get(type(layer), {})
+        prefix = path.replace(".", "/") + "/" if path else ""
+        for leaf, parameter in layer.named_parameters(recurse=False):
+            params[prefix + leaves.get(leaf, leaf)] = parameter
+        for leaf, buffer in layer.named_buffers(recurse=False):
+            if leaf in leaves:
+                stats[prefix + leaves[leaf]] = buffer
+    return params, stats
+
+
+def to_canonical(value: Tensor, name: str) -> Tensor:
+    """View a parameter-shaped tensor in canonical layout: (in, out) and HWIO kernels."""
+    if name.endswith("kernel"):
+        return value.permute(2, 3, 1, 0) if value.ndim == 4 else value.t()
+    return value
+
+
+def from_canonical(value: Tensor, name: str) -> Tensor:
+    """View a canonical tensor in torch's layout: (out, in) and OIHW kernels."""
+    if name.endswith("kernel"):
+        return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t()
+    return value
+
+
+def normalised_inputs(x: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """Map uint8 images to float32 network inputs: (x / 255 - mean) / std."""
+    x = x.to(torch.float32) / 255
+    return x if mean is None else (x - mean) / std

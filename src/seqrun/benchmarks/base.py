@@ -1,0 +1,298 @@
+"""BaseBenchmark: a recipe for a stream of tasks, as arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from seqrun.benchmarks.dataset import (
+    ALL_ROWS,
+    Dataset,
+    LazyTasks,
+    Rows,
+    Transform,
+    concatenate,
+    read_rows,
+    size_of,
+)
+from seqrun.benchmarks.source import ImageSource
+from seqrun.checks import ConfigError, boolean, one_of, whole, within
+from seqrun.plan import RandomStreams
+
+__all__ = ["BaseBenchmark", "Dataset", "Draw", "LazyTasks", "Transform"]
+
+SCENARIOS = ("task", "domain", "class")
+
+
+class Draw(IntEnum):
+    """What is drawn from the stream "tasks": the first position of its generator."""
+
+    VALIDATION = 0
+    SUBSET = 1
+    PERMUTATION = 2
+    CLASS_ORDER = 3
+    ANGLES = 4
+
+
+@dataclass(kw_only=True, eq=False)
+class BaseBenchmark:
+    """A stream of tasks; a new benchmark implements `prepare_datasets` and nothing else.
+
+    Tasks are 1-based in every argument; `Dataset.t` is 0-based. After `prepare`, `num_classes`
+    (outputs of the network), `input_shape` (H, W, C), `transform` and `class_mask` ((T, C) bool,
+    the classes of each task; None = every class in every task) describe the stream. Whatever of
+    these a benchmark does not set itself is taken from its data.
+
+    Args:
+        num_tasks: length of the stream, >= 1.
+        batch_size: samples of a training batch, >= 1.
+        eval_batch_size: samples of an evaluation batch, >= 1; changes no result.
+        scenario: "task" (the task is known at test), "domain" (same classes in every task) or
+            "class" (all classes compete), of those that the benchmark has.
+        samples_per_task: training samples of each task, drawn at random, >= 1; None = all.
+        validation_fraction: part of each task's training data that is held out and evaluated on
+            instead of the test data, in [0, 1); the same rows in tasks of the same size, so that
+            tasks made of the same images hold out the same ones.
+        normalize: subtract the source's mean and divide by its standard deviation, instead of
+            inputs in [0, 1].
+        data_dir: where data sets live; None = $SEQRUN_DATA, else ./data.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    num_tasks: int
+    batch_size: int = 10
+    eval_batch_size: int = 1000
+    scenario: str = "domain"
+    samples_per_task: int | None = None
+    validation_fraction: float = 0.0
+    normalize: bool = False
+    data_dir: str | Path | None = None
+
+    num_classes: int | None = field(init=False, default=None)
+    input_shape: tuple[int, int, int] | None = field(init=False, default=None)
+    transform: Transform = field(init=False, default=Transform())
+    class_mask: np.ndarray | None = field(init=False, default=None, repr=False)
+
+    name: ClassVar[str] = "base"
+    scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
+    source: ClassVar[ImageSource | None] = None
+    softmax_over = "seen"
+
+    def __post_init__(self) -> None:
+        """Check the arguments and take over what is known of the source."""
+        whole("benchmark.num_tasks", self.num_tasks, 1)
+        whole("benchmark.batch_size", self.batch_size, 1)
+        whole("benchmark.eval_batch_size", self.eval_batch_size, 1)
+        one_of("benchmark.scenario", self.scenario, self.scenarios)
+        if self.samples_per_task is not None:
+            whole("benchmark.samples_per_task", self.samples_per_task, 1)
+        within("benchmark.validation_fraction", self.validation_fraction, 0, 1, open_high=True)
+        boolean("benchmark.normalize", self.normalize)
+        if not (self.data_dir is None or (isinstance(self.data_dir, (str, os.PathLike)))):
+            raise ConfigError(f"data_dir={self.data_dir!r}: must be a path or null")
+        if self.source is not None:
+            self.num_classes = self.source.num_classes
+            self.input_shape = self.source.input_shape
+        if self.normalize:
+            if self.source is None:
+                raise ConfigError(
+                    "benchmark.normalize=True: must be false, since this benchmark states no mean "
+                    "and standard deviation"
+                )
+            self.transform = Transform(self.source.mean, self.source.std)
+
+    def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
+        """Return the training and the test data of every task: task (1-based) -> Dataset.
+
+        `self.streams` holds the random streams; draw from `generator("tasks", ...)`. The
+        mappings may be dictionaries, or LazyTasks when the whole stream is too large to hold.
+        """
+        raise NotImplementedError
+
+    def check_data(self) -> None:
+        """Raise ConfigError if the data are missing or damaged and cannot be got."""
+        if self.source is not None:
+            self.source.check(self.data_dir)
+
+    def data_checksum(self) -> str:
+        """Return what identifies the data, known before they are loaded; "" = not known."""
+        return "" if self.source is None else self.source.checksum
+
+    def prepare(self, streams: RandomStreams) -> None:
+        """Load the data and make the stream; forget the memories of an earlier one.
+
+        Raises:
+            ConfigError: missing, damaged or inconsistent data, or too few for the options.
+        """
+        self.streams = streams
+        self.class_mask = None
+        self._cache: dict[tuple[str, int], Dataset] = {}
+        self._memories: dict[int, Dataset] = {}
+        train, test = self.prepare_datasets()
+        self._check_tasks(train, "train")
+        self._check_tasks(test, "test")
+        self._train, self._test = train, test
+        self._check_sizes([size_of(train, task) for task in range(1, self.num_tasks + 1)])
+        self._describe_data()
+
+    @property
+    def evaluation_split(self) -> str:
+        """The split that results are measured on: "test", or "validation" if any is held out."""
+        return "validation" if self.validation_fraction > 0 else "test"
+
+    def task_size(self, t: int, split: str = "train") -> int:
+        """Return the number of samples of task t without computing them."""
+        self._check_position(t, split)
+        if split == "test":
+            return size_of(self._test, t)
+        rows = self._rows(t, split)
+        return size_of(self._train, t) if rows is ALL_ROWS else len(rows)
+
+    def task_data(self, t: int, split: str = "train") -> Dataset:
+        """Return the samples of task t.
+
+        Of the training data the most recent task only is kept, of the others every task read.
+
+        Raises:
+            ValueError: no such task or split.
+        """
+        self._check_position(t, split)
+        if (split, t) not in self._cache:
+            if split == "train":
+                self._cache = {key: d for key, d in self._cache.items() if key[0] != "train"}
+            tasks = self._test if split == "test" else self._train
+            data = read_rows(tasks, t, self._rows(t, split))
+            self._cache[split, t] = self._checked(data, t, split)
+        return self._cache[split, t]
+
+    def cumulative_data(self, t: int, split: str = "train") -> Dataset:
+        """Return the samples of tasks 1 to t, task after task."""
+        return concatenate([self.task_data(task, split) for task in range(1, t + 1)])
+
+    def set_memory(self, t: int, indices: np.ndarray) -> None:
+        """Keep some training samples of task t as its memory, in place of an earlier one.
+
+        Args:
+            t: task, 1-based.
+            indices: (M,) rows of `task_data(t)`, M >= 0.
+        """
+        self._memories[t] = self.task_data(t).rows(np.asarray(indices, np.intp))
+
+    def memory_data(self, tasks: int | Iterable[int]) -> Dataset:
+        """Return the memories of one or several tasks, in the order given; none gives no rows."""
+        wanted = list(tasks) if isinstance(tasks, Iterable) else [tasks]
+        for task in wanted:
+            self._check_position(task, "train")
+        return concatenate(
+            [self._empty(), *(self._memories[task] for task in wanted if task in self._memories)]
+        )
+
+    def task_with_memories(self, t: int) -> Dataset:
+        """Return the training samples of task t, then the memories of tasks 1 to t - 1."""
+        return concatenate([self.task_data(t), self.memory_data(range(1, t))])
+
+    def _empty(self) -> Dataset:
+        none = np.empty(0, np.int32)
+        return Dataset(np.empty((0, *self.input_shape), np.uint8), none, none)
+
+    def _rows(self, t: int, split: str) -> Rows:
+        """Return which of the task's rows a split holds: here alone are they chosen."""
+        if split == "test" or (not self.validation_fraction and self.samples_per_task is None):
+            return ALL_ROWS
+        size = size_of(self._train, t)
+        held_out = self._num_held_out(size)
+        order = self.streams.generator("tasks", Draw.VALIDATION).permutation(size)
+        if split == "validation":
+            return np.sort(order[:held_out])
+        rows = np.sort(order[held_out:])
+        if self.samples_per_task is not None:
+            chance = self.streams.generator("tasks", Draw.SUBSET, t)
+            rows = np.sort(chance.choice(rows, self.samples_per_task, replace=False))
+        return rows
+
+    def _num_held_out(self, size: int) -> int:
+        return max(1, round(size * self.validation_fraction)) if self.validation_fraction else 0
+
+    def _check_sizes(self, sizes: Sequence[int]) -> None:
+        """Raise ConfigError unless tasks with `sizes` training samples have enough of them."""
+        for task, size in enumerate(sizes, 1):
+            left = size - self._num_held_out(size)
+            if left < 1:
+                raise ConfigError(
+                    f"benchmark.validation_fraction={self.validation_fraction}: leaves none of the "
+                    f"{size} training samples of task {task}"
+                )
+            if self.samples_per_task is not None and self.samples_per_task > left:
+                raise ConfigError(
+                    f"benchmark.samples_per_task={self.samples_per_task}: must be at most {left}, "
+                    f"the training samples of task {task}"
+                )
+
+    def _check_position(self, t: int, split: str) -> None:
+        if not hasattr(self, "_train"):
+            raise RuntimeError("call prepare(streams) before reading data")
+        splits = ("train", "validation", "test") if self.validation_fraction else ("train", "test")
+        if split not in splits:
+            raise ValueError(f"split={split!r}: must be one of {', '.join(splits)}")
+        if t not in range(1, self.num_tasks + 1):
+            raise ValueError(f"task {t}: must be in 1..{self.num_tasks}")
+
+    def _check_tasks(self, tasks: Mapping[int, Dataset], split: str) -> None:
+        wanted = list(range(1, self.num_tasks + 1))
+        if sorted(tasks) != wanted:
+            raise ConfigError(
+                f"benchmark.num_tasks={self.num_tasks}: the {split} data must have tasks "
+                f"1..{self.num_tasks}, have {sorted(tasks)}"
+            )
+        for task in wanted:
+            if size_of(tasks, task) == 0:
+                raise ConfigError(f"benchmark: task {task} has no {split} samples")
+
+    def _describe_data(self) -> None:
+        """Take from the data what the benchmark did not state."""
+        if self.input_shape is None:
+            self.input_shape = self._test[1].x.shape[1:]
+        unstated_mask = self.class_mask is None and self.scenario != "domain"
+        if self.num_classes is None or unstated_mask:
+            tasks = range(1, self.num_tasks + 1)
+            labels = [np.union1d(self._train[t].y, self._test[t].y).astype(int) for t in tasks]
+            if self.num_classes is None:
+                self.num_classes = 1 + max(int(seen.max()) for seen in labels)
+            if unstated_mask:
+                self.class_mask = np.zeros((self.num_tasks, self.num_classes), bool)
+                for row, seen in zip(self.class_mask, labels, strict=True):
+                    row[seen[(seen >= 0) & (seen < self.num_classes)]] = True
+        if self.class_mask is not None and self.class_mask.shape != (
+            self.num_tasks,
+            self.num_classes,
+        ):
+            raise ConfigError(
+                f"benchmark: class_mask has shape {self.class_mask.shape}, must have "
+                f"{(self.num_tasks, self.num_classes)}"
+            )
+
+    def _checked(self, data: Dataset, t: int, split: str) -> Dataset:
+        """Return the data as promised (int32), or raise ConfigError saying what is wrong."""
+        where = f"benchmark: the {split} data of task {t}"
+        x, y = np.asarray(data.x), np.asarray(data.y)
+        if x.dtype != np.uint8 or x.shape[1:] != tuple(self.input_shape):
+            raise ConfigError(
+                f"{where}: images are {x.dtype} of shape {x.shape[1:]}, must be uint8 of shape "
+                f"{tuple(self.input_shape)}"
+            )
+        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+            raise ConfigError(
+                f"{where}: labels are {y.dtype} of shape {y.shape}, must be {len(x)} integers"
+            )
+        if y.min() < 0 or y.max() >= self.num_classes:
+            wrong = y[(y < 0) | (y >= self.num_classes)][0]
+            raise ConfigError(f"{where}: label {wrong} must be in 0..{self.num_classes - 1}")
+        return Dataset.of_task(x, y.astype(np.int32, copy=False), t)

@@ -1,0 +1,108 @@
+"""Samples in memory, and tasks computed when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Rows = slice | np.ndarray
+ALL_ROWS = slice(None)
+
+
+class Dataset(NamedTuple):
+    """Samples in memory.
+
+    Attributes:
+        x: (N, H, W, C) uint8 images.
+        y: (N,) int32 labels as the network is trained on them.
+        t: (N,) int32 tasks, 0-based.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    t: np.ndarray
+
+    @classmethod
+    def of_task(cls, x: np.ndarray, y: np.ndarray, task: int) -> Dataset:
+        """Return the samples of one task (1-based)."""
+        return cls(x, y, np.full(len(y), task - 1, np.int32))
+
+    def rows(self, rows: Rows) -> Dataset:
+        """Return some of the samples."""
+        return self if rows is ALL_ROWS else Dataset(self.x[rows], self.y[rows], self.t[rows])
+
+
+class Transform(NamedTuple):
+    """Make network inputs from stored uint8: (x / 255 - mean) / std, float32, per channel.
+
+    `mean` and `std` are None for inputs in [0, 1].
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class LazyTasks(Mapping[int, Dataset]):
+    """Task (1-based) -> Dataset, computed at each access, so that a long stream fits in memory.
+
+    Args:
+        sizes: number of samples of each task.
+        read: (task, rows) -> Dataset of those rows of the task; rows are a slice or indices.
+    """
+
+    def __init__(self, sizes: Sequence[int], read: Callable[[int, Rows], Dataset]) -> None:
+        """Keep how to read a task; read none."""
+        self._sizes = list(sizes)
+        self.read = read
+
+    def __getitem__(self, task: int) -> Dataset:
+        """Compute a whole task."""
+        if task not in range(1, len(self._sizes) + 1):
+            raise KeyError(task)
+        return self.read(task, ALL_ROWS)
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the tasks."""
+        return iter(range(1, len(self._sizes) + 1))
+
+    def __len__(self) -> int:
+        """Return the number of tasks."""
+        return len(self._sizes)
+
+    def size(self, task: int) -> int:
+        """Return the number of samples of a task without computing it."""
+        return self._sizes[task - 1]
+
+
+def changed_images(
+    num_tasks: int, x: np.ndarray, y: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]
+) -> LazyTasks:
+    """Return tasks that hold the same samples, each with its images changed in its own way.
+
+    Args:
+        num_tasks: number of tasks.
+        x: (N, H, W, C) uint8.
+        y: (N,) int32.
+        change: (images, task) -> images of the same shape.
+    """
+    return LazyTasks(
+        [len(y)] * num_tasks,
+        lambda task, rows: Dataset.of_task(change(x[rows], task), y[rows], task),
+    )
+
+
+def size_of(tasks: Mapping[int, Dataset], task: int) -> int:
+    """Return the number of samples of a task."""
+    return tasks.size(task) if isinstance(tasks, LazyTasks) else len(tasks[task].y)
+
+
+def read_rows(tasks: Mapping[int, Dataset], task: int, rows: Rows) -> Dataset:
+    """Return some samples of a task, computing no others."""
+    return tasks.read(task, rows) if isinstance(tasks, LazyTasks) else tasks[task].rows(rows)
+
+
+def concatenate(parts: Sequence[Dataset]) -> Dataset:
+    """Join one or more data sets, in order."""
+    return parts[0] if len(parts) == 1 else Dataset(*map(np.concatenate, zip(*parts, strict=True)))

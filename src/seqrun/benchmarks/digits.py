@@ -1,0 +1,57 @@
+"""Digits: scikit-learn's embedded 8 x 8 digits; no download, no file of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from seqrun.benchmarks.source import ImageSource, RawImages
+from seqrun.checks import ConfigError
+
+_MD5 = "4d034029885394119b9a7cabcfb5edeb"
+
+
+def load_digits(data_dir: str | Path | None = None) -> RawImages:
+    """Load 1440 training and 357 test images of 10 classes, grey levels 0..16 scaled to 0..255.
+
+    Every fifth run of ten consecutive samples is test: the samples stand in runs of about one of
+    each class, so that both parts are balanced.
+
+    Args:
+        data_dir: not used; the data come with scikit-learn.
+
+    Raises:
+        ConfigError: scikit-learn's data are not those known.
+    """
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    x = np.rint(digits.images * 255 / 16).astype(np.uint8)
+    y = digits.target.astype(np.uint8)
+    found = hashlib.md5(x.tobytes() + y.tobytes()).hexdigest()
+    if found != _MD5:
+        raise ConfigError(
+            f"benchmark: scikit-learn's digits have md5 {found}, must be {_MD5}: "
+            "install an unmodified scikit-learn"
+        )
+    x = x[..., None]
+    y = y.astype(np.int32)
+    test = np.arange(len(y)) // 10 % 5 == 4
+    return RawImages(x[~test], y[~test], x[test], y[test])
+
+
+def _check(data_dir: str | Path | None) -> None:
+    """Do nothing: the data are embedded and are verified when loaded."""
+
+
+DIGITS = ImageSource(
+    input_shape=(8, 8, 1),
+    train_counts=(143, 145, 143, 146, 147, 149, 145, 144, 135, 143),
+    mean=(0.3051,),
+    std=(0.3758,),
+    checksum=_MD5,
+    check=_check,
+    load=load_digits,
+)

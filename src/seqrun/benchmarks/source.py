@@ -1,0 +1,53 @@
+"""ImageSource: a known set of labelled images that benchmarks make tasks of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class RawImages(NamedTuple):
+    """A whole set: x (N, H, W, C) uint8, y (N,) int32 classes from 0."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """What is known of a set before it is loaded, and how to load it.
+
+    Args:
+        input_shape: (H, W, C).
+        train_counts: number of training samples of each class.
+        mean, std: of the training pixels in [0, 1], per channel.
+        checksum: identifies the data; `load` refuses any other.
+        check: data_dir -> None; raises ConfigError if the data are missing or damaged and cannot
+            be got, leaving nothing behind.
+        load: data_dir -> RawImages; raises ConfigError likewise.
+    """
+
+    input_shape: tuple[int, int, int]
+    train_counts: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    checksum: str
+    check: Callable[[str | Path | None], None]
+    load: Callable[[str | Path | None], RawImages]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.train_counts)
+
+
+def data_root(data_dir: str | Path | None) -> Path:
+    """Return where data sets live: `data_dir`, else $SEQRUN_DATA, else ./data."""
+    return Path(data_dir or os.environ.get("SEQRUN_DATA") or "data").expanduser()

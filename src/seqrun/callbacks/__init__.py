@@ -1,0 +1,8 @@
+"""Callbacks: code that runs around the events of a training run."""
+
+from seqrun.callbacks.base import BaseCallback
+from seqrun.callbacks.metrics import MetricCallback
+from seqrun.callbacks.progress import TqdmCallback
+from seqrun.callbacks.record import RecordCallback
+
+__all__ = ["BaseCallback", "MetricCallback", "RecordCallback", "TqdmCallback"]

@@ -1,0 +1,104 @@
+"""MetricCallback: measures a run and tells the loggers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seqrun.callbacks.base import BaseCallback
+from seqrun.metrics import evaluation_sizes, run_metrics
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+    from seqrun.plan import Chunk
+
+
+@dataclass(kw_only=True, eq=False)
+class MetricCallback(BaseCallback):
+    """Log losses, accuracies and the metrics of the accuracy matrix.
+
+    Per training step "loss" (the task loss); per epoch "train_loss" and "train_accuracy", means
+    over the epoch's samples as each was met, before the step on it; per validation
+    "accuracy/task_<j>" of every task measured, the metrics of the stream so far, and the matrix;
+    at the end the metrics of the whole stream. With the task given at test as well, the same under
+    "accuracy_task_aware/task_<j>" and "<metric>_task_aware".
+    """
+
+    _loss_sum: float = field(default=0.0, init=False, repr=False)
+    _correct: int = field(default=0, init=False, repr=False)
+    _samples: int = field(default=0, init=False, repr=False)
+    _test_sizes: list[int] = field(default_factory=list, init=False, repr=False)
+
+    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+        """Note what the accuracies are measured on."""
+        self._test_sizes = evaluation_sizes(algorithm.benchmark)
+
+    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+        """Start the epoch's means."""
+        self._loss_sum, self._correct, self._samples = 0.0, 0, 0
+
+    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+        """Log each step's loss and add to the epoch's means."""
+        assert chunk.losses is not None and chunk.correct is not None
+        for logger in algorithm.loggers:
+            logger.log_steps(
+                "loss",
+                chunk.losses,
+                first_step=chunk.first_step,
+                epoch=chunk.epoch,
+                task=chunk.task,
+            )
+        self._loss_sum += float(chunk.losses.sum(dtype=np.float64)) * chunk.batch_size
+        self._correct += int(chunk.correct.sum())
+        self._samples += chunk.steps * chunk.batch_size
+
+    def on_after_epoch(self, algorithm: BaseAlgorithm) -> None:
+        """Log the epoch's mean loss and training accuracy."""
+        if self._samples == 0:
+            return
+        self._log(
+            algorithm,
+            {
+                "train_loss": self._loss_sum / self._samples,
+                "train_accuracy": self._correct / self._samples,
+            },
+        )
+
+    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+        """Log the row that was measured, the metrics so far and the matrix."""
+        task = algorithm.task
+        matrix, aware = algorithm.accuracy_matrix, algorithm.accuracy_matrix_task_aware
+        matrices = {"": matrix} if aware is None else {"": matrix, "_task_aware": aware}
+        values: dict[str, float] = {}
+        for suffix, measured in matrices.items():
+            for j, accuracy in enumerate(measured[task].tolist(), 1):
+                if not np.isnan(accuracy):
+                    values[f"accuracy{suffix}/task_{j}"] = accuracy
+        if task > 0:
+            so_far = np.s_[: task + 1, :task]
+            metrics = run_metrics(
+                matrix[so_far], None if aware is None else aware[so_far], self._test_sizes[:task]
+            )
+            values.update({name: v for name, v in metrics.items() if v is not None})
+        self._log(algorithm, values)
+        for suffix, measured in matrices.items():
+            for logger in algorithm.loggers:
+                logger.log_matrix(
+                    f"accuracy_matrix{suffix}", measured, step=algorithm.global_step, task=task
+                )
+
+    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+        """Give the loggers the metrics of the whole stream."""
+        metrics = run_metrics(
+            algorithm.accuracy_matrix, algorithm.accuracy_matrix_task_aware, self._test_sizes
+        )
+        for logger in algorithm.loggers:
+            logger.log_summary(metrics)
+
+    def _log(self, algorithm: BaseAlgorithm, values: dict[str, float]) -> None:
+        for logger in algorithm.loggers:
+            logger.log(
+                values, step=algorithm.global_step, epoch=algorithm.epoch, task=algorithm.task
+            )

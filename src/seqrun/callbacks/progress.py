@@ -1,0 +1,67 @@
+"""TqdmCallback: a live progress bar."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from seqrun.callbacks.base import BaseCallback
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+    from seqrun.plan import Chunk
+
+
+@dataclass(kw_only=True, eq=False)
+class TqdmCallback(BaseCallback):
+    """Show task, epoch, loss, training accuracy and rate on standard error while a run goes on.
+
+    It moves once per chunk, and shows that chunk's mean loss and accuracy. When standard error is
+    not a terminal nothing is shown.
+    """
+
+    _bar: Any = field(default=None, init=False, repr=False)
+
+    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+        """Start the bar at the steps already done (some, when a run is resumed)."""
+        if not sys.stderr.isatty():
+            return  # not even the import
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=algorithm.total_steps,
+            initial=algorithm.global_step,
+            unit=" steps",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix} [{rate_fmt}, {remaining} left]",
+        )
+
+    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+        """Move the bar by the chunk's steps."""
+        if self._bar is None:
+            return
+        assert chunk.losses is not None and chunk.correct is not None
+        tasks = algorithm.benchmark.num_tasks
+        epochs = algorithm.training.epochs(chunk.task)
+        accuracy = chunk.correct.sum() / (chunk.steps * chunk.batch_size)
+        self._bar.set_description_str(
+            f"task {chunk.task}/{tasks} epoch {chunk.epoch}/{epochs}", refresh=False
+        )
+        self._bar.set_postfix_str(
+            f"loss {chunk.losses.mean():.3f} acc {100 * accuracy:.1f} %", refresh=False
+        )
+        self._bar.update(chunk.steps)
+
+    def on_before_validation(self, algorithm: BaseAlgorithm) -> None:
+        """Clear the line, so that what loggers print after it starts on an empty one."""
+        if self._bar is not None:
+            self._bar.clear()
+
+    def on_before_teardown(self, algorithm: BaseAlgorithm) -> None:
+        """Take the bar away, after a failure too, before loggers print their last lines."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,96 @@
+"""Files of a run directory: written whole or not at all, in formats that any tool reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> None:
+    """Replace `path` by `content` so that a reader sees the old file or the new one, never a part.
+
+    The content goes to a temporary file in the same directory, reaches the disk (fsync) and then
+    takes the name (os.replace); the directory is made if missing.
+
+    Raises:
+        OSError: nothing was replaced, and no temporary file is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as JSON, atomically; see `to_json` for the form."""
+    write_atomically(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as indented JSON with its keys in the order given.
+
+    Arrays become lists and NumPy scalars numbers. A number that is not finite becomes null: JSON
+    has no NaN, and a parser must not choke on a run that diverged.
+    """
+    return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as what JSON can hold: dict, list, str, int, finite float, bool, None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def matrix_to_csv(matrix: np.ndarray) -> str:
+    """Return an accuracy matrix as CSV.
+
+    Args:
+        matrix: (T+1, T) float, row 0 = untrained, NaN = not measured (an empty cell).
+    """
+    lines = [",".join(["after_task", *(f"task_{j}" for j in range(1, matrix.shape[1] + 1))])]
+    for task, row in enumerate(matrix.tolist()):
+        lines.append(",".join([str(task), *("" if math.isnan(v) else repr(v) for v in row)]))
+    return "\n".join(lines) + "\n"
+
+
+def matrix_from_csv(text: str) -> np.ndarray:
+    """Return the (T+1, T) float64 matrix that `matrix_to_csv` wrote."""
+    rows = [line.split(",")[1:] for line in text.splitlines()[1:]]
+    return np.array([[float(v) if v else math.nan for v in row] for row in rows])
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename durable; file systems that can't sync a directory are let be."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Pure formulas that several algorithms share, in torch.py and jax.py."""

@@ -1,0 +1,66 @@
+"""Pure formulas for JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+Arrays = dict[str, Array]
+
+
+def cross_entropy(logits: Array, y: Array) -> Array:
+    """Return the mean cross-entropy of (B, C) logits and (B,) labels."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+
+def allow_classes(logits: Array, mask: Array | None, t: Array) -> Array:
+    """Set the logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
+    if mask is None:
+        return logits
+    return jnp.where(mask[t], logits, jnp.finfo(logits.dtype).min)
+
+
+def clip_by_global_norm(gradients: Arrays, max_norm: Any) -> Arrays:
+    """Scale all gradients by min(1, max_norm / (global norm + 1e-6))."""
+    scale = jnp.minimum(1.0, max_norm / (optax.global_norm(gradients) + 1e-6))
+    return jax.tree.map(lambda g: g * scale, gradients)
+
+
+def penalty_gradient(params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any) -> Arrays:
+    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2."""
+    return jax.tree.map(
+        lambda p, a, omega: 2.0 * coefficient * (omega * (p - a)), params, anchor, importance
+    )
+
+
+def penalty(params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any) -> Array:
+    """Return coefficient * sum_i Omega_i (theta_i - theta*_i)^2."""
+    terms = [(importance[n] * (params[n] - anchor[n]) ** 2).sum() for n in params]
+    return coefficient * jnp.stack(terms).sum()
+
+
+def completed_square(
+    anchor: Arrays, importance: Arrays, params: Arrays, added: Arrays
+) -> tuple[Arrays, Arrays]:
+    """Merge Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
+
+    Returns:
+        The anchor (Omega a + Omega' theta') / (Omega + Omega'), theta' where both are 0, and the
+        importance Omega + Omega'.
+    """
+    total = jax.tree.map(jnp.add, importance, added)
+    merged = jax.tree.map(
+        lambda a, omega, p, extra, whole: jnp.where(
+            whole > 0, (omega * a + extra * p) / jnp.where(whole > 0, whole, 1.0), p
+        ),
+        anchor,
+        importance,
+        params,
+        added,
+        total,
+    )
+    return merged, total

@@ -1,0 +1,6 @@
+"""Sums over samples of powers of per-sample gradients, without making the gradients.
+
+For a dense layer the gradient of sample n is h_n delta_n^T (h: input, delta: gradient of the
+loss by the output), so that sum_n |h_n delta_n^T|^p = (|H|^p)^T |Delta|^p: one product of two
+matrices instead of N gradients. Layers without such a rule go through vmap, sample by sample.
+"""

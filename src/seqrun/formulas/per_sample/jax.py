@@ -1,0 +1,113 @@
+"""Per-sample gradient powers for JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from seqrun.backbones.jax import BatchNorm, nested
+
+Arrays = dict[str, Array]
+
+
+def per_sample_power_sum(
+    module: nn.Module,
+    params: Arrays,
+    stats: Arrays,
+    x: Array,
+    losses: Callable[..., Array],
+    targets: tuple[Array, ...],
+    power: int,
+    weights: Array | None = None,
+) -> Arrays:
+    """Return sum_n w_n |d loss_n / d theta|^power by canonical name.
+
+    Args:
+        module, params, stats: the network, applied in eval mode, so that a sample's loss depends
+            on that sample alone.
+        x: (B, H, W, C) network inputs.
+        losses: maps logits (B, C) and `targets` to (B,) per-sample losses.
+        targets: arrays with leading axis B.
+        power: 1 or 2.
+        weights: (B,) non-negative; None = 1.
+    """
+    weights = jnp.ones(len(x)) if weights is None else weights
+    shapes = jax.eval_shape(lambda: _tapped(module, params, stats, x, {})[1])
+    if not _complete(shapes, params):
+        return _by_vmap(module, params, stats, x, losses, targets, power, weights)
+
+    def total(taps: Arrays) -> tuple[Array, Any]:
+        logits, layers = _tapped(module, params, stats, x, taps)
+        return losses(logits, *targets).sum(), layers
+
+    taps = {path: jnp.zeros(out[0].shape) for path, (_, out) in shapes.items()}
+    deltas, layers = jax.grad(total, has_aux=True)(taps)
+    sums: Arrays = {}
+    for path, delta in deltas.items():
+        h = layers[path][0][0]
+        d = jnp.abs(delta) ** power * weights[:, None]
+        if f"{path}/kernel" in params:
+            sums[f"{path}/kernel"] = (jnp.abs(h) ** power).T @ d
+        else:
+            scaled = (h - stats[f"{path}/mean"]) * jax.lax.rsqrt(stats[f"{path}/var"] + 1e-5)
+            sums[f"{path}/scale"] = (d * jnp.abs(scaled) ** power).sum(0)
+        if f"{path}/bias" in params:
+            sums[f"{path}/bias"] = d.sum(0)
+    return {name: sums[name] for name in params}
+
+
+def _tapped(
+    module: nn.Module, params: Arrays, stats: Arrays, x: Array, taps: Arrays
+) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
+    """Apply the module, adding a tap to each ruled layer's output; return what went in and out."""
+    layers: dict[str, tuple[list[Array], list[Array]]] = {}
+
+    def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = call(*args, **kwargs)
+        if isinstance(context.module, nn.Dense | BatchNorm) and context.method_name == "__call__":
+            path = "/".join(context.module.path)
+            inputs, outputs = layers.setdefault(path, ([], []))
+            inputs.append(args[0])
+            outputs.append(output)
+            output = output + taps[path] if path in taps else output
+        return output
+
+    variables = {"params": nested(params), "batch_stats": nested(stats)}
+    with nn.intercept_methods(tap):
+        return module.apply(variables, x), layers
+
+
+def _complete(shapes: dict[str, Any], params: Arrays) -> bool:
+    """Whether every parameter belongs to one tapped (B, features) application of a layer."""
+    covered = {name for name in params if name.rpartition("/")[0] in shapes}
+    once = all(len(h) == 1 and h[0].ndim == 2 for h, _ in shapes.values())
+    return once and covered == set(params)
+
+
+def _by_vmap(
+    module: nn.Module,
+    params: Arrays,
+    stats: Arrays,
+    x: Array,
+    losses: Callable[..., Array],
+    targets: tuple[Array, ...],
+    power: int,
+    weights: Array,
+) -> Arrays:
+    def loss(values: Arrays, sample: Array, target: tuple[Array, ...]) -> Array:
+        variables = {"params": nested(values), "batch_stats": nested(stats)}
+        logits = module.apply(variables, sample[None])
+        return losses(logits, *(t[None] for t in target)).sum()
+
+    def add(sums: Arrays, sample: tuple) -> tuple[Arrays, None]:
+        inputs, target, weight = sample
+        gradient = jax.grad(loss)(params, inputs, target)
+        return jax.tree.map(lambda s, g: s + weight * jnp.abs(g) ** power, sums, gradient), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, (x, targets, weights))[0]

@@ -1,0 +1,65 @@
+"""Pure formulas for PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy of (B, C) logits and (B,) labels."""
+    return torch.nn.functional.cross_entropy(logits, y)
+
+
+def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
+    """Set the logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
+    if mask is None:
+        return logits
+    return torch.where(mask[t], logits, torch.finfo(logits.dtype).min)
+
+
+def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:
+    """Scale all gradients by min(1, max_norm / (global norm + 1e-6))."""
+    values = list(gradients.values())
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return dict(zip(gradients, torch._foreach_mul(values, scale), strict=True))
+
+
+def penalty_gradient(
+    params: Tensors, anchor: Tensors, importance: Tensors, coefficient: float
+) -> list[Tensor]:
+    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, in order of `params`."""
+    difference = torch._foreach_sub(list(params.values()), list(anchor.values()))
+    torch._foreach_mul_(difference, list(importance.values()))
+    torch._foreach_mul_(difference, 2.0 * coefficient)
+    return difference
+
+
+def penalty(params: Tensors, anchor: Tensors, importance: Tensors, coefficient: float) -> Tensor:
+    """Return coefficient * sum_i Omega_i (theta_i - theta*_i)^2."""
+    terms = [(importance[n] * (params[n] - anchor[n]) ** 2).sum() for n in params]
+    return coefficient * torch.stack(terms).sum()
+
+
+def completed_square(
+    anchor: Tensors, importance: Tensors, params: Tensors, added: Tensors
+) -> tuple[Tensors, Tensors]:
+    """Merge Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
+
+    Returns:
+        The anchor (Omega a + Omega' theta') / (Omega + Omega'), theta' where both are 0, and the
+        importance Omega + Omega'.
+    """
+    total = {n: importance[n] + added[n] for n in params}
+    merged = {
+        n: torch.where(
+            total[n] > 0,
+            (importance[n] * anchor[n] + added[n] * p) / torch.where(total[n] > 0, total[n], 1.0),
+            p,
+        )
+        for n, p in params.items()
+    }
+    return merged, total

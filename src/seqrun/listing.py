@@ -1,0 +1,149 @@
+"""What there is to run, read off conf/ and the sources without importing a framework.
+
+`python -m seqrun.listing` (`make list`) prints it; `python run.py --help` shows the names.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+GROUPS = {
+    "algo": "algorithms",
+    "benchmark": "benchmarks",
+    "backbone": "backbones",
+    "optimizer": "optimizers",
+    "callbacks": "callbacks",
+    "logger": "loggers",
+    "sweeps": "sweeps",
+    "reproductions": "reproductions",
+}
+"""Config group -> heading."""
+BACKENDS = ("torch", "jax")
+SOURCE = Path(__file__).parent.parent
+CONF = SOURCE.parent / "conf"
+USAGE = """\
+Run a continual-learning experiment on PyTorch or JAX.
+
+usage: python run.py [-m] [group=option ...] [key=value ...]
+
+== Groups: group=option ==
+{groups}
+
+== Main keys: key=value ==
+backend=torch|jax                which twin of every part is used
+seed=0, seed=[0,1,2]             one run, or several with mean and spread
+device=auto|cpu|cuda
+training.epochs_per_task=1       also .lr_decay .lr_min .grad_clip .evaluate_on ...
+benchmark.num_tasks=5            also .batch_size .scenario .samples_per_task ...
+backbone.width=256               also .n_hidden_layers .dropout .batch_norm
+optimizer.lr=0.01                also .momentum .weight_decay .nesterov
+algo.ewc_lambda=100              and every other hyper-parameter of the algorithm
+data_dir=DIR                     where data sets live; default $SEQRUN_DATA, else ./data
+resume=auto|never                continue the run of this config, or start afresh
+hydra.run.dir=DIR                the run directory; default runs/<algo>-<benchmark>-<hash>
+
+== Examples ==
+python run.py algo=ewc benchmark=rotated_mnist backend=jax
+python run.py algo=naive seed=[0,1,2,3,4] optimizer.lr=0.05
+python run.py logger=[console,local] callbacks=metrics      several options, or one
+python run.py -m algo=naive,ewc seed=0,1,2                  a directory per combination
+python run.py sweeps=seeds algo=ewc                         a checked-in search
+
+`python run.py --cfg job` prints the composed experiment with every key, `make list` says what
+each option is, `python run.py --hydra-help` lists Hydra's own flags.
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a config group.
+
+    Attributes:
+        name: as in group=name.
+        description: one line.
+        backends: those that have it; () where it is the same on both.
+    """
+
+    name: str
+    description: str
+    backends: tuple[str, ...] = ()
+
+
+def usage(conf: Path = CONF) -> str:
+    """Return what --help shows."""
+    lines = []
+    for group in GROUPS:
+        names = ", ".join(path_name(conf / group, path) for path in files(conf / group))
+        lines.append(f"{group}: {names or '(none)'}")
+    return USAGE.format(groups="\n".join(lines))
+
+
+def options(conf: Path, group: str) -> list[Option]:
+    """Return the options of a group, described by their class's docstring or own first comment."""
+    return [_option(conf / group, path) for path in files(conf / group)]
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the YAML files of a group, nested ones included, in order."""
+    return sorted(folder.resolve().rglob("*.yaml")) if folder.is_dir() else []
+
+
+def path_name(folder: Path, path: Path) -> str:
+    """Return the option that `path` is in the group `folder`."""
+    return path.relative_to(folder.resolve()).with_suffix("").as_posix()
+
+
+def _option(folder: Path, path: Path) -> Option:
+    text = path.read_text(encoding="utf-8")
+    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    comment = next((c for c in comments if not c.startswith("@package")), "")
+    name = path_name(folder, path)
+    target = re.search(r"^\s*_target_:\s*(\S+)", text, re.MULTILINE)
+    if target is None:
+        return Option(name, comment)
+    if "${backend}" not in target[1]:
+        return Option(name, _docstring(target[1]) or comment)
+    described = {b: _docstring(target[1].replace("${backend}", b)) for b in BACKENDS}
+    backends = tuple(backend for backend, line in described.items() if line is not None)
+    return Option(name, next((d for d in described.values() if d), comment), backends)
+
+
+def _docstring(target: str) -> str | None:
+    """Return the first docstring line of the class `target`, "" if it has none, None if not there.
+
+    A class imported by a package's __init__ is followed to where it is defined.
+    """
+    module, _, name = target.rpartition(".")
+    path = SOURCE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        return None
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _docstring(f"{node.module}.{alias.name}")
+    return None
+
+
+def main() -> None:
+    """Write every group's options to stdout, one line each."""
+    for group, heading in GROUPS.items():
+        found = options(CONF, group)
+        width = max((len(option.name) for option in found), default=0)
+        sys.stdout.write(f"{heading} ({group}=...)\n")
+        for option in found:
+            backends = f" [{', '.join(option.backends)}]" if option.backends else ""
+            sys.stdout.write(f"  {option.name:{width}}  {option.description}{backends}\n")
+        if not found:
+            sys.stdout.write("  (none yet)\n")
+
+
+if __name__ == "__main__":
+    main()

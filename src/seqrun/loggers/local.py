@@ -1,0 +1,148 @@
+"""LocalLogger: values, accuracy matrix and figures as files of the run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from seqrun.checks import ConfigError, boolean
+from seqrun.files import matrix_to_csv, plain, write_atomically
+from seqrun.loggers.base import BaseLogger, RunInfo
+
+METRICS_FILE = "metrics.jsonl"
+FIGURES = "figures"
+BUFFER_BYTES = 1 << 20
+
+
+@dataclass(kw_only=True, eq=False)
+class LocalLogger(BaseLogger):
+    """Write metrics.jsonl, accuracy_matrix.csv and figures/ into a directory.
+
+    metrics.jsonl holds one JSON object per line, `{"step", "epoch", "task", <name>: value, ...}`,
+    without a clock, so that the same run writes the same bytes; null stands for a value that is
+    not finite. Lines reach the file at each validation and at the end.
+
+    A run starts its metrics.jsonl anew. To continue one instead, call `truncate_after` with the
+    `position` kept at the checkpoint, before or after `open` but before anything is logged.
+
+    Args:
+        directory: where the files go; None = the run's directory.
+        figures: draw figures/ when a run completes.
+
+    Raises:
+        ConfigError: `figures` is not a boolean, or neither the logger nor the run has a directory.
+    """
+
+    directory: str | Path | None = None
+    figures: bool = True
+    _run: RunInfo | None = field(default=None, init=False, repr=False)
+    _file: IO[str] | None = field(default=None, init=False, repr=False)
+    _keep: int = field(default=0, init=False, repr=False)
+    _matrices: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        boolean("logger.local.figures", self.figures)
+
+    def open(self, run: RunInfo) -> None:
+        """Note the run; files are opened by the first value."""
+        if self.directory is None and run.directory is None:
+            raise ConfigError(
+                "logger.local.directory=None: must be a directory, as the run itself has none"
+            )
+        self._run, self._file, self._matrices = run, None, {}
+
+    def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
+        """Write one line with all of `values`."""
+        line = {"step": step, "epoch": epoch, "task": task, **plain(values)}
+        self._lines().write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def log_steps(
+        self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
+    ) -> None:
+        """Write one line per step, formatted and written as one string."""
+        if not np.isfinite(values).all():
+            super().log_steps(name, values, first_step=first_step, epoch=epoch, task=task)
+            return
+        rest = f', "epoch": {epoch}, "task": {task}, {json.dumps(name, ensure_ascii=False)}: '
+        numbered = enumerate(values.tolist(), first_step)
+        if values.dtype == np.float32:  # nine digits give a float32 back exactly, and faster
+            lines = [f'{{"step": {step}{rest}{value:.9g}}}\n' for step, value in numbered]
+        else:
+            lines = [f'{{"step": {step}{rest}{value!r}}}\n' for step, value in numbered]
+        self._lines().write("".join(lines))
+
+    def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
+        """Keep <name>.csv current, and let the lines so far reach metrics.jsonl."""
+        self._matrices[name] = matrix.copy()
+        write_atomically(self.path / f"{name}.csv", matrix_to_csv(matrix))
+        self._lines().flush()
+
+    def close(self, status: str) -> None:
+        """Finish metrics.jsonl; draw the figures if the run completed."""
+        if self._run is None:  # the run ended before it was opened
+            return
+        self._lines().close()
+        if status == "completed" and self.figures and self._matrices:
+            self._draw()
+        self._run, self._file, self._keep = None, None, 0
+
+    @property
+    def path(self) -> Path:
+        """The directory of the open run's files."""
+        run = self._opened()
+        if self.directory is None:
+            assert run.directory is not None  # open has made sure
+            return Path(run.directory)
+        several_seeds = run.directory is not None and Path(run.directory).parent.name == "seeds"
+        own = ("seeds", str(run.seed)) if several_seeds else ()  # or they would mix in one file
+        return Path(self.directory, *own)
+
+    def position(self) -> int:
+        """Return the length of metrics.jsonl in bytes, all of it safe on the disk."""
+        file = self._lines()
+        file.flush()
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+    def truncate_after(self, position: int) -> None:
+        """Keep the first `position` bytes of an earlier metrics.jsonl and go on from there.
+
+        A byte position rather than a step, since values of the same step stand on either side of a
+        checkpoint: what was logged before it must stay, what comes after will be logged again.
+        """
+        if self._file is not None:
+            raise RuntimeError("truncate_after must come before the first logged value")
+        self._keep = position
+
+    def _lines(self) -> IO[str]:
+        """Return metrics.jsonl, opened at the first use."""
+        if self._file is None:
+            path = self.path / METRICS_FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._keep:
+                os.truncate(path, self._keep)
+            mode = "a" if self._keep else "w"
+            self._file = open(path, mode, BUFFER_BYTES, encoding="utf-8", newline="\n")
+        return self._file
+
+    def _draw(self) -> None:
+        from seqrun.figures import save_figures
+
+        name = self._opened().name
+        title = f"{name['algo']} on {name['benchmark']}, {name['backbone']} ({name['backend']})"
+        for kind, matrix in self._matrices.items():
+            aware = kind != "accuracy_matrix"  # the task-aware matrix has a folder of its own
+            place = self.path / FIGURES / kind if aware else self.path / FIGURES
+            save_figures(place, matrix, f"{title}, task given at test" if aware else title)
+
+    def _opened(self) -> RunInfo:
+        if self._run is None:
+            raise RuntimeError("no run is open: call open(RunInfo) first")
+        return self._run

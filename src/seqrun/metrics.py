@@ -1,0 +1,193 @@
+"""Metrics of continual learning: pure functions of the accuracy matrix.
+
+R is (T+1, T) float with R[i, j-1] = accuracy on task j after training through task i; row 0 is the
+untrained model, NaN is not measured. Formulas below write R[i, j] with j from 1, as the papers do.
+A metric whose definition needs a missing entry, or more tasks than there are, is None: never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from seqrun.benchmarks.base import BaseBenchmark
+
+
+def average_accuracy(R: np.ndarray) -> float | None:
+    """Return mean_j R[T, j], in [0, 1].
+
+    Lopez-Paz & Ranzato 2017 (GEM), eq. 2 (ACC).
+    """
+    return _mean(_final_row(R))
+
+
+def average_forgetting(R: np.ndarray) -> float | None:
+    """Return mean_{j<T} (max_{1<=l<T} R[l, j] - R[T, j]), in [-1, 1]; None for one task.
+
+    Chaudhry et al. 2018 (Riemannian Walk), "Forgetting Measure": the average over old tasks of
+    f_j = max_{l<T} a[l, j] - a[T, j]. Negative when old tasks got better.
+
+    The rows from j on must be measured. An earlier row counts where it was (a task can be good
+    before it is trained on) and is passed over where it was not.
+    """
+    tasks = _num_tasks(R)
+    if tasks < 2:
+        return None
+    best = [
+        math.nan if np.isnan(R[j:tasks, j - 1]).any() else np.nanmax(R[1:tasks, j - 1])
+        for j in range(1, tasks)
+    ]
+    return _mean(np.array(best) - R[tasks, : tasks - 1])
+
+
+def backward_transfer(R: np.ndarray) -> float | None:
+    """Return mean_{j<T} (R[T, j] - R[j, j]), in [-1, 1]; None for one task.
+
+    Lopez-Paz & Ranzato 2017 (GEM), eq. 3 (BWT).
+    """
+    return _mean((_final_row(R) - _just_learned(R))[:-1])
+
+
+def forward_transfer(R: np.ndarray) -> float | None:
+    """Return mean_{j>=2} (R[j-1, j] - R[0, j]), in [-1, 1]; None for one task.
+
+    Lopez-Paz & Ranzato 2017 (GEM), eq. 4 (FWT), with the untrained model as the reference b.
+    """
+    tasks = _num_tasks(R)
+    return _mean(np.diagonal(R[1:tasks, 1:]) - R[0, 1:])
+
+
+def learning_accuracy(R: np.ndarray) -> float | None:
+    """Return mean_j R[j, j], in [0, 1].
+
+    Riemer et al. 2019 (MER), section 5, "Learning Accuracy (LA)": each task's accuracy right after
+    it was learned.
+    """
+    return _mean(_just_learned(R))
+
+
+def average_incremental_accuracy(
+    R: np.ndarray, test_sizes: Sequence[int] | None = None
+) -> float | None:
+    """Return mean_k (accuracy on the test samples of all tasks 1..k after task k), in [0, 1].
+
+    Rebuffi et al. 2017 (iCaRL), section 4. The accuracy after task k is that on the pooled test
+    samples: sum_{j<=k} n_j R[k, j] / sum_{j<=k} n_j.
+
+    Args:
+        R: (T+1, T) accuracy matrix.
+        test_sizes: n_j, the test samples of each task, T integers >= 1; None = all equal.
+    """
+    tasks = _num_tasks(R)
+    sizes = np.ones(tasks) if test_sizes is None else np.asarray(test_sizes, np.float64)
+    if sizes.shape != (tasks,):
+        raise ValueError(f"test_sizes has shape {sizes.shape}, must have one entry per task")
+    seen = [R[k, :k] @ sizes[:k] / sizes[:k].sum() for k in range(1, tasks + 1)]
+    return _mean(np.array(seen))
+
+
+def compute_metrics(
+    R: np.ndarray, test_sizes: Sequence[int] | None = None
+) -> dict[str, float | None]:
+    """Return every metric of the accuracy matrix by name.
+
+    The metrics of a stream so far, after task k, are those of `R[: k + 1, :k]`.
+
+    Args:
+        R: (T+1, T) accuracy matrix.
+        test_sizes: (T,) test samples of each task; None = all equal.
+    """
+    return {
+        "average_accuracy": average_accuracy(R),
+        "average_forgetting": average_forgetting(R),
+        "backward_transfer": backward_transfer(R),
+        "forward_transfer": forward_transfer(R),
+        "learning_accuracy": learning_accuracy(R),
+        "average_incremental_accuracy": average_incremental_accuracy(R, test_sizes),
+    }
+
+
+def run_metrics(
+    R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
+) -> dict[str, float | None]:
+    """Return a run's metrics; those with the task given at test are named `<metric>_task_aware`."""
+    metrics = compute_metrics(R, test_sizes)
+    if R_task_aware is not None:
+        aware = compute_metrics(R_task_aware, test_sizes)
+        metrics.update({f"{name}_task_aware": value for name, value in aware.items()})
+    return metrics
+
+
+def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
+    """Return the number of samples that each task's accuracy is measured on."""
+    split = benchmark.evaluation_split
+    return [benchmark.task_size(t, split) for t in range(1, benchmark.num_tasks + 1)]
+
+
+def mean_matrix(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean over runs of (T+1, T) matrices, each cell over the runs that measured it."""
+    stack = np.stack(matrices)
+    measured = ~np.isnan(stack)
+    count = measured.sum(axis=0)
+    total = np.where(measured, stack, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def summarise(runs: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
+    """Summarise the metrics of several runs (seeds).
+
+    Args:
+        runs: metric -> value of each run; None = undefined, and then left out.
+
+    Returns:
+        metric -> {"mean", "std", "ci95", "n"}: sample standard deviation (ddof = 1) and the 95 %
+        confidence interval of the mean, mean -+ t_{0.975, n-1} std / sqrt(n) (Student 1908). With
+        n = 1 std and ci95 are None; with n = 0 so is the mean.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    return {name: _summary([run.get(name) for run in runs]) for name in names}
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any]:
+    defined = np.array([v for v in values if v is not None], np.float64)
+    n = len(defined)
+    if n == 0:
+        return {"mean": None, "std": None, "ci95": None, "n": 0}
+    mean = float(defined.mean())
+    if n == 1:
+        return {"mean": mean, "std": None, "ci95": None, "n": 1}
+    std = float(defined.std(ddof=1))
+    half = student_t_quantile(0.975, n - 1) * std / math.sqrt(n)
+    return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
+
+
+def student_t_quantile(probability: float, degrees_of_freedom: int) -> float:
+    """Return the quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # a tenth of a second that a single run need not pay
+
+    return float(stdtrit(degrees_of_freedom, probability))
+
+
+def _num_tasks(R: np.ndarray) -> int:
+    if R.ndim != 2 or R.shape[0] != R.shape[1] + 1 or R.shape[1] < 1:
+        raise ValueError(f"an accuracy matrix is (T+1, T) with T >= 1, not {R.shape}")
+    return R.shape[1]
+
+
+def _final_row(R: np.ndarray) -> np.ndarray:
+    return R[_num_tasks(R)]
+
+
+def _just_learned(R: np.ndarray) -> np.ndarray:
+    """R[j, j] of every task."""
+    _num_tasks(R)
+    return np.diagonal(R[1:])
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Return the mean, or None when there is nothing or something was not measured."""
+    return float(values.mean()) if len(values) and not np.isnan(values).any() else None

@@ -1,0 +1,5 @@
+"""Optimizers: arguments and state that twins share; the updates are in torch.py and jax.py."""
+
+from seqrun.optimizers.base import AdamOptions, AdamState, BaseOptimizer, SGDOptions, SGDState
+
+__all__ = ["AdamOptions", "AdamState", "BaseOptimizer", "SGDOptions", "SGDState"]

@@ -1,0 +1,76 @@
+"""Optimizers for JAX: optax's update rules on explicit state, every scalar traced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from seqrun.optimizers.base import AdamOptions, AdamState, SGDOptions, SGDState
+
+Arrays = dict[str, Array]
+
+
+def _zeros(params: Arrays) -> Arrays:
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def _decayed(gradients: Arrays, params: Arrays, weight_decay: Any) -> Arrays:
+    return jax.tree.map(lambda g, p: g + weight_decay * p, gradients, params)
+
+
+def _moved(params: Arrays, direction: Arrays, lr: Any) -> Arrays:
+    return jax.tree.map(lambda p, d: p - lr * d, params, direction)
+
+
+@dataclass(kw_only=True, eq=False)
+class SGD(SGDOptions):
+    """Stochastic gradient descent with momentum and coupled weight decay."""
+
+    backend: ClassVar[str] = "jax"
+
+    def init(self, params: Arrays) -> SGDState:
+        """Return zero momentum."""
+        return SGDState(_zeros(params) if self.momentum else {})
+
+    def update(
+        self, gradients: Arrays, opt_state: SGDState, params: Arrays, hyper: dict[str, Array]
+    ) -> tuple[Arrays, SGDState]:
+        """Return the parameters and state after one step."""
+        if self.weight_decay:
+            gradients = _decayed(gradients, params, hyper["weight_decay"])
+        if self.momentum:
+            rule = optax.trace(decay=hyper["momentum"], nesterov=self.nesterov)
+            trace = optax.TraceState(opt_state.momentum_buffer)
+            gradients, trace = rule.update(gradients, trace)
+            opt_state = SGDState(trace.trace)
+        return _moved(params, gradients, hyper["lr"]), opt_state
+
+
+@dataclass(kw_only=True, eq=False)
+class Adam(AdamOptions):
+    """Adam with coupled weight decay."""
+
+    backend: ClassVar[str] = "jax"
+
+    def init(self, params: Arrays) -> AdamState:
+        """Return zero moments."""
+        return AdamState(_zeros(params), _zeros(params), jnp.zeros((), jnp.float32))
+
+    def update(
+        self, gradients: Arrays, opt_state: AdamState, params: Arrays, hyper: dict[str, Array]
+    ) -> tuple[Arrays, AdamState]:
+        """Return the parameters and state after one step."""
+        if self.weight_decay:
+            gradients = _decayed(gradients, params, hyper["weight_decay"])
+        rule = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
+        moments = optax.ScaleByAdamState(
+            opt_state.count.astype(jnp.int32), opt_state.exp_avg, opt_state.exp_avg_sq
+        )
+        direction, moments = rule.update(gradients, moments)
+        state = AdamState(moments.mu, moments.nu, moments.count.astype(jnp.float32))
+        return _moved(params, direction, hyper["lr"]), state

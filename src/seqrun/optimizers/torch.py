@@ -1,0 +1,85 @@
+"""Optimizers for PyTorch: torch's own update rules on explicit state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from seqrun.optimizers.base import AdamOptions, AdamState, SGDOptions, SGDState
+
+Tensors = dict[str, Tensor]
+
+
+def _zeros(params: Tensors) -> Tensors:
+    return {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
+
+
+@dataclass(kw_only=True, eq=False)
+class SGD(SGDOptions):
+    """Stochastic gradient descent with momentum and coupled weight decay."""
+
+    backend: ClassVar[str] = "torch"
+
+    def init(self, params: Tensors) -> SGDState:
+        """Return zero momentum."""
+        return SGDState(_zeros(params) if self.momentum else {})
+
+    @torch.no_grad()
+    def update(
+        self, gradients: Tensors, opt_state: SGDState, params: Tensors, hyper: dict[str, float]
+    ) -> tuple[Tensors, SGDState]:
+        """Change `params` and `opt_state` in place and return them."""
+        values = list(params.values())
+        sgd(
+            values,
+            [gradients[name] for name in params],
+            list(opt_state.momentum_buffer.values()) or [None] * len(values),
+            foreach=True,
+            weight_decay=hyper["weight_decay"],
+            momentum=hyper["momentum"],
+            lr=hyper["lr"],
+            dampening=0.0,
+            nesterov=self.nesterov,
+            maximize=False,
+        )
+        return params, opt_state
+
+
+@dataclass(kw_only=True, eq=False)
+class Adam(AdamOptions):
+    """Adam with coupled weight decay."""
+
+    backend: ClassVar[str] = "torch"
+
+    def init(self, params: Tensors) -> AdamState:
+        """Return zero moments."""
+        return AdamState(_zeros(params), _zeros(params), torch.zeros(()))
+
+    @torch.no_grad()
+    def update(
+        self, gradients: Tensors, opt_state: AdamState, params: Tensors, hyper: dict[str, float]
+    ) -> tuple[Tensors, AdamState]:
+        """Change `params` and `opt_state` in place and return them."""
+        counts = [opt_state.count.clone() for _ in params]  # torch counts per parameter
+        adam(
+            list(params.values()),
+            [gradients[name] for name in params],
+            list(opt_state.exp_avg.values()),
+            list(opt_state.exp_avg_sq.values()),
+            [],
+            counts,
+            foreach=True,
+            amsgrad=False,
+            beta1=hyper["beta1"],
+            beta2=hyper["beta2"],
+            lr=hyper["lr"],
+            weight_decay=hyper["weight_decay"],
+            eps=hyper["eps"],
+            maximize=False,
+        )
+        return params, opt_state._replace(count=counts[0])

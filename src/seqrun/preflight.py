@@ -1,0 +1,326 @@
+"""Everything that can be wrong with a command, found before Hydra touches the disk.
+
+Every experiment that the command describes is composed, checked and built (without data), and
+its data are looked for. The first thing wrong ends the command with one message.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seqrun import runner
+from seqrun.checks import ConfigError, nearest
+from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register
+from seqrun.results import RecordError
+
+BAD_INPUT = 2
+"""Exit code."""
+TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
+NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
+SWEEPER_TARGETS = ("optuna.samplers.", "hydra_plugins.", "hydra._internal.core_plugins.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment of a command.
+
+    Attributes:
+        config: plain resolved experiment.
+        hash: its config hash.
+        directory: the run directory; None in a multirun, where Hydra's launcher chooses.
+    """
+
+    config: dict[str, Any]
+    hash: str
+    directory: Path | None
+
+
+def main(argv: Sequence[str], config_dir: str | Path) -> int:
+    """Check the command line; return 0, or write one message to stderr and return BAD_INPUT.
+
+    Args:
+        argv: arguments of run.py.
+        config_dir: where conf/ is.
+    """
+    try:
+        jobs = check(argv, config_dir)
+        if len(jobs) == 1 and jobs[0].directory and jobs[0].config["resume"] == "never":
+            runner.set_aside(jobs[0].directory)  # before Hydra writes its record there
+    except (ConfigError, RecordError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return BAD_INPUT
+    return 0
+
+
+def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
+    """Return the jobs that the command line describes, checked; [] if it only asks for help.
+
+    Raises:
+        ConfigError: the first thing wrong.
+        RecordError: the run directory holds a record that cannot be read.
+    """
+    register()
+    args = get_args_parser().parse_args(list(argv))
+    asks = (args.help, args.hydra_help, args.cfg, args.info, args.shell_completion)
+    if any(asks) or args.experimental_rerun:
+        return []
+    overrides = list(args.overrides)
+    if args.config_dir:
+        overrides.append(f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]")
+    directory = os.path.abspath(args.config_path or config_dir)
+    name = args.config_name or "config"
+    with initialize_config_dir(version_base="1.3", config_dir=directory, job_name="run"):
+        jobs = list(_jobs(name, overrides, multirun=args.multirun))
+    for job in jobs:
+        if job.directory is None or not runner.is_done(job.directory, job.config):
+            runner.check_data(job.config)
+    return jobs
+
+
+def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
+    """Yield every experiment of the command: one, or those of a grid."""
+    parsed = _parse(overrides)
+    fixed = [_line(o) for o in parsed if not o.is_sweep_override()]
+    _refuse_empty_groups(parsed)
+    base = _compose(name, fixed)
+    _check_files(base)
+    if not multirun and base.hydra.mode != RunMode.MULTIRUN:
+        _refuse_sweep(parsed)
+        config = _checked(base)
+        digest = config_hash(config)
+        yield Job(config, digest, Path(base.hydra.run.dir).absolute())
+        return
+    seen: dict[str, str] = {}
+    grid = str(base.hydra.sweeper._target_).endswith("BasicSweeper")
+    for point in _points(parsed, base, grid=grid):
+        config = _checked(_compose(name, [*fixed, *point]))
+        digest = config_hash(config)
+        told = " ".join(point) or "the experiment"
+        if grid and digest in seen:
+            raise ConfigError(f"{told}: the same experiment as {seen[digest]} of this multirun")
+        seen[digest] = told
+        yield Job(config, digest, None)
+
+
+def _checked(cfg: DictConfig) -> dict[str, Any]:
+    """Return the plain experiment after building all its parts."""
+    try:
+        config = plain(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from None
+    runner.check(config)
+    return config
+
+
+def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
+    """Raise ConfigError if a group is given no option in a way that Hydra does not take."""
+    for override in parsed:
+        key = override.get_key_element().lstrip("+~")
+        if override.is_sweep_override() or not (override.is_delete() or override.value() is None):
+            continue
+        if key in ("callbacks", "logger"):
+            raise ConfigError(f"{_line(override)}: must be a list; {key}=[] takes none")
+        if key in GROUPS:
+            options = GlobalHydra.instance().config_loader().get_group_options(key)
+            raise ConfigError(f"{_line(override)}: must be one of {', '.join(options)}")
+
+
+# ---- multirun
+
+
+def _refuse_sweep(parsed: Sequence[Override]) -> None:
+    """Raise ConfigError if an override means something to a multirun only."""
+    for override in parsed:
+        key, line = override.get_key_element().lstrip("+~"), _line(override)
+        if override.is_sweep_override():
+            values = line.split("=", 1)[1]
+            hint = f"; one run over several seeds is seed=[{values}]" if key == "seed" else ""
+            raise ConfigError(f"{line}: several values need -m (python run.py -m ...){hint}")
+        if any(key == k or key.startswith(f"{k}.") for k in NEED_MULTIRUN):
+            raise ConfigError(f"{line}: has no effect without -m (python run.py -m ...)")
+
+
+def _points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> Iterator[list[str]]:
+    """Yield the overrides of every job to check.
+
+    A grid is expanded as Hydra's basic sweeper does. Any other sweeper chooses its own points:
+    each value (an interval's ends) is then checked once, the others at their first.
+    """
+    swept = [o for o in parsed if o.is_sweep_override()]
+    given = {o.get_key_element() for o in parsed}
+    params = OmegaConf.select(base, "hydra.sweeper.params") or {}
+    lines = [f"{key}={value}" for key, value in params.items()]
+    axes = [
+        _values(override, grid=grid)
+        for override in [*_parse(lines), *swept]
+        if override in swept or override.get_key_element() not in given
+    ]
+    if grid:
+        yield from (list(point) for point in itertools.product(*axes))
+        return
+    first = [values[0] for values in axes]
+    yield first
+    for place, values in enumerate(axes):
+        for value in values[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
+
+
+def _values(override: Override, *, grid: bool) -> list[str]:
+    """Return the override once for each of its values."""
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, IntervalSweep):
+        if grid:
+            raise ConfigError(f"{_line(override)}: an interval needs hydra/sweeper=optuna")
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    values = [f"{key}={text}" for text in override.sweep_string_iterator()]
+    if not values:
+        raise ConfigError(f"{_line(override)}: matches nothing")
+    return values
+
+
+# ---- what files may say
+
+
+def _check_files(cfg: DictConfig) -> None:
+    """Raise ConfigError if a chosen sweep or reproduction sets what it may not.
+
+    A launcher's `setup` or a logging configuration would run code before anything of ours.
+    """
+    for group in ("sweeps", "reproductions"):
+        choice = cfg.hydra.runtime.choices.get(group)
+        if choice is None:
+            continue
+        loader: Any = GlobalHydra.instance().config_loader()
+        loaded = loader.repository.load_config(f"{group}/{choice}")
+        content: Any = OmegaConf.to_container(loaded.config)
+        defaults = [key for entry in loaded.defaults_list or [] for key in _default_keys(entry)]
+        where = f"{group}={choice}"
+        for key in content.get("hydra") or {}:
+            if key not in ("mode", "sweeper"):
+                raise ConfigError(
+                    f"{where}: sets hydra.{key}; of hydra it may set only mode and sweeper"
+                )
+        for key in defaults:
+            if key.startswith("hydra") and not key.startswith("hydra/sweeper"):
+                raise ConfigError(f"{where}: chooses {key}; of hydra it may choose only sweeper")
+        if content.get("allow_targets"):
+            raise ConfigError(f"{where}: sets allow_targets, which is the user's to set")
+        for target in _targets((content.get("hydra") or {}).get("sweeper")):
+            if not str(target).startswith(SWEEPER_TARGETS):
+                raise ConfigError(f"{where}: _target_={target}: is no sampler and no sweeper")
+
+
+def _default_keys(entry: Any) -> list[str]:
+    name = getattr(entry, "group", None) or getattr(entry, "path", None) or ""
+    return [str(name).lstrip("/")]
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_":
+                yield value
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+# ---- composing, and what Hydra's errors mean
+
+
+def _parse(lines: Sequence[str]) -> list[Override]:
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
+    except OverrideParseException as error:
+        reason = _first_line(error).removesuffix(".")
+        raise ConfigError(f"{error.override}: not an override key=value: {reason}") from None
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    try:
+        return compose(name, overrides=overrides, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise ConfigError(_missing_option(error)) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_explain(error, name, overrides)) from None
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    """Say which option a group does not have, and which it has."""
+    path, options = error.missing_cfg_file, list(error.options or [])
+    if path is None or not options:
+        return _first_line(error)
+    group = next((g for g in (*GROUPS, "sweeps") if path.startswith(f"{g}/")), None)
+    group = group or path.rpartition("/")[0]
+    option = path.removeprefix(f"{group}/")
+    return f"{group}={option}: must be one of {', '.join(options)}{nearest(option, options)}"
+
+
+def _explain(error: Exception, name: str, overrides: list[str]) -> str:
+    """Turn Hydra's composition error into one line with the key, the value and what is allowed."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    wrong_type = re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text)
+    full_key = re.search(r"full_key: (\S+)", text)
+    if wrong_type and full_key:
+        value, kind = wrong_type.groups()
+        return f"{full_key[1]}={value}: must be {TYPES.get(kind, kind)}"
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' (?:is )?not in ", text
+    )
+    if unknown is None:
+        reason = _first_line(error)
+        cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+        return f"{reason}{cause}"
+    key = full_key[1] if full_key and "Could not override" not in text else unknown[1]
+    given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    known = _known_keys(name, overrides)
+    below = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == below]
+    if not siblings:
+        siblings = [k for k in known if "." not in k]
+    listed = ", ".join(k.removeprefix(f"{below}.") for k in siblings)
+    return f"{given}: no such key; must be one of {listed}{nearest(key, known)}"
+
+
+def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the keys of the experiment as far as its group choices are in order."""
+    choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, "sweeps", "reproductions")]
+    for attempt in (choices, []):
+        try:
+            cfg = compose(name, overrides=attempt)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        return [*dotted_keys(cfg), "sweeps", "reproductions"]
+    return []
+
+
+def _line(override: Override) -> str:
+    """Return the override as it was written."""
+    return override.input_line or ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

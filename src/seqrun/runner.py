@@ -1,0 +1,229 @@
+"""Build an experiment's parts, run it over its seeds, keep its record."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
+from seqrun.backbones.base import BaseBackbone
+from seqrun.callbacks import BaseCallback, RecordCallback
+from seqrun.checks import ConfigError
+from seqrun.config import (
+    check_values,
+    config_hash,
+    differences,
+    make,
+    make_benchmark,
+    parts_of,
+    plain,
+    seeds_of,
+    without_secrets,
+)
+from seqrun.files import write_atomically
+from seqrun.loggers import BaseLogger
+from seqrun.loggers.console import ConsoleLogger, show_results
+from seqrun.optimizers.base import BaseOptimizer
+from seqrun.results import FILE, MATRIX_FILE, Results, RunRecord
+
+CONFIG_FILE = "config.yaml"
+PRODUCTS = (FILE, MATRIX_FILE, "metrics.jsonl", "checkpoints", "seeds", "figures")
+"""What a run leaves in its directory, besides config.yaml and Hydra's own record."""
+
+
+class RunFailed(CompactHydraException):
+    """A job of a multirun failed and said why; the sweeper has to know, without a traceback."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Run the experiment that Hydra composed and return its average accuracy, for searches.
+
+    Raises:
+        SystemExit: it failed (1) or was interrupted (130, or 143 by SIGTERM); the record and one
+            message on stderr say so.
+        RunFailed: it failed as a job of a multirun, whose other jobs go on.
+    """
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        with _sigterm_raises():
+            results = run_experiment(plain(cfg), directory)
+    except Terminated:
+        raise SystemExit(143) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        known = isinstance(error, ConfigError)
+        message = f"{error}" if known else f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"error: {message} (in {directory}; HYDRA_FULL_ERROR=1 says more)\n")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise RunFailed(f"this job failed: {directory}") from None
+        raise SystemExit(1) from None
+    return results.summary["average_accuracy"]["mean"]
+
+
+def run_experiment(config: Mapping[str, Any], directory: Path) -> Results:
+    """Run every seed of a plain experiment in `directory`, or show it if that is done already.
+
+    Raises:
+        ConfigError: the directory holds another experiment.
+        RecordError: the directory holds a record that cannot be read.
+    """
+    if config["resume"] == "never":
+        set_aside(directory)
+    if is_done(directory, config):
+        results = Results.read(directory)
+        show_results(results)
+        return results
+    discard(directory)  # an unfinished run of this very experiment starts afresh
+    seeds = seeds_of(config)
+    recorded = without_secrets(config)
+    write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
+    first = build(config, seeds[0], directory)
+    results = Results.start(
+        directory,
+        name=first.names,
+        config_hash=config_hash(config),
+        measured_on=first.benchmark.evaluation_split,
+        seeds=seeds,
+    )
+    try:
+        for seed in seeds:
+            results.update(_run_seed(config, seed, results))
+    except KeyboardInterrupt:
+        results.finish("interrupted")
+        raise
+    except Exception as error:
+        results.finish("failed", error=error)
+        raise
+    results.finish("completed")
+    if len(seeds) > 1 and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
+        show_results(results)
+    return results
+
+
+def _run_seed(config: Mapping[str, Any], seed: int, results: Results) -> RunRecord:
+    directory = results.seed_directory(seed)
+    algorithm = build(config, seed, directory)
+    algorithm.callbacks = [*algorithm.callbacks, RecordCallback(results=results)]
+    return algorithm.fit()
+
+
+# ---- parts
+
+
+def build(config: Mapping[str, Any], seed: int, run_dir: Path | None = None) -> BaseAlgorithm:
+    """Make the algorithm of a plain experiment and all that it needs, without loading data.
+
+    Raises:
+        ConfigError: an argument that is not allowed, or parts that do not fit together.
+    """
+    given = {
+        "benchmark": make_benchmark(config),
+        "backbone": make(config, "backbone", BaseBackbone),
+        "optimizer": make(config, "optimizer", BaseOptimizer),
+        "callbacks": [make(config, key, BaseCallback) for key in parts_of(config, "callbacks")],
+        "loggers": [make(config, key, BaseLogger) for key in parts_of(config, "logger")],
+        "training": TrainingOptions(**config["training"]),
+        "seed": seed,
+        "streams": config["streams"],
+        "device": config["device"],
+        "num_threads": config["num_threads"],
+        "run_dir": run_dir,
+        "config": without_secrets(config),
+    }
+    return make(config, "algo", BaseAlgorithm, provided=list(given))(**given)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a plain experiment can be built."""
+    check_values(config)
+    build(config, seeds_of(config)[0])
+
+
+def check_data(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the data of a plain experiment are there or can be got."""
+    make_benchmark(config).check_data()
+
+
+# ---- run directories
+
+
+def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether `directory` holds the completed run of a plain experiment.
+
+    Raises:
+        ConfigError: it holds another experiment.
+        RecordError: it holds a record that cannot be read.
+    """
+    if config["resume"] == "never" or not (directory / FILE).exists():
+        return False
+    results = Results.read(directory)
+    if results.config_hash == config_hash(config):
+        return results.status == "completed"
+    stored = directory / CONFIG_FILE
+    old: Any = OmegaConf.to_container(OmegaConf.load(stored)) if stored.exists() else None
+    changed = differences(old, without_secrets(config)) if isinstance(old, dict) else []
+    what = "; ".join(changed) or "the data or the kind of device differ"
+    raise ConfigError(
+        f"hydra.run.dir={directory}: holds another experiment ({what}): choose another directory, "
+        "or resume=never to move that one aside"
+    )
+
+
+def set_aside(directory: Path) -> None:
+    """Rename a directory with a run in it to <name>.1, .2, ...; Hydra's record stays with both."""
+    if not any((directory / name).exists() for name in (*PRODUCTS, CONFIG_FILE)):
+        return
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    if (aside / ".hydra").is_dir():
+        shutil.copytree(aside / ".hydra", directory / ".hydra")
+
+
+def discard(directory: Path) -> None:
+    """Delete what an unfinished run left."""
+    for name in PRODUCTS:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into Terminated, unless someone else (a job scheduler's plugin) handles it."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated

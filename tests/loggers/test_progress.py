@@ -1,0 +1,86 @@
+"""TqdmCallback: a bar on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from seqrun.algorithms.base.options import TrainingOptions
+from seqrun.callbacks import TqdmCallback
+from seqrun.plan import Chunk
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def algorithm():
+    return SimpleNamespace(
+        total_steps=20,
+        global_step=0,
+        benchmark=SimpleNamespace(num_tasks=5),
+        training=TrainingOptions(epochs_per_task=[1, 3, 1, 1, 1]),
+    )
+
+
+def chunk(steps=10, batch_size=4):
+    return Chunk(
+        task=2,
+        epoch=1,
+        first_step=0,
+        arrays={"index": np.zeros((steps, batch_size), np.int32)},
+        losses=np.full(steps, 0.5, np.float32),
+        correct=np.full(steps, 3),
+    )
+
+
+def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(algorithm, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    callback = TqdmCallback()
+    callback.on_before_fit(algorithm)
+    callback._bar.mininterval = 0
+    callback._bar.miniters = 1
+    callback.on_after_chunk(algorithm, chunk())
+    assert callback._bar.n == 10
+    shown = terminal.getvalue()
+    for part in ("task 2/5", "epoch 1/3", "loss 0.500", "acc 75.0 %", "10/20", "steps/s"):
+        assert part in shown
+    callback.on_before_validation(algorithm)
+    assert terminal.getvalue().endswith("\r")  # an empty line for what loggers print
+    callback.on_before_teardown(algorithm)
+    assert callback._bar is None
+
+
+def test_a_resumed_run_starts_where_it_stood(algorithm, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    algorithm.global_step = 8
+    callback = TqdmCallback()
+    callback.on_before_fit(algorithm)
+    assert (callback._bar.n, callback._bar.total) == (8, 20)
+    callback.on_before_teardown(algorithm)
+
+
+def test_silent_when_not_a_terminal(algorithm, capsys):
+    callback = TqdmCallback()
+    callback.on_before_fit(algorithm)
+    callback.on_after_chunk(algorithm, chunk())
+    callback.on_before_validation(algorithm)
+    callback.on_before_teardown(algorithm)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_tqdm_is_not_even_imported_when_not_a_terminal():
+    code = (
+        "import sys; from seqrun.callbacks import TqdmCallback\n"
+        "TqdmCallback().on_before_fit(None); sys.exit('tqdm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0

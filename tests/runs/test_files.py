@@ -1,0 +1,91 @@
+"""Atomic writes and the plain formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from seqrun import files
+from seqrun.files import matrix_from_csv, matrix_to_csv, to_json, write_atomically, write_json
+
+
+def test_text_and_bytes_and_missing_directories(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    write_atomically(path, "naïve\n")
+    assert path.read_bytes() == b"na\xc3\xafve\n"
+    write_atomically(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    replace, seen = os.replace, []
+
+    def look_first(source, target):
+        seen.append(path.read_text())
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", look_first)
+    write_atomically(path, "new")
+    assert seen == ["old"]
+    assert path.read_text() == "new"
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_json_has_no_nan_and_keeps_the_order(tmp_path):
+    value = {
+        "z": np.array([[0.5, np.nan]]),
+        "a": [float("inf"), np.float32(0.25), np.int64(3), np.bool_(True)],
+        "m": {"path": tmp_path, "none": None, 1: (1, 2)},
+    }
+    write_json(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text) == {
+        "z": [[0.5, None]],
+        "a": [None, 0.25, 3, True],
+        "m": {"path": str(tmp_path), "none": None, "1": [1, 2]},
+    }
+    assert list(json.loads(text)) == ["z", "a", "m"]
+    assert text == to_json(value)
+
+
+def test_matrix_csv():
+    matrix = np.array([[0.1, 0.2], [0.9, np.nan], [1 / 3, 1.0]])
+    text = matrix_to_csv(matrix)
+    assert text.splitlines() == [
+        "after_task,task_1,task_2",
+        "0,0.1,0.2",
+        "1,0.9,",
+        "2,0.3333333333333333,1.0",
+    ]
+    np.testing.assert_array_equal(matrix_from_csv(text), matrix)
