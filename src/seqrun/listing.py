@@ -65,12 +65,12 @@ class Option:
     Attributes:
         name: as in group=name.
         description: one line.
-        backends: those that have it; () where it is the same on both.
+        backends: those that have it.
     """
 
     name: str
     description: str
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = BACKENDS
 
 
 def usage(conf: Path = CONF) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -34,6 +35,10 @@ BAD_INPUT = 2
 """Exit code."""
 TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
+FILE_GROUPS = ("sweeps", "reproductions")
+OF_FILES = ("mode", "sweeper")
+OF_HYDRA = ("overrides", "runtime")
+"""Keys of Hydra's node that a file may set, and those that Hydra itself sets."""
 SWEEPER_TARGETS = ("optuna.samplers.", "hydra_plugins.", "hydra._internal.core_plugins.")
 
 
@@ -79,7 +84,9 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
         RecordError: the run directory holds a record that cannot be read.
     """
     register()
-    args = get_args_parser().parse_args(list(argv))
+    args, unknown = get_args_parser().parse_known_args(list(argv))
+    if unknown:
+        raise ConfigError(f"{' '.join(unknown)}: no such flag, or a flag stands after an override")
     asks = (args.help, args.hydra_help, args.cfg, args.info, args.shell_completion)
     if any(asks) or args.experimental_rerun:
         return []
@@ -102,7 +109,7 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
     fixed = [_line(o) for o in parsed if not o.is_sweep_override()]
     _refuse_empty_groups(parsed)
     base = _compose(name, fixed)
-    _check_files(base)
+    _check_files(base, name)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         _refuse_sweep(parsed)
         config = _checked(base)
@@ -112,7 +119,9 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
     seen: dict[str, str] = {}
     grid = str(base.hydra.sweeper._target_).endswith("BasicSweeper")
     for point in _points(parsed, base, grid=grid):
-        config = _checked(_compose(name, [*fixed, *point]))
+        cfg = _compose(name, [*fixed, *point])
+        _check_files(cfg, name)
+        config = _checked(cfg)
         digest = config_hash(config)
         told = " ".join(point) or "the experiment"
         if grid and digest in seen:
@@ -140,8 +149,7 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
         if key in ("callbacks", "logger"):
             raise ConfigError(f"{_line(override)}: must be a list; {key}=[] takes none")
         if key in GROUPS:
-            options = GlobalHydra.instance().config_loader().get_group_options(key)
-            raise ConfigError(f"{_line(override)}: must be one of {', '.join(options)}")
+            raise ConfigError(f"{_line(override)}: must be one of {', '.join(_options(key))}")
 
 
 # ---- multirun
@@ -202,38 +210,35 @@ def _values(override: Override, *, grid: bool) -> list[str]:
 # ---- what files may say
 
 
-def _check_files(cfg: DictConfig) -> None:
+def _check_files(cfg: DictConfig, name: str) -> None:
     """Raise ConfigError if a chosen sweep or reproduction sets what it may not.
 
-    A launcher's `setup` or a logging configuration would run code before anything of ours.
+    A launcher's `setup` or a logging configuration would run code before anything of ours. The
+    command line may say these things: it is composed alone and whatever differs is the files'.
     """
-    for group in ("sweeps", "reproductions"):
-        choice = cfg.hydra.runtime.choices.get(group)
-        if choice is None:
-            continue
-        loader: Any = GlobalHydra.instance().config_loader()
-        loaded = loader.repository.load_config(f"{group}/{choice}")
-        content: Any = OmegaConf.to_container(loaded.config)
-        defaults = [key for entry in loaded.defaults_list or [] for key in _default_keys(entry)]
-        where = f"{group}={choice}"
-        for key in content.get("hydra") or {}:
-            if key not in ("mode", "sweeper"):
-                raise ConfigError(
-                    f"{where}: sets hydra.{key}; of hydra it may set only mode and sweeper"
-                )
-        for key in defaults:
-            if key.startswith("hydra") and not key.startswith("hydra/sweeper"):
-                raise ConfigError(f"{where}: chooses {key}; of hydra it may choose only sweeper")
-        if content.get("allow_targets"):
-            raise ConfigError(f"{where}: sets allow_targets, which is the user's to set")
-        for target in _targets((content.get("hydra") or {}).get("sweeper")):
-            if not str(target).startswith(SWEEPER_TARGETS):
-                raise ConfigError(f"{where}: _target_={target}: is no sampler and no sweeper")
+    choices = {group: cfg.hydra.runtime.choices.get(group) for group in FILE_GROUPS}
+    where = ", ".join(f"{group}={choice}" for group, choice in choices.items() if choice)
+    if not where:
+        return
+    given = [str(o) for o in (*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task)]
+    kept = [o for o in given if o.lstrip("+~").startswith(("hydra", "allow_targets"))]
+    alone = _compose(name, kept)
+    node, node_alone = _unresolved(cfg.hydra), _unresolved(alone.hydra)
+    for key in node:
+        if key not in (*OF_FILES, *OF_HYDRA) and node[key] != node_alone[key]:
+            raise ConfigError(f"{where}: sets hydra.{key}; of hydra it may set only mode, sweeper")
+    if cfg.allow_targets != alone.allow_targets:
+        raise ConfigError(f"{where}: sets allow_targets, which only the command line may")
+    for target in _targets(node["sweeper"]):
+        if not str(target).startswith(SWEEPER_TARGETS):
+            raise ConfigError(f"{where}: _target_={target}: must be a sampler or sweeper")
 
 
-def _default_keys(entry: Any) -> list[str]:
-    name = getattr(entry, "group", None) or getattr(entry, "path", None) or ""
-    return [str(name).lstrip("/")]
+def _unresolved(node: DictConfig) -> Any:
+    """Return Hydra's node as plain data, without the one key of its jobs that overrides change."""
+    container: Any = OmegaConf.to_container(node, resolve=False)
+    container["job"].pop("override_dirname", None)
+    return container
 
 
 def _targets(node: Any) -> Iterator[Any]:
@@ -270,13 +275,22 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 def _missing_option(error: MissingConfigException) -> str:
     """Say which option a group does not have, and which it has."""
-    path, options = error.missing_cfg_file, list(error.options or [])
-    if path is None or not options:
+    path = error.missing_cfg_file
+    if path is None or "/" not in path:
         return _first_line(error)
-    group = next((g for g in (*GROUPS, "sweeps") if path.startswith(f"{g}/")), None)
-    group = group or path.rpartition("/")[0]
-    option = path.removeprefix(f"{group}/")
-    return f"{group}={option}: must be one of {', '.join(options)}{nearest(option, options)}"
+    depth = path.rindex("/") if path.startswith("hydra/") else path.index("/")
+    group, option = path[:depth], path[depth + 1 :]
+    options = _options(group)
+    allowed = f"must be one of {', '.join(options)}" if options else "this group has no option"
+    return f"{group}={option}: {allowed}{nearest(option, options)}"
+
+
+def _options(group: str) -> list[str]:
+    """Return the options of a group, those of its sub-groups as <sub-group>/<option>."""
+    loader = GlobalHydra.instance().config_loader()
+    below = loader.get_group_options(group, ObjectType.GROUP)
+    nested = [f"{sub}/{option}" for sub in below for option in _options(f"{group}/{sub}")]
+    return [*loader.get_group_options(group), *nested]
 
 
 def _explain(error: Exception, name: str, overrides: list[str]) -> str:
@@ -297,6 +311,8 @@ def _explain(error: Exception, name: str, overrides: list[str]) -> str:
     key = full_key[1] if full_key and "Could not override" not in text else unknown[1]
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
     known = _known_keys(name, overrides)
+    if key in FILE_GROUPS:
+        return f"{given}: there is nothing in {key}/"
     below = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == below]
     if not siblings:

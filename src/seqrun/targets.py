@@ -19,18 +19,14 @@ def check_backend(backend: str) -> None:
     """Raise ConfigError unless `backend` exists and its framework is installed."""
     if backend not in INSTALL:
         allowed = ", ".join(INSTALL)
-        raise ConfigError(
-            f"backend={backend}: must be one of {allowed}{nearest(backend, INSTALL)}"
-        )
+        raise ConfigError(f"backend={backend}: must be one of {allowed}{nearest(backend, INSTALL)}")
     if importlib.util.find_spec(backend) is None:
         raise ConfigError(
             f"backend={backend}: the package {backend} is not installed: {INSTALL[backend]}"
         )
 
 
-def find_class(
-    key: str, target: Any, base: type, allow_targets: Sequence[str] = ()
-) -> type[Any]:
+def find_class(key: str, target: Any, base: type, allow_targets: Sequence[str] = ()) -> type[Any]:
     """Return the class that `target` names.
 
     Args:

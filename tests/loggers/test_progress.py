@@ -51,7 +51,7 @@ def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(algorithm, monkeypatch
     callback.on_after_chunk(algorithm, chunk())
     assert callback._bar.n == 10
     shown = terminal.getvalue()
-    for part in ("task 2/5", "epoch 1/3", "loss 0.500", "acc 75.0 %", "10/20", "steps/s"):
+    for part in ("task 2/5", "epoch 1/3", "loss 0.500", "acc 75.0 %", "10.0/20.0", "steps/s"):
         assert part in shown
     callback.on_before_validation(algorithm)
     assert terminal.getvalue().endswith("\r")  # an empty line for what loggers print

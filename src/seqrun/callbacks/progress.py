@@ -36,7 +36,8 @@ class TqdmCallback(BaseCallback):
             file=sys.stderr,
             dynamic_ncols=True,
             leave=False,
-            bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix} [{rate_fmt}, {remaining} left]",
+            unit_scale=True,
+            bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix} {rate_fmt} {remaining}",
         )
 
     def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:

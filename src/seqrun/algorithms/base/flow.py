@@ -68,6 +68,10 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     name: ClassVar[str]
     backend: ClassVar[str]
     hyper_names: ClassVar[tuple[str, ...]] = ()
+    pool_reads: ClassVar[tuple[str, ...]] = ("index",)
+    """Plan arrays that are rows of the pool: a step finds their samples in `step.reads`."""
+
+    device_kind: str = field(init=False, default="cpu")
 
     def __post_init__(self) -> None:
         for part, value in (("backbone", self.backbone), ("optimizer", self.optimizer)):
@@ -142,6 +146,10 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         """Return the samples that `task` is trained on."""
         return self.benchmark.task_data(task, "train")
 
+    def task_pool(self, data: Dataset) -> Dataset:
+        """Return what the task's plan indices point into: `data`, then what else may be read."""
+        return data
+
     def training_size(self, task: int) -> int:
         """Return the number of samples of `training_data(task)` without loading them."""
         return self.benchmark.task_size(task, "train")
@@ -190,10 +198,9 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         started = time.perf_counter()
         self.benchmark.prepare(self.random)
         self.start_engine()
-        shapes = self.parameter_shapes()
-        initialization = self.backbone.initialization
+        shapes, initialization = self.parameter_shapes(), self.backbone.initialization
         self.set_weights(draw_initial_weights(shapes, initialization, self.random))
-        self._plan_lengths(shapes)
+        self._plan_lengths()
         for logger in self.loggers:
             logger.open(self._run_info())
         self.timing["setup_seconds"] += time.perf_counter() - started
@@ -208,7 +215,9 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     def _fit_task(self) -> None:
         started = time.perf_counter()
         data = self.training_data(self.task)
-        self.load_pool(data)
+        self.num_current = len(data.y)
+        self.host_pool = self.task_pool(data)
+        self.load_pool(self.host_pool)
         self.timing["setup_seconds"] += time.perf_counter() - started
         if self.training.reinit_optimizer == "task":
             self.reset_optimizer()
@@ -217,13 +226,13 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             self.epoch = epoch
             if self.training.reinit_optimizer == "epoch":
                 self.reset_optimizer()
-            self._event("epoch", lambda: self._fit_epoch(len(data.y)))
+            self._event("epoch", self._fit_epoch)
             if self.training.evaluate_every == "epoch" and epoch < epochs:
                 self._validate()
         self.task_losses.append(self._epoch_loss)
 
-    def _fit_epoch(self, num_samples: int) -> None:
-        parts = self.plan_epoch(self.task, self.epoch, num_samples)
+    def _fit_epoch(self) -> None:
+        parts = self.plan_epoch(self.task, self.epoch, self.num_current)
         total = samples = 0.0
         for chunk in chunks(self.task, self.epoch, self.global_step, parts, self.chunk_steps):
             self._event("chunk", lambda c=chunk: self._fit_chunk(c), chunk)
@@ -348,7 +357,12 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     # ---- details
 
-    def _plan_lengths(self, shapes: dict[str, tuple[int, ...]]) -> None:
+    def work_per_batch(self) -> int:
+        """Return the multiply-adds of one batch's forward pass."""
+        per_sample = multiply_adds(self.parameter_shapes(), self.benchmark.input_shape)
+        return per_sample * self.benchmark.batch_size
+
+    def _plan_lengths(self) -> None:
         sizes = {t: self.training_size(t) for t in range(1, self.num_tasks + 1)}
         batch_size = self.benchmark.batch_size
         for task, size in sizes.items():
@@ -359,9 +373,8 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 )
             self.total_steps += math.ceil(size / batch_size) * self.training.epochs(task)
         longest = max(1, max(sizes.values()) // batch_size)
-        work = multiply_adds(shapes, self.benchmark.input_shape) * batch_size
         input_bytes = 4 * batch_size * math.prod(self.benchmark.input_shape)
-        rule = self.training.chunk_steps or chunk_rule(work, input_bytes)
+        rule = self.training.chunk_steps or chunk_rule(self.work_per_batch(), input_bytes)
         self.chunk_steps = min(rule, longest)
         self.execution["chunk_steps"] = self.chunk_steps
 

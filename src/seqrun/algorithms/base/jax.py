@@ -96,7 +96,13 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def start_engine(self) -> None:
         """Choose device and threads and build the module."""
-        threads = self.num_threads or default_num_threads("jax")
+        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
+        self.module = self.backbone.build(shape, classes)
+        sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
+        self._param_shapes = flat(shapes["params"])
+        self._stat_shapes = flat(shapes.get("batch_stats", {}))
+        threads = self.num_threads or default_num_threads(self.work_per_batch())
         if self.device == "cpu":
             jax.config.update("jax_platforms", "cpu")
         os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
@@ -106,13 +112,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self.device_kind = "cuda" if "gpu" in kinds and self.device != "cpu" else "cpu"
         self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
         self.execution |= {"num_threads": threads, "compiled": True}
-        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
-        self.module = self.backbone.build(shape, classes)
-        sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-        shapes = jax.eval_shape(self.module.init, jax.random.key(0), sample)
-        self._param_shapes = flat(shapes["params"])
-        self._stat_shapes = flat(shapes.get("batch_stats", {}))
         self._programs: dict[Any, Callable] = {}
+        self._compiled_new_step = jax.jit(self._new_step)
         self._test_data: dict[int, list[tuple[Array, Array]]] = {}
         mean, std = self.benchmark.transform.mean, self.benchmark.transform.std
         self._mean = None if mean is None else np.asarray(mean, np.float32)
@@ -209,10 +210,9 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     def _run_hooked(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
         """Run events on the host, with each event's own work compiled."""
         losses, correct = [], []
-        new_step = jax.jit(self._new_step)
         for s in range(chunk.steps):
             row = {n: jnp.asarray(a[s]) for n, a in chunk.arrays.items()}
-            step = new_step(self.carry, fixed, row, jnp.int32(chunk.first_step + s))
+            step = self._compiled_new_step(self.carry, fixed, row, jnp.int32(chunk.first_step + s))
             self.training_step(step)
             self.carry = _carried(step)
             losses.append(step.loss)
@@ -220,12 +220,12 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         return np.stack(losses), np.stack(correct)
 
     def _new_step(self, carry: Carry, fixed: Fixed, row: dict[str, Array], index: Array) -> Step:
-        chosen = row["index"]
-        x, y, t = (a[chosen] for a in fixed.pool)
+        reads = {}
+        for name in self.pool_reads:
+            x, y, t = (a[row[name]] for a in fixed.pool)
+            reads[name] = Batch(self.inputs(x), y, t)
         key = jax.random.fold_in(fixed.noise_key, index)
-        return Step(
-            Batch(self.inputs(x), y, t), *carry, fixed.hyper, fixed.mask, row, fixed.pool, key
-        )
+        return Step(reads, *carry, fixed.hyper, fixed.mask, row, fixed.pool, key)
 
     def step_call(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
         """Return `function` as it is to be traced, or compiled alone between host hooks."""
@@ -303,7 +303,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from exported arrays."""
-        loaded = {name: self._on_device(a) for name, a in arrays.items()}
+        loaded = {n: self._on_device(a) for n, a in arrays.items() if not n.startswith("memory/")}
         groups = ("params", "stats", "optimizer", "state")
         self.carry = Carry(
             *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))

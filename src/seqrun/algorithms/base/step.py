@@ -28,7 +28,8 @@ class Step:
     stay pure; on PyTorch `params` are the live parameters, changed in place by the optimizer.
 
     Attributes:
-        batch: samples of the current task.
+        reads: plan array -> samples of the pool that this step reads; "index" are
+            the current task's, which `batch` gives too.
         params: parameter name -> value.
         stats: BatchNorm statistic name -> value.
         opt_state: the optimizer's NamedTuple.
@@ -44,7 +45,7 @@ class Step:
         saved: what an algorithm keeps from one of its hooks to the next.
     """
 
-    batch: Batch
+    reads: dict[str, Batch]
     params: dict[str, Any]
     stats: dict[str, Any]
     opt_state: Any
@@ -58,3 +59,8 @@ class Step:
     logits: Any = None
     gradients: dict[str, Any] = field(default_factory=dict)
     saved: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> Batch:
+        """The current task's samples."""
+        return self.reads["index"]

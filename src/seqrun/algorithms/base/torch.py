@@ -68,7 +68,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             self.module = self.backbone.build(shape, classes).to(self._device)
         self.params, self.stats = canonical_names(self.module)
         self._threads_before = torch.get_num_threads()
-        threads = self.num_threads or default_num_threads("torch")
+        threads = self.num_threads or default_num_threads(self.work_per_batch())
         torch.set_num_threads(threads)
         self.execution |= {"num_threads": threads, "compiled": False}
         mean, std = self.benchmark.transform.mean, self.benchmark.transform.std
@@ -115,14 +115,14 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Walk the chunk's steps; batches are gathered for the whole chunk at once."""
         hyper = self.hyper()
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
-        batches = self.gather(rows["index"])
-        steps = map(Batch, *(a.unbind(0) for a in batches))
+        batches = {name: self.gather(rows[name]) for name in self.pool_reads}
+        steps = zip(*(map(Batch, *(a.unbind(0) for a in b)) for b in batches.values()), strict=True)
         plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
         losses, logits = [], []
         with self._noise(chunk.first_step):
-            for batch, row in zip(steps, plan, strict=True):
+            for reads, row in zip(steps, plan, strict=True):
                 step = Step(
-                    batch,
+                    dict(zip(batches, reads, strict=True)),
                     self.params,
                     self.stats,
                     self.opt_state,
@@ -138,7 +138,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
                 logits.append(step.logits)
         chunk.losses = torch.stack(losses).cpu().numpy()
         predictions = torch.stack(logits).argmax(-1)
-        chunk.correct = (predictions == batches.y).sum(1).cpu().numpy()
+        chunk.correct = (predictions == batches["index"].y).sum(1).cpu().numpy()
 
     def gather(self, index: Tensor) -> Batch:
         """Return the pool's samples at `index` (steps, B), with inputs (steps, B, H, W, C)."""
@@ -220,6 +220,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         loaded = {
             name: from_canonical(torch.from_numpy(np.array(a)), name).contiguous().to(self._device)
             for name, a in arrays.items()
+            if not name.startswith("memory/")
         }
         for name, parameter in self.params.items():
             parameter.copy_(loaded[f"params/{name}"])

@@ -97,9 +97,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         """Add the task's penalty to the past ones'; the running Fisher keeps the latest only."""
         state = self.state
         if not self.fisher_running:
-            anchor, total = completed_square(
-                state.anchor, state.importance, self.params, importance
-            )
+            args = (state.anchor, state.importance, self.params, importance)
+            anchor, total = self.compiled("consolidate", completed_square, args)(*args)
             return state._replace(anchor=anchor, importance=total)
         zeros = jax.tree.map(jnp.zeros_like, self.params)
         return EWCState(self.params, importance, zeros, zeros, jnp.zeros_like(state.count))

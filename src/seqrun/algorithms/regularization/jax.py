@@ -51,7 +51,9 @@ class RegularizationAlgorithm(RegularizationOptions, JaxBaseAlgorithm):
     def on_after_task(self, algorithm: Any) -> None:
         """Measure what the task needs, in eval mode, and protect it."""
         started = time.perf_counter()
+        compiled = self.timing["compile_seconds"]
         importance = self.calculate_parameter_importance()
         self.state = jax.block_until_ready(self.consolidate(importance))
-        spent = time.perf_counter() - started
+        compiled = self.timing["compile_seconds"] - compiled
+        spent = time.perf_counter() - started - compiled
         self.timing["importance_seconds"] = self.timing.get("importance_seconds", 0.0) + spent

@@ -1,0 +1,78 @@
+"""Replay: train on stored samples of the stream beside the current ones.
+
+A method states its memory's budget and policy, and its loss; reads, writes and the memory itself
+are the plan's. Replayed samples are in `step.reads["replay"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from seqrun.benchmarks import Dataset
+from seqrun.checks import whole
+from seqrun.memory import MemoryCallback, MemoryMechanism
+from seqrun.plan import Chunk
+
+
+@dataclass(kw_only=True, eq=False)
+class ReplayOptions:
+    """What all replay methods take; to be mixed in before an engine.
+
+    Args:
+        memory_batch_size: samples that are replayed per step, >= 1.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    memory_batch_size: int = 10
+
+    pool_reads: ClassVar[tuple[str, ...]] = ("index", "replay")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        whole("memory_batch_size", self.memory_batch_size, 1)
+        self.memory = self.make_memory()
+        self._keeper = MemoryCallback(self.memory)
+
+    def make_memory(self) -> MemoryMechanism:
+        """Return an empty memory with the method's budget and policy."""
+        raise NotImplementedError
+
+    def task_pool(self, data: Dataset) -> Dataset:
+        """Return the task's data, then the memory."""
+        return self.memory.start_task(data)
+
+    def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
+        """Add reads and writes to the epoch's batches."""
+        parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
+        reads = dict.fromkeys(self.pool_reads[1:], self.memory_batch_size)
+        return self.memory.plan_epoch(parts, self.random, task, epoch, reads)  # type: ignore[attr-defined]
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Add the memory to what the run carries."""
+        stored = {f"memory/{name}": a for name, a in self.memory.export_arrays().items()}
+        return super().export_arrays() | stored  # type: ignore[misc]
+
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays, the memory among them."""
+        super().import_arrays(arrays)  # type: ignore[misc]
+        prefix = "memory/"
+        stored = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        self.memory.import_arrays(stored)
+
+    def on_before_epoch(self, algorithm: Any) -> None:
+        """Note the order of samples anew."""
+        self._keeper.on_before_epoch(algorithm)
+
+    def on_after_chunk(self, algorithm: Any, chunk: Chunk) -> None:
+        """Note which samples were seen."""
+        self._keeper.on_after_chunk(algorithm, chunk)
+
+    def on_after_task(self, algorithm: Any) -> None:
+        """Make the memory of the task's end."""
+        self._keeper.on_after_task(algorithm)

@@ -1,0 +1,222 @@
+"""Bad input ends before anything is made, with one message: key, value and what is allowed."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import pytest
+
+from seqrun import preflight
+from seqrun.checks import ConfigError
+from seqrun.listing import CONF
+
+ROOT = CONF.parent
+
+CASES = {
+    "unknown option": (["algo=ewcc"], ["algo=ewcc", "must be one of ewc,", "did you mean ewc?"]),
+    "unknown group": (["algoo=ewc"], ["algoo=ewc", "no such key", "did you mean algo?"]),
+    "misspelt key": (
+        ["trainig.lr_decay=.5"],
+        ["trainig.lr_decay=.5", "did you mean training.lr_decay?"],
+    ),
+    "misspelt key below": (
+        ["training.lr_deccay=.5"],
+        ["training.lr_deccay=.5", "epochs_per_task", "did you mean training.lr_decay?"],
+    ),
+    "misspelt hyper-parameter": (
+        ["algo=ewc", "algo.ewc_lamda=3"],
+        ["algo.ewc_lamda=3", "did you mean algo.ewc_lambda?"],
+    ),
+    "added argument": (["+algo.x=1"], ["algo.x=1", "no such key", "EWC"]),
+    "added near miss": (["+optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean lr?"]),
+    "runner's argument": (["+algo.run_dir=x"], ["algo.run_dir=x", "no such key"]),
+    "added top-level key": (["+foo=1"], ["foo=1", "must be one of algo,"]),
+    "added group": (["+benchmarkk=x"], ["benchmarkk=x", "did you mean benchmark?"]),
+    "wrong type of an argument": (
+        ["benchmark.batch_size=ten"],
+        ["benchmark.batch_size='ten'", "must be an integer >= 1"],
+    ),
+    "wrong type in the schema": (
+        ["training.lr_decay=abc"],
+        ["training.lr_decay=abc", "must be a number"],
+    ),
+    "negative lambda": (["algo.ewc_lambda=-1"], ["algo.ewc_lambda=-1", "must be a number >= 0"]),
+    "out of range": (["training.lr_decay=2"], ["training.lr_decay=2", "[0, 1]"]),
+    "zero rate": (["optimizer.lr=0"], ["optimizer.lr=0", "must be a number > 0"]),
+    "dropout": (["backbone.dropout=1"], ["backbone.dropout=1", "[0, 1)"]),
+    "two wrong keys": (["optimizer.nesterov=true"], ["optimizer.nesterov=True", "momentum"]),
+    "epochs per task": (
+        ["training.epochs_per_task=[1,2]"],
+        ["training.epochs_per_task=[1, 2]", "benchmark.num_tasks=5"],
+    ),
+    "no data": (
+        ["benchmark=rotated_mnist", "data_dir=/nonexistent"],
+        ["data_dir=/nonexistent", "MNIST"],
+    ),
+    "backend": (["backend=tork"], ["backend=tork", "torch, jax", "did you mean torch?"]),
+    "device": (["device=gpu"], ["device='gpu'", "auto, cpu, cuda"]),
+    "resume": (["resume=always"], ["resume='always'", "auto, never"]),
+    "threads": (["num_threads=0"], ["num_threads=0", "must be an integer >= 1"]),
+    "function as a target": (
+        ["allow_targets=[torch]", "algo._target_=torch.os.getcwd"],
+        ["algo._target_=torch.os.getcwd", "there is no module"],
+    ),
+    "module's function": (
+        ["algo._target_=seqrun.plan.batch_order"],
+        ["algo._target_=seqrun.plan.batch_order", "no class batch_order"],
+    ),
+    "imported class": (
+        ["+callbacks.x._target_=seqrun.results.Path"],
+        ["callbacks.x._target_=seqrun.results.Path", "but this one is from pathlib"],
+    ),
+    "foreign package": (
+        ["+callbacks.x._target_=subprocess.Popen"],
+        ["callbacks.x._target_=subprocess.Popen", "seqrun", "allow_targets"],
+    ),
+    "nested target": (
+        ["+callbacks.metrics.x={_target_: os.system, command: 'touch made'}"],
+        ["callbacks.metrics.x"],
+    ),
+    "look-alike package": (
+        ["+callbacks.x._target_=seqrunx.Popen"],
+        ["callbacks.x._target_=seqrunx.Popen", "allow_targets"],
+    ),
+    "wrong slot": (
+        ["algo._target_=seqrun.callbacks.MetricCallback"],
+        ["algo._target_=seqrun.callbacks.MetricCallback", "must be a BaseAlgorithm"],
+    ),
+    "misspelt class": (
+        ["+callbacks.x._target_=seqrun.callbacks.MetricCalback"],
+        ["no class MetricCalback", "did you mean MetricCallback?"],
+    ),
+    "mixed backends": (
+        ["backend=torch", "optimizer._target_=seqrun.optimizers.jax.SGD"],
+        ["optimizer=sgd", "jax", "torch"],
+    ),
+    "syntax": (["algo=["], ["algo=[", "not an override"]),
+    "no equals sign": (["ewc"], ["ewc", "not an override"]),
+    "flag behind": (["seed=1", "-m", "seed=0,1"], ["seed=0,1", "flag"]),
+    "launcher without -m": (["hydra/launcher=submitit_local"], ["has no effect without -m"]),
+    "sweeper without -m": (["hydra/sweeper=optuna"], ["has no effect without -m"]),
+    "choices without -m": (["seed=0,1"], ["seed=0,1", "-m", "seed=[0,1]"]),
+    "unknown launcher": (
+        ["-m", "hydra/launcher=submitit_locall", "seed=0,1"],
+        ["hydra/launcher=submitit_locall", "did you mean submitit_local?"],
+    ),
+    "duplicate seeds": (["seed=[0,1,0]"], ["seed=[0, 1, 0]", "different"]),
+    "no seeds": (["seed=[]"], ["seed=[]", "at least one"]),
+    "negative seed": (["seed=-1"], ["seed=-1", "must be an integer >= 0"]),
+    "fractional seed": (["seed=[0.5]"], ["seed=0.5", "must be an integer >= 0"]),
+    "negative stream": (["streams.data=-1"], ["streams.data=-1", "must be an integer >= 0"]),
+    "no algorithm": (["algo=null"], ["algo=null", "must be one of ewc"]),
+    "deleted group": (["~benchmark"], ["benchmark", "must be one of"]),
+    "no logger": (["logger=null"], ["logger=null", "logger=[]"]),
+    "unknown sweep": (["-m", "sweeps=sedes"], ["sweeps=sedes", "did you mean seeds?"]),
+    "one bad job of a grid": (
+        ["-m", "algo=naive", "optimizer.lr=0.1,0.01,-1"],
+        ["optimizer.lr=-1", "must be a number > 0"],
+    ),
+    "a job twice": (["-m", "algo=naive", "seed=0,1,0"], ["seed=0", "the same experiment"]),
+    "interval of a grid": (["-m", "optimizer.lr=interval(0.1,1)"], ["interval", "optuna"]),
+    "bad end of a search": (
+        ["-m", "hydra/sweeper=optuna", "optimizer.momentum=interval(0,1)"],
+        ["optimizer.momentum=1", "[0, 1)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message(case, elsewhere, capfd):
+    argv, expected = CASES[case]
+    assert preflight.main(argv, CONF) == preflight.BAD_INPUT
+    out, err = capfd.readouterr()
+    assert not out
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for text in expected:
+        assert text in err
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_framework_that_is_not_installed(jobs_of, monkeypatch, backend):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == backend else found(name, *a)
+    )
+    with pytest.raises(ConfigError, match=f"backend={backend}: .*pip install .*{backend}"):
+        jobs_of(f"backend={backend}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hydra:\n  callbacks:\n    x: {_target_: os.system}\n", "sets hydra.callbacks"),
+        ("hydra:\n  run: {dir: /somewhere}\n", "sets hydra.run"),
+        ("hydra:\n  job: {env_set: {PATH: x}}\n", "sets hydra.job"),
+        ("hydra:\n  job_logging: {root: {level: INFO}}\n", "sets hydra.job_logging"),
+        ("defaults:\n  - override /hydra/launcher: submitit_local\n", "sets hydra.launcher"),
+        ("allow_targets: [os]\n", "sets allow_targets"),
+        (
+            "hydra:\n  mode: MULTIRUN\n  sweeper:\n    _target_: os.system\n",
+            "_target_=os.system",
+        ),
+        ("trainig:\n  lr_decay: 0.5\n", "trainig"),
+        ("algo:\n  ewc_lamda: 3\n", "ewc_lamda"),
+    ],
+)
+def test_what_a_sweep_file_may_not_say(tmp_path, elsewhere, content, message):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "sweeps" / "mine.yaml").write_text(f"# @package _global_\n{content}")
+    with pytest.raises(ConfigError, match=message):
+        preflight.check(["-m", "sweeps=mine", "algo=ewc"], conf)
+
+
+def test_unknown_reproduction_is_told_its_neighbours(tmp_path, elsewhere):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "reproductions" / "paper").mkdir(parents=True)
+    (conf / "reproductions" / "paper" / "table_1.yaml").write_text("# @package _global_\nseed: 3\n")
+    with pytest.raises(ConfigError, match=r"paper/table_2: .*did you mean paper/table_1\?"):
+        preflight.check(["reproductions=paper/table_2"], conf)
+    (job,) = preflight.check(["reproductions=paper/table_1"], conf)
+    assert job.config["seed"] == 3
+
+
+def test_what_a_file_includes_is_checked_too(tmp_path, elsewhere):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    header = "# @package _global_\n"
+    (conf / "sweeps" / "outer.yaml").write_text(f"{header}defaults: [inner]\n")
+    (conf / "sweeps" / "inner.yaml").write_text(f"{header}hydra:\n  run: {{dir: /somewhere}}\n")
+    with pytest.raises(ConfigError, match="sweeps=outer: sets hydra.run"):
+        preflight.check(["-m", "sweeps=outer"], conf)
+    assert preflight.check(["hydra.run.dir=mine"], conf)  # the command line may
+
+
+def test_process_ends_with_one_message_and_makes_nothing(run_py, elsewhere):
+    done = run_py("algo=ewcc")
+    assert done.returncode == preflight.BAD_INPUT
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: algo=ewcc: must be one of ")
+    assert done.stderr.endswith("(did you mean ewc?)\n") and done.stderr.count("\n") == 1
+    assert not list(elsewhere.iterdir())
+
+
+def test_process_of_a_multirun_ends_before_its_first_job(run_py, elsewhere):
+    done = run_py("-m", "algo=naive", "benchmark.num_tasks=2,0")
+    assert done.returncode == preflight.BAD_INPUT
+    assert done.stderr == "error: benchmark.num_tasks=0: must be an integer >= 1\n"
+    assert not list(elsewhere.iterdir())
+
+
+def test_launcher_plugins_are_not_started_by_a_check(run_py, elsewhere):
+    done = run_py("hydra/launcher=submitit_local", "algo=naive")
+    assert done.returncode == preflight.BAD_INPUT
+    assert "hydra/launcher=submitit_local: has no effect without -m" in done.stderr
+    assert not list(elsewhere.iterdir())
+
+
+def test_conf_is_found_from_anywhere():
+    assert (ROOT / "conf" / "sweeps" / "seeds.yaml").is_file()

@@ -1,0 +1,79 @@
+"""The config hash changes with whatever changes the numbers, and with nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqrun.benchmarks import RotatedDigits
+from seqrun.config import config_hash
+
+BASE = ("algo=naive",)
+SAME = [
+    ("logger=[]",),
+    ("logger.local.figures=false",),
+    ("callbacks=[]",),
+    ("data_dir=/elsewhere",),
+    ("resume=never",),
+    ("seeds_strategy=sequential",),
+    ("allow_targets=[mypkg]",),
+    ("hydra.run.dir=x",),
+    ("optimizer.momentum=0",),
+    ("seed=0",),
+]
+OTHER = [
+    ("optimizer.lr=0.02",),
+    ("seed=1",),
+    ("seed=[0,1]",),
+    ("backend=jax",),
+    ("num_threads=2",),
+    ("training.chunk_steps=7",),
+    ("streams.data=1",),
+    ("optimizer=adam",),
+    ("benchmark.num_tasks=4",),
+    ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Fails"),
+]
+
+
+KNOWN: dict[str, str] = {}
+
+
+@pytest.fixture
+def base_hash(jobs_of) -> str:
+    """Return the hash of BASE, composed once."""
+    if not KNOWN:
+        KNOWN["base"] = jobs_of(*BASE)[0].hash
+    return KNOWN["base"]
+
+
+@pytest.mark.parametrize("overrides", SAME)
+def test_same_hash(jobs_of, base_hash, mypkg, overrides):
+    assert jobs_of(*BASE, *overrides)[0].hash == base_hash
+
+
+@pytest.mark.parametrize("overrides", OTHER)
+def test_other_hash(jobs_of, base_hash, mypkg, overrides):
+    assert jobs_of(*BASE, *overrides)[0].hash != base_hash
+
+
+def _reversed(value):
+    if isinstance(value, dict):
+        return {key: _reversed(value[key]) for key in reversed(value)}
+    return value
+
+
+def test_order_of_keys_makes_no_difference(jobs_of):
+    config = jobs_of(*BASE)[0].config
+    other = _reversed(config)
+    assert list(other) != list(config)
+    assert config_hash(other) == config_hash(config)
+
+
+def test_other_data_is_another_hash(jobs_of, monkeypatch):
+    config = jobs_of(*BASE)[0].config
+    before = config_hash(config)
+    monkeypatch.setattr(RotatedDigits, "data_checksum", lambda self: "other")
+    assert config_hash(config) != before
+
+
+def test_hash_is_twelve_hex_digits(base_hash):
+    assert len(base_hash) == 12 and int(base_hash, 16) >= 0

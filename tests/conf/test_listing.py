@@ -1,0 +1,33 @@
+"""`make list` is read off conf/ and the sources."""
+
+from __future__ import annotations
+
+from seqrun import listing
+from seqrun.listing import CONF
+
+
+def test_options_come_with_description_and_backends():
+    by_name = {option.name: option for option in listing.options(CONF, "optimizer")}
+    assert by_name["sgd"].backends == ("torch", "jax")
+    assert {o.backends for o in listing.options(CONF, "logger")} == {("torch", "jax")}
+    assert by_name["sgd"].description.startswith("Stochastic gradient descent")
+
+
+def test_everything_in_conf_is_listed_once(capsys):
+    listing.main()
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
+    for group in listing.GROUPS:
+        for path in listing.files(CONF / group):
+            assert lines.count(listing.path_name(CONF / group, path)) == 1
+
+
+def test_backend_without_the_class_is_not_claimed(tmp_path):
+    (tmp_path / "algo").mkdir()
+    (tmp_path / "algo" / "x.yaml").write_text("# Ours.\n_target_: seqrun.plan.${backend}.X\n")
+    (option,) = listing.options(tmp_path, "algo")
+    assert option == listing.Option("x", "Ours.", ())
+
+
+def test_reexported_class_is_found_where_it_is_defined():
+    assert listing._docstring("seqrun.callbacks.MetricCallback")
+    assert listing._docstring("seqrun.callbacks.Nothing") is None

@@ -1,0 +1,52 @@
+"""What a command does not use is not imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from seqrun.listing import CONF
+
+ROOT = CONF.parent
+
+HEAVY = ("torch", "jax", "torchvision", "matplotlib", "wandb", "comet_ml", "optuna", "sklearn")
+
+
+def imported(elsewhere, *argv: str) -> tuple[set[str], str]:
+    """Return the packages that run.py imports on a command line, and what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}, done.stdout
+
+
+def test_help(elsewhere):
+    packages, out = imported(elsewhere, "--help")
+    assert "hydra" in packages
+    assert not packages & {*HEAVY, "numpy"}
+    for text in ("algo: ewc", "rotated_mnist", "seeds", "training.epochs_per_task", "Examples"):
+        assert text in out
+    assert not list(elsewhere.iterdir())
+
+
+def test_composing_needs_no_framework(elsewhere):
+    packages, out = imported(elsewhere, "--cfg", "job")
+    assert not packages & set(HEAVY)
+    assert "ewc_lambda" in out
+
+
+@pytest.mark.parametrize(("backend", "other"), [("torch", "jax"), ("jax", "torch")])
+def test_a_run_imports_its_own_framework_alone(elsewhere, backend, other):
+    short = ("algo=naive", "benchmark.num_tasks=1", "benchmark.samples_per_task=20")
+    packages, _ = imported(elsewhere, f"backend={backend}", *short, "logger=[console]")
+    assert backend in packages
+    assert not packages & {other, "torchvision", "matplotlib", "wandb", "comet_ml", "optuna"}

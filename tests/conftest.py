@@ -1,0 +1,34 @@
+"""What all tests share: helper modules beside this file, and one compilation cache per session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `from experiments import build`
+
+# Many small runs compile the same JAX program: once a session is enough. The environment is read
+# when jax is first imported, here or in a process that a test starts.
+_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start an empty cache."""
+    if _CACHE["JAX_COMPILATION_CACHE_DIR"]:
+        return
+    _CACHE["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="seqrun-tests-")
+    os.environ.update(_CACHE)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the cache."""
+    shutil.rmtree(_CACHE["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

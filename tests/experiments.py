@@ -1,0 +1,261 @@
+"""Small experiments that the suites share: every algorithm of conf/algo, on both backends.
+
+An algorithm joins the suites by having a file in conf/algo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
+from seqrun.algorithms.base.arrays import flatten_state
+from seqrun.callbacks import BaseCallback
+from seqrun.plan import Chunk
+
+CONF = Path(__file__).parents[1] / "conf"
+BACKENDS = ("torch", "jax")
+ALGORITHMS = tuple(sorted(path.stem for path in (CONF / "algo").glob("*.yaml")))
+
+every_algorithm = pytest.mark.parametrize("algo", ALGORITHMS)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+SMALL: dict[str, dict[str, Any]] = {
+    # 9 steps an epoch, the last of 5 samples
+    "rotated_digits": {"num_tasks": 3, "samples_per_task": 85, "batch_size": 10},
+    "permuted_digits": {"num_tasks": 3, "samples_per_task": 85, "batch_size": 10},
+    # 5 steps an epoch, the last of 5 samples
+    "split_digits": {"num_tasks": 5, "samples_per_task": 45, "batch_size": 10},
+}
+
+
+def component(group: str, name: str, backend: str) -> tuple[type, dict[str, Any]]:
+    """Return the class that a file of conf/ names, and its keys as they are shipped."""
+    keys = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    target = keys.pop("_target_").replace("${backend}", backend)
+    module, _, kind = target.rpartition(".")
+    return getattr(import_module(module), kind), keys
+
+
+def algorithm_class(algo: str, backend: str) -> type[BaseAlgorithm]:
+    """Return an algorithm's class."""
+    return component("algo", algo, backend)[0]
+
+
+def build(
+    algo: str,
+    backend: str,
+    *,
+    benchmark: str = "rotated_digits",
+    stream: Mapping[str, Any] | None = None,
+    backbone: Mapping[str, Any] | None = None,
+    optimizer: str = "sgd",
+    optimizer_options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    kind: Callable[..., BaseAlgorithm] | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    seed: int = 0,
+    streams: Mapping[str, int | None] | None = None,
+    **options: Any,
+) -> BaseAlgorithm:
+    """Construct a small experiment as conf/ ships it, but for what is given.
+
+    Args:
+        algo, backend: which algorithm.
+        benchmark: of conf/benchmark; `stream` overrides its keys and the small sizes above.
+        backbone: keys of the MLP; 2 layers of 16 units otherwise.
+        optimizer: of conf/optimizer; `optimizer_options` override its keys.
+        training: keys of TrainingOptions; 2 epochs otherwise.
+        kind: a class of the test's own, in place of the algorithm's.
+        callbacks, seed, streams: as in BaseAlgorithm.
+        options: the algorithm's own hyper-parameters.
+    """
+    make_stream, stream_keys = component("benchmark", benchmark, backend)
+    stream_keys |= SMALL.get(benchmark, {}) | dict(stream or {})
+    make_backbone, backbone_keys = component("backbone", "mlp", backend)
+    make_optimizer, optimizer_keys = component("optimizer", optimizer, backend)
+    if optimizer == "sgd":
+        optimizer_keys["lr"] = 0.05
+    make, keys = component("algo", algo, backend)
+    return (kind or make)(
+        benchmark=make_stream(**stream_keys),
+        backbone=make_backbone(**backbone_keys | {"width": 16} | dict(backbone or {})),
+        optimizer=make_optimizer(**optimizer_keys | dict(optimizer_options or {})),
+        training=TrainingOptions(**{"epochs_per_task": 2} | dict(training or {})),
+        callbacks=list(callbacks),
+        seed=seed,
+        streams=dict(streams or {}),
+        device="cpu",
+        **keys | options,
+    )
+
+
+def exported(backend: str, **groups: Any) -> dict[str, np.ndarray]:
+    """Copy groups of arrays by canonical name and layout, as `export_arrays` names them."""
+    named = flatten_state(groups)
+    if backend == "jax":
+        return {name: np.array(value) for name, value in named.items()}
+    from seqrun.backbones.torch import to_canonical
+
+    return {n: to_canonical(v.detach(), n).clone().numpy() for n, v in named.items()}
+
+
+@dataclass
+class LossRecorder(BaseCallback):
+    """Keep the task loss of every step; costs no step hook.
+
+    Attributes:
+        losses, correct: one array per chunk.
+    """
+
+    losses: list[np.ndarray] = field(default_factory=list)
+    correct: list[np.ndarray] = field(default_factory=list)
+
+    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+        """Keep the chunk's."""
+        self.losses.append(np.array(chunk.losses))
+        self.correct.append(np.array(chunk.correct))
+
+
+@dataclass
+class StepRecorder(BaseCallback):
+    """Keep everything of every step; being a step hook, it makes the JAX engine go step by step.
+
+    Attributes:
+        steps: per step, parameters, statistics, optimizer and algorithm state after it, and the
+            gradients that the optimizer was given.
+    """
+
+    steps: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def on_after_optimizer_step(self, algorithm: BaseAlgorithm, step: Any) -> None:
+        """Keep the step's arrays."""
+        self.steps.append(
+            exported(
+                algorithm.backend,
+                params=step.params,
+                stats=step.stats,
+                optimizer=step.opt_state,
+                state=step.state,
+                gradients=step.gradients,
+            )
+        )
+
+
+@dataclass
+class Row:
+    """The model as it stood when a row of the accuracy matrix was measured.
+
+    Attributes:
+        arrays: parameters and statistics.
+        masks: task (1-based) -> (C,) classes that were allowed, None = all.
+    """
+
+    arrays: dict[str, np.ndarray]
+    masks: dict[int, np.ndarray | None]
+
+    def logits(self, algorithm: BaseAlgorithm, task: int) -> np.ndarray:
+        """Return the (N, C) test logits of a task, by `algorithm`'s engine."""
+        x = algorithm.benchmark.task_data(task, algorithm.benchmark.evaluation_split).x
+        params, stats = (
+            {n.removeprefix(f"{g}/"): a for n, a in self.arrays.items() if n.startswith(f"{g}/")}
+            for g in ("params", "stats")
+        )
+        if algorithm.backend == "jax":
+            logits = np.array(algorithm.predict(params, stats, algorithm.inputs(x)))
+        else:
+            import torch
+
+            after = algorithm.export_arrays()
+            algorithm.import_arrays(after | self.arrays)
+            with torch.no_grad(), algorithm.evaluating():
+                logits = algorithm.module(algorithm.inputs(torch.from_numpy(x))).numpy()
+            algorithm.import_arrays(after)
+        if self.masks[task] is not None:
+            logits[:, ~self.masks[task]] = np.finfo(np.float32).min
+        return logits
+
+
+@dataclass
+class RowRecorder(BaseCallback):
+    """Keep the model of every measured row; a row measured twice is kept as it was last.
+
+    Attributes:
+        rows: row of the accuracy matrix -> model.
+    """
+
+    rows: dict[int, Row] = field(default_factory=dict)
+
+    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+        """Keep the row's."""
+        arrays = exported(algorithm.backend, params=algorithm.params, stats=algorithm.stats)
+        tasks = range(1, algorithm.num_tasks + 1)
+        masks = {task: algorithm.evaluation_mask(task) for task in tasks}
+        self.rows[algorithm.task] = Row(arrays, masks)
+
+
+@dataclass
+class Trace:
+    """What a run left.
+
+    Attributes:
+        algorithm: after `fit`.
+        losses, correct: (steps,) of every training step.
+        steps: see StepRecorder; [] if the run was not stepped through.
+        arrays: everything that the run carries at its end.
+        matrix: (T+1, T) accuracies.
+        rows: the model behind every row of it.
+    """
+
+    algorithm: BaseAlgorithm
+    losses: np.ndarray
+    correct: np.ndarray
+    steps: list[dict[str, np.ndarray]]
+    arrays: dict[str, np.ndarray]
+    matrix: np.ndarray
+    rows: dict[int, Row]
+
+
+def run(algo: str, backend: str, *, stepped: bool = False, **spec: Any) -> Trace:
+    """Build, fit and return the trace; `stepped` records every step's arrays."""
+    losses, rows, steps = LossRecorder(), RowRecorder(), StepRecorder()
+    mine = [losses, rows, steps] if stepped else [losses, rows]
+    algorithm = build(algo, backend, **spec | {"callbacks": [*spec.get("callbacks", ()), *mine]})
+    algorithm.fit()
+    return Trace(
+        algorithm,
+        np.concatenate(losses.losses),
+        np.concatenate(losses.correct),
+        steps.steps,
+        algorithm.export_arrays(),
+        algorithm.accuracy_matrix.copy(),
+        rows.rows,
+    )
+
+
+def shared_run(algo: str, backend: str, *, stepped: bool = False, **spec: Any) -> Trace:
+    """Return `run` of a plain specification, done once however many tests ask; don't change it."""
+    return _cached(algo, backend, stepped, repr(sorted(spec.items())), _Spec(spec))
+
+
+class _Spec(dict):
+    """A specification that takes no part in the cache's key: its text does."""
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Spec)
+
+
+@cache
+def _cached(algo: str, backend: str, stepped: bool, text: str, spec: _Spec) -> Trace:
+    return run(algo, backend, stepped=stepped, **spec)

@@ -1,0 +1,118 @@
+"""The experiments that both backends must agree on.
+
+Where the tolerance comes from. A float32 operation rounds by at most u = 2^-24 = 6e-8 of its
+result. Parameters and losses are of order 1, and a step adds about two roundings of them: the
+update's own, and lr times the gradient's, whose sums of at most 64 terms carry 8 u. Over S steps
+that is at most 2 S u; 54 steps give 6.5e-6, and the growth of a difference from step to step is
+small in these short runs: 1e-5. Cases that amplify rounding say by how much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """An experiment.
+
+    Attributes:
+        spec: arguments of `experiments.build`.
+        tolerance: on every number.
+        default: whether every `make test` runs it, rather than `make test-all` alone.
+    """
+
+    spec: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+    default: bool = False
+
+
+SETTINGS = {
+    "sgd": Case(default=True),
+    "momentum": Case(
+        {
+            "optimizer_options": {
+                "lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01,
+            },
+            "training": {"epochs_per_task": [1, 3, 2], "reinit_optimizer": "never"},
+        },
+        default=True,
+    ),
+    # A step is lr m / (sqrt(v) + eps): it turns a rounding du of a gradient into lr du / eps where
+    # the gradient vanishes. du = 1e-8 and eps = 1e-4: 1e-4 lr a step.
+    "adam": Case(
+        {"optimizer": "adam", "optimizer_options": {"eps": 1e-4, "weight_decay": 0.01}},
+    ),
+    # The shipped eps of 1e-8 is the size of that rounding: after S steps S lr in the worst case,
+    # lr in practice, since the roundings of different steps are independent.
+    "adam_shipped": Case({"optimizer": "adam"}, tolerance=1e-3),
+    "clip": Case(
+        {
+            "optimizer_options": {"lr": 0.2, "momentum": 0.5},
+            "training": {
+                "grad_clip": 0.5, "lr_decay": 0.5, "lr_min": 0.06, "decay_first_task": True,
+                "reinit_optimizer": "epoch", "epochs_per_task": 2,
+            },
+        },
+        default=True,
+    ),
+    # A division by a batch's deviation, here down to 0.05, multiplies roundings by up to 20.
+    "batch_norm": Case({"backbone": {"batch_norm": True}}, tolerance=1e-4, default=True),
+    "task": Case({"benchmark": "split_digits", "stream": {"scenario": "task"}}, default=True),
+    "class": Case({"benchmark": "split_digits", "stream": {"scenario": "class"}}, default=True),
+    "class_all": Case(
+        {
+            "benchmark": "split_digits",
+            "stream": {"scenario": "class", "softmax_over": "all", "class_order": "random"},
+        }
+    ),
+    "domain": Case({"benchmark": "split_digits", "stream": {"scenario": "domain"}}),
+    # Normalised inputs are up to 2 instead of 1 and make losses and gradients some times larger.
+    "permuted": Case(
+        {
+            "benchmark": "permuted_digits",
+            "stream": {"normalize": True},
+            "backbone": {"n_hidden_layers": 3, "initialization": "kaiming_normal"},
+        },
+        tolerance=3e-5,
+    ),
+    "evaluation": Case(
+        {
+            "stream": {"eval_batch_size": 50, "validation_fraction": 0.1},
+            "training": {
+                "evaluate_every": "epoch", "evaluate_on": "all", "epochs_per_task": [1, 2, 2],
+                "chunk_steps": 3,
+            },
+            "backbone": {"n_hidden_layers": 1, "initialization": "xavier_uniform"},
+            "seed": 3,
+        }
+    ),
+}
+"""Settings that every algorithm is run in."""
+
+# 85 samples in evaluation batches of 50: a Fisher over two batches of different sizes.
+_SHORT = {"stream": {"eval_batch_size": 50}, "training": {"epochs_per_task": 1}}
+
+VARIANTS = {
+    "ewc": {
+        "exact": Case(_SHORT | {"fisher": "exact"}, default=True),
+        "sample": Case(_SHORT | {"fisher": "sample"}, default=True),
+        "pred": Case(_SHORT | {"fisher": "pred"}, default=True),
+        "batched": Case(_SHORT | {"fisher": "batched"}, default=True),
+        "weighted": Case(_SHORT | {"fisher_weight": "p", "penalty_scale": 1.0}, default=True),
+        "weighted_pred": Case(_SHORT | {"fisher": "pred", "fisher_weight": "p"}),
+        "some": Case(_SHORT | {"fisher_samples": 37}, default=True),
+        # Min-max scaling divides by the range, here of the order of 1e-3.
+        "running": Case({"fisher_running": True, "ewc_lambda": 5.0}, 1e-4, default=True),
+        "batch_norm_exact": Case(
+            _SHORT | {"fisher": "exact", "backbone": {"batch_norm": True}}, 1e-4
+        ),
+        "class_exact": Case(
+            {"benchmark": "split_digits", "stream": {"scenario": "class"}, "fisher": "exact"}
+        ),
+    }
+}
+"""An algorithm's own options."""

@@ -1,0 +1,49 @@
+"""Same seed, same numbers: every algorithm's twins agree, step by step and field by field."""
+
+from __future__ import annotations
+
+import pytest
+from comparison import assert_same_run
+from experiments import ALGORITHMS, shared_run
+
+from parity.cases import SETTINGS, VARIANTS, Case
+
+CASES = [
+    pytest.param(algo, case, id=f"{algo}-{name}", marks=[] if case.default else pytest.mark.full)
+    for algo in ALGORITHMS
+    for name, case in {**SETTINGS, **VARIANTS.get(algo, {})}.items()
+]
+
+
+@pytest.mark.parametrize(("algo", "case"), CASES)
+def test_twins_agree_at_every_step(algo: str, case: Case):
+    """Losses, gradients, parameters, statistics, every state field, and the accuracy matrix."""
+    by_torch = shared_run(algo, "torch", stepped=True, **case.spec)
+    by_jax = shared_run(algo, "jax", stepped=True, **case.spec)
+    assert len(by_torch.steps) == len(by_torch.losses) > 0
+    assert_same_run(by_jax, by_torch, case.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("algo", "case"),
+    [
+        pytest.param(
+            *p.values, id=p.id, marks=[] if p.id.endswith("-momentum") else pytest.mark.full
+        )
+        for p in CASES
+    ],
+)
+def test_compiled_chunks_agree_with_single_steps(algo: str, case: Case):
+    """JAX's program of many steps does what its steps one by one do, and PyTorch's loop too."""
+    stepped = shared_run(algo, "jax", stepped=True, **case.spec)
+    compiled = shared_run(algo, "jax", **case.spec)
+    assert_same_run(compiled, stepped, case.tolerance)
+    assert (compiled.correct == stepped.correct).mean() > 0.98
+    assert_same_run(compiled, shared_run(algo, "torch", **case.spec), case.tolerance)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_watching_steps_changes_nothing_on_pytorch(algo: str):
+    """A step hook that only reads leaves every bit as it is."""
+    watched, alone = (shared_run(algo, "torch", stepped=s) for s in (True, False))
+    assert_same_run(watched, alone, 0.0)
