@@ -86,7 +86,11 @@ class HandTorch:
         torch, nn = self.torch, self.torch.nn
         torch.set_num_threads(self.threads)
         model = nn.Sequential(
-            nn.Linear(784, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10)
+            nn.Linear(784, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, 10),
         )
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
         started = time.perf_counter()
@@ -121,7 +125,8 @@ class HandJax:
             return -jnp.take_along_axis(jax.nn.log_softmax(x @ w + b), y[:, None], 1).mean()
 
         def step(params, index):
-            value, gradient = jax.value_and_grad(loss)(params, self.data[0][index], self.data[1][index])
+            batch = self.data[0][index], self.data[1][index]
+            value, gradient = jax.value_and_grad(loss)(params, *batch)
             return jax.tree.map(lambda p, g: p - LR * g, params, gradient), value
 
         self.epoch = jax.jit(lambda params, order: jax.lax.scan(step, params, order))

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: one clear message naming the key, the value and what is allowed."""
+"""Checks of constructor arguments: one message naming the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """An experiment that cannot run as configured; the message names key, value and what is allowed."""
+    """An experiment that cannot run; the message names the key, the value and what is allowed."""
 
 
 def at_least(name: str, value: Any, low: float, *, strictly: bool = False) -> None:

@@ -195,9 +195,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
         if not _only_shows(config, key)
     }
     algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, config["allow_targets"])
-    find_device = getattr(algorithm, "find_device", None)
-    if find_device is not None:
-        kept["device"] = find_device(config["device"])
+    kept["device"] = algorithm.find_device(config["device"])
     kept["data_checksum"] = make_benchmark(config).data_checksum()
     text = json.dumps(_canonical(kept), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -46,7 +46,7 @@ class RandomStreams:
                 whole(f"streams.{name}", seed, 0)
 
     def generator(self, stream: str, *position: int) -> np.random.Generator:
-        """Return the generator of `stream` at `position` (task, epoch, ...), always from its start."""
+        """Return the generator of `stream` at `position` (task, epoch, ...), from its start."""
         return np.random.Generator(np.random.PCG64(self._sequence(stream, position)))
 
     def key(self, stream: str, *position: int) -> int:

@@ -68,7 +68,7 @@ def test_other_experiment_is_refused_naming_the_keys(config, elsewhere):
     other = {**config, "optimizer": {**config["optimizer"], "lr": 0.5}, "seed": 1}
     with pytest.raises(ConfigError) as error:
         runner.run_experiment(other, elsewhere)
-    assert "optimizer.lr: 0.01 -> 0.5" in str(error.value)
+    assert "optimizer.lr: 0.05 -> 0.5" in str(error.value)
     assert "seed: 0 -> 1" in str(error.value)
     assert "resume=never" in str(error.value)
     assert (elsewhere / "results.json").read_bytes() == before
@@ -78,7 +78,7 @@ def test_preflight_refuses_before_hydra_overwrites_its_record(config, elsewhere,
     runner.run_experiment(config, elsewhere / "run")
     argv = [*SHORT, "optimizer.lr=0.5", "hydra.run.dir=run"]
     assert preflight.main(argv, CONF) == preflight.BAD_INPUT
-    assert "optimizer.lr: 0.01 -> 0.5" in capsys.readouterr().err
+    assert "optimizer.lr: 0.05 -> 0.5" in capsys.readouterr().err
 
 
 def test_resume_never_sets_the_old_directory_aside(config, elsewhere):

@@ -9,7 +9,12 @@ from experiments import ALGORITHMS, shared_run
 from parity.cases import SETTINGS, VARIANTS, Case
 
 CASES = [
-    pytest.param(algo, case, id=f"{algo}-{name}", marks=[] if case.default else pytest.mark.full)
+    pytest.param(
+        algo,
+        case,
+        id=f"{algo}-{name}",
+        marks=[] if case.in_default_suite(algo) else pytest.mark.full,
+    )
     for algo in ALGORITHMS
     for name, case in {**SETTINGS, **VARIANTS.get(algo, {})}.items()
 ]

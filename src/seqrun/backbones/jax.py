@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jax.typing import ArrayLike
 
 from seqrun.backbones.base import MLPOptions
 
@@ -103,7 +104,7 @@ def nested(arrays: dict[str, Array]) -> Any:
     return unflatten_dict(arrays, sep="/")
 
 
-def normalised_inputs(x: Array, mean: Array | None, std: Array | None) -> Array:
+def normalised_inputs(x: Array, mean: ArrayLike | None, std: ArrayLike | None) -> Array:
     """Map uint8 images to float32 network inputs: (x / 255 - mean) / std."""
     x = x.astype(jnp.float32) / 255
     return x if mean is None else (x - mean) / std

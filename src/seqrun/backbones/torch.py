@@ -18,7 +18,7 @@ class MLPModule(nn.Module):
         super().__init__()
         layers = []
         for i in range(options.n_hidden_layers):
-            block = [nn.Linear(in_features, options.width)]
+            block: list[nn.Module] = [nn.Linear(in_features, options.width)]
             self.add_module(f"hidden_{i}", block[0])
             if options.batch_norm:
                 norm = nn.BatchNorm1d(options.width)

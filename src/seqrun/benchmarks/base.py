@@ -154,7 +154,7 @@ class BaseBenchmark:
         if split == "test":
             return size_of(self._test, t)
         rows = self._rows(t, split)
-        return size_of(self._train, t) if rows is ALL_ROWS else len(rows)
+        return len(rows) if isinstance(rows, np.ndarray) else size_of(self._train, t)
 
     def task_data(self, t: int, split: str = "train") -> Dataset:
         """Return the samples of task t.

@@ -18,7 +18,7 @@ def cross_entropy(logits: Array, y: Array) -> Array:
 
 
 def allow_classes(logits: Array, mask: Array | None, t: Array) -> Array:
-    """Set the logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
+    """Set logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
     if mask is None:
         return logits
     return jnp.where(mask[t], logits, jnp.finfo(logits.dtype).min)
@@ -30,7 +30,9 @@ def clip_by_global_norm(gradients: Arrays, max_norm: Any) -> Arrays:
     return jax.tree.map(lambda g: g * scale, gradients)
 
 
-def penalty_gradient(params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any) -> Arrays:
+def penalty_gradient(
+    params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any
+) -> Arrays:
     """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2."""
     return jax.tree.map(
         lambda p, a, omega: 2.0 * coefficient * (omega * (p - a)), params, anchor, importance

@@ -14,7 +14,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
-    """Set the logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
+    """Set logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
     if mask is None:
         return logits
     return torch.where(mask[t], logits, torch.finfo(logits.dtype).min)
@@ -31,8 +31,8 @@ def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:
 def penalty_gradient(
     params: Tensors, anchor: Tensors, importance: Tensors, coefficient: float
 ) -> list[Tensor]:
-    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, in order of `params`."""
-    difference = torch._foreach_sub(list(params.values()), list(anchor.values()))
+    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, as `params` lie."""
+    difference = list(torch._foreach_sub(list(params.values()), list(anchor.values())))
     torch._foreach_mul_(difference, list(importance.values()))
     torch._foreach_mul_(difference, 2.0 * coefficient)
     return difference

@@ -66,7 +66,7 @@ class SGDOptions(BaseOptimizer):
         nesterov: look ahead; needs momentum > 0.
     """
 
-    lr: float = 0.01
+    lr: float = 0.05
     momentum: float = 0.0
     nesterov: bool = False
 

@@ -31,7 +31,8 @@ def unflatten_state(like: Any, prefix: str, named: Mapping[str, Any]) -> Any:
         return None
     if hasattr(like, "_asdict"):
         fields = like._asdict()
-        return type(like)(**{f: unflatten_state(v, f"{prefix}/{f}", named) for f, v in fields.items()})
+        values = {f: unflatten_state(v, f"{prefix}/{f}", named) for f, v in fields.items()}
+        return type(like)(**values)
     if isinstance(like, Mapping):
         return {k: unflatten_state(v, f"{prefix}/{k}", named) for k, v in like.items()}
     return named[prefix]

@@ -101,6 +101,15 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     # ---- what an engine implements
 
+    @classmethod
+    def find_device(cls, device: str) -> str:
+        """Return "cpu" or "cuda", the kind of device that `device` means here.
+
+        Raises:
+            ConfigError: "cuda" is asked for and the framework finds no GPU.
+        """
+        raise NotImplementedError
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape of every parameter."""
         raise NotImplementedError
@@ -126,7 +135,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         raise NotImplementedError
 
     def count_correct(self, task: int, masks: list[np.ndarray | None]) -> list[int]:
-        """Return, per mask (C,) of allowed classes, the correct predictions on a task's test data."""
+        """Count, per mask (C,) of allowed classes, what is right on a task's test data."""
         raise NotImplementedError
 
     def export_arrays(self) -> dict[str, np.ndarray]:
@@ -235,7 +244,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         parts = self.plan_epoch(self.task, self.epoch, self.num_current)
         total = samples = 0.0
         for chunk in chunks(self.task, self.epoch, self.global_step, parts, self.chunk_steps):
-            self._event("chunk", lambda c=chunk: self._fit_chunk(c), chunk)
+            self._event("chunk", partial(self._fit_chunk, chunk), chunk)
             assert chunk.losses is not None
             total += float(chunk.losses.sum(dtype=np.float64)) * chunk.batch_size
             samples += chunk.steps * chunk.batch_size
@@ -282,7 +291,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             hook(*args)
 
     def _hooks_of(self, event: str) -> tuple[list[Callable], list[Callable]]:
-        """Return the hooks to run before and after `event`: the algorithm's, then the callbacks'."""
+        """Return the hooks before and after `event`: the algorithm's, then the callbacks'."""
         return self._hooks_at(f"on_before_{event}"), self._hooks_at(f"on_after_{event}")
 
     def _hooks_at(self, hook: str) -> list[Callable]:
@@ -353,7 +362,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     def _seen_classes(self) -> np.ndarray | None:
         if self.benchmark.softmax_over == "all" or self.task == 0:
             return None
-        return self.benchmark.class_mask[: self.task].any(0)
+        return np.logical_or.reduce(self.benchmark.class_mask[: self.task])
 
     # ---- details
 

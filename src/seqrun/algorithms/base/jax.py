@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
+from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -20,7 +20,6 @@ from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
 from seqrun.backbones.jax import flat, nested, normalised_inputs
 from seqrun.benchmarks import Dataset
-from seqrun.callbacks.base import STEP_EVENTS
 from seqrun.checks import ConfigError
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk
@@ -94,6 +93,16 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     # ---- the engine
 
+    @classmethod
+    def find_device(cls, device: str) -> str:
+        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
+        # Without a CUDA plugin there is no need to start jax's devices, which fixes its threads.
+        plugins = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+        available = device != "cpu" and plugins and jax.default_backend() == "gpu"
+        if device == "cuda" and not available:
+            raise ConfigError("device='cuda': jax finds no GPU here; must be auto or cpu")
+        return "cuda" if available else "cpu"
+
     def start_engine(self) -> None:
         """Choose device and threads and build the module."""
         shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
@@ -103,13 +112,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self._param_shapes = flat(shapes["params"])
         self._stat_shapes = flat(shapes.get("batch_stats", {}))
         threads = self.num_threads or default_num_threads(self.work_per_batch())
-        if self.device == "cpu":
-            jax.config.update("jax_platforms", "cpu")
         os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
-        kinds = {device.platform for device in jax.devices()}
-        if self.device == "cuda" and "gpu" not in kinds:
-            raise ConfigError("device='cuda': jax finds no GPU here; must be auto or cpu")
-        self.device_kind = "cuda" if "gpu" in kinds and self.device != "cpu" else "cpu"
+        self.device_kind = self.find_device(self.device)
         self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
         self.execution |= {"num_threads": threads, "compiled": True}
         self._programs: dict[Any, Callable] = {}

@@ -56,12 +56,17 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     # ---- the engine
 
+    @classmethod
+    def find_device(cls, device: str) -> str:
+        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
+        available = device != "cpu" and torch.cuda.is_available()
+        if device == "cuda" and not available:
+            raise ConfigError("device='cuda': torch finds no GPU here; must be auto or cpu")
+        return "cuda" if available else "cpu"
+
     def start_engine(self) -> None:
         """Choose device and threads and build the module."""
-        available = torch.cuda.is_available()
-        if self.device == "cuda" and not available:
-            raise ConfigError("device='cuda': torch finds no GPU here; must be auto or cpu")
-        self.device_kind = "cuda" if available and self.device != "cpu" else "cpu"
+        self.device_kind = self.find_device(self.device)
         self._device = torch.device(self.device_kind)
         shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
         with torch.random.fork_rng(devices=[]):  # modules draw weights that are replaced
@@ -210,7 +215,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         groups |= {"optimizer": self.opt_state, "state": self.state}
         named = flatten_state(groups)
         return {
-            name: np.ascontiguousarray(to_canonical(v.detach(), name).cpu().numpy())
+            name: np.array(to_canonical(v.detach(), name).cpu().numpy(), order="C")  # a copy
             for name, v in named.items()
         }
 

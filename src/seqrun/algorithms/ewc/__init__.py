@@ -87,6 +87,6 @@ class EWCOptions(RegularizationOptions):
             whole("fisher_samples", self.fisher_samples, 1)
         if self.fisher_weight == "p" and self.fisher in ("exact", "batched"):
             raise ConfigError(
-                f"fisher_weight='p': with fisher={self.fisher!r} must be none, since "
-                + ("exact weighs by p already" if self.fisher == "exact" else "a batch has no p(y|x)")
+                f"fisher_weight='p': must be none with fisher={self.fisher!r}, which "
+                + ("weighs by p already" if self.fisher == "exact" else "has no p(y|x) of a sample")
             )

@@ -15,7 +15,7 @@ import numpy as np
 from seqrun.benchmarks import Dataset
 from seqrun.checks import whole
 from seqrun.memory import MemoryCallback, MemoryMechanism
-from seqrun.plan import Chunk
+from seqrun.plan import Chunk, RandomStreams
 
 
 @dataclass(kw_only=True, eq=False)
@@ -51,7 +51,8 @@ class ReplayOptions:
         """Add reads and writes to the epoch's batches."""
         parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
         reads = dict.fromkeys(self.pool_reads[1:], self.memory_batch_size)
-        return self.memory.plan_epoch(parts, self.random, task, epoch, reads)  # type: ignore[attr-defined]
+        streams: RandomStreams = self.random  # type: ignore[attr-defined]
+        return self.memory.plan_epoch(parts, streams, task, epoch, reads)
 
     def export_arrays(self) -> dict[str, np.ndarray]:
         """Add the memory to what the run carries."""

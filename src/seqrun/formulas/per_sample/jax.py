@@ -79,7 +79,8 @@ def _tapped(
 
     variables = {"params": nested(params), "batch_stats": nested(stats)}
     with nn.intercept_methods(tap):
-        return module.apply(variables, x), layers
+        logits: Any = module.apply(variables, x)
+    return logits, layers
 
 
 def _complete(shapes: dict[str, Any], params: Arrays) -> bool:

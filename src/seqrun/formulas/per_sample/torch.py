@@ -46,7 +46,9 @@ def per_sample_power_sum(
         if isinstance(layer, nn.Linear):
             sums[taps.name(layer, "weight")] = d.T @ (h.detach().abs() ** power)
         else:
-            scaled = (h.detach() - layer.running_mean) * (layer.running_var + layer.eps).rsqrt()
+            assert isinstance(layer, nn.BatchNorm1d)
+            mean, var = layer.running_mean, layer.running_var
+            scaled = (h.detach() - mean) * (var + layer.eps).rsqrt()
             sums[taps.name(layer, "weight")] = (d * scaled.abs() ** power).sum(0)
         if layer.bias is not None:
             sums[taps.name(layer, "bias")] = d.sum(0)
