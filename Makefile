@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help run test test-all lint list bench
+.PHONY: help run test test-all lint list readme bench
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,10 +15,10 @@ run: $(STAMP) ## run an experiment: make run ARGS="algo=ewc backend=jax"
 
 # One thread: with another busy process, two threads on two cores are many times slower.
 test: $(STAMP) ## run the tests: make test ARGS="tests/conf -x"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## run the full matrices too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/python -m flake8
@@ -26,6 +26,9 @@ lint: $(STAMP) ## check style and types
 
 list: $(STAMP) ## list everything that can be composed
 	@$(BIN)/python -m seqrun.listing
+
+readme: $(STAMP) ## write that list into README.md
+	@$(BIN)/python -m seqrun.listing --readme README.md
 
 bench: $(STAMP) ## measure speed: make bench ARGS="..."
 	$(BIN)/python bench/run.py $(ARGS)

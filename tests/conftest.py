@@ -14,21 +14,20 @@ sys.path.insert(0, str(Path(__file__).parent))  # `from experiments import build
 
 # Many small runs compile the same JAX program: once a session is enough. The environment is read
 # when jax is first imported, here or in a process that a test starts.
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": "",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start an empty cache."""
-    if _CACHE["JAX_COMPILATION_CACHE_DIR"]:
-        return
-    _CACHE["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="seqrun-tests-")
-    os.environ.update(_CACHE)
+    """Start an empty cache; workers of one session share it."""
+    if not hasattr(config, "workerinput"):
+        os.environ |= _CACHE | {_FOLDER: tempfile.mkdtemp(prefix="seqrun-tests-")}
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the cache."""
-    shutil.rmtree(_CACHE["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[_FOLDER], ignore_errors=True)

@@ -50,11 +50,21 @@ def algorithm_class(algo: str, backend: str) -> type[BaseAlgorithm]:
     return component("algo", algo, backend)[0]
 
 
+def admits(algo: str, spec: Mapping[str, Any]) -> bool:
+    """Return whether an algorithm can work in the scenario that a specification names, if any."""
+    benchmark = spec.get("benchmark")
+    if benchmark is None:
+        return True
+    ordinary = component("benchmark", benchmark, "torch")[1].get("scenario", "domain")
+    scenario = spec.get("stream", {}).get("scenario", ordinary)
+    return scenario in algorithm_class(algo, "torch").scenarios
+
+
 def build(
     algo: str,
     backend: str,
     *,
-    benchmark: str = "rotated_digits",
+    benchmark: str | None = None,
     stream: Mapping[str, Any] | None = None,
     backbone: Mapping[str, Any] | None = None,
     optimizer: str = "sgd",
@@ -70,7 +80,8 @@ def build(
 
     Args:
         algo, backend: which algorithm.
-        benchmark: of conf/benchmark; `stream` overrides its keys and the small sizes above.
+        benchmark: of conf/benchmark; None = rotated_digits, or split_digits in a scenario that
+            the algorithm admits. `stream` overrides its keys and the small sizes above.
         backbone: keys of the MLP; 2 layers of 16 units otherwise.
         optimizer: of conf/optimizer; `optimizer_options` override its keys.
         training: keys of TrainingOptions; 2 epochs otherwise.
@@ -78,13 +89,19 @@ def build(
         callbacks, seed, streams: as in BaseAlgorithm.
         options: the algorithm's own hyper-parameters.
     """
+    make, keys = component("algo", algo, backend)
+    scenarios = (kind or make).scenarios
+    if benchmark is None:
+        benchmark = "rotated_digits"
+        if "domain" not in scenarios:
+            benchmark, stream = "split_digits", dict(stream or {}) | {"scenario": scenarios[-1]}
+            training = _for_tasks(SMALL[benchmark]["num_tasks"], training)
     make_stream, stream_keys = component("benchmark", benchmark, backend)
     stream_keys |= SMALL.get(benchmark, {}) | dict(stream or {})
     make_backbone, backbone_keys = component("backbone", "mlp", backend)
     make_optimizer, optimizer_keys = component("optimizer", optimizer, backend)
     if optimizer == "sgd":
         optimizer_keys["lr"] = 0.05
-    make, keys = component("algo", algo, backend)
     return (kind or make)(
         benchmark=make_stream(**stream_keys),
         backbone=make_backbone(**backbone_keys | {"width": 16} | dict(backbone or {})),
@@ -96,6 +113,14 @@ def build(
         device="cpu",
         **keys | options,
     )
+
+
+def _for_tasks(num_tasks: int, training: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Repeat a list of epochs for a stream of another length."""
+    training = dict(training or {})
+    if isinstance(training.get("epochs_per_task"), list):
+        training["epochs_per_task"] = np.resize(training["epochs_per_task"], num_tasks).tolist()
+    return training
 
 
 def exported(backend: str, **groups: Any) -> dict[str, np.ndarray]:
@@ -155,30 +180,37 @@ class Row:
     """The model as it stood when a row of the accuracy matrix was measured.
 
     Attributes:
-        arrays: parameters and statistics.
+        weights: task (1-based) -> parameters and statistics that it was evaluated with.
+        reads: task -> what else it was evaluated with.
         masks: task (1-based) -> (C,) classes that were allowed, None = all.
     """
 
-    arrays: dict[str, np.ndarray]
+    weights: dict[int, dict[str, np.ndarray]]
+    reads: dict[int, Any]
     masks: dict[int, np.ndarray | None]
 
     def logits(self, algorithm: BaseAlgorithm, task: int) -> np.ndarray:
         """Return the (N, C) test logits of a task, by `algorithm`'s engine."""
         x = algorithm.benchmark.task_data(task, algorithm.benchmark.evaluation_split).x
         params, stats = (
-            {n.removeprefix(f"{g}/"): a for n, a in self.arrays.items() if n.startswith(f"{g}/")}
-            for g in ("params", "stats")
+            {n.removeprefix(g): a for n, a in self.weights[task].items() if n.startswith(g)}
+            for g in ("params/", "stats/")
         )
         if algorithm.backend == "jax":
-            logits = np.array(algorithm.predict(params, stats, algorithm.inputs(x)))
+            known = params, stats, self.reads[task]
+            logits = np.array(algorithm.evaluation_logits(*known, algorithm.inputs(x)))
         else:
             import torch
 
-            after = algorithm.export_arrays()
-            algorithm.import_arrays(after | self.arrays)
-            with torch.no_grad(), algorithm.evaluating():
-                logits = algorithm.module(algorithm.inputs(torch.from_numpy(x))).numpy()
-            algorithm.import_arrays(after)
+            from seqrun.backbones.torch import from_canonical
+
+            live = (
+                {n: from_canonical(torch.from_numpy(a), n) for n, a in group.items()}
+                for group in (params, stats)
+            )
+            with torch.no_grad():
+                inputs = algorithm.inputs(torch.from_numpy(x))
+                logits = algorithm.evaluation_logits(*live, self.reads[task], inputs).numpy()
         if self.masks[task] is not None:
             logits[:, ~self.masks[task]] = np.finfo(np.float32).min
         return logits
@@ -196,10 +228,14 @@ class RowRecorder(BaseCallback):
 
     def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
         """Keep the row's."""
-        arrays = exported(algorithm.backend, params=algorithm.params, stats=algorithm.stats)
         tasks = range(1, algorithm.num_tasks + 1)
+        weights = {}
+        for task in tasks:
+            params, stats = algorithm.evaluation_weights(task)
+            weights[task] = exported(algorithm.backend, params=params, stats=stats)
         masks = {task: algorithm.evaluation_mask(task) for task in tasks}
-        self.rows[algorithm.task] = Row(arrays, masks)
+        reads = {task: algorithm.evaluation_reads(task) for task in tasks}
+        self.rows[algorithm.task] = Row(weights, reads, masks)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What there is to run, read off conf/ and the sources without importing a framework.
 
-`python -m seqrun.listing` (`make list`) prints it; `python run.py --help` shows the names.
+`python -m seqrun.listing` (`make list`) prints it, with `--readme FILE` (`make readme`) writes it
+into a page; `python run.py --help` shows the names.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ GROUPS = {
 }
 """Config group -> heading."""
 BACKENDS = ("torch", "jax")
+MARKS = ("<!-- list -->", "<!-- /list -->")
 SOURCE = Path(__file__).parent.parent
 CONF = SOURCE.parent / "conf"
 USAGE = """\
@@ -132,8 +135,31 @@ def _docstring(target: str) -> str | None:
     return None
 
 
-def main() -> None:
-    """Write every group's options to stdout, one line each."""
+def table(conf: Path = CONF) -> str:
+    """Return every group's options as a Markdown table."""
+    rows = ["| | option | | backends |", "| --- | --- | --- | --- |"]
+    for group in GROUPS:
+        for place, option in enumerate(options(conf, group)):
+            first = f"`{group}=`" if place == 0 else ""
+            described = option.description.rstrip(".").replace("|", "\\|")
+            backends = ", ".join(option.backends)
+            rows.append(f"| {first} | `{option.name}` | {described} | {backends} |")
+    return "\n".join(rows)
+
+
+def with_table(page: str, conf: Path = CONF) -> str:
+    """Return a Markdown page with the table between its two marks brought up to date."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n{table(conf)}\n{MARKS[1]}{after}"
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Write every group's options to stdout, one line each, or into the page `--readme FILE`."""
+    if list(argv[:1]) == ["--readme"]:
+        page = Path(argv[1])
+        page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     for group, heading in GROUPS.items():
         found = options(CONF, group)
         width = max((len(option.name) for option in found), default=0)
@@ -146,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 from comparison import assert_same_run
-from experiments import ALGORITHMS, shared_run
+from experiments import ALGORITHMS, admits, shared_run
 
-from parity.cases import SETTINGS, VARIANTS, Case
+from parity.cases import SETTINGS, VARIANTS, Case, suited
 
 CASES = [
     pytest.param(
         algo,
-        case,
+        suited(algo, case),
         id=f"{algo}-{name}",
         marks=[] if case.in_default_suite(algo) else pytest.mark.full,
     )
     for algo in ALGORITHMS
     for name, case in {**SETTINGS, **VARIANTS.get(algo, {})}.items()
+    if admits(algo, case.spec)
 ]
 
 

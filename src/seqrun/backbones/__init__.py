@@ -4,6 +4,48 @@ Parameters have one canonical name and layout on both backends: dense kernels (i
 convolution kernels HWIO, names such as "hidden_0/kernel".
 """
 
-from seqrun.backbones.base import BaseBackbone, MLPOptions, draw_initial_weights
+from __future__ import annotations
 
-__all__ = ["BaseBackbone", "MLPOptions", "draw_initial_weights"]
+from importlib import import_module
+from typing import Any
+
+from seqrun.backbones.base import BaseBackbone, MLPOptions, draw_initial_weights
+from seqrun.checks import ConfigError
+
+__all__ = ["BaseBackbone", "MLPOptions", "draw_initial_weights", "wrap"]
+
+_FRAMEWORKS = {"torch": "torch", "flax": "jax"}
+
+
+def wrap(
+    module: Any,
+    *,
+    features: int | None = None,
+    layout: str | None = None,
+    initialization: str = "own",
+    classifier: str | None = None,
+) -> BaseBackbone:
+    """Return a backbone with a torch.nn.Module or a flax module (linen or nnx) as encoder.
+
+    Args:
+        module: maps a batch of images to features; a classifier is put behind it.
+        features: size of its flattened output; None = as it is found to be.
+        layout: of its input: "NCHW" (usual on torch), "NHWC" (usual on flax) or "flat".
+        initialization: "own" weights, or one of BaseBackbone's.
+        classifier: dotted name of a last layer of a torch module that is to be taken off.
+
+    Raises:
+        ConfigError: not a module, or a value out of range.
+    """
+    for kind in type(module).__mro__:
+        package = kind.__module__.split(".")[0]
+        if package in _FRAMEWORKS and kind.__name__ == "Module":
+            twin = import_module(f"seqrun.backbones.wrapped.{_FRAMEWORKS[package]}")
+            return twin.wrap(
+                module,
+                features=features,
+                layout=layout,
+                initialization=initialization,
+                classifier=classifier,
+            )
+    raise ConfigError(f"module={module!r}: must be a torch.nn.Module or a flax module")

@@ -36,9 +36,10 @@ class BaseBackbone:
 
     name: ClassVar[str]
     backend: ClassVar[str]
+    initializations: ClassVar[tuple[str, ...]] = INITIALIZATIONS
 
     def __post_init__(self) -> None:
-        one_of("initialization", self.initialization, INITIALIZATIONS)
+        one_of("initialization", self.initialization, self.initializations)
 
     @property
     def is_noisy(self) -> bool:
@@ -48,6 +49,10 @@ class BaseBackbone:
     @property
     def has_batch_statistics(self) -> bool:
         """Whether a training forward depends on the batch as a whole (BatchNorm)."""
+        return False
+
+    def keeps(self, name: str) -> bool:
+        """Return whether a parameter or statistic starts as the module is built, not drawn."""
         return False
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Any:
@@ -125,7 +130,7 @@ def _draw(
     kernel = shapes.get(f"{layer}/kernel")
     if leaf == "scale":
         return np.ones(shape)
-    if kernel is None or (leaf == "bias" and initialization != "torch_default"):
+    if kernel is None or (leaf == "bias" and initialization not in ("torch_default", "own")):
         return np.zeros(shape)
     generator = streams.generator("init", zlib.crc32(name.encode()))
     fan_in = prod(kernel[:-1])

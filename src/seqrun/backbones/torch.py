@@ -61,6 +61,18 @@ class MLP(MLPOptions):
         return MLPModule(self, input_shape[0] * input_shape[1] * input_shape[2], num_classes)
 
 
+class Encoder(nn.Module):
+    """A module's `encode` as a module, so that torch.func.functional_call can reach it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the classifier's input."""
+        return self.module.encode(x)
+
+
 # torch's name of a leaf -> canonical name, per kind of layer
 _LEAVES = {
     nn.Linear: {"weight": "kernel", "bias": "bias"},

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, one_of, whole
+from seqrun.memory.draws import Draw, distinct, reservoir_slots
 from seqrun.memory.policies import (
     POLICIES,
     class_balanced_rows,
     herding_rows,
     random_rows,
+    rank_in_group,
     ring_rows,
 )
 from seqrun.plan import RandomStreams
 
+Part = dict[str, np.ndarray]
+
 
 @dataclass(kw_only=True, eq=False)
 class MemoryMechanism:
-    """Keep samples of past tasks within a budget, and plan what is replayed.
+    """Keep samples of a stream within a budget, and plan what is replayed.
 
     During a task, plan indices point into one read-only pool: the task's training data, then the
-    memory as it stood at the task's start. The plan knows which sample occupies which slot after
-    every step, so nothing is copied while training; the memory proper is made at the task's end.
+    memory as it stood at the task's start. The plan knows which sample is in which slot after
+    every step, so nothing is copied while training; `data` is made at the task's end. What is
+    planned within a task depends on `data` and `seen` of its start alone: a run that continues
+    from there plans the task's epochs again, from the first.
+
+    A memory_size is shared by the tasks so far, as evenly as can be (the first ones have one more
+    where it does not divide); by a reservoir, as chance has it; with herding, by the classes
+    of each task, and a rest is left free.
 
     Args:
         policy: one of POLICIES.
         memory_size: samples in all, >= 1; exactly one of it and per_task_memory_samples is given.
-        per_task_memory_samples: samples of each task, >= 1 (not with reservoir).
-        observe: "first_epoch", a reservoir counts each sample once per task, or "every_epoch".
+        per_task_memory_samples: samples of each task, >= 1 (not with a reservoir).
+        observe: "first_epoch": a reservoir counts each sample once per task; or "every_epoch".
+        glances: steps in a row on the same batch, >= 1; a reservoir is offered it at the first.
 
     Attributes:
-        data: the stored samples, un-augmented, by slot; (filled, ...) arrays.
-        seen: samples that the reservoir has been offered.
+        data: the stored samples, un-augmented; a reservoir's by slot, others by task, the ones
+            of most worth first; None until a task has ended.
+        seen: samples that the reservoir was offered in the tasks that have ended.
 
     Raises:
         ConfigError: a value out of range, or both or no budget.
@@ -45,6 +57,7 @@ class MemoryMechanism:
     memory_size: int | None = None
     per_task_memory_samples: int | None = None
     observe: str = "first_epoch"
+    glances: int = 1
 
     data: Dataset | None = field(init=False, default=None)
     seen: int = field(init=False, default=0)
@@ -52,6 +65,7 @@ class MemoryMechanism:
     def __post_init__(self) -> None:
         one_of("policy", self.policy, POLICIES)
         one_of("observe", self.observe, ("first_epoch", "every_epoch"))
+        whole("glances", self.glances, 1)
         if (self.memory_size is None) == (self.per_task_memory_samples is None):
             raise ConfigError(
                 f"memory_size={self.memory_size}, per_task_memory_samples="
@@ -59,14 +73,13 @@ class MemoryMechanism:
             )
         if self.memory_size is not None:
             whole("memory_size", self.memory_size, 1)
-        if self.per_task_memory_samples is not None:
+        else:
             whole("per_task_memory_samples", self.per_task_memory_samples, 1)
             if self.policy == "reservoir":
                 raise ConfigError(
-                    "per_task_memory_samples: a reservoir has a memory_size for all tasks"
+                    f"per_task_memory_samples={self.per_task_memory_samples}: must be null with "
+                    "policy='reservoir', which has a memory_size for all tasks"
                 )
-
-    # ---- a task
 
     @property
     def filled(self) -> int:
@@ -78,166 +91,174 @@ class MemoryMechanism:
         """Bytes of the stored samples."""
         return 0 if self.data is None else sum(a.nbytes for a in self.data)
 
-    def start_task(self, current: Dataset) -> Dataset:
-        """Return the pool: `current`, then the memory; forget the last task's plan."""
-        offset = len(current.y)
-        # slot -> row of the pool
-        self._occupant = np.arange(offset, offset + self.filled, dtype=np.int32)
-        if self.data is None:
-            return current
-        return Dataset(*(np.concatenate(pair) for pair in zip(current, self.data, strict=True)))
+    def capacity(self, num_tasks: int) -> int:
+        """Return the most samples that may be stored after `num_tasks` tasks."""
+        return self.memory_size or self.per_task_memory_samples * num_tasks
+
+    # ---- a task
+
+    def start_task(self, current: Dataset, num_tasks: int) -> Dataset:
+        """Return the pool: `current`, then the memory, then room for a full one.
+
+        The room gives the pools of all tasks one shape, so that JAX compiles their steps once.
+
+        Args:
+            current: the task's training data.
+            num_tasks: length of the stream.
+        """
+        capacity = self.capacity(num_tasks)
+        room = capacity - self.filled
+        stored = [] if self.data is None else [self.data]
+        free = Dataset(*(np.zeros((room, *a.shape[1:]), a.dtype) for a in current))
+        self._num_current = len(current.y)
+        self._pool = Dataset(*map(np.concatenate, zip(current, *stored, free, strict=True)))
+        self._offered = self.seen
+        # slot -> row of the pool; the last entry takes what is not kept
+        self._occupant = self._num_current + np.arange(capacity + 1, dtype=np.int32)
+        return self._pool
 
     def plan_epoch(
         self,
-        parts: list[dict[str, np.ndarray]],
+        parts: list[Part],
         streams: RandomStreams,
         task: int,
         epoch: int,
-        batch_sizes: dict[str, int],
-    ) -> list[dict[str, np.ndarray]]:
-        """Add reads, and for a reservoir writes, to an epoch's plan.
+        batch_sizes: Mapping[str, int],
+    ) -> list[Part]:
+        """Add reads, and for a reservoir writes, to an epoch's plan; to be called epoch by epoch.
 
         A step reads before it writes. Each read draws without replacement, as many as there are
-        up to the batch size asked for, so that parts are cut where a shape changes.
+        up to the batch size asked for, so that parts are cut where a shape changes. The reads of
+        a step are independent; a reservoir's writes depend on neither their number nor size.
 
         Args:
-            parts: plan arrays with "index".
+            parts: plan arrays with "index" (steps, B).
             streams: the stream "memory" is used.
             task, epoch: 1-based.
             batch_sizes: name of a read, such as "replay" -> samples per step.
 
         Returns:
-            Parts with "<name>" (steps, R) rows of the pool and "<name>_slot" (steps, R) slots per
-            read and, for a reservoir, "write_slot" (steps, B): the slot that each sample of the
-            batch is written to; memory_size = none (where two go to one slot, the later wins).
+            Parts with, for each read, "<name>" (steps, R) int32 rows of the pool and
+            "<name>_slot" (steps, R) int32 slots and, for a reservoir, "write_slot" (steps, B)
+            int32: the slot that each sample of the batch is written to, memory_size = none.
+            Where two samples of a batch go to one slot, the later is written.
         """
-        generator = streams.generator("memory", task, epoch)
-        writes = self.policy == "reservoir" and (epoch == 1 or self.observe == "every_epoch")
+        writes = streams.generator("memory", Draw.WRITES, task, epoch)
+        reads = {
+            name: streams.generator("memory", Draw.READS, task, epoch, number)
+            for number, name in enumerate(batch_sizes, 1)
+        }
+        writing = self.policy == "reservoir" and (epoch == 1 or self.observe == "every_epoch")
+        largest = max(batch_sizes.values(), default=0)
         planned = []
         for part in parts:
-            steps = [
-                self._plan_step(index, generator, writes, batch_sizes) for index in part["index"]
-            ]
-            filled = np.array([len(step[next(iter(batch_sizes))]) for step in steps])
-            cuts = [0, *(np.flatnonzero(np.diff(filled)) + 1), len(steps)]
-            for start, stop in zip(cuts, cuts[1:], strict=False):
+            steps, width = part["index"].shape
+            filled = self._filled_before(steps, width if writing else 0)
+            if self.policy == "reservoir":
+                part = part | {"write_slot": self._write_slots(steps, width, writing, writes)}
+            cuts = np.flatnonzero(np.diff(np.minimum(filled, largest))) + 1
+            for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
                 piece = {name: a[start:stop] for name, a in part.items()}
-                piece |= {
-                    name: np.stack([step[name] for step in steps[start:stop]]) for name in steps[0]
-                }
+                for name, size in batch_sizes.items():
+                    count = min(size, int(filled[start]))
+                    piece[f"{name}_slot"] = distinct(filled[start:stop], count, reads[name])
+                self._follow(piece, batch_sizes)
                 planned.append(piece)
+        self._order = np.concatenate([part["index"].ravel() for part in parts])
         return planned
 
-    def _plan_step(
-        self,
-        index: np.ndarray,
-        generator: np.random.Generator,
-        writes: bool,
-        batch_sizes: dict[str, int],
-    ) -> dict[str, np.ndarray]:
-        plan = {}
-        filled = len(self._occupant)
-        for name, size in batch_sizes.items():
-            slots = generator.choice(filled, min(size, filled), replace=False) if filled else []
-            plan[f"{name}_slot"] = np.asarray(slots, np.int32)
-            plan[name] = self._occupant[plan[f"{name}_slot"]]
-        if self.policy == "reservoir":
-            slots = self._reservoir_slots(len(index), generator) if writes else None
-            plan["write_slot"] = self._write(index, slots)
-        return plan
+    def _filled_before(self, steps: int, offered_per_step: int) -> np.ndarray:
+        """Return the (steps,) number of samples that are stored before each step."""
+        if self.policy != "reservoir":
+            return np.full(steps, self.filled)
+        batches = -(-np.arange(steps) // self.glances)  # those offered before each step
+        return np.minimum(self._offered + offered_per_step * batches, self.memory_size)
 
-    def _reservoir_slots(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Return the slot of each next sample: sample n stays with probability M / n (Vitter)."""
-        size = self.memory_size
-        assert size is not None
-        n = self.seen + np.arange(count)  # samples before each
-        self.seen += count
-        drawn = generator.integers(0, n + 1)
-        return np.where(n < size, n, np.where(drawn < size, drawn, size)).astype(np.int32)
+    def _write_slots(
+        self, steps: int, width: int, writing: bool, chance: np.random.Generator
+    ) -> np.ndarray:
+        """Return the (steps, width) slots that an epoch's samples are offered."""
+        slots = np.full((steps, width), self.memory_size, np.int32)
+        if writing:
+            first = slots[:: self.glances]
+            drawn = reservoir_slots(self._offered, first.size, self.memory_size, chance)
+            first[:] = drawn.reshape(first.shape)
+            self._offered += first.size
+        return slots
 
-    def _write(self, index: np.ndarray, slots: np.ndarray | None) -> np.ndarray:
-        size = self.memory_size
-        assert size is not None
-        if slots is None:
-            return np.full(len(index), size, np.int32)
-        newly = int(min(self.seen, size))
-        if newly > len(self._occupant):
-            grown = np.zeros(newly - len(self._occupant), np.int32)
-            self._occupant = np.concatenate([self._occupant, grown])
-        kept = slots.copy()
-        last = {int(slot): i for i, slot in enumerate(slots)}
-        for i, slot in enumerate(slots):
-            if slot < size and last[int(slot)] == i:
-                self._occupant[slot] = index[i]
-            else:
-                kept[i] = size
-        return kept
+    def _follow(self, piece: Part, reads: Mapping[str, int]) -> None:
+        """Go through the steps: find what is in each slot that is read, then write."""
+        slots = [piece[f"{name}_slot"] for name in reads]
+        rows = [np.empty_like(of_read) for of_read in slots]
+        writes = piece.get("write_slot")
+        winner = np.empty(len(self._occupant), np.int64)
+        place = np.arange(piece["index"].shape[1])
+        for s, index in enumerate(piece["index"]):
+            for found, slot in zip(rows, slots, strict=True):
+                found[s] = self._occupant[slot[s]]
+            if writes is not None:
+                to = writes[s]
+                winner[to] = place  # NumPy keeps the last
+                to[winner[to] != place] = self.memory_size
+                self._occupant[to] = index
+        piece.update(zip(reads, rows, strict=True))
 
     def end_task(
-        self,
-        pool: Dataset,
-        num_current: int,
-        task: int,
-        streams: RandomStreams,
-        order: np.ndarray,
-        features: np.ndarray | None = None,
+        self, task: int, streams: RandomStreams, features: np.ndarray | None = None
     ) -> None:
         """Make the memory as it stands after the task.
 
         Args:
-            pool: what `start_task` returned.
-            num_current: samples of the task; the pool's first rows.
             task: 1-based.
             streams: the stream "memory" is used.
-            order: rows of the task in the order in which they were last seen (ring).
-            features: (num_current, D) features of the task's samples (herding).
+            features: (samples of the task, D) float, for herding.
         """
         if self.policy == "reservoir":
-            self.data = pool.rows(self._occupant.copy())
+            self.seen = self._offered
+            rows = self._occupant[: min(self.seen, self.memory_size)]
+            self.data = self._pool.rows(rows)
             return
-        y = pool.y[:num_current]
-        generator = streams.generator("memory", task, 0)
+        added = self._pool.rows(self._selected(task, streams, features))
+        past = [] if self.data is None else [self.data]
+        joined = Dataset(*map(np.concatenate, zip(*past, added, strict=True)))
+        self.data = joined.rows(self._within_budget(joined))
+
+    def _selected(
+        self, task: int, streams: RandomStreams, features: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the rows of the task that are worth most, as many as may ever be kept."""
+        most = self.capacity(1)
+        y = self._pool.y[: self._num_current]
+        chance = streams.generator("memory", Draw.SELECTION, task)
         if self.policy == "ring":
-            rows = ring_rows(y, order)
-        elif self.policy == "class_balanced":
-            rows = class_balanced_rows(y, generator)
-        elif self.policy == "random":
-            rows = random_rows(y, generator)
-        else:
-            assert features is not None
-            rows = herding_rows(y, features)
-        kept = [] if self.data is None else self._shrunk(task)
-        added = pool.rows(rows[: self._room(task, task)])
-        kept.append(added)
-        self.data = Dataset(*(np.concatenate(arrays) for arrays in zip(*kept, strict=True)))
+            return ring_rows(y, self._order)[:most]
+        if self.policy == "class_balanced":
+            return class_balanced_rows(y, chance)[:most]
+        if self.policy == "random":
+            return random_rows(y, chance)[:most]
+        if features is None:
+            raise ValueError("herding needs the features of the task's samples")
+        return herding_rows(y, features, most)[:most]
 
-    def _room(self, task: int, num_tasks: int) -> int:
-        """Return the samples of `task` that are kept after `num_tasks` tasks."""
+    def _within_budget(self, joined: Dataset) -> np.ndarray:
+        """Return the rows that stay: of each task, the ones of most worth."""
         if self.per_task_memory_samples is not None:
-            return self.per_task_memory_samples
-        assert self.memory_size is not None
-        share, rest = divmod(self.memory_size, num_tasks)
-        return share + (task <= rest)
-
-    def _shrunk(self, num_tasks: int) -> list[Dataset]:
-        """Return past tasks' samples, each cut to its share: the first ones are worth most."""
-        assert self.data is not None
-        pieces = []
-        for t in np.unique(self.data.t):
-            rows = np.flatnonzero(self.data.t == t)
-            pieces.append(self.data.rows(rows[: self._room(int(t) + 1, num_tasks)]))
-        return pieces
+            return np.arange(len(joined.y))
+        by_class = self.policy == "herding"
+        groups = joined.t * (1 + int(joined.y.max())) + joined.y if by_class else joined.t
+        _, group = np.unique(groups, return_inverse=True)
+        share, rest = divmod(self.memory_size, int(group.max()) + 1)
+        room = share if by_class else share + (group < rest)
+        return np.flatnonzero(rank_in_group(group) < room)
 
     # ---- as data
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return the memory by name; no samples are an absent memory."""
-        named = {"seen": np.asarray(self.seen)}
-        if self.data is not None:
-            named |= {name: array for name, array in self.data._asdict().items()}
-        return named
+        """Return the memory of the last task's end by name; no samples are an absent memory."""
+        stored = {} if self.data is None else self.data._asdict()
+        return {"seen": np.asarray(self.seen), **stored}
 
-    def import_arrays(self, arrays: dict[str, Any]) -> None:
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Undo `export_arrays`."""
         self.seen = int(arrays["seen"])
         self.data = Dataset(arrays["x"], arrays["y"], arrays["t"]) if "x" in arrays else None

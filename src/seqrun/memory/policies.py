@@ -1,6 +1,6 @@
 """Which samples of a task a memory keeps at the task's end.
 
-Each policy returns rows of a task in the order of their worth: a shorter memory is a prefix.
+Each policy returns rows of a task in the order of their worth: a smaller memory is a prefix.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import numpy as np
 
 POLICIES = ("reservoir", "ring", "class_balanced", "random", "herding")
 """reservoir: every sample of the stream with the same probability, written during training;
-ring: the last ones of each class, in the order of the stream; class_balanced: as many of each
-class, at random; random: at random; herding: those whose mean feature follows the class mean."""
+ring: the last ones of each class, as the last epoch went; class_balanced: as many of each class,
+at random; random: at random; herding: those whose mean feature follows the class mean."""
 
 
 def random_rows(y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -19,54 +19,69 @@ def random_rows(y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def class_balanced_rows(y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return all rows so that every prefix holds as many of each class as there are."""
-    shuffled = generator.permutation(len(y))
-    return interleaved([shuffled[y[shuffled] == c] for c in np.unique(y)])
+    """Return all rows in random order, but so that every prefix holds as many of each class."""
+    return interleaved(generator.permutation(len(y)), y)
 
 
 def ring_rows(y: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return rows by class, those seen last in `order` first, classes interleaved."""
-    latest = order[::-1]
-    return interleaved([latest[y[latest] == c] for c in np.unique(y)])
+    """Return the rows of `order`, the last first, but so that every prefix holds each class."""
+    return interleaved(order[::-1], y)
 
 
-def herding_rows(y: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Return rows by class in herding order, classes interleaved (Rebuffi 2017, algorithm 4).
-
-    Each next exemplar brings the mean of the chosen closest to the class mean, on L2-normalised
-    features.
+def herding_rows(y: np.ndarray, features: np.ndarray, most: int) -> np.ndarray:
+    """Return up to `most` rows of each class in herding order, classes interleaved.
 
     Args:
         y: (N,) labels.
         features: (N, D) float.
+        most: longest order of a class, >= 1.
     """
     chosen = []
     for c in np.unique(y):
         rows = np.flatnonzero(y == c)
-        chosen.append(rows[herding_order(features[rows])])
-    return interleaved(chosen)
+        chosen.append(rows[herding_order(features[rows], most)])
+    return interleaved(np.concatenate(chosen), y)
 
 
-def herding_order(features: np.ndarray) -> np.ndarray:
-    """Return the herding order of one class's samples from their (N, D) features."""
+def herding_order(features: np.ndarray, most: int) -> np.ndarray:
+    """Return the first `most` of one class's samples as herding chooses them.
+
+    Each next one brings the mean of the chosen closest to the mean of all, on L2-normalised
+    features (Rebuffi 2017, algorithm 4), which are computed with in float64.
+
+    Args:
+        features: (N, D) float.
+        most: samples to choose; N if there are fewer.
+    """
     normal = np.asarray(features, np.float64)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     mean = normal.mean(0)
-    left = np.ones(len(normal), bool)
-    total = np.zeros_like(mean)
-    order = np.empty(len(normal), np.int64)
-    # |mean - (total + f)/k|^2 without the terms that do not depend on f, times k^2
     squares = (normal**2).sum(1)
-    for k in range(1, len(normal) + 1):
-        scores = squares + 2 * normal @ (total - k * mean)
-        scores[~left] = np.inf
-        best = int(scores.argmin())
-        order[k - 1], left[best] = best, False
+    total = np.zeros_like(mean)
+    order = np.empty(min(most, len(normal)), np.int64)
+    for k in range(1, len(order) + 1):
+        # |mean - (total + f) / k|^2 k^2, without what does not depend on f
+        distances = squares + 2 * normal @ (total - k * mean)
+        best = int(distances.argmin())
+        order[k - 1] = best
         total += normal[best]
+        squares[best] = np.inf
     return order
 
 
-def interleaved(groups: list[np.ndarray]) -> np.ndarray:
-    """Return the first of each group, then the second of each, and so on."""
-    rank = np.concatenate([np.arange(len(g)) for g in groups])
-    return np.concatenate(groups)[np.argsort(rank, kind="stable")]
+def interleaved(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the first of each class, then the second of each, ..., otherwise as `rows` lie."""
+    return rows[np.argsort(rank_in_group(y[rows]), kind="stable")]
+
+
+def rank_in_group(groups: np.ndarray) -> np.ndarray:
+    """Return how many entries of the same group precede each entry.
+
+    Args:
+        groups: (N,) integers.
+    """
+    order = np.argsort(groups, kind="stable")
+    gathered = groups[order]
+    ranks = np.empty(len(groups), np.int64)
+    ranks[order] = np.arange(len(groups)) - np.searchsorted(gathered, gathered)
+    return ranks

@@ -16,6 +16,7 @@ from seqrun.algorithms.base.options import TrainingOptions
 from seqrun.algorithms.base.step import Step
 from seqrun.backbones.base import BaseBackbone, draw_initial_weights, multiply_adds
 from seqrun.benchmarks import BaseBenchmark, Dataset
+from seqrun.benchmarks.base import SCENARIOS
 from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
 from seqrun.callbacks.dispatch import CallbackDispatch
 from seqrun.checks import ConfigError, one_of, whole
@@ -70,8 +71,13 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     hyper_names: ClassVar[tuple[str, ...]] = ()
     pool_reads: ClassVar[tuple[str, ...]] = ("index",)
     """Plan arrays that are rows of the pool: a step finds their samples in `step.reads`."""
+    scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
+    """Scenarios that the algorithm can work in."""
+    scenarios_reason: ClassVar[str] = ""
+    """Why not in the others."""
 
     device_kind: str = field(init=False, default="cpu")
+    kept: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         for part, value in (("backbone", self.backbone), ("optimizer", self.optimizer)):
@@ -80,6 +86,11 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                     f"{part}={value.name}: is of backend {value.backend}, "
                     f"the algorithm {self.name} of backend {self.backend}"
                 )
+        if self.benchmark.scenario not in self.scenarios:
+            raise ConfigError(
+                f"benchmark.scenario={self.benchmark.scenario!r}: must be "
+                f"{' or '.join(self.scenarios)} with algo={self.name}, {self.scenarios_reason}"
+            )
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.num_threads is not None:
             whole("num_threads", self.num_threads, 1)
@@ -118,8 +129,16 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         """Choose device and threads and build the module (no weights yet)."""
         raise NotImplementedError
 
+    def built_weights(self) -> dict[str, np.ndarray]:
+        """Return the parameters and statistics that the module was built with, canonical."""
+        raise NotImplementedError
+
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Start from canonical `weights`, fresh statistics, optimizer and algorithm state."""
+        """Start from canonical `weights`, fresh optimizer and algorithm state.
+
+        A statistic that is not among the weights starts fresh: a mean at 0, a variance at 1.
+        What is `kept` stays as it is.
+        """
         raise NotImplementedError
 
     def reset_optimizer(self) -> None:
@@ -151,6 +170,25 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     # ---- what an algorithm may override, besides the hooks
 
+    def initial_kept(self) -> Any:
+        """Return the NamedTuple of what lives on the device but no training step reads, or None.
+
+        It is carried from task to task and exported as "kept/...", but costs a step nothing.
+        """
+        return None
+
+    def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters and statistics that `task` is evaluated with: the live ones."""
+        return self.params, self.stats  # type: ignore[attr-defined]  # an engine's
+
+    def evaluation_reads(self, task: int) -> Any:
+        """Return the arrays that `evaluation_logits` reads besides weights and samples, or None."""
+        return None
+
+    def trained_tasks(self) -> range:
+        """Return the tasks (1-based) that the flow trains on and measures a row after."""
+        return range(1, self.num_tasks + 1)
+
     def training_data(self, task: int) -> Dataset:
         """Return the samples that `task` is trained on."""
         return self.benchmark.task_data(task, "train")
@@ -168,6 +206,10 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         batch_size = self.benchmark.batch_size
         full, partial = batch_order(self.random, task, epoch, num_samples, batch_size)
         return [{"index": order} for order in (full, partial) if len(order)]
+
+    def samples_per_step(self) -> int:
+        """Return the most samples that a step runs through the network."""
+        return self.benchmark.batch_size
 
     def hyper(self) -> dict[str, float]:
         """Return the scalars that enter the arithmetic of this task's steps."""
@@ -207,16 +249,25 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         started = time.perf_counter()
         self.benchmark.prepare(self.random)
         self.start_engine()
-        shapes, initialization = self.parameter_shapes(), self.backbone.initialization
-        self.set_weights(draw_initial_weights(shapes, initialization, self.random))
+        self.set_weights(self.initial_weights())
+        self.kept = self.initial_kept()
         self._plan_lengths()
         for logger in self.loggers:
             logger.open(self._run_info())
         self.timing["setup_seconds"] += time.perf_counter() - started
 
+    def initial_weights(self) -> dict[str, np.ndarray]:
+        """Return the run's initial canonical weights, the same at every call."""
+        shapes, initialization = self.parameter_shapes(), self.backbone.initialization
+        weights = draw_initial_weights(shapes, initialization, self.random)
+        if any(self.backbone.keeps(name) for name in shapes):
+            built = self.built_weights()
+            weights |= {name: w for name, w in built.items() if self.backbone.keeps(name)}
+        return weights
+
     def _fit_tasks(self) -> None:
         self._validate()
-        for task in range(1, self.num_tasks + 1):
+        for task in self.trained_tasks():
             self.task, self.epoch = task, 0
             self._event("task", self._fit_task)
             self._validate()
@@ -367,12 +418,12 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     # ---- details
 
     def work_per_batch(self) -> int:
-        """Return the multiply-adds of one batch's forward pass."""
+        """Return the multiply-adds of one step's forward pass."""
         per_sample = multiply_adds(self.parameter_shapes(), self.benchmark.input_shape)
-        return per_sample * self.benchmark.batch_size
+        return per_sample * self.samples_per_step()
 
     def _plan_lengths(self) -> None:
-        sizes = {t: self.training_size(t) for t in range(1, self.num_tasks + 1)}
+        sizes = {t: self.training_size(t) for t in self.trained_tasks()}
         batch_size = self.benchmark.batch_size
         for task, size in sizes.items():
             if self.backbone.has_batch_statistics and size % batch_size == 1:
@@ -382,7 +433,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 )
             self.total_steps += math.ceil(size / batch_size) * self.training.epochs(task)
         longest = max(1, max(sizes.values()) // batch_size)
-        input_bytes = 4 * batch_size * math.prod(self.benchmark.input_shape)
+        input_bytes = 4 * self.samples_per_step() * math.prod(self.benchmark.input_shape)
         rule = self.training.chunk_steps or chunk_rule(self.work_per_batch(), input_bytes)
         self.chunk_steps = min(rule, longest)
         self.execution["chunk_steps"] = self.chunk_steps

@@ -12,9 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array
 
 from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
+from seqrun.algorithms.base.cache import compilation_cache
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
@@ -65,6 +67,10 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     # ---- what an algorithm overrides, besides the hooks
 
+    def build_module(self) -> nn.Module:
+        """Return the network with all that trains: the backbone's, or one that holds it."""
+        return self.backbone.build(self.benchmark.input_shape, self.benchmark.num_classes)
+
     def initial_state(self) -> Any:
         """Return the algorithm's NamedTuple of zeros."""
         return NoState()
@@ -91,6 +97,23 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         """Return the logits of an evaluation forward."""
         return self.module.apply({"params": nested(params), "batch_stats": nested(stats)}, x)
 
+    def encode(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
+        """Return the classifier's input in an evaluation forward, as `predict`."""
+        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        return self.module.apply(variables, x, method="encode")
+
+    def evaluation_logits(
+        self, params: dict[str, Array], stats: dict[str, Array], reads: Any, x: Array
+    ) -> Array:
+        """Return the (B, C) numbers of which a prediction is the largest.
+
+        Args:
+            params, stats: `evaluation_weights` of the task.
+            reads: `evaluation_reads` of the task.
+            x: (B, H, W, C) inputs.
+        """
+        return self.predict(params, stats, x)
+
     # ---- the engine
 
     @classmethod
@@ -105,15 +128,17 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def start_engine(self) -> None:
         """Choose device and threads and build the module."""
-        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
-        self.module = self.backbone.build(shape, classes)
-        sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        self.module = self.build_module()
+        sample = jax.ShapeDtypeStruct((2, *self.benchmark.input_shape), jnp.float32)
         shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
         self._param_shapes = flat(shapes["params"])
         self._stat_shapes = flat(shapes.get("batch_stats", {}))
         threads = self.num_threads or default_num_threads(self.work_per_batch())
         os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
         self.device_kind = self.find_device(self.device)
+        jax.config.update("jax_compilation_cache_dir", compilation_cache())
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
         self.execution |= {"num_threads": threads, "compiled": True}
         self._programs: dict[Any, Callable] = {}
@@ -127,11 +152,21 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         """Return canonical name -> canonical shape."""
         return {name: tuple(s.shape) for name, s in self._param_shapes.items()}
 
+    def built_weights(self) -> dict[str, np.ndarray]:
+        """Return what the module's own initializers draw from the stream "init"."""
+        key = jax.random.key(self.random.key("init") & 0xFFFFFFFF)
+        sample = jnp.zeros((2, *self.benchmark.input_shape))
+        built = jax.jit(self.module.init)(key, sample)
+        named = flat(built["params"]) | flat(built.get("batch_stats", {}))
+        return {name: np.array(value) for name, value in named.items()}
+
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Start from canonical weights."""
         params = {name: self._on_device(weights[name]) for name in self._param_shapes}
         stats = {
-            name: self._on_device(np.full(s.shape, float(name.endswith("var")), np.float32))
+            name: self._on_device(
+                weights.get(name, np.full(s.shape, float(name.endswith("var")), np.float32))
+            )
             for name, s in self._stat_shapes.items()
         }
         self.carry = Carry(params, stats, self.optimizer.init(params), None)
@@ -159,6 +194,10 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     def params(self) -> dict[str, Array]:
         """Canonical name -> parameter."""
         return self.carry.params
+
+    def snapshot(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return parameters and statistics as they are now, which training leaves alone."""
+        return self.params, self.stats
 
     def load_pool(self, dataset: Dataset) -> None:
         """Put the task's samples on the device, and its class mask."""
@@ -283,15 +322,16 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         every = np.ones(self.benchmark.num_classes, bool)
         allowed = np.stack([every if mask is None else mask for mask in masks])
         counts = np.zeros(len(masks), int)
+        known = *self.evaluation_weights(task), self.evaluation_reads(task)
         for x, y in self._test_data[task]:
-            args = (self.params, self.stats, x, y, allowed)
+            args = (*known, x, y, allowed)
             counts += np.asarray(self.compiled("evaluate", self._evaluate_program, args)(*args))
         return counts.tolist()
 
     def _evaluate_program(
-        self, params: dict, stats: dict, x: Array, y: Array, allowed: Array
+        self, params: dict, stats: dict, reads: Any, x: Array, y: Array, allowed: Array
     ) -> Array:
-        logits = self.predict(params, stats, self.inputs(x))
+        logits = self.evaluation_logits(params, stats, reads, self.inputs(x))
         masked = jnp.where(allowed[:, None], logits, -jnp.inf)
         return (masked.argmax(-1) == y).sum(-1)
 
@@ -303,6 +343,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     def export_arrays(self) -> dict[str, np.ndarray]:
         """Return everything that a run carries, by canonical name."""
         groups = dict(zip(("params", "stats", "optimizer", "state"), self.carry, strict=True))
+        groups["kept"] = self.kept
         return {name: np.asarray(v) for name, v in flatten_state(groups).items()}
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -312,6 +353,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self.carry = Carry(
             *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))
         )
+        self.kept = unflatten_state(self.kept, "kept", loaded)
 
 
 def _carried(step: Step) -> Carry:

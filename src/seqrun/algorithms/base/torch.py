@@ -9,13 +9,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
 from seqrun.backbones.torch import (
+    Encoder,
     canonical_names,
     from_canonical,
     normalised_inputs,
@@ -45,6 +46,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     # ---- what an algorithm overrides, besides the hooks
 
+    def build_module(self) -> nn.Module:
+        """Return the network with all that trains: the backbone's, or one that holds it."""
+        return self.backbone.build(self.benchmark.input_shape, self.benchmark.num_classes)
+
     def initial_state(self) -> Any:
         """Return the algorithm's NamedTuple of zeros."""
         return NoState()
@@ -53,6 +58,35 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Return the scalar task loss and the (B, C) logits of `step.batch`."""
         logits = allow_classes(self.module(step.batch.x), step.mask, step.batch.t)
         return cross_entropy(logits, step.batch.y), logits
+
+    def forward(self, params: dict[str, Tensor], stats: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Return the logits of a training forward with these parameters; `stats` move in place."""
+        values = {self._module_names[n]: v for n, v in (params | stats).items()}
+        return torch.func.functional_call(self.module, values, (x,))
+
+    def predict(self, params: dict[str, Tensor], stats: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Return the logits of an evaluation forward with these parameters and statistics."""
+        values = {self._module_names[n]: v for n, v in (params | stats).items()}
+        with self.evaluating():
+            return torch.func.functional_call(self.module, values, (x,))
+
+    def encode(self, params: dict[str, Tensor], stats: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Return the classifier's input in an evaluation forward, as `predict`."""
+        values = {f"module.{self._module_names[n]}": v for n, v in (params | stats).items()}
+        with self.evaluating():
+            return torch.func.functional_call(Encoder(self.module), values, (x,))
+
+    def evaluation_logits(
+        self, params: dict[str, Tensor], stats: dict[str, Tensor], reads: Any, x: Tensor
+    ) -> Tensor:
+        """Return the (B, C) numbers of which a prediction is the largest.
+
+        Args:
+            params, stats: `evaluation_weights` of the task.
+            reads: `evaluation_reads` of the task.
+            x: (B, H, W, C) inputs.
+        """
+        return self.predict(params, stats, x)
 
     # ---- the engine
 
@@ -68,10 +102,18 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Choose device and threads and build the module."""
         self.device_kind = self.find_device(self.device)
         self._device = torch.device(self.device_kind)
-        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
-        with torch.random.fork_rng(devices=[]):  # modules draw weights that are replaced
-            self.module = self.backbone.build(shape, classes).to(self._device)
+        with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
+            torch.manual_seed(self.random.key("init"))
+            self.module = self.build_module().to(self._device)
         self.params, self.stats = canonical_names(self.module)
+        live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
+        names = {id(value): name for name, value in live.items()}
+        self._module_names = {n: names[id(v)] for n, v in (self.params | self.stats).items()}
+        self._built = {
+            n: np.array(to_canonical(v.detach(), n).cpu().numpy())
+            for n, v in (self.params | self.stats).items()
+            if self.backbone.keeps(n)
+        }
         self._threads_before = torch.get_num_threads()
         threads = self.num_threads or default_num_threads(self.work_per_batch())
         torch.set_num_threads(threads)
@@ -90,13 +132,18 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Return canonical name -> canonical shape."""
         return {name: tuple(to_canonical(p, name).shape) for name, p in self.params.items()}
 
+    def built_weights(self) -> dict[str, np.ndarray]:
+        """Return the parameters and statistics that the backbone keeps as they were built."""
+        return self._built
+
     @torch.no_grad()
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Start from canonical weights."""
         for name, parameter in self.params.items():
             parameter.copy_(from_canonical(torch.from_numpy(weights[name]), name))
         for name, statistic in self.stats.items():
-            statistic.fill_(1.0 if name.endswith("var") else 0.0)
+            fresh = np.full(statistic.shape, float(name.endswith("var")), np.float32)
+            statistic.copy_(torch.from_numpy(weights.get(name, fresh)))
         self.reset_optimizer()
         self.state = self.initial_state()
         self.module.train()
@@ -177,6 +224,11 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             torch.manual_seed(self.random.key("noise", first_step))
             yield
 
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return copies of parameters and statistics, which training leaves alone."""
+        params = {n: p.detach().clone() for n, p in self.params.items()}
+        return params, {n: s.clone() for n, s in self.stats.items()}
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Put the module in eval mode for a while, then as it was."""
@@ -195,9 +247,9 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             x, y = torch.from_numpy(data.x), torch.from_numpy(data.y).long()
             self._test_data[task] = x.to(self._device), y.to(self._device)
         x, y = self._test_data[task]
-        size = self.benchmark.eval_batch_size
-        with self.evaluating():
-            logits = torch.cat([self.module(self.inputs(part)) for part in x.split(size)])
+        parts = x.split(self.benchmark.eval_batch_size)
+        known = *self.evaluation_weights(task), self.evaluation_reads(task)
+        logits = torch.cat([self.evaluation_logits(*known, self.inputs(part)) for part in parts])
         counts = []
         for mask in masks:
             allowed = logits
@@ -212,7 +264,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     def export_arrays(self) -> dict[str, np.ndarray]:
         """Return everything that a run carries, by canonical name and in canonical layout."""
         groups = {"params": self.params, "stats": self.stats}
-        groups |= {"optimizer": self.opt_state, "state": self.state}
+        groups |= {"optimizer": self.opt_state, "state": self.state, "kept": self.kept}
         named = flatten_state(groups)
         return {
             name: np.array(to_canonical(v.detach(), name).cpu().numpy(), order="C")  # a copy
@@ -233,3 +285,4 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             statistic.copy_(loaded[f"stats/{name}"])
         self.opt_state = unflatten_state(self.opt_state, "optimizer", loaded)
         self.state = unflatten_state(self.state, "state", loaded)
+        self.kept = unflatten_state(self.kept, "kept", loaded)

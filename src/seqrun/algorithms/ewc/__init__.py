@@ -1,4 +1,4 @@
-"""EWC: Elastic Weight Consolidation.
+"""EWC and online EWC: Elastic Weight Consolidation.
 
 Paper: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks",
 1612.00796, equation 3: L(theta) = L_B(theta) + sum_i lambda/2 F_i (theta_i - theta*_A,i)^2,
@@ -11,6 +11,11 @@ a constant that has no gradient.
 Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default, "empirical",
 squares the gradient at the true label, as most implementations do. lambda is not comparable
 between the variants.
+
+Online EWC: Schwarz et al. 2018, "Progress & Compress: a scalable framework for continual
+learning", 1805.06370, section 4: one penalty, anchored at the latest task's parameters, with
+F <- gamma F + F_t. Differs from the paper: a task's penalty weighs F and not gamma F (a factor
+that lambda absorbs), and there is no knowledge base beside the network.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import ConfigError, boolean, one_of, whole
+from seqrun.checks import ConfigError, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
 RUNNING_EVERY = 10  # steps between updates of the running Fisher (A-GEM's authors)
@@ -31,7 +36,7 @@ class EWCState(NamedTuple):
 
     Attributes:
         anchor: parameter name -> theta*.
-        importance: parameter name -> F >= 0.
+        importance: parameter name -> F >= 0, of all past tasks.
         squares: parameter name -> sum of squared batch gradients since the running Fisher last
             moved; {} unless `fisher_running`.
         running: parameter name -> running Fisher of the current task; {} unless `fisher_running`.
@@ -90,3 +95,29 @@ class EWCOptions(RegularizationOptions):
                 f"fisher_weight='p': must be none with fisher={self.fisher!r}, which "
                 + ("weighs by p already" if self.fisher == "exact" else "has no p(y|x) of a sample")
             )
+
+
+@dataclass(kw_only=True, eq=False)
+class OnlineEWCOptions(EWCOptions):
+    """Keep one anchor, and let the Fisher information of past tasks fade.
+
+    F <- gamma F + F_t; theta* <- theta. Schwarz et al. 2018 (1805.06370), section 4.
+
+    Args:
+        gamma: what is left of the past importance after each task, in [0, 1]; 0 protects the
+            latest task alone.
+        fisher_running: estimates F_t alone; past importance fades by gamma as with any other.
+
+    All other arguments are EWC's.
+
+    Raises:
+        ConfigError: a value out of range, or options that exclude each other.
+    """
+
+    gamma: float = 0.95
+
+    name: ClassVar[str] = "online_ewc"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("gamma", self.gamma, 0.0, 1.0)

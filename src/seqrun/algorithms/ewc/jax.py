@@ -12,7 +12,13 @@ import optax
 from jax import Array
 
 from seqrun.algorithms.base.step import Batch, Step
-from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCOptions, EWCState
+from seqrun.algorithms.ewc import (
+    RUNNING_DECAY,
+    RUNNING_EVERY,
+    EWCOptions,
+    EWCState,
+    OnlineEWCOptions,
+)
 from seqrun.algorithms.ewc.samples import fisher_rows, label_draws
 from seqrun.algorithms.regularization.jax import RegularizationAlgorithm
 from seqrun.formulas.jax import allow_classes, completed_square, cross_entropy
@@ -94,14 +100,16 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return jax.tree.map(jnp.add, total, squares(y, weights))
 
     def consolidate(self, importance: Arrays) -> EWCState:
-        """Add the task's penalty to the past ones'; the running Fisher keeps the latest only."""
-        state = self.state
-        if not self.fisher_running:
-            args = (state.anchor, state.importance, self.params, importance)
-            anchor, total = self.compiled("consolidate", completed_square, args)(*args)
-            return state._replace(anchor=anchor, importance=total)
-        zeros = jax.tree.map(jnp.zeros_like, self.params)
-        return EWCState(self.params, importance, zeros, zeros, jnp.zeros_like(state.count))
+        """Merge the task's penalty with the past ones', and start a new running Fisher."""
+        anchor, total = self.merge(importance)
+        return self.initial_state()._replace(anchor=anchor, importance=total)
+
+    def merge(self, importance: Arrays) -> tuple[Arrays, Arrays]:
+        """Return anchor and importance of all past tasks; the running Fisher's of the latest."""
+        if self.fisher_running:
+            return self.params, importance
+        args = (self.state.anchor, self.state.importance, self.params, importance)
+        return self.compiled("merge", completed_square, args)(*args)
 
     def on_after_backward(self, algorithm: Any, step: Step) -> None:
         """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
@@ -117,3 +125,17 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             squares = jax.tree.map(lambda s: jnp.where(due, 0.0, s), squares)
             step.state = state._replace(squares=squares, running=running, count=count)
         super().on_after_backward(algorithm, step)
+
+
+@dataclass(kw_only=True, eq=False)
+class OnlineEWC(OnlineEWCOptions, EWC):
+    """Online EWC: one anchor, and importance that fades (Schwarz et al. 2018)."""
+
+    def merge(self, importance: Arrays) -> tuple[Arrays, Arrays]:
+        """Return the parameters as the anchor, and gamma F + F_t."""
+        args = (self.state.importance, importance, jnp.float32(self.gamma))
+        return self.params, self.compiled("merge", _faded_sum, args)(*args)
+
+
+def _faded_sum(past: Arrays, added: Arrays, gamma: Array) -> Arrays:
+    return jax.tree.map(lambda f, extra: gamma * f + extra, past, added)

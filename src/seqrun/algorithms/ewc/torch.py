@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from seqrun.algorithms.base.step import Step
-from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCOptions, EWCState
+from seqrun.algorithms.ewc import (
+    RUNNING_DECAY,
+    RUNNING_EVERY,
+    EWCOptions,
+    EWCState,
+    OnlineEWCOptions,
+)
 from seqrun.algorithms.ewc.samples import fisher_rows, label_draws
 from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
 from seqrun.formulas.per_sample.torch import per_sample_power_sum
@@ -77,16 +83,16 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
 
     def consolidate(self, importance: Tensors) -> EWCState:
-        """Add the task's penalty to the past ones'; the running Fisher keeps the latest only."""
-        params = {n: p.detach() for n, p in self.params.items()}
-        if not self.fisher_running:
-            state = self.state
-            anchor, total = completed_square(state.anchor, state.importance, params, importance)
-            return state._replace(anchor=anchor, importance=total)
-        anchor = {n: p.clone() for n, p in params.items()}
-        zeros = {n: torch.zeros_like(p) for n, p in params.items()}
-        count = torch.zeros_like(self.state.count)
-        return EWCState(anchor, importance, zeros, dict(zeros), count)
+        """Merge the task's penalty with the past ones', and start a new running Fisher."""
+        anchor, total = self.merge(importance)
+        return self.initial_state()._replace(anchor=anchor, importance=total)
+
+    def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
+        """Return anchor and importance of all past tasks; the running Fisher's of the latest."""
+        state, params = self.state, {n: p.detach().clone() for n, p in self.params.items()}
+        if self.fisher_running:
+            return params, importance
+        return completed_square(state.anchor, state.importance, params, importance)
 
     @torch.no_grad()
     def on_after_backward(self, algorithm: Any, step: Step) -> None:
@@ -101,3 +107,13 @@ class EWC(EWCOptions, RegularizationAlgorithm):
                 squares = {n: torch.zeros_like(s) for n, s in squares.items()}
             step.state = state._replace(squares=squares, running=running, count=count)
         super().on_after_backward(algorithm, step)
+
+
+@dataclass(kw_only=True, eq=False)
+class OnlineEWC(OnlineEWCOptions, EWC):
+    """Online EWC: one anchor, and importance that fades (Schwarz et al. 2018)."""
+
+    def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
+        """Return the parameters as the anchor, and gamma F + F_t."""
+        faded = {n: self.gamma * f + importance[n] for n, f in self.state.importance.items()}
+        return {n: p.detach().clone() for n, p in self.params.items()}, faded

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks import Dataset
-from seqrun.checks import whole
-from seqrun.memory import MemoryCallback, MemoryMechanism
-from seqrun.plan import Chunk, RandomStreams
+from seqrun.checks import ConfigError, whole
+from seqrun.memory import MemoryMechanism
+from seqrun.plan import RandomStreams
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,7 +24,7 @@ class ReplayOptions:
     """What all replay methods take; to be mixed in before an engine.
 
     Args:
-        memory_batch_size: samples that are replayed per step, >= 1.
+        memory_batch_size: samples of each memory batch, >= 1; all that are stored if fewer.
 
     Raises:
         ConfigError: a value out of range.
@@ -37,7 +38,6 @@ class ReplayOptions:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
         whole("memory_batch_size", self.memory_batch_size, 1)
         self.memory = self.make_memory()
-        self._keeper = MemoryCallback(self.memory)
 
     def make_memory(self) -> MemoryMechanism:
         """Return an empty memory with the method's budget and policy."""
@@ -45,7 +45,7 @@ class ReplayOptions:
 
     def task_pool(self, data: Dataset) -> Dataset:
         """Return the task's data, then the memory."""
-        return self.memory.start_task(data)
+        return self.memory.start_task(data, self.num_tasks)  # type: ignore[attr-defined]
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Add reads and writes to the epoch's batches."""
@@ -53,6 +53,11 @@ class ReplayOptions:
         reads = dict.fromkeys(self.pool_reads[1:], self.memory_batch_size)
         streams: RandomStreams = self.random  # type: ignore[attr-defined]
         return self.memory.plan_epoch(parts, streams, task, epoch, reads)
+
+    def samples_per_step(self) -> int:
+        """Add the memory batches to the current one."""
+        replayed = self.memory_batch_size * len(self.pool_reads[1:])
+        return super().samples_per_step() + replayed  # type: ignore[misc]
 
     def export_arrays(self) -> dict[str, np.ndarray]:
         """Add the memory to what the run carries."""
@@ -66,14 +71,22 @@ class ReplayOptions:
         stored = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         self.memory.import_arrays(stored)
 
-    def on_before_epoch(self, algorithm: Any) -> None:
-        """Note the order of samples anew."""
-        self._keeper.on_before_epoch(algorithm)
-
-    def on_after_chunk(self, algorithm: Any, chunk: Chunk) -> None:
-        """Note which samples were seen."""
-        self._keeper.on_after_chunk(algorithm, chunk)
-
     def on_after_task(self, algorithm: Any) -> None:
         """Make the memory of the task's end."""
-        self._keeper.on_after_task(algorithm)
+        self.memory.end_task(algorithm.task, algorithm.random)
+        self.memory_bytes = self.memory.num_bytes
+
+
+def refuse_single_samples(backbone: BaseBackbone, **smallest: int) -> None:
+    """Raise ConfigError where a memory batch of one sample would meet BatchNorm.
+
+    Args:
+        backbone: what memory batches go through on their own.
+        smallest: key -> value, each of which limits a memory batch.
+    """
+    for key, value in smallest.items():
+        if backbone.has_batch_statistics and value == 1:
+            raise ConfigError(
+                f"{key}=1: must be at least 2 with a BatchNorm backbone, which cannot normalise "
+                "a memory batch of one sample"
+            )

@@ -1,0 +1,58 @@
+"""DER and DER++ on PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqrun.algorithms.base.step import Step
+from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
+from seqrun.algorithms.der import DEROptions, DERPPOptions, DERState
+from seqrun.formulas.torch import allow_classes, cross_entropy
+
+
+@dataclass(kw_only=True, eq=False)
+class DER(DEROptions, PyTorchBaseAlgorithm):
+    """Dark Experience Replay (Buzzega et al. 2020)."""
+
+    def initial_state(self) -> DERState:
+        """Return empty slots."""
+        size = (self.memory_size, self.benchmark.num_classes)
+        return DERState(torch.zeros(size, device=self._device))
+
+    def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the batch's cross-entropy, and its logits of all classes."""
+        logits = self.module(step.batch.x)
+        allowed = allow_classes(logits, step.mask, step.batch.t)
+        return cross_entropy(allowed, step.batch.y), logits
+
+    def replay_loss(self, step: Step) -> Tensor:
+        """Return what memory adds to the loss."""
+        logits = self.module(step.reads["replay"].x)
+        stored = step.state.logits[step.arrays["replay_slot"]]
+        return step.hyper["alpha"] * (logits - stored).square().mean()
+
+    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+        """Add the gradient of memory's loss, then store the batch's logits."""
+        if len(step.reads["replay"].y):
+            added = torch.autograd.grad(self.replay_loss(step), list(self.params.values()))
+            torch._foreach_add_(list(step.gradients.values()), added)
+        slots = step.arrays["write_slot"]
+        kept = slots < self.memory_size
+        step.state.logits[slots[kept]] = step.logits[kept]
+        step.logits = allow_classes(step.logits, step.mask, step.batch.t)
+
+
+@dataclass(kw_only=True, eq=False)
+class DERPP(DERPPOptions, DER):
+    """Dark Experience Replay ++ (Buzzega et al. 2020)."""
+
+    def replay_loss(self, step: Step) -> Tensor:
+        """Return what memory adds to the loss."""
+        x, y, t = step.reads["replay_labels"]
+        distance = super().replay_loss(step)
+        logits = allow_classes(self.module(x), step.mask, t)
+        return distance + step.hyper["beta"] * cross_entropy(logits, y)

@@ -1,0 +1,67 @@
+"""Independent: a fresh model per task.
+
+Paper: none; the reference without forgetting and without transfer ("single-task", "one model per
+task").
+Loss: cross-entropy on the current task's batch; every task starts from the initial weights.
+
+Task j is evaluated with the model that was trained on it, so the task must be known at test: what
+is measured on a domain-incremental stream is task-aware, and class-incremental streams are refused.
+A task that has not been trained on yet is evaluated with the initial weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+
+class IndependentKept(NamedTuple):
+    """The models of all tasks, in the engine's own arrays.
+
+    Attributes:
+        params: task (1-based, as text) -> parameter name -> value; the initial weights where the
+            task has not been trained on.
+        stats: task -> BatchNorm statistic name -> value.
+    """
+
+    params: dict[str, dict[str, Any]]
+    stats: dict[str, dict[str, Any]]
+
+
+@dataclass(kw_only=True, eq=False)
+class IndependentOptions:
+    """Train a fresh model per task and evaluate each task with its own.
+
+    All models start from the same initial weights, with fresh statistics and optimizer.
+
+    Raises:
+        ConfigError: a class-incremental stream, where the task is not known at test.
+    """
+
+    name: ClassVar[str] = "independent"
+    scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")
+    scenarios_reason: ClassVar[str] = "which chooses its model by the task at test"
+
+    def initial_kept(self) -> IndependentKept:
+        """Return the initial weights for every task."""
+        params, stats = self.snapshot()  # type: ignore[attr-defined]
+        tasks = [str(t) for t in range(1, self.num_tasks + 1)]  # type: ignore[attr-defined]
+        return IndependentKept(dict.fromkeys(tasks, params), dict.fromkeys(tasks, stats))
+
+    def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the task's own model; of the current task, the one in training."""
+        if task == self.task:  # type: ignore[attr-defined]
+            return super().evaluation_weights(task)  # type: ignore[misc]
+        return self.kept.params[str(task)], self.kept.stats[str(task)]
+
+    def on_before_task(self, algorithm: Any) -> None:
+        """Start from the initial weights."""
+        self.set_weights(self.initial_weights())  # type: ignore[attr-defined]
+
+    def on_after_task(self, algorithm: Any) -> None:
+        """Keep the task's model."""
+        params, stats = algorithm.snapshot()
+        task = str(algorithm.task)
+        algorithm.kept = IndependentKept(
+            algorithm.kept.params | {task: params}, algorithm.kept.stats | {task: stats}
+        )

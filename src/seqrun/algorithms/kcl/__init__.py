@@ -1,0 +1,224 @@
+"""KCL: Kernel Continual Learning with variational random Fourier features.
+
+Paper: Derakhshani et al. 2021, "Kernel continual learning", 2107.05757, equations 5 to 11.
+
+Before a task a coreset of it is set aside. Its classifier is the kernel ridge regression of the
+coreset's labels Y: with features scaled to x, psi(x) = sqrt(2/D) cos(omega x + b) and K = psi(C)
+psi(C)^T of the coreset C,
+
+    logits(x) = gamma_t psi(x) psi(C)^T (K + (|lambda_t| + 0.01) I)^-1 Y + beta_t,
+
+trained by CE + tau KL(q || p), where the D bases omega ~ q = N(mu, sigma^2) from the coreset's mean
+feature, and p is the same of the batch's. The loss that is logged is the cross-entropy. At test the
+task is given, and its own coreset, lambda_t, gamma_t, beta_t and one set of bases are used.
+
+Differs from the paper: features are scaled by the coreset's range, so that a prediction does not
+depend on what else is in the evaluation batch (`scaling = authors` takes each set's own, as the
+authors' code does); the authors' code draws bases anew for each test batch and evaluates past tasks
+with the current task's lambda, gamma, beta: here they are the task's own; "rbf" is Gaussian (the
+authors' code takes the L1 distance), and "poly" divides the products by the number of features,
+without which its regression is out of float32's reach. A coreset is at most half of its task.
+
+Reduces to naive: never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from seqrun.benchmarks import Dataset
+from seqrun.checks import at_least, one_of, whole
+from seqrun.formulas.kernels import KERNELS
+from seqrun.memory.policies import class_balanced_rows
+from seqrun.plan import Chunk
+
+SCALINGS = ("min_max", "authors", "l2")
+RIDGE = 0.01
+"""What is added to |lambda_t|."""
+PREFIX = "memory/"
+
+
+class KCLState(NamedTuple):
+    """State of KCL, which does not change.
+
+    Attributes:
+        phase: (D,) b of the bases, uniform in [0, 2 pi); None unless kernel_type = "rff".
+    """
+
+    phase: Any
+
+
+class Classifier(NamedTuple):
+    """What a coreset makes of a task: kernel ridge regression.
+
+    Attributes:
+        low, high: range of the coreset's features.
+        bases, phase: (D, d) omega and (D,) b; None unless kernel_type = "rff".
+        support: (N, D) Fourier features, or (N, d) scaled features, of the coreset.
+        weights: (N, C) solution.
+        gamma, beta: scale and offset of the logits.
+    """
+
+    low: Any
+    high: Any
+    bases: Any
+    phase: Any
+    support: Any
+    weights: Any
+    gamma: Any
+    beta: Any
+
+
+@dataclass(kw_only=True, eq=False)
+class KCLOptions:
+    """Classify each task by a kernel regression on its own coreset: KCL. Derakhshani et al. 2021.
+
+    2107.05757. The task of a test sample must be given. A task has no classifier before its
+    coreset, so that the accuracy matrix holds the tasks so far alone.
+
+    Args:
+        coreset_per_class: samples of each class that are set aside before a task and not trained
+            on, >= 1; at most half of the task's samples in all.
+        num_bases: D random Fourier bases, >= 1.
+        tau: weight of KL(q || p), >= 0; of no effect without bases.
+        kernel_type: "rff" (bases learned from the data), "rbf", "linear" or "poly".
+        scaling: of features: "min_max" (by the coreset's range), "authors" (by each set's own
+            range, so that predictions depend on the evaluation batch) or "l2" (each row to length
+            1; the paper's for ResNets).
+        lambda_init: initial lambda_t of every task, >= 0; 0.1 in the authors' code.
+
+    Raises:
+        ConfigError: a value out of range, or a scenario that does not give the task at test.
+    """
+
+    coreset_per_class: int = 20
+    num_bases: int = 1024
+    tau: float = 0.0001
+    kernel_type: str = "rff"
+    scaling: str = "min_max"
+    lambda_init: float = 1.0
+
+    name: ClassVar[str] = "kcl"
+    hyper_names: ClassVar[tuple[str, ...]] = ("tau",)
+    scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")
+    scenarios_reason: ClassVar[str] = "which must be given the task of a test sample"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        whole("coreset_per_class", self.coreset_per_class, 1)
+        whole("num_bases", self.num_bases, 1)
+        at_least("tau", self.tau, 0.0)
+        one_of("kernel_type", self.kernel_type, KERNELS)
+        one_of("scaling", self.scaling, SCALINGS)
+        at_least("lambda_init", self.lambda_init, 0.0)
+        self.coresets: dict[int, Dataset] = {}
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether the kernel is made of random Fourier features."""
+        return self.kernel_type == "rff"
+
+    # ---- coresets
+
+    def coreset_size(self, task: int) -> int:
+        """Return the samples of the task's coreset."""
+        benchmark = self.benchmark  # type: ignore[attr-defined]
+        mask = benchmark.class_mask
+        classes = benchmark.num_classes if mask is None else int(mask[task - 1].sum())
+        return min(self.coreset_per_class * classes, benchmark.task_size(task, "train") // 2)
+
+    def coreset_rows(self, task: int, y: np.ndarray) -> np.ndarray:
+        """Return the rows of the task's data that are its coreset, as many of each class."""
+        chance = self.random.generator("memory", task, 1)  # type: ignore[attr-defined]
+        return class_balanced_rows(y, chance)[: self.coreset_size(task)]
+
+    def training_data(self, task: int) -> Dataset:
+        """Return the task's samples without its coreset."""
+        data = super().training_data(task)  # type: ignore[misc]
+        return data.rows(np.delete(np.arange(len(data.y)), self.coreset_rows(task, data.y)))
+
+    def training_size(self, task: int) -> int:
+        """Return the number of the task's samples without its coreset."""
+        return super().training_size(task) - self.coreset_size(task)  # type: ignore[misc]
+
+    def on_before_task(self, algorithm: Any) -> None:
+        """Set the task's coreset aside."""
+        data = algorithm.benchmark.task_data(algorithm.task, "train")
+        self.coresets[algorithm.task] = data.rows(self.coreset_rows(algorithm.task, data.y))
+        arrays = [a for coreset in self.coresets.values() for a in coreset]
+        self.memory_bytes: int = sum(a.nbytes for a in arrays)
+
+    def task_pool(self, data: Dataset) -> Dataset:
+        """Return the task's data, then its coreset."""
+        coreset = self.coresets[self.task]  # type: ignore[attr-defined]
+        return Dataset(*map(np.concatenate, zip(data, coreset, strict=True)))
+
+    def samples_per_step(self) -> int:
+        """Add the coreset to the batch."""
+        tasks: range = self.trained_tasks()  # type: ignore[attr-defined]
+        return super().samples_per_step() + max(map(self.coreset_size, tasks))  # type: ignore[misc]
+
+    # ---- chance
+
+    def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
+        """Add the coreset's rows to every step."""
+        parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
+        rows = num_samples + np.arange(len(self.coresets[task].y), dtype=np.int32)
+        return [part | {"coreset": np.tile(rows, (len(part["index"]), 1))} for part in parts]
+
+    def on_before_chunk(self, algorithm: Any, chunk: Chunk) -> None:
+        """Draw the noise of the chunk's bases, step by step, so that chunks may be cut anywhere."""
+        if self.has_bases:
+            steps = range(chunk.first_step, chunk.first_step + chunk.steps)
+            chunk.arrays["noise"] = np.stack([self.noise(1, step) for step in steps])
+
+    def noise(self, purpose: int, position: int) -> np.ndarray:
+        """Return (D, d) float32 standard normals of a training step (1), or a task's test (2)."""
+        chance = self.random.generator("noise", purpose, position)  # type: ignore[attr-defined]
+        shape = self.num_bases, self.num_features
+        return chance.standard_normal(shape, dtype=np.float32)
+
+    def phases(self) -> np.ndarray:
+        """Return (D,) float32 phases b in [0, 2 pi), the same in all tasks."""
+        chance = self.random.generator("noise", 3)  # type: ignore[attr-defined]
+        return chance.uniform(0.0, 2 * np.pi, self.num_bases).astype(np.float32)
+
+    @property
+    def num_features(self) -> int:
+        """Return d, where there are bases."""
+        shapes: dict = self.parameter_shapes()  # type: ignore[attr-defined]
+        return shapes["posterior/mean/linear_0/kernel"][0]
+
+    # ---- weights and evaluation
+
+    def initial_weights(self) -> dict[str, np.ndarray]:
+        """Start every task's lambda at lambda_init, gamma at 1 and beta at 0."""
+        weights = super().initial_weights()  # type: ignore[misc]
+        weights["lambda"] = np.full_like(weights["lambda"], self.lambda_init)
+        weights["gamma"] = np.ones_like(weights["gamma"])
+        return weights
+
+    def _evaluated_tasks(self) -> range:
+        return range(1, self.task + 1)  # type: ignore[attr-defined]  # those with a coreset
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Add the coresets, task after task, to what the run carries."""
+        exported = super().export_arrays()  # type: ignore[misc]
+        if not self.coresets:
+            return exported
+        joined = Dataset(*map(np.concatenate, zip(*self.coresets.values(), strict=True)))
+        return exported | {PREFIX + name: array for name, array in joined._asdict().items()}
+
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays, the coresets among them."""
+        super().import_arrays(arrays)  # type: ignore[misc]
+        if PREFIX + "t" not in arrays:
+            self.coresets = {}
+            return
+        joined = Dataset(*(np.asarray(arrays[PREFIX + name]) for name in Dataset._fields))
+        tasks = np.unique(joined.t).tolist()
+        self.coresets = {t + 1: joined.rows(np.flatnonzero(joined.t == t)) for t in tasks}

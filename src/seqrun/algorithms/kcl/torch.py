@@ -1,0 +1,108 @@
+"""KCL on PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
+
+from seqrun.algorithms.base.step import Step
+from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
+from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
+from seqrun.algorithms.kcl.network.torch import KCLNetwork
+from seqrun.formulas.kernels.torch import (
+    fourier_features,
+    gaussian_divergence,
+    gram,
+    ridge_weights,
+)
+from seqrun.formulas.torch import allow_classes, cross_entropy
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(kw_only=True, eq=False)
+class KCL(KCLOptions, PyTorchBaseAlgorithm):
+    """Kernel Continual Learning (Derakhshani et al. 2021)."""
+
+    def build_module(self) -> nn.Module:
+        """Return the encoder with what trains beside it."""
+        shape, tasks = self.benchmark.input_shape, self.num_tasks
+        return KCLNetwork(super().build_module(), shape, tasks, self.has_bases)
+
+    def initial_state(self) -> KCLState:
+        """Return the phases of the bases."""
+        phase = torch.from_numpy(self.phases()).to(self._device) if self.has_bases else None
+        return KCLState(phase)
+
+    def backward(self, step: Step) -> None:
+        """Compute the task loss, and the gradient of it plus tau KL(q || p)."""
+        x, y, t = step.batch
+        features = self.module.encode(x)
+        rows = step.arrays["coreset"]
+        coreset = self.module.encode(self.inputs(step.pool.x[rows]))
+        noise = step.arrays.get("noise")
+        labels = step.pool.y[rows]
+        classifier, posterior = self.classifier(coreset, labels, t[0], noise, step.state.phase)
+        scaled = self.scaled(features, classifier.low, classifier.high)
+        logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
+        loss = total = cross_entropy(logits, y)
+        if self.has_bases:
+            prior = self.module.prior(scaled.mean(0))
+            total = loss + step.hyper["tau"] * gaussian_divergence(*posterior, *prior)
+        values = torch.autograd.grad(total, list(self.params.values()))
+        step.loss, step.logits = loss.detach(), logits.detach()
+        step.gradients = dict(zip(self.params, values, strict=True))
+
+    def classifier(
+        self, features: Tensor, y: Tensor, t: Tensor, noise: Tensor | None, phase: Tensor | None
+    ) -> tuple[Classifier, tuple[Tensor, Tensor] | None]:
+        """Return what a coreset's features make of task `t` (0-based), and mu, log sigma^2 of q."""
+        low, high = features.min(), features.max()
+        support, bases, posterior = self.scaled(features, low, high), None, None
+        if self.has_bases:
+            mean, log_variance = posterior = self.module.posterior(support.mean(0))
+            bases = mean + (0.5 * log_variance).exp() * noise
+            support = fourier_features(support, bases, phase)
+        ridge = self.params["lambda"][t].abs() + RIDGE
+        targets = one_hot(y, self.benchmark.num_classes).to(support.dtype)
+        weights = ridge_weights(gram(self.kernel_type, support, support), ridge, targets)
+        gamma, beta = self.params["gamma"][t], self.params["beta"][t]
+        return Classifier(low, high, bases, phase, support, weights, gamma, beta), posterior
+
+    def scaled(self, features: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return features scaled by the coreset's range, their own, or to length 1."""
+        if self.scaling == "l2":
+            return normalize(features)
+        if self.scaling == "authors":
+            low, high = features.min(), features.max()
+        return (features - low) / (high - low).clamp(min=torch.finfo(low.dtype).eps)
+
+    def logits(self, scaled: Tensor, classifier: Classifier) -> Tensor:
+        """Return the (B, C) predictions of scaled features."""
+        if self.has_bases:
+            scaled = fourier_features(scaled, classifier.bases, classifier.phase)
+        values = gram(self.kernel_type, scaled, classifier.support) @ classifier.weights
+        return classifier.gamma * values + classifier.beta
+
+    @torch.no_grad()
+    def evaluation_reads(self, task: int) -> Classifier | None:
+        """Return the task's classifier, with its own bases; None before it has a coreset."""
+        if task not in self.coresets:
+            return None
+        x, y, t = (torch.from_numpy(a).to(self._device) for a in self.coresets[task])
+        noise = None
+        if self.has_bases:
+            noise = torch.from_numpy(self.noise(2, task)).to(self._device)
+        features = self.encode(self.params, self.stats, self.inputs(x))
+        found, _ = self.classifier(features, y.long(), t[0].long(), noise, self.state.phase)
+        return found._replace(gamma=found.gamma.clone(), beta=found.beta.clone())
+
+    def evaluation_logits(
+        self, params: Tensors, stats: Tensors, reads: Classifier, x: Tensor
+    ) -> Tensor:
+        """Return the predictions of the task's classifier."""
+        features = self.encode(params, stats, x)
+        return self.logits(self.scaled(features, reads.low, reads.high), reads)

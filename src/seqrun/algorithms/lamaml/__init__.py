@@ -1,0 +1,132 @@
+"""La-MAML: Look-ahead meta-learning, with a learned rate for every parameter; and C-MAML.
+
+Paper: Gupta et al. 2020, "La-MAML: look-ahead meta learning for continual learning", 2007.13904,
+algorithm 1. A batch is learned chunk by chunk, theta_{j+1} = theta_j - alpha g_j from theta_0 =
+theta, and the meta-loss, mean_j CE(theta_{j+1}; batch and memory), says how theta and alpha should
+have been:
+
+    grad_theta = mean_j grad L(theta_{j+1})                               (first order)
+    grad_alpha = mean_j [- grad L(theta_{j+1}) * sum_{k<=j} g_k], 0 where alpha <= 0  (first order)
+    alpha <- alpha - lr_alpha grad_alpha, then theta <- theta - relu(alpha) grad_theta
+
+C-MAML is `learn_lr: false` with `sync_update: true`. The meta-step replaces the optimizer's, unless
+`sync_update`.
+
+Differs from the paper: nothing; as the authors' code does, the first order is the default, both
+gradients are clipped apart (training.grad_clip), and the reservoir is offered a batch once.
+A batch's first glance is in the order in which it arrived, which is random already. With BatchNorm,
+which the paper does not use, an inner step normalises by the statistics of its whole batch (a chunk
+may be one sample), and the running statistics follow the meta-batches.
+
+Reduces to naive: with alpha_init = 0, learn_lr = false, sync_update = true and glances = 1, as long
+as the memory is empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from seqrun.algorithms.replay import ReplayOptions
+from seqrun.checks import at_least, boolean, whole
+from seqrun.memory import MemoryMechanism
+
+
+class LaMAMLState(NamedTuple):
+    """State of La-MAML.
+
+    Attributes:
+        alpha: parameter name -> learning rate of every element; used where > 0.
+    """
+
+    alpha: dict[str, Any]
+
+
+@dataclass(kw_only=True, eq=False)
+class Glances:
+    """Plan several training steps in a row on every batch, each with the batch in a new order.
+
+    Args:
+        glances: steps on a batch, >= 1.
+    """
+
+    glances: int = 5
+
+    def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
+        """Repeat each planned batch; its first glance is as it arrived."""
+        parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
+        chance = self.random.generator("data", task, epoch, 1)  # type: ignore[attr-defined]
+        return [_glanced(part, self.glances, chance) for part in parts]
+
+
+def _glanced(
+    part: dict[str, np.ndarray], glances: int, chance: np.random.Generator
+) -> dict[str, np.ndarray]:
+    order = np.tile(np.arange(part["index"].shape[1]), (len(part["index"]), glances, 1))
+    order[:, 1:] = chance.permuted(order[:, 1:], axis=2)
+    order = order.reshape(-1, order.shape[2])
+    rows = np.repeat(np.arange(len(part["index"])), glances)[:, None]
+    return {name: array[rows, order] for name, array in part.items()}
+
+
+@dataclass(kw_only=True, eq=False)
+class LaMAMLOptions(ReplayOptions, Glances):
+    """Learn to learn each batch without forgetting: La-MAML. Gupta et al. 2020 (2007.13904).
+
+    `training.grad_clip` clips the gradients of theta and of alpha, each by its own global norm.
+    Without `sync_update`, relu(alpha) is the step size: the optimizer, `training.lr_decay` and
+    `training.lr_min` have no effect.
+
+    Args:
+        memory_size: samples in the reservoir, over all tasks, >= 1.
+        replay_batch_size: memory samples in each meta-batch, >= 1; all that are stored if fewer.
+        glances: steps on each batch, every one with the batch in a new order and a memory batch of
+            its own, >= 1.
+        inner_chunk_size: samples of the batch per inner step, >= 1; the last may have fewer.
+        second_order: differentiate through the inner gradients g_j.
+        alpha_init: initial alpha of every parameter element, >= 0.
+        learn_lr: learn alpha; false keeps it at alpha_init.
+        lr_alpha: learning rate of alpha, >= 0.
+        sync_update: take theta's step with the run's optimizer (plain SGD in the paper) and
+            learning rate, instead of relu(alpha).
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    memory_size: int = 200
+    replay_batch_size: int = 10
+    memory_batch_size: int = field(init=False)  # the parent's name of replay_batch_size
+    inner_chunk_size: int = 1
+    second_order: bool = False
+    alpha_init: float = 0.15
+    learn_lr: bool = True
+    lr_alpha: float = 0.3
+    sync_update: bool = False
+
+    name: ClassVar[str] = "lamaml"
+    hyper_names: ClassVar[tuple[str, ...]] = ("lr_alpha",)
+
+    def __post_init__(self) -> None:
+        whole("replay_batch_size", self.replay_batch_size, 1)
+        self.memory_batch_size = self.replay_batch_size
+        whole("glances", self.glances, 1)
+        super().__post_init__()
+        whole("inner_chunk_size", self.inner_chunk_size, 1)
+        boolean("second_order", self.second_order)
+        at_least("alpha_init", self.alpha_init, 0.0)
+        boolean("learn_lr", self.learn_lr)
+        at_least("lr_alpha", self.lr_alpha, 0.0)
+        boolean("sync_update", self.sync_update)
+
+    def make_memory(self) -> MemoryMechanism:
+        """Return the reservoir, which is offered a batch at its first glance of a task."""
+        return MemoryMechanism(
+            policy="reservoir", memory_size=self.memory_size, glances=self.glances
+        )
+
+    def on_after_setup(self, algorithm: Any) -> None:
+        """Count every glance as a step."""
+        self.total_steps: int = self.total_steps * self.glances

@@ -1,0 +1,86 @@
+"""LFL: Less-Forgetting Learning.
+
+Paper: Jung et al. 2016, "Less-forgetting learning in deep neural networks", 1607.00122.
+Loss (equation 1, from task 2 on): CE + lambda * mean over the batch of
+1/2 ||f(x; old) - f(x; new)||_2^2, with f the input of the classifier and `old` a frozen copy of
+the network as it was before the task; the classifier is frozen (section 3.2).
+
+Differs from the paper: where tasks bring their own outputs (scenarios "task" and "class"), only
+the outputs that earlier tasks have trained are frozen, and the task's own train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from seqrun.checks import at_least, boolean, one_of
+
+CLASSIFIER = "classifier/"
+"""What the names of the last layer's parameters start with."""
+
+
+class LFLState(NamedTuple):
+    """State of LFL: the network before the task.
+
+    Attributes:
+        params: parameter name -> value.
+        stats: BatchNorm statistic name -> value.
+        frozen: (C,) bool, the classifier's outputs that do not train; none in the first task.
+    """
+
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    frozen: Any
+
+
+@dataclass(kw_only=True, eq=False)
+class LFLOptions:
+    """Keep the features of the current data near those that the network gave before the task.
+
+    CE + lambda * mean over the batch of factor * ||f(x; old) - f(x; new)||_2^2, with the classifier
+    frozen. Jung et al. 2016 (1607.00122), equation 1.
+
+    Args:
+        lfl_lambda: strength lambda, >= 0; 0 without `freeze_classifier` is naive.
+        reduction: "sum" (as the paper) or "mean" of the squared differences over features.
+        factor: of the squared distance: 0.5 (the paper) or 1; with "mean", 1 is the mean squared
+            error that Avalanche takes.
+        freeze_classifier: from task 2 on keep the outputs of the last layer that earlier tasks
+            have trained, which are all of a classifier that tasks share.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    lfl_lambda: float = 0.1
+    reduction: str = "sum"
+    factor: float = 0.5
+    freeze_classifier: bool = True
+
+    name: ClassVar[str] = "lfl"
+    hyper_names: ClassVar[tuple[str, ...]] = ("lfl_lambda", "factor")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        at_least("lfl_lambda", self.lfl_lambda, 0.0)
+        one_of("reduction", self.reduction, ("sum", "mean"))
+        one_of("factor", self.factor, (0.5, 1.0))
+        boolean("freeze_classifier", self.freeze_classifier)
+
+    def hyper(self) -> dict[str, float]:
+        """Leave the first task alone: nothing has been learned that could be forgotten."""
+        scalars = super().hyper()  # type: ignore[misc]
+        task: int = self.task  # type: ignore[attr-defined]
+        return scalars | {"lfl_lambda": scalars["lfl_lambda"] * (task > 1)}
+
+    def trained_outputs(self) -> np.ndarray:
+        """Return the (C,) outputs to freeze: those of the tasks so far."""
+        benchmark, task = self.benchmark, self.task  # type: ignore[attr-defined]
+        if not self.freeze_classifier or task == 0:
+            return np.zeros(benchmark.num_classes, bool)
+        if benchmark.class_mask is None:
+            return np.ones(benchmark.num_classes, bool)
+        return np.logical_or.reduce(benchmark.class_mask[:task])

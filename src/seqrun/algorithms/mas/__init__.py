@@ -1,0 +1,64 @@
+"""MAS: Memory Aware Synapses.
+
+Paper: Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget", 1711.09601.
+Importance, on the task's inputs without labels, at the task's end (equation 2, for the squared
+L2 norm of the outputs): Omega_i = (1/N) sum_n |d ||F(x_n)||_2^2 / d theta_i|, summed over tasks.
+Loss (equation 3): CE + lambda sum_i Omega_i (theta_i - theta*_i)^2.
+
+Differs from the paper: the outputs F are those that the task's softmax runs over (its own head in
+scenario "task", the classes seen so far in "class"); outputs that were never trained have no say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seqrun.algorithms.regularization import RegularizationOptions
+from seqrun.checks import one_of, whole, within
+
+
+@dataclass(kw_only=True, eq=False)
+class MASOptions(RegularizationOptions):
+    """Penalise moving parameters in proportion to how much the outputs depend on them.
+
+    Omega_i = (1/N) sum_n |d ||F(x_n)||_2^2 / d theta_i|, per sample, without labels, in eval mode.
+    Aljundi et al. 2018 (1711.09601), equations 2 and 3. The state is PenaltyState.
+
+    Args:
+        mas_lambda: strength lambda of the penalty, >= 0; 0 is naive.
+        accumulate: Omega <- "sum": Omega + Omega_t; "ema": alpha Omega + (1 - alpha) Omega_t, from
+            0; "replace": Omega_t.
+        alpha: of "ema", in [0, 1).
+        importance_batch_size: None = per sample; k >= 1 = (1/N) sum over batches of
+            |d (sum of a batch's k norms) / d theta_i|, as the authors' code with k = 200.
+        penalty_scale: factor s of the penalty mas_lambda * s * Omega (theta - theta*)^2; 1 in the
+            paper.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    mas_lambda: float = 0.1
+    accumulate: str = "sum"
+    alpha: float = 0.5
+    importance_batch_size: int | None = None
+
+    name: ClassVar[str] = "mas"
+    coefficient_name: ClassVar[str] = "mas_lambda"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        one_of("accumulate", self.accumulate, ("sum", "ema", "replace"))
+        within("alpha", self.alpha, 0.0, 1.0, open_high=True)
+        if self.importance_batch_size is not None:
+            whole("importance_batch_size", self.importance_batch_size, 1)
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Return the factors of the past importance and of the task's."""
+        return {
+            "sum": (1.0, 1.0),
+            "ema": (self.alpha, 1.0 - self.alpha),
+            "replace": (0.0, 1.0),
+        }[self.accumulate]

@@ -1,0 +1,222 @@
+"""MC-SGD: Mode Connectivity SGD.
+
+Paper: Mirzadeh et al. 2021, "Linear mode connectivity in multitask and continual learning",
+2010.04495, section 5. Sequential training gives w_hat_t from w_hat_{t-1}; then w_bar_t minimises
+
+    sum_{a in {0, 1/n, ..., 1}} L_memory(w_bar_{t-1} + a (w - w_bar_{t-1}))
+                              + L_t(w_hat_t + a (w - w_hat_t))
+
+over w, from w_bar_{t-1} + position (w_hat_t - w_bar_{t-1}): it is joined to both by lines of low
+loss. w_bar_t is what is evaluated; the next task trains on from w_hat_t; w_bar_1 = w_hat_1.
+
+w_hat is naive, to the bit; w_bar reduces to it never. Memory holds tasks 1..t-1. The loss along
+the lines is measured in eval mode, with the BatchNorm statistics of w_hat_t, which w_bar_t is
+evaluated with too.
+
+Differs from the paper: nothing by default. `lmc_gradient`, `lmc_loss` = "authors" and
+`lmc_memory_includes_current` follow the authors' code where it differs from their paper.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.algorithms.mcsgd.line import (
+    GRADIENTS,
+    LOSSES,
+    Line,
+    Side,
+    all_samples,
+    line_points,
+    minibatches,
+    side,
+)
+from seqrun.benchmarks import Dataset
+from seqrun.checks import at_least, boolean, one_of, whole, within
+from seqrun.memory import MemoryMechanism
+
+
+class MCSGDKept(NamedTuple):
+    """What MC-SGD keeps from task to task.
+
+    Attributes:
+        w_bar: parameter name -> value of w_bar_t; the initial weights before the first task ends.
+        stats: BatchNorm statistic name -> value after training w_hat_t.
+    """
+
+    w_bar: dict[str, Any]
+    stats: dict[str, Any]
+
+
+@dataclass(kw_only=True, eq=False)
+class MCSGDOptions:
+    """Train on each task in turn, then move to weights joined to old and new by low-loss lines.
+
+    Mirzadeh et al. 2021 (2010.04495), section 5; n, a, w_bar and w_hat as there (see the card).
+
+    Args:
+        per_task_memory_samples: samples kept of each task, >= 1.
+        memory_policy: "class_balanced" (as many of each class as there are) or "random".
+        lmc_lr: learning rate of the minimisation, > 0.
+        lmc_momentum: its momentum, in [0, 1), from zero at each task.
+        lmc_epochs: passes, >= 1; with lmc_steps = "full_batch" each is one step.
+        lmc_steps: "full_batch" (a step sees all samples) or "minibatch" (a step for each batch of
+            the current samples, with as many drawn from memory).
+        lmc_batch_size: samples of a minibatch, >= 1 ("full_batch": of the authors' loss only).
+        lmc_line_samples: n >= 1; the lines are measured at n + 1 points.
+        lmc_init_position: position between w_bar_{t-1} (0) and w_hat_t (1) to start from.
+        lmc_current_samples: samples of the current task that L_t is measured on, drawn at random,
+            >= 1; None = all.
+        lmc_current_weight: factor of L_t, >= 0.
+        lmc_gradient: factor of the gradient at point k: "paper", k/n; "unscaled", 1; "authors",
+            n + 1 - k (gradients pile up from point to point).
+        lmc_loss: "mean" cross-entropy; or "authors": the sum of minibatches' means over the number
+            of samples.
+        lmc_memory_includes_current: L_memory covers tasks 1..t, as the authors', not 1..t-1.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    per_task_memory_samples: int = 10
+    memory_policy: str = "class_balanced"
+    lmc_lr: float = 0.05
+    lmc_momentum: float = 0.0
+    lmc_epochs: int = 10
+    lmc_steps: str = "full_batch"
+    lmc_batch_size: int = 10
+    lmc_line_samples: int = 5
+    lmc_init_position: float = 0.5
+    lmc_current_samples: int | None = 200
+    lmc_current_weight: float = 1.0
+    lmc_gradient: str = "paper"
+    lmc_loss: str = "mean"
+    lmc_memory_includes_current: bool = False
+
+    name: ClassVar[str] = "mcsgd"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        one_of("memory_policy", self.memory_policy, ("class_balanced", "random"))
+        at_least("lmc_lr", self.lmc_lr, 0.0, strictly=True)
+        within("lmc_momentum", self.lmc_momentum, 0.0, 1.0, open_high=True)
+        whole("lmc_epochs", self.lmc_epochs, 1)
+        one_of("lmc_steps", self.lmc_steps, ("full_batch", "minibatch"))
+        whole("lmc_batch_size", self.lmc_batch_size, 1)
+        whole("lmc_line_samples", self.lmc_line_samples, 1)
+        within("lmc_init_position", self.lmc_init_position, 0.0, 1.0)
+        if self.lmc_current_samples is not None:
+            whole("lmc_current_samples", self.lmc_current_samples, 1)
+        at_least("lmc_current_weight", self.lmc_current_weight, 0.0)
+        one_of("lmc_gradient", self.lmc_gradient, GRADIENTS)
+        one_of("lmc_loss", self.lmc_loss, LOSSES)
+        boolean("lmc_memory_includes_current", self.lmc_memory_includes_current)
+        self.memory = MemoryMechanism(
+            policy=self.memory_policy, per_task_memory_samples=self.per_task_memory_samples
+        )
+
+    def task_pool(self, data: Dataset) -> Dataset:
+        """Return the task's data alone: no training step reads the memory."""
+        self.memory.start_task(data, self.num_tasks)  # type: ignore[attr-defined]
+        return data
+
+    def initial_kept(self) -> MCSGDKept:
+        """Return the initial weights."""
+        return MCSGDKept(*self.snapshot())  # type: ignore[attr-defined]
+
+    def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return w_bar; during the first task and before it, w_hat."""
+        if self.task <= 1:  # type: ignore[attr-defined]
+            return super().evaluation_weights(task)  # type: ignore[misc]
+        return self.kept
+
+    def minimise(self, memory: Side, current: Side, line: Line) -> dict[str, Any]:
+        """Return w_bar_t from `self.kept` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
+        raise NotImplementedError
+
+    def on_after_task(self, algorithm: Any) -> None:
+        """Store the task's samples and find w_bar."""
+        self.memory.end_task(algorithm.task, algorithm.random)
+        algorithm.memory_bytes = self.memory.num_bytes
+        started, compiled = time.perf_counter(), self._compile_seconds
+        w_hat, stats = algorithm.snapshot()
+        self.kept = MCSGDKept(self._w_bar() if algorithm.task > 1 else w_hat, stats)
+        spent = time.perf_counter() - started - (self._compile_seconds - compiled)
+        algorithm.timing["lmc_seconds"] = algorithm.timing.get("lmc_seconds", 0.0) + spent
+
+    @property
+    def _compile_seconds(self) -> float:
+        return self.timing["compile_seconds"]  # type: ignore[attr-defined]
+
+    def _w_bar(self) -> dict[str, Any]:
+        run: Any = self
+        memory, current = self.plan_sides()
+        w_bar = self.minimise(
+            memory, current, line_points(self.lmc_gradient, self.lmc_line_samples)
+        )
+        run.gradient_steps += len(memory.rows)
+        if not all(np.isfinite(float(value.sum())) for value in w_bar.values()):
+            raise TrainingDiverged(
+                f"w_bar is not finite after task {run.task}; a smaller algo.lmc_lr may help"
+            )
+        return w_bar
+
+    def plan_sides(self) -> tuple[Side, Side]:
+        """Return the samples of memory and of the current task, planned for every step.
+
+        Their arrays have the room that the stream's last task needs, so that one program serves
+        all tasks.
+        """
+        run: Any = self
+        chance = run.random.generator("memory", run.task, 0, 1)
+        last = run.task if self.lmc_memory_includes_current else run.task - 1
+        stored = self.memory.data.rows(self.memory.data.t < last)
+        drawn = np.arange(run.num_current)
+        if self.lmc_current_samples is not None and self.lmc_current_samples < len(drawn):
+            drawn = np.sort(chance.choice(len(drawn), self.lmc_current_samples, replace=False))
+        counts, size = (len(stored.y), len(drawn)), self.lmc_batch_size
+        if self.lmc_steps == "full_batch":
+            memory, current = (
+                [all_samples(count, size, self.lmc_loss)] * self.lmc_epochs for count in counts
+            )
+        else:
+            memory, current = minibatches(*counts, size, self.lmc_epochs, self.lmc_loss, chance)
+        current = [(rows, self.lmc_current_weight * weights) for rows, weights in current]
+
+        tasks = run.num_tasks if self.lmc_memory_includes_current else run.num_tasks - 1
+        longest = max(run.training_size(t) for t in run.trained_tasks())
+        most = min(longest, self.lmc_current_samples or longest)
+        packed = (
+            side(
+                data,
+                steps,
+                room=room,
+                step_room=room if self.lmc_steps == "full_batch" else size,
+                piece_size=run.benchmark.eval_batch_size,
+            )
+            for data, steps, room in (
+                (stored, memory, self.per_task_memory_samples * tasks),
+                (run.host_pool.rows(drawn), current, most),
+            )
+        )
+        return next(packed), next(packed)
+
+    # ---- as data
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Add the memory to what the run carries."""
+        stored = {f"memory/{name}": a for name, a in self.memory.export_arrays().items()}
+        return super().export_arrays() | stored  # type: ignore[misc]
+
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays, the memory among them."""
+        super().import_arrays(arrays)  # type: ignore[misc]
+        prefix = "memory/"
+        stored = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        self.memory.import_arrays(stored)

@@ -1,0 +1,65 @@
+"""SI on PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqrun.algorithms.base.step import Step
+from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
+from seqrun.algorithms.si import SIOptions, SIState
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(kw_only=True, eq=False)
+class SI(SIOptions, RegularizationAlgorithm):
+    """Synaptic Intelligence (Zenke et al. 2017)."""
+
+    def initial_state(self) -> SIState:
+        """Return zero importance and path, anchored at the initial weights."""
+        anchor, importance = super().initial_state()
+        return SIState(anchor, importance, {n: torch.zeros_like(p) for n, p in anchor.items()})
+
+    @torch.no_grad()
+    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+        """Keep the task loss's gradient, unclipped, before the penalty's is added in place."""
+        step.saved["gradients"] = [g.clone() for g in step.gradients.values()]
+        super().on_after_backward(algorithm, step)
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, algorithm: Any, step: Step) -> None:
+        """Keep the parameters, which the optimizer changes in place."""
+        step.saved["params"] = [p.clone() for p in step.params.values()]
+
+    @torch.no_grad()
+    def on_after_optimizer_step(self, algorithm: Any, step: Step) -> None:
+        """Follow the path: omega <- omega - g delta theta."""
+        delta = torch._foreach_sub(list(step.params.values()), step.saved["params"])
+        path = torch._foreach_addcmul(
+            list(step.state.path.values()), step.saved["gradients"], list(delta), value=-1.0
+        )
+        step.state = step.state._replace(path=dict(zip(step.state.path, path, strict=True)))
+
+    @torch.no_grad()
+    def calculate_parameter_importance(self) -> Tensors:
+        """Return omega / (Delta^2 + xi) of the task, Delta from where the task started."""
+        importance = {}
+        for name, parameter in self.params.items():
+            change = parameter - self.state.anchor[name]
+            importance[name] = self.state.path[name] / (change**2 + self.xi)
+        return _non_negative(importance) if self.clip == "increment" else importance
+
+    def consolidate(self, importance: Tensors) -> SIState:
+        """Add the task's importance, move the anchor and start a new path."""
+        state = super().consolidate(importance)
+        total = _non_negative(state.importance) if self.clip == "total" else state.importance
+        path = {n: torch.zeros_like(p) for n, p in state.path.items()}
+        return state._replace(importance=total, path=path)
+
+
+def _non_negative(importance: Tensors) -> Tensors:
+    return {n: omega.clamp(min=0.0) for n, omega in importance.items()}

@@ -1,0 +1,95 @@
+"""Stable SGD: a training regime under which plain SGD forgets less.
+
+Paper: Mirzadeh et al. 2020, "Understanding the role of training regimes in continual learning",
+2006.06958, section 4: dropout after every hidden ReLU, a large initial learning rate that falls
+from task to task, lr_t = max(lr * gamma^t, 5e-5), and small batches.
+
+Loss: cross-entropy on the current task's batch; there is no continual-learning term. The optimizer
+is fresh in every epoch, as in the authors' code. With gamma = 1, lr_min = 0 and dropout = 0 it is
+naive (with `reinit_optimizer` = "task", or an optimizer without state).
+
+Differs from the paper: nothing; the initial learning rate and the batch size stay the keys
+optimizer.lr and benchmark.batch_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from seqrun.algorithms.base.options import TrainingOptions
+from seqrun.checks import ConfigError, at_least, boolean, one_of, within
+
+SCHEDULE = {
+    "lr_decay": "gamma",
+    "lr_min": "lr_min",
+    "decay_first_task": "decay_first_task",
+    "reinit_optimizer": "reinit_optimizer",
+}
+"""Key of `training` -> the algorithm's key that takes its place."""
+
+
+@dataclass(kw_only=True, eq=False)
+class StableSGDOptions:
+    """Train each task in turn, with dropout and a learning rate that falls from task to task.
+
+    lr_t = max(lr * gamma^t, lr_min), t from 1. Mirzadeh et al. 2020 (2006.06958), section 4.
+
+    Args:
+        gamma: factor of the learning rate per task, in (0, 1].
+        lr_min: floor of the learning rate, >= 0.
+        decay_first_task: task 1 trains at lr * gamma, as the authors do; else at lr.
+        reinit_optimizer: when the optimizer's state is fresh: "epoch", as the authors do, "task"
+            or "never".
+        dropout: probability of dropping a hidden activation, in [0, 1), given to the backbone;
+            None = as the backbone says.
+
+    Raises:
+        ConfigError: a value out of range; a schedule in `training` too, or a dropout in the
+            backbone too; a backbone that has no dropout.
+    """
+
+    gamma: float = 0.55
+    lr_min: float = 5e-5
+    decay_first_task: bool = True
+    reinit_optimizer: str = "epoch"
+    dropout: float | None = 0.25
+
+    name: ClassVar[str] = "stable_sgd"
+
+    def __post_init__(self) -> None:
+        within("gamma", self.gamma, 0.0, 1.0)
+        at_least("gamma", self.gamma, 0.0, strictly=True)
+        at_least("lr_min", self.lr_min, 0.0)
+        boolean("decay_first_task", self.decay_first_task)
+        one_of("reinit_optimizer", self.reinit_optimizer, ("epoch", "task", "never"))
+        self.training = self._scheduled(self.training)  # type: ignore[has-type]
+        if self.dropout is not None:
+            self.backbone = self._with_dropout(self.backbone)  # type: ignore[has-type]
+        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+
+    def _scheduled(self, training: TrainingOptions) -> TrainingOptions:
+        neutral = TrainingOptions()
+        values = {theirs: getattr(self, mine) for theirs, mine in SCHEDULE.items()}
+        for theirs, mine in SCHEDULE.items():
+            given = getattr(training, theirs)
+            if given not in (getattr(neutral, theirs), values[theirs]):
+                raise ConfigError(
+                    f"training.{theirs}={given!r}: must be left alone with algo=stable_sgd, which "
+                    f"sets it by algo.{mine}={values[theirs]!r}"
+                )
+        return replace(training, **values)
+
+    def _with_dropout(self, backbone: Any) -> Any:
+        within("dropout", self.dropout, 0.0, 1.0, open_high=True)
+        if not hasattr(backbone, "dropout"):
+            raise ConfigError(
+                f"dropout={self.dropout!r}: must be null with backbone={backbone.name}, which has "
+                "no dropout to set"
+            )
+        if backbone.dropout not in (0.0, self.dropout):
+            raise ConfigError(
+                f"backbone.dropout={backbone.dropout!r}: must be left alone with algo=stable_sgd, "
+                f"which sets it by algo.dropout={self.dropout!r} (null leaves it to the backbone)"
+            )
+        return replace(backbone, dropout=self.dropout)

@@ -1,0 +1,165 @@
+"""Wrapped modules for PyTorch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seqrun.backbones.torch import canonical_names
+from seqrun.backbones.wrapped import BODY, WrappedOptions
+from seqrun.checks import ConfigError
+
+
+class WrappedModule(nn.Module):
+    """A body that gives features, and the classifier behind it."""
+
+    def __init__(self, body: nn.Module, layout: str, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.classifier = nn.Linear(features, num_classes)
+        self._layout = layout
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the classifier's input (B, features)."""
+        return _features(self.body, x, self._layout)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map (B, features) to logits (B, num_classes)."""
+        return self.classifier(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to logits (B, num_classes)."""
+        return self.classify(self.encode(x))
+
+
+@dataclass(kw_only=True, eq=False)
+class Wrapped(WrappedOptions):
+    """A torch.nn.Module as encoder; a subclass makes it in `make_body`.
+
+    Args:
+        classifier: dotted name of a last layer within the module, which is taken off so that the
+            module gives that layer's input; None = the module gives features as it is.
+
+    See WrappedOptions for the others. Buffers that training changes, other than BatchNorm's mean
+    and variance, are not part of a checkpoint.
+    """
+
+    layout: str = "NCHW"
+    classifier: str | None = None
+    _has_batch_statistics: bool = field(init=False, default=False, repr=False)
+
+    backend: ClassVar[str] = "torch"
+
+    def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module:
+        """Return a new module for (H, W, C) images, in the `layout` stated.
+
+        torch's global generator is the run's own while this is called.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether the module, as it was last built, has a BatchNorm layer."""
+        return self._has_batch_statistics
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the module for (H, W, C) inputs.
+
+        Raises:
+            ConfigError: a module that cannot be trained, or with another number of features.
+        """
+        body = self.make_body(input_shape)
+        if self.classifier is not None:
+            _take_off(body, self.classifier)
+        kinds = (nn.modules.batchnorm._BatchNorm,)
+        self._has_batch_statistics = any(isinstance(m, kinds) for m in body.modules())
+        features = _checked_features(body, self.layout, input_shape)
+        if self.features not in (None, features):
+            raise ConfigError(
+                f"features={self.features}: must be {features}, the size of the module's output"
+            )
+        return WrappedModule(body, self.layout, features, num_classes)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Instance(Wrapped):
+    """A copy of a module that exists already."""
+
+    module: nn.Module = field(repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        batch_norm = nn.modules.batchnorm._BatchNorm
+        self._has_batch_statistics = any(isinstance(m, batch_norm) for m in self.module.modules())
+
+    def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module:
+        """Return a copy of the module."""
+        return copy.deepcopy(self.module)
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    features: int | None = None,
+    layout: str | None = None,
+    initialization: str = "own",
+    classifier: str | None = None,
+) -> Wrapped:
+    """Return a backbone with a copy of `module` as encoder; see Wrapped for the arguments.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    return _Instance(
+        module=module,
+        features=features,
+        layout=layout or "NCHW",
+        initialization=initialization,
+        classifier=classifier,
+    )
+
+
+def _features(body: nn.Module, x: Tensor, layout: str) -> Tensor:
+    if layout == "NCHW":
+        x = x.permute(0, 3, 1, 2)
+    elif layout == "flat":
+        x = x.flatten(1)
+    return body(x).flatten(1)
+
+
+def _take_off(body: nn.Module, name: str) -> None:
+    """Replace a layer by the identity."""
+    layers = dict(body.named_modules())
+    if not name or name not in layers:
+        listed = ", ".join(n for n, _ in body.named_children())
+        raise ConfigError(f"classifier={name!r}: the module has no such layer; it has {listed}")
+    parent, _, leaf = name.rpartition(".")
+    setattr(layers[parent], leaf, nn.Identity())
+
+
+def _checked_features(body: nn.Module, layout: str, input_shape: tuple[int, int, int]) -> int:
+    """Return the size of the flattened output of a body, every parameter of which can train."""
+    params = canonical_names(body)[0]
+    if len({id(p) for p in params.values()}) < len(params):
+        raise ConfigError("module: shares a parameter between layers, which is not supported")
+    frozen = [name for name, p in params.items() if not p.requires_grad]
+    if frozen:
+        raise ConfigError(f"module: {frozen[0]} must require a gradient, all parameters train")
+    body.eval()
+    output = _features(body, torch.zeros(2, *input_shape), layout)
+    body.train()
+    if output.ndim != 2 or len(output) != 2:
+        raise ConfigError(
+            f"module: gives {tuple(output.shape)} for 2 images, must give (2, features)"
+        )
+    if params:
+        values = list(params.values())
+        gradients = torch.autograd.grad(output.sum(), values, allow_unused=True)
+        unused = [name for name, g in zip(params, gradients, strict=True) if g is None]
+        if unused:
+            raise ConfigError(f"module: {BODY}/{unused[0]} takes no part in the module's output")
+    return output.shape[1]

@@ -1,0 +1,63 @@
+"""What a run carries at the start and end of every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from experiments import build
+
+from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.callbacks import BaseCallback
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class TaskRecorder(BaseCallback):
+    """Keep everything that is exported, and the scalars of the steps, around each task.
+
+    Attributes:
+        starts: before each task's first epoch.
+        ends: after each task.
+        hyper: of each task.
+        seen: rows of the task's pool as each task's steps read them, in order.
+    """
+
+    starts: list[Arrays] = field(default_factory=list)
+    ends: list[Arrays] = field(default_factory=list)
+    hyper: list[dict[str, float]] = field(default_factory=list)
+    seen: list[np.ndarray] = field(default_factory=list)
+
+    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+        """Keep the start, and start listening."""
+        if algorithm.epoch == 1:
+            self.starts.append(_copy(algorithm))
+            self.hyper.append(algorithm.hyper())
+            self.seen.append(np.empty(0, int))
+
+    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Any) -> None:
+        """Note what was read."""
+        self.seen[-1] = np.append(self.seen[-1], chunk.arrays["index"].ravel())
+
+    def on_after_task(self, algorithm: BaseAlgorithm) -> None:
+        """Keep the end."""
+        self.ends.append(_copy(algorithm))
+
+
+def _copy(algorithm: BaseAlgorithm) -> Arrays:
+    return {name: np.array(a) for name, a in algorithm.export_arrays().items()}
+
+
+def part(arrays: Arrays, prefix: str) -> Arrays:
+    """Return the arrays under `prefix`, named without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def imported(algo: str, backend: str, arrays: Arrays, **spec: Any) -> Arrays:
+    """Return what a new algorithm exports that has imported `arrays`."""
+    algorithm = build(algo, backend, **spec)
+    algorithm.setup()
+    algorithm.import_arrays(arrays)
+    return algorithm.export_arrays()

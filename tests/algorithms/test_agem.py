@@ -1,0 +1,171 @@
+"""A-GEM: the projection by hand, on past tasks alone, and without a trace of its own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+from algorithms.replay_by_hand import (
+    FIRST_TASK,
+    SETTING,
+    HandStep,
+    PlanRecorder,
+    assert_steps_as_by_hand,
+    mean_gradient,
+    mean_loss,
+    tiny_run,
+)
+from algorithms.side_effects import assert_reduces_to_naive
+from comparison import assert_close, assert_same_run
+from experiments import BACKENDS, build, every_backend, run, shared_run
+
+from seqrun.checks import ConfigError
+
+SMALL: dict[str, Any] = {"per_task_memory_samples": 20, "memory_batch_size": 16}
+SPEC = SETTING | SMALL  # clips after the projection
+
+
+def projection(backend: str, g: dict[str, Any], r: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the product's projection of `g` by `r`, float32."""
+    if backend == "torch":
+        from torch import as_tensor as array
+    else:
+        from jax.numpy import asarray as array
+    arrays = ({n: array(np.array(v, np.float32)) for n, v in group.items()} for group in (g, r))
+    project = import_module(f"seqrun.algorithms.agem.{backend}").projected
+    return {n: np.asarray(v) for n, v in project(*arrays).items()}
+
+
+@every_backend
+def test_projection_in_numbers(backend: str):
+    """g = (1, 2, 2), r = (-3, 0, 1): g.r = -1, r.r = 10: g + r/10, the arrays being one vector."""
+    result = projection(backend, {"a": [1], "b": [[2], [2]]}, {"a": [-3], "b": [[0], [1]]})
+    np.testing.assert_allclose(result["a"], [0.7], rtol=1e-6)
+    np.testing.assert_allclose(result["b"], [[2.0], [2.1]], rtol=1e-6)
+    assert result["b"].shape == (2, 1)
+
+
+@every_backend
+@pytest.mark.parametrize(
+    "reference",
+    [[3.0, 0.5], [2.0, 1.0], [0.0, 0.0], [1e-30, 0.0]],
+    ids=["acute", "right", "zero", "vanishing"],
+)
+def test_an_agreeing_or_zero_reference_leaves_every_bit(backend: str, reference: list[float]):
+    """g.r >= 0, r = 0, and an r whose square is 0 in float32."""
+    g = np.array([0.1, -0.2], np.float32)
+    assert np.array_equal(projection(backend, {"a": g}, {"a": reference})["a"], g)
+
+
+@every_backend
+def test_a_vanishing_opposed_reference_is_safe(backend: str):
+    """r.r is 0 in float32 though g.r is not."""
+    result = projection(backend, {"a": [1.0, 1.0]}, {"a": [-1e-30, 0.0]})["a"]
+    assert np.isfinite(result).all()
+    assert abs(result - 1).max() < 1e-6
+
+
+@every_backend
+def test_every_step_is_as_by_hand(backend: str):
+    """With all of the memory in task 2, where the batch asked for is larger, then with 8 of 12."""
+    projections = []
+
+    def rule(step: HandStep):
+        x, y, _ = step.reads["replay"]
+        g = step.gradient
+        assert len(y) == {1: 0, 2: 6, 3: 8}[step.task]
+        if len(y):
+            r = mean_gradient(step.w, x, y)
+            product = sum((g[n] * r[n]).sum() for n in g)
+            projections.append(product < 0)
+            if product < 0:
+                scale = product / sum((v**2).sum() for v in r.values())
+                g = {n: g[n] - scale * r[n] for n in g}
+                assert abs(sum((g[n] * r[n]).sum() for n in g)) < 1e-12
+        return mean_loss(step.w, *step.batch), g
+
+    trace = tiny_run("agem", backend, per_task_memory_samples=6, memory_batch_size=8)
+    assert_steps_as_by_hand(trace, rule)
+    assert 0 < sum(projections) < len(projections)
+
+
+@every_backend
+def test_first_task_is_naive(backend: str):
+    """To the bit on PyTorch; later tasks are not."""
+    naive = shared_run("naive", backend, **SETTING)
+    trace = shared_run("agem", backend, **SPEC)
+    tolerance = 0.0 if backend == "torch" else 1e-5
+    assert_close("losses", trace.losses[FIRST_TASK], naive.losses[FIRST_TASK], tolerance)
+    assert abs(trace.losses - naive.losses).max() > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.full)])
+def test_the_reference_pass_leaves_no_trace(backend: str, monkeypatch: pytest.MonkeyPatch):
+    """Never projecting is naive: statistics, mode and noise are as if there was no pass."""
+    module = import_module(f"seqrun.algorithms.agem.{backend}")
+    monkeypatch.setattr(module, "projected", lambda gradients, reference: gradients)
+    assert_reduces_to_naive("agem", backend, **SMALL)
+
+
+@every_backend
+def test_memory_is_of_past_tasks_and_within_its_budget(backend: str):
+    """Every read; 20 samples of each of 5 tasks, of 64 + 4 + 4 bytes."""
+    plan = PlanRecorder()
+    algorithm = run("agem", backend, callbacks=[plan], **SPEC).algorithm
+    for row, pool, task in zip(plan.rows, plan.pools, plan.tasks, strict=True):
+        assert len(row["replay"]) == min(16, 20 * (task - 1))
+        assert (pool.t[row["replay"]] < task - 1).all()
+    assert np.bincount(algorithm.memory.data.t).tolist() == [20] * 5
+    assert algorithm.memory_bytes == 100 * 72
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"per_task_memory_samples": 5},
+        {"memory_batch_size": 5},
+        {"memory_policy": "random"},
+        {"memory_policy": "class_balanced"},
+    ],
+)
+def test_options_matter(option: dict):
+    """A run with the option differs."""
+    shipped, changed = (shared_run("agem", "torch", **SPEC | o) for o in ({}, option))
+    assert abs(shipped.losses - changed.losses).max() > 1e-4
+
+
+@pytest.mark.parametrize("policy", ["random", "class_balanced"])
+def test_policies_choose_as_they_say(policy: str):
+    """20 samples of 2 classes."""
+    data = shared_run("agem", "torch", **SPEC | {"memory_policy": policy}).algorithm.memory.data
+    counts = [np.bincount(data.y[data.t == t])[-2:] for t in range(5)]
+    assert all((c == 10).all() for c in counts) == (policy == "class_balanced")
+
+
+def test_twins_agree_on_the_options():
+    """The loss of every step, and every field of the memory."""
+    spec = SPEC | {"memory_policy": "random"}
+    by_torch, by_jax = (shared_run("agem", b, **spec) for b in BACKENDS)
+    assert {"memory/x", "memory/y", "memory/t"} <= set(by_torch.arrays)
+    assert_same_run(by_jax, by_torch, 1e-5)
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"per_task_memory_samples": 0}, "per_task_memory_samples=0: must be an integer >= 1"),
+        ({"memory_batch_size": 0}, "memory_batch_size=0: must be an integer >= 1"),
+        ({"memory_policy": "reservoir"}, "memory_policy='reservoir': must be one of ring, random"),
+        (
+            {"per_task_memory_samples": 1, "backbone": {"batch_norm": True}},
+            "per_task_memory_samples=1: must be at least 2 with a BatchNorm backbone",
+        ),
+    ],
+)
+def test_refuses(backend: str, option: dict, message: str):
+    """Values out of range, and what BatchNorm cannot normalise."""
+    with pytest.raises(ConfigError, match=message):
+        build("agem", backend, **option)

@@ -1,0 +1,127 @@
+"""ER: one step on batch and memory together, by hand, and every option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from algorithms.replay_by_hand import (
+    SETTING,
+    HandStep,
+    assert_steps_as_by_hand,
+    mean_gradient,
+    mean_loss,
+    tiny_run,
+)
+from comparison import assert_close, assert_same_arrays, assert_same_run
+from experiments import BACKENDS, algorithm_class, build, every_backend, run, shared_run
+
+from seqrun.checks import ConfigError
+
+SPEC = SETTING | {"memory_size": 60}
+
+
+@every_backend
+def test_every_step_is_as_by_hand(backend: str):
+    """The mean over the concatenation: 3 + 2 samples weigh 1/5 each, 3 alone 1/3."""
+
+    def rule(step: HandStep):
+        pairs = zip(step.batch, step.reads["replay"], strict=False)
+        x, y = (np.concatenate(pair) for pair in pairs)
+        return mean_loss(step.w, x, y), mean_gradient(step.w, x, y)
+
+    trace = tiny_run("er", backend, memory_size=5, memory_batch_size=2)
+    assert_steps_as_by_hand(trace, rule)
+    replayed = [len(row["replay"]) for row in trace.plan.rows]
+    assert replayed == [0] + [2] * (len(replayed) - 1)
+    plans = zip(trace.plan.rows, trace.plan.pools, trace.plan.tasks, strict=True)
+    past = np.concatenate([pool.t[row["replay"]] < task - 1 for row, pool, task in plans])
+    assert past.any() and not past.all()
+
+
+@every_backend
+def test_memory_weight_is_as_by_hand(backend: str):
+    """(1 - w) CE(batch) + w CE(memory); CE(batch) while the memory is empty."""
+
+    def rule(step: HandStep):
+        x, y, _ = step.reads["replay"]
+        loss = mean_loss(step.w, *step.batch)
+        if not len(y):
+            return loss, step.gradient
+        replay = mean_gradient(step.w, x, y)
+        total = {n: 0.7 * g + 0.3 * replay[n] for n, g in step.gradient.items()}
+        return 0.7 * loss + 0.3 * mean_loss(step.w, x, y), total
+
+    options = {"memory_weight": 0.3, "memory_size": 5, "memory_batch_size": 4}
+    assert_steps_as_by_hand(tiny_run("er", backend, **options), rule)
+
+
+@every_backend
+def test_reduces_to_naive_with_an_empty_memory(backend: str):
+    """To the bit on PyTorch; with a memory it differs."""
+
+    @dataclass(kw_only=True, eq=False)
+    class Forgetful(algorithm_class("er", backend)):
+        def plan_epoch(self, task, epoch, num_samples):
+            parts = super().plan_epoch(task, epoch, num_samples)
+            return [part | {"replay": part["replay"][:, :0]} for part in parts]
+
+    naive = shared_run("naive", backend, **SETTING)
+    empty = run("er", backend, kind=Forgetful, **SPEC)
+    tolerance = 0.0 if backend == "torch" else 1e-5
+    assert_close("losses", empty.losses, naive.losses, tolerance)
+    kept = {n: a for n, a in empty.arrays.items() if n in naive.arrays}
+    assert_same_arrays(kept, naive.arrays, tolerance)
+    assert (empty.matrix == naive.matrix)[~np.isnan(naive.matrix)].all()
+    full = shared_run("er", backend, **SPEC)
+    assert abs(full.losses[1:] - naive.losses[1:]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"memory_size": 20},
+        {"memory_batch_size": 3},
+        {"memory_weight": 0.3},
+        {"observe": "every_epoch"},
+    ],
+)
+def test_options_matter(option: dict):
+    """A run with the option differs."""
+    shipped, changed = (shared_run("er", "torch", **SPEC | o) for o in ({}, option))
+    assert abs(shipped.losses - changed.losses).max() > 1e-3
+
+
+def test_twins_agree_on_the_options():
+    """The loss of every step, and every field of the memory."""
+    options = {"memory_weight": 0.4, "observe": "every_epoch"}
+    by_torch, by_jax = (shared_run("er", b, **SPEC, **options) for b in BACKENDS)
+    assert {"memory/x", "memory/y", "memory/t", "memory/seen"} <= set(by_torch.arrays)
+    assert_same_run(by_jax, by_torch, 1e-5)
+
+
+@every_backend
+def test_memory_is_counted_and_within_its_budget(backend: str):
+    """60 samples, of 200 seen, of 64 + 4 + 4 bytes."""
+    algorithm = shared_run("er", backend, **SPEC).algorithm
+    assert algorithm.memory.seen == 200
+    assert algorithm.memory.filled == 60
+    assert algorithm.memory_bytes == 60 * 72
+    assert set(algorithm.memory.data.t) == {0, 1, 2, 3, 4}
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"memory_size": 0}, "memory_size=0: must be an integer >= 1"),
+        ({"memory_batch_size": 0}, "memory_batch_size=0: must be an integer >= 1"),
+        ({"memory_weight": 1.5}, r"memory_weight=1.5: must be a number in \[0, 1\]"),
+        ({"observe": "first"}, "observe='first': must be one of .*did you mean first_epoch"),
+    ],
+)
+def test_refuses(backend: str, option: dict, message: str):
+    """Values out of range."""
+    with pytest.raises(ConfigError, match=message):
+        build("er", backend, **option)

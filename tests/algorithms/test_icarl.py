@@ -1,0 +1,283 @@
+"""iCaRL: its loss, exemplars and classifier against NumPy in float64, and its options.
+
+What is run on PyTorch alone has its twin in tests/parity, which compares exemplars and means too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import build, every_backend, exported
+
+from seqrun.algorithms.icarl.exemplars import class_means, normalised
+from seqrun.callbacks import BaseCallback
+from seqrun.checks import ConfigError
+
+CLASS = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
+SHORT = {"training": {"epochs_per_task": 1}}
+
+
+def encode(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return the (N, D) float64 features of the suites' MLP; x is (N, H, W, C) inputs."""
+    h = x.reshape(len(x), -1).astype(np.float64)
+    for i in range(2):
+        h = np.maximum(h @ weights[f"hidden_{i}/kernel"] + weights[f"hidden_{i}/bias"], 0)
+    return h
+
+
+def outputs(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return the (N, C) logits."""
+    return encode(weights, x) @ weights["classifier/kernel"] + weights["classifier/bias"]
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def group(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Return the float64 arrays below a name."""
+    below = {n: a for n, a in arrays.items() if n.startswith(f"{name}/")}
+    return {n.removeprefix(f"{name}/"): a.astype(np.float64) for n, a in below.items()}
+
+
+@dataclass
+class Steps(BaseCallback):
+    """Keep every step's samples, and the network, the old one and the loss before the update."""
+
+    kept: list[dict[str, Any]] = field(default_factory=list)
+
+    def on_after_backward(self, algorithm: Any, step: Any) -> None:
+        arrays = exported(algorithm.backend, params=step.params, state=step.state)
+        x, y, t = (np.asarray(a) for a in step.batch)
+        self.kept.append(
+            {"task": algorithm.task, "x": x, "y": y, "t": t, "arrays": arrays}
+            | {"loss": float(step.loss)}
+        )
+
+
+@dataclass
+class Ends(BaseCallback):
+    """Keep everything that the run carries whenever a row is measured."""
+
+    rows: list[tuple[int, dict[str, np.ndarray]]] = field(default_factory=list)
+
+    def on_after_validation(self, algorithm: Any) -> None:
+        self.rows.append((algorithm.task, algorithm.export_arrays()))
+
+
+def run(backend: str, **spec: Any) -> tuple[Any, list[dict[str, Any]], dict[int, dict]]:
+    steps, ends = Steps(), Ends()
+    algorithm = build("icarl", backend, callbacks=[steps, ends], **CLASS | SHORT | spec)
+    algorithm.fit()
+    return algorithm, steps.kept, dict(ends.rows)
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Any]:
+    return {backend: run(backend) for backend in ("torch", "jax")}
+
+
+def loss_by_hand(step: dict[str, Any], counted: np.ndarray, old: np.ndarray) -> float:
+    """Return the sum over `counted` classes of BCE, the targets of `old` ones distilled."""
+    p = sigmoid(outputs(group(step["arrays"], "params"), step["x"]))
+    targets = np.eye(p.shape[1])[step["y"]]
+    before = group(step["arrays"], "state/params")
+    targets[:, old] = sigmoid(outputs(before, step["x"]))[:, old]
+    terms = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
+    return terms[:, counted].sum(1).mean()
+
+
+@every_backend
+def test_loss_is_bce_of_labels_and_of_the_old_outputs(backend, runs):
+    """Task t has trained 2 t classes; the first 2 (t - 1) of them are distilled."""
+    _, steps, _ = runs[backend]
+    for step in steps:
+        learned = 2 * step["task"]
+        by_hand = loss_by_hand(step, np.s_[:learned], np.s_[: learned - 2])
+        assert step["loss"] == pytest.approx(by_hand, rel=2e-5)
+
+
+def test_the_formula_by_hand():
+    """One class distilled at 0.8, one new of a sample of it: two outputs of 0 and ln 3."""
+    arrays = {
+        "hidden_0/kernel": np.eye(1), "hidden_0/bias": np.zeros(1),
+        "hidden_1/kernel": np.eye(1), "hidden_1/bias": np.zeros(1),
+        "classifier/kernel": np.array([[0.0, np.log(3)]]), "classifier/bias": np.zeros(2),
+    }  # fmt: skip
+    old = arrays | {"classifier/kernel": np.array([[np.log(4), 0.0]])}
+    named = {f"params/{n}": a for n, a in arrays.items()}
+    named |= {f"state/params/{n}": a for n, a in old.items()}
+    step = {"x": np.ones((1, 1, 1, 1)), "y": np.array([1]), "arrays": named}
+    expected = -(0.8 * np.log(0.5) + 0.2 * np.log(0.5)) - np.log(0.75)
+    assert loss_by_hand(step, np.s_[:2], np.s_[:1]) == pytest.approx(expected)
+
+
+@every_backend
+def test_old_network_is_that_of_the_last_tasks_end(backend, runs):
+    """Not frozen for good at the first, nor following along."""
+    _, steps, rows = runs[backend]
+    for step in steps:
+        if step["task"] > 1:
+            before = group(rows[step["task"] - 1], "params")
+            for name, value in group(step["arrays"], "state/params").items():
+                np.testing.assert_array_equal(value, before[name])
+    last = [s["arrays"]["state/classes"].sum() for s in steps]
+    assert sorted(set(last)) == [0, 2, 4, 6, 8]
+
+
+@every_backend
+def test_every_epoch_goes_once_through_the_task_and_the_exemplars(backend, runs):
+    """And the plan's length was known before."""
+    algorithm, steps, rows = runs[backend]
+    assert algorithm.global_step == algorithm.total_steps
+    for task in (1, 2, 5):
+        seen = np.concatenate([s["x"] for s in steps if s["task"] == task])
+        stored = rows[task - 1].get("memory/x", np.zeros((0, 8, 8, 1)))
+        assert len(seen) == 45 + len(stored)
+        images = {image.tobytes() for image in np.rint(seen * 255).astype(np.uint8)}
+        assert {image.tobytes() for image in stored} <= images
+
+
+def greedy(features: np.ndarray, count: int) -> list[int]:
+    """Return algorithm 4's choices, word by word."""
+    phi = normalised(features)
+    mean, chosen = phi.mean(0), []
+    for k in range(1, count + 1):
+        rest = [i for i in range(len(phi)) if i not in chosen]
+        means = {i: (phi[i] + phi[chosen].sum(0)) / k for i in rest}
+        chosen.append(min(rest, key=lambda i: np.linalg.norm(mean - means[i])))
+    return chosen
+
+
+def test_exemplars_are_chosen_by_herding_and_cut_to_the_first_ones():
+    """60 exemplars: 30, 15, 10, 7 and 6 of each class."""
+    algorithm, _, rows = run("torch", memory_size=60)
+    for task, share in enumerate((30, 15, 10, 7, 6), 1):
+        y, x = rows[task]["memory/y"], rows[task]["memory/x"]
+        data = algorithm.benchmark.task_data(task)
+        weights = group(rows[task], "params")
+        for c in (2 * task - 2, 2 * task - 1):
+            images = data.x[data.y == c]
+            order = greedy(encode(weights, images / 255), min(share, len(images)))
+            np.testing.assert_array_equal(x[y == c], images[order])
+        for c in range(2 * task - 2):
+            earlier = rows[task - 1]["memory/x"][rows[task - 1]["memory/y"] == c]
+            np.testing.assert_array_equal(x[y == c], earlier[:share])
+        assert len(y) <= 60
+    assert algorithm.memory_bytes == sum(rows[5][f"memory/{n}"].nbytes for n in "xyt")
+
+
+@every_backend
+def test_prediction_is_the_nearest_mean_of_exemplars(backend, runs):
+    """By distances in float64, for every measured entry."""
+    algorithm, _, rows = runs[backend]
+    for task in range(1, 6):
+        weights = group(rows[task], "params")
+        phi = normalised(encode(weights, rows[task]["memory/x"] / 255))
+        labels = rows[task]["memory/y"]
+        means = normalised(np.stack([phi[labels == c].mean(0) for c in range(2 * task)]))
+        for j in range(1, task + 1):
+            test = algorithm.benchmark.task_data(j, "test")
+            features = normalised(encode(weights, test.x / 255))
+            distances = np.linalg.norm(features[:, None] - means[None], axis=2)
+            accuracy = (distances.argmin(1) == test.y).mean()
+            assert algorithm.accuracy_matrix[task, j - 1] == pytest.approx(accuracy)
+            own = distances[:, 2 * j - 2 : 2 * j].argmin(1) + 2 * j - 2
+            aware = algorithm.accuracy_matrix_task_aware[task, j - 1]
+            assert aware == pytest.approx((own == test.y).mean())
+        if task < 5:  # a class without exemplars is never named
+            assert algorithm.accuracy_matrix[task, task] == 0
+
+
+def test_means_by_hand():
+    """(3, 4) and (0, 2) have directions (.6, .8) and (0, 1): their mean points to (1, 3)."""
+    features = np.array([[3.0, 4.0], [0.0, 2.0], [5.0, 0.0]], np.float32)
+    means, known = class_means(features, np.array([1, 1, 3]), 4)
+    expected = [[0, 0], np.array([1, 3]) / np.sqrt(10), [0, 0], [1, 0]]
+    np.testing.assert_allclose(means, expected, rtol=1e-6)
+    assert known.tolist() == [False, True, False, True]
+
+
+def test_within_a_task_its_training_samples_stand_for_its_classes():
+    """Evaluated after every epoch; the exemplars are there at the end only."""
+    ends = Ends()
+    training = {"epochs_per_task": 2, "evaluate_every": "epoch"}
+    algorithm = build("icarl", "torch", callbacks=[ends], training=training, **CLASS)
+    algorithm.fit()
+    within, ended = [arrays for task, arrays in ends.rows if task == 2]
+    assert within["memory/y"].max() == 1 and ended["memory/y"].max() == 3
+    current = algorithm.benchmark.task_data(2)
+    for arrays, known in ((within, current), (ended, None)):
+        x = arrays["memory/x"] if known is None else known.x
+        y = arrays["memory/y"] if known is None else known.y
+        means, _ = class_means(encode(group(arrays, "params"), x / 255), y, 10)
+        np.testing.assert_allclose(arrays["kept/means"][2:4], means[2:4], atol=1e-6)
+
+
+def test_untrained_model_is_evaluated_by_its_outputs(runs):
+    """Row 0 is that of any other algorithm."""
+    naive = build("naive", "torch", **CLASS | SHORT)
+    naive.fit()
+    for algorithm, _, _ in runs.values():
+        np.testing.assert_array_equal(algorithm.accuracy_matrix[0], naive.accuracy_matrix[0])
+
+
+def test_options_matter(runs):
+    """Each one where it should and nowhere else."""
+    plain, steps, rows = runs["torch"]
+    _, mean_steps, _ = run("torch", reduction="mean")
+    assert mean_steps[0]["loss"] == pytest.approx(steps[0]["loss"] / 2)
+    by_outputs, same_steps, _ = run("torch", classify_by="outputs")
+    assert [s["loss"] for s in same_steps] == [s["loss"] for s in steps]
+    assert (by_outputs.accuracy_matrix[1:] != plain.accuracy_matrix[1:]).any()
+    everything = {"scenario": "class", "softmax_over": "all"}
+    _, all_steps, _ = run("torch", stream=everything)
+    by_hand = loss_by_hand(all_steps[0], np.s_[:], np.s_[:0])
+    assert all_steps[0]["loss"] == pytest.approx(by_hand, rel=1e-5)
+    _, _, few = run("torch", memory_size=20)
+    assert len(few[5]["memory/y"]) == 20 < len(rows[5]["memory/y"]) <= 200
+
+
+def test_own_passes_leave_no_trace():
+    """Features and means are taken in eval mode and leave mode and statistics as they were."""
+    algorithm = build("icarl", "torch", backbone={"batch_norm": True}, **CLASS | SHORT)
+    algorithm.fit()
+    before = {n: s.clone() for n, s in algorithm.stats.items()}
+    x = algorithm.benchmark.task_data(1).x
+    features = algorithm.features(x)
+    assert algorithm.module.training
+    assert all((algorithm.stats[n] == s).all() for n, s in before.items())
+    np.testing.assert_allclose(algorithm.features(x[:7]), features[:7], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"benchmark": "rotated_digits"}, "scenario='domain': must be class with algo=icarl"),
+        ({"benchmark": "split_digits", "stream": {"scenario": "task"}}, "scenario='task'"),
+        (CLASS | {"memory_size": 9}, "memory_size=9: must be at least 10"),
+        (CLASS | {"reduction": "max"}, "reduction='max': must be one of sum, mean"),
+        (CLASS | {"classify_by": "output"}, "did you mean outputs"),
+    ],
+)
+def test_refusals(spec, said):
+    with pytest.raises(ConfigError) as caught:
+        build("icarl", "torch", **spec)
+    assert said in str(caught.value)
+
+
+def test_it_learns_classes_that_naive_forgets():
+    """Split Digits, all data, 3 epochs: naive keeps the last task alone."""
+    whole = {"scenario": "class", "samples_per_task": None}
+    final = {}
+    for algo in ("naive", "icarl"):
+        training = {"epochs_per_task": 3}
+        algorithm = build(
+            algo, "torch", benchmark="split_digits", stream=whole, backbone={"width": 64},
+            training=training,
+        )  # fmt: skip
+        final[algo] = algorithm.fit().metrics["average_accuracy"]
+    assert final["icarl"] > final["naive"] + 0.4

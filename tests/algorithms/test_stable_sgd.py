@@ -1,0 +1,145 @@
+"""Stable SGD: its schedule by hand, its dropout, and that it is naive but for these."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from comparison import assert_close, assert_same_arrays, assert_same_run
+from experiments import BACKENDS, build, component, run
+from tiny import Linear, TinyBenchmark
+
+from algorithms.side_effects import jax_in_full
+from algorithms.task_ends import TaskRecorder
+from seqrun.checks import ConfigError
+
+MOMENTUM = {"optimizer_options": {"lr": 0.05, "momentum": 0.8}}
+OFF = {"gamma": 1.0, "lr_min": 0.0, "reinit_optimizer": "task", "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({"gamma": 0.5}, [0.025, 0.0125, 0.00625]),
+        ({"gamma": 0.5, "decay_first_task": False}, [0.05, 0.025, 0.0125]),
+        ({"gamma": 0.5, "lr_min": 0.01}, [0.025, 0.0125, 0.01]),
+        ({"gamma": 1e-3}, [5e-5, 5e-5, 5e-5]),
+        ({"gamma": 1.0}, [0.05, 0.05, 0.05]),
+    ],
+)
+def test_learning_rates(options: dict, rates: list[float]):
+    """max(lr * gamma^t, lr_min), with t from 1 as the authors, or from 0."""
+    tasks = TaskRecorder()
+    run("stable_sgd", "torch", callbacks=[tasks], training={"epochs_per_task": 1}, **options)
+    np.testing.assert_allclose([hyper["lr"] for hyper in tasks.hyper], rates, rtol=1e-12)
+
+
+@jax_in_full
+def test_it_is_naive_in_another_regime(backend: str):
+    """The same keys of training and backbone make naive do the same steps: to the bit."""
+    training = {
+        "lr_decay": 0.55,
+        "lr_min": 5e-5,
+        "decay_first_task": True,
+        "reinit_optimizer": "epoch",
+        "epochs_per_task": 2,
+    }
+    naive = run("naive", backend, training=training, backbone={"dropout": 0.25}, **MOMENTUM)
+    assert_same_run(run("stable_sgd", backend, **MOMENTUM), naive, 0.0)
+
+
+@jax_in_full
+def test_it_reduces_to_naive(backend: str):
+    """With no dropout, no decay and no floor: to the bit."""
+    naive = run("naive", backend, **MOMENTUM)
+    assert_same_run(run("stable_sgd", backend, **MOMENTUM, **OFF), naive, 0.0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gamma": 0.5},
+        {"lr_min": 0.06},
+        {"reinit_optimizer": "epoch"},
+        {"reinit_optimizer": "never"},
+        {"dropout": 0.5},
+        {"gamma": 0.5, "decay_first_task": False},
+    ],
+    ids=str,
+)
+def test_every_option_matters(changed: dict):
+    """Each one alone changes the losses."""
+    base = OFF | ({"gamma": 0.5} if "decay_first_task" in changed else {})
+    plain = run("stable_sgd", "torch", **MOMENTUM, **base)
+    other = run("stable_sgd", "torch", **MOMENTUM, **base | changed)
+    assert abs(other.losses - plain.losses).max() > 1e-3
+
+
+@jax_in_full
+def test_dropout_is_the_backbones(backend: str):
+    """Null leaves it to the backbone, a number gives it one, and training alone has it."""
+    given = build("stable_sgd", backend, dropout=None, backbone={"dropout": 0.4})
+    assert given.backbone.dropout == 0.4 and given.backbone.is_noisy
+    shipped = build("stable_sgd", backend)
+    assert shipped.backbone.dropout == 0.25 and shipped.backbone.is_noisy
+    assert not build("stable_sgd", backend, dropout=0.0).backbone.is_noisy
+    assert build("stable_sgd", backend, backbone={"dropout": 0.25}).backbone.dropout == 0.25
+    noisy, still = (run("stable_sgd", backend, dropout=p) for p in (0.25, 0.0))
+    assert_close("untrained row", noisy.matrix[0], still.matrix[0], 0.0)
+    assert abs(noisy.losses - still.losses).max() > 1e-3
+
+
+@pytest.mark.full
+def test_twins_agree_without_noise():
+    """At every step, as in tests/parity with the shipped schedule; several epochs, momentum, clipping."""
+    spec = MOMENTUM | {"training": {"epochs_per_task": [1, 3, 2], "grad_clip": 0.5}}
+    by_torch, by_jax = (
+        run("stable_sgd", backend, stepped=True, dropout=0.0, **spec) for backend in BACKENDS
+    )
+    assert_same_run(by_jax, by_torch, 1e-5)
+
+
+@jax_in_full
+def test_noise_repeats(backend: str):
+    """The same seed drops the same units; another does not."""
+    first, again, other = (run("stable_sgd", backend, streams={"noise": n}) for n in (1, 1, 2))
+    assert_same_arrays(first.arrays, again.arrays, 0.0)
+    assert abs(first.losses - other.losses).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": 0.0}, "gamma=0.0: must be a number > 0"),
+        ({"gamma": 1.5}, r"gamma=1.5: must be a number in \[0, 1\]"),
+        ({"lr_min": -1.0}, "lr_min=-1.0"),
+        ({"decay_first_task": 1}, "decay_first_task=1"),
+        ({"reinit_optimizer": "epochs"}, "reinit_optimizer='epochs'.*did you mean epoch"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"training": {"lr_decay": 0.9}}, "training.lr_decay=0.9: .* algo.gamma=0.55"),
+        ({"training": {"lr_min": 0.1}}, "training.lr_min=0.1: .* algo.lr_min=5e-05"),
+        (
+            {"training": {"decay_first_task": True}, "decay_first_task": False},
+            "training.decay_first_task=True: .* algo.decay_first_task=False",
+        ),
+        ({"training": {"reinit_optimizer": "never"}}, "training.reinit_optimizer='never'"),
+        ({"backbone": {"dropout": 0.5}}, "backbone.dropout=0.5: .* algo.dropout=0.25"),
+    ],
+)
+def test_refusals(options: dict, message: str):
+    """Name the key, the value and what to set instead."""
+    with pytest.raises(ConfigError, match=message):
+        build("stable_sgd", "torch", **options)
+
+
+def test_a_backbone_without_dropout_is_refused():
+    """Unless none is asked for."""
+    make, keys = component("algo", "stable_sgd", "torch")
+    optimizer, optimizer_keys = component("optimizer", "sgd", "torch")
+    parts = {
+        "benchmark": TinyBenchmark(),
+        "backbone": Linear(),
+        "optimizer": optimizer(**optimizer_keys),
+    }
+    with pytest.raises(ConfigError, match="dropout=0.25: must be null with backbone=linear"):
+        make(**parts, **keys)
+    make(**parts, **keys | {"dropout": None})

@@ -1,0 +1,163 @@
+"""Every event runs the algorithm's hook, the callbacks' hooks, itself, and the same after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import BACKENDS, algorithm_class, build, every_backend, run
+
+from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
+
+HOOKS = [f"on_{when}_{event}" for event in EVENTS for when in ("before", "after")]
+SHORT = {"stream": {"num_tasks": 1, "samples_per_task": 25}, "training": {"epochs_per_task": 1}}
+
+
+def recording(base: type, who: str, log: list, hooks: list[str]) -> type:
+    """Return a subclass whose hooks write their names into `log`."""
+
+    def make(hook: str) -> Any:
+        def record(self: Any, algorithm: Any, *args: Any) -> None:
+            getattr(super(kind, self), hook)(algorithm, *args)
+            log.append((who, hook))
+
+        return record
+
+    kind: type = type(f"Recording{base.__name__}", (base,), {hook: make(hook) for hook in hooks})
+    return kind
+
+
+@every_backend
+def test_hooks_run_in_the_documented_order(backend: str):
+    log: list[tuple[str, str]] = []
+    # What a JAX algorithm writes into a list while being traced it writes once: its step hooks
+    # are checked below.
+    mine = [h for h in HOOKS if backend == "torch" or h.split("_", 2)[2] not in STEP_EVENTS]
+    kind = recording(algorithm_class("naive", backend), "algorithm", log, mine)
+    callbacks = [recording(BaseCallback, name, log, HOOKS)() for name in ("first", "second")]
+    build("naive", backend, kind=kind, callbacks=callbacks, **SHORT).fit()
+
+    def around(event: str, inside: list) -> list:
+        def part(when: str) -> list:
+            hook = f"on_{when}_{event}"
+            own = [("algorithm", hook)] if hook in mine else []
+            return [*own, ("first", hook), ("second", hook)]
+
+        return [*part("before"), *inside, *part("after")]
+
+    step = around("training_step", around("backward", []) + around("optimizer_step", []))
+    # 25 samples in batches of 10: a chunk of two steps and one of the partial batch
+    epoch = around("epoch", around("chunk", 2 * step) + around("chunk", step))
+    tasks = around("validation", []) + around("task", epoch) + around("validation", [])
+    expected = around("setup", []) + around("fit", tasks) + around("teardown", [])
+    assert log == expected
+
+
+def test_algorithm_step_hooks_are_traced_on_jax_and_run_on_every_step():
+    class Counting(algorithm_class("naive", "jax")):
+        def on_after_optimizer_step(self, algorithm: Any, step: Any) -> None:
+            step.params = {n: p + 1.0 for n, p in step.params.items()}
+            step.params = {n: p - 1.0 for n, p in step.params.items()}
+            step.gradients = {}
+
+        def on_before_optimizer_step(self, algorithm: Any, step: Any) -> None:
+            step.gradients = {n: 0 * g for n, g in step.gradients.items()}
+
+    algorithm = build("naive", "jax", kind=Counting, **SHORT)
+    algorithm.fit()
+    for name, value in algorithm.initial_weights().items():
+        np.testing.assert_allclose(algorithm.export_arrays()[f"params/{name}"], value, atol=1e-6)
+
+
+@every_backend
+def test_only_overridden_hooks_are_called(backend: str):
+    algorithm = build("naive", backend, callbacks=[BaseCallback()], **SHORT)
+    algorithm.fit()
+    assert all(before == after == [] for before, after in algorithm._hooks.values())
+
+
+@every_backend
+def test_callbacks_hooks_may_be_replaced(backend: str):
+    """An algorithm decides when callbacks see an event by overriding on_before_E_callbacks."""
+    log: list = []
+    base = algorithm_class("naive", backend)
+
+    class Mute(base):
+        def on_before_epoch_callbacks(self) -> None:
+            log.append("muted")
+
+    callback = recording(BaseCallback, "callback", log, ["on_before_epoch", "on_after_epoch"])()
+    build("naive", backend, kind=Mute, callbacks=[callback], **SHORT).fit()
+    assert log == ["muted", ("callback", "on_after_epoch")]
+
+
+@every_backend
+def test_a_step_hook_reads_batch_loss_and_gradients(backend: str):
+    seen = []
+
+    class Reader(BaseCallback):
+        def on_before_backward(self, algorithm: Any, step: Any) -> None:
+            assert step.loss is None and not step.gradients
+
+        def on_after_backward(self, algorithm: Any, step: Any) -> None:
+            shapes = {n: tuple(g.shape) for n, g in step.gradients.items()}
+            seen.append((float(step.loss), step.batch.x.shape[0], sorted(shapes)))
+
+    trace = run("naive", backend, callbacks=[Reader()], **SHORT)
+    assert [s[0] for s in seen] == pytest.approx(trace.losses.tolist(), rel=1e-6)
+    assert [s[1] for s in seen] == [10, 10, 5]
+    assert seen[0][2] == sorted(trace.algorithm.parameter_shapes())
+
+
+# ---- an algorithm written as a callback
+
+
+class PullToLastTask(BaseCallback):
+    """L2 pull to the last task's solution: lambda sum_i (theta_i - theta*_i)^2."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength, self.anchor = strength, None
+
+    def on_after_backward(self, algorithm: Any, step: Any) -> None:
+        if self.anchor is not None:
+            step.gradients = {
+                n: g + 2 * self.strength * (step.params[n] - self.anchor[n])
+                for n, g in step.gradients.items()
+            }
+
+    def on_after_task(self, algorithm: Any) -> None:
+        self.anchor = algorithm.snapshot()[0]
+
+
+def as_subclass(backend: str) -> type:
+    """Return the same rule as a RegularizationAlgorithm whose importance is one."""
+    from importlib import import_module
+
+    parent = import_module(f"seqrun.algorithms.regularization.{backend}").RegularizationAlgorithm
+
+    class Pull(parent):
+        name = "pull"
+        coefficient_name = "strength"
+        strength = 2.0
+
+        def calculate_parameter_importance(self) -> dict[str, Any]:
+            return {n: 0 * p + 1 for n, p in self.params.items()}
+
+        def consolidate(self, importance: dict[str, Any]) -> Any:
+            return self.state._replace(anchor=self.snapshot()[0], importance=importance)
+
+    return Pull
+
+
+def test_an_algorithm_may_be_a_callback():
+    """On both backends, and equal to the same rule as a subclass."""
+    spec = {"stream": {"samples_per_task": 45}, "training": {"epochs_per_task": 1}}
+    traces = [run("naive", b, callbacks=[PullToLastTask(2.0)], **spec) for b in BACKENDS]
+    traces += [run("naive", b, kind=as_subclass(b), **spec) for b in BACKENDS]
+    plain = run("naive", "torch", **spec)
+    for trace in traces:
+        np.testing.assert_allclose(trace.losses, traces[0].losses, atol=1e-5)
+        for name in plain.arrays:
+            np.testing.assert_allclose(trace.arrays[name], traces[0].arrays[name], atol=1e-5)
+    assert abs(plain.losses - traces[0].losses).max() > 1e-3

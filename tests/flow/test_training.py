@@ -1,0 +1,233 @@
+"""What a run trains on, measures, and leaves alone."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import (
+    LossRecorder,
+    algorithm_class,
+    build,
+    component,
+    every_backend,
+    run,
+    shared_run,
+)
+from tiny import Linear, TinyBenchmark, cross_entropies, sample_gradients
+
+from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
+from seqrun.algorithms.base.flow import TrainingDiverged, chunk_rule
+from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.checks import ConfigError
+from seqrun.plan import RandomStreams, batch_order
+
+NOISY = {"backbone": {"dropout": 0.4, "batch_norm": True}, "training": {"epochs_per_task": 1}}
+
+
+def naive(backend: str, **parts: Any) -> BaseAlgorithm:
+    return algorithm_class("naive", backend)(**parts)
+
+
+def digest(arrays: dict[str, np.ndarray], matrix: np.ndarray) -> str:
+    parts = [name.encode() + arrays[name].tobytes() for name in sorted(arrays)]
+    return hashlib.sha256(b"".join(parts) + matrix.tobytes()).hexdigest()
+
+
+@every_backend
+def test_a_partial_last_batch_is_trained_on_exactly(backend: str):
+    """7 samples in batches of 3 are 3 steps; the last one's loss is its one sample's."""
+    streams, benchmark = RandomStreams(0), TinyBenchmark(num_tasks=1)
+    benchmark.prepare(streams)
+    data = benchmark.task_data(1)
+    x = data.x.reshape(7, -1) / 255.0
+    recorder = LossRecorder()
+    algorithm = naive(
+        backend,
+        benchmark=TinyBenchmark(num_tasks=1),
+        backbone=Linear(backend=backend),
+        optimizer=component("optimizer", "sgd", backend)[0](lr=0.5),
+        callbacks=[recorder],
+    )
+    algorithm.fit()
+    trace = np.concatenate(recorder.losses)
+    weights = {n: w.astype(float) for n, w in algorithm.initial_weights().items()}
+    kernel, bias = weights["classifier/kernel"], weights["classifier/bias"]
+    expected = []
+    full, partial = batch_order(streams, 1, 1, 7, 3)
+    for rows in [*full, *partial]:
+        expected.append(cross_entropies(kernel, bias, x[rows], data.y[rows]).mean())
+        gradient = sample_gradients(kernel, bias, x[rows], data.y[rows])
+        kernel = kernel - 0.5 * gradient["classifier/kernel"].mean(0)
+        bias = bias - 0.5 * gradient["classifier/bias"].mean(0)
+    assert [len(r) for r in [*full, *partial]] == [3, 3, 1]
+    np.testing.assert_allclose(trace, expected, rtol=1e-5)
+    np.testing.assert_allclose(algorithm.export_arrays()["params/classifier/bias"], bias, atol=1e-6)
+    mean = np.average(expected, weights=[3, 3, 1])
+    assert algorithm.task_losses == pytest.approx([mean], rel=1e-5)
+    assert algorithm.final_loss == pytest.approx(expected[-1], rel=1e-5)
+    assert (algorithm.global_step, algorithm.samples_seen) == (3, 7)
+
+
+@every_backend
+@pytest.mark.parametrize("algo", ["naive", "ewc"])
+def test_the_same_run_twice_is_the_same_to_the_bit(algo: str, backend: str):
+    first, second = (run(algo, backend, **NOISY) for _ in range(2))
+    assert digest(first.arrays, first.matrix) == digest(second.arrays, second.matrix)
+    assert first.losses.tobytes() == second.losses.tobytes()
+    other = run(algo, backend, **NOISY, seed=1)
+    assert digest(first.arrays, first.matrix) != digest(other.arrays, other.matrix)
+
+
+@every_backend
+def test_another_process_gives_the_same_bits(backend: str):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from experiments import run\n"
+        "import hashlib\n"
+        f"trace = run('ewc', {backend!r}, backbone={{'dropout': 0.4, 'batch_norm': True}},"
+        " training={'epochs_per_task': 1})\n"
+        "parts = [n.encode() + trace.arrays[n].tobytes() for n in sorted(trace.arrays)]\n"
+        "digest = hashlib.sha256(b''.join(parts) + trace.matrix.tobytes()).hexdigest()\n"
+        "sys.stdout.write(digest)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300
+    )
+    here = run("ewc", backend, **NOISY)
+    assert done.stdout == digest(here.arrays, here.matrix)
+
+
+@every_backend
+def test_chunks_of_another_length_change_nothing(backend: str):
+    """To the bit on PyTorch; JAX compiles another program: to rounding."""
+    plain = shared_run("ewc", backend)
+    cut = run("ewc", backend, training={"epochs_per_task": 2, "chunk_steps": 3})
+    tolerance = 0.0 if backend == "torch" else 1e-5
+    np.testing.assert_allclose(cut.losses, plain.losses, atol=tolerance)
+    for name, array in plain.arrays.items():
+        np.testing.assert_allclose(cut.arrays[name], array, atol=tolerance, err_msg=name)
+
+
+def test_torchs_global_generator_is_left_alone():
+    import torch
+
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run("ewc", "torch", **NOISY)
+    assert torch.equal(torch.rand(3), expected)
+    threads = torch.get_num_threads()
+    assert build("naive", "torch").fit() and torch.get_num_threads() == threads
+
+
+@every_backend
+def test_dropout_trains_and_does_not_evaluate(backend: str):
+    """Dropout changes training; evaluating the same weights with or without it is the same."""
+    plain, dropped = (
+        run("naive", backend, backbone={"dropout": p}, training={"epochs_per_task": 1})
+        for p in (0.0, 0.5)
+    )
+    assert abs(plain.losses - dropped.losses).max() > 0.01
+    np.testing.assert_array_equal(plain.matrix[0], dropped.matrix[0])
+    # inverted dropout: the untrained network's loss is the same in expectation
+    assert plain.losses[:9].mean() == pytest.approx(dropped.losses[:9].mean(), rel=0.1)
+
+
+@every_backend
+def test_a_loss_that_is_not_finite_stops_the_run(backend: str):
+    with pytest.raises(TrainingDiverged, match="at task 3, epoch 1, step 39; a smaller"):
+        build("naive", backend, optimizer_options={"lr": 1e9}).fit()
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("evaluate_on", "measured"),
+    [
+        ("seen_and_next", [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]),
+        ("seen", [[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]),
+        ("all", [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]]),
+    ],
+)
+def test_what_is_not_measured_is_nan(backend: str, evaluate_on: str, measured: list):
+    training = {"epochs_per_task": 1, "evaluate_on": evaluate_on}
+    algorithm = build("naive", backend, training=training)
+    algorithm.fit()
+    np.testing.assert_array_equal(~np.isnan(algorithm.accuracy_matrix), np.array(measured, bool))
+
+
+@every_backend
+def test_accuracy_is_exact_in_evaluation_batches_of_any_size(backend: str):
+    matrices = [run("naive", backend, stream={"eval_batch_size": n}).matrix for n in (357, 100)]
+    np.testing.assert_array_equal(*matrices)
+    counts = matrices[0][~np.isnan(matrices[0])] * 357
+    np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
+
+
+def test_learning_rate_schedule():
+    """max(lr gamma^(t-1), lr_min), and gamma^t with decay_first_task (Mirzadeh 2020)."""
+    options = TrainingOptions(lr_decay=0.5, lr_min=0.02)
+    assert [options.learning_rate(0.1, t) for t in (1, 2, 3, 4)] == [0.1, 0.05, 0.025, 0.02]
+    first = TrainingOptions(lr_decay=0.5, lr_min=0.02, decay_first_task=True)
+    assert [first.learning_rate(0.1, t) for t in (1, 2, 3)] == [0.05, 0.025, 0.02]
+    assert TrainingOptions().learning_rate(0.1, 7) == 0.1
+
+
+@every_backend
+def test_the_learning_rate_reaches_the_optimizer(backend: str):
+    """With lr_min = 0 and a tiny gamma, tasks after the first leave the weights alone."""
+    spec = {"training": {"epochs_per_task": 1, "lr_decay": 1e-12}}
+    trace = run("naive", backend, **spec)
+    first = run("naive", backend, **spec, stream={"num_tasks": 1})
+    for name, array in first.arrays.items():
+        np.testing.assert_allclose(trace.arrays[name], array, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"), [({"epochs_per_task": [2, 1, 3]}, 54), ({"epochs_per_task": 1}, 27)]
+)
+def test_epochs_per_task(training: dict, steps: int):
+    assert len(run("naive", "torch", training=training).losses) == steps
+
+
+@every_backend
+def test_when_the_optimizer_starts_afresh(backend: str):
+    epochs, momentum = {"epochs_per_task": 2}, {"optimizer_options": {"momentum": 0.9}}
+    traces = {
+        when: run("naive", backend, training=epochs | {"reinit_optimizer": when}, **momentum)
+        for when in ("task", "epoch", "never")
+    }
+    losses = [traces[when].losses for when in ("never", "task", "epoch")]
+    assert np.allclose(losses[0][:18], losses[1][:18]) and np.allclose(losses[1][:9], losses[2][:9])
+    assert not np.allclose(losses[0][18:], losses[1][18:])
+    assert not np.allclose(losses[1][9:18], losses[2][9:18])
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match="backbone=mlp: is of backend jax"):
+        naive(
+            "torch",
+            benchmark=TinyBenchmark(),
+            backbone=component("backbone", "mlp", "jax")[0](),
+            optimizer=component("optimizer", "sgd", "torch")[0](),
+        )
+    with pytest.raises(ConfigError, match=r"epochs_per_task=\[1, 2\]: has 2 entries"):
+        build("naive", "torch", training={"epochs_per_task": [1, 2]})
+    with pytest.raises(ConfigError, match="one sample, which BatchNorm cannot normalise"):
+        stream = {"samples_per_task": 81}
+        build("naive", "torch", backbone={"batch_norm": True}, stream=stream).fit()
+
+
+def test_fixed_rules():
+    """Chunks and threads are functions of shapes alone."""
+    w1 = (784 * 256 + 256 * 256 + 256 * 10) * 10
+    assert chunk_rule(w1, 4 * 784 * 10) == 1000
+    assert chunk_rule(10**9, 4 * 3072 * 10) == 3
+    assert chunk_rule(10**12, 4) == 1
+    assert default_num_threads(w1) == 1
+    assert default_num_threads(10**9) >= 1

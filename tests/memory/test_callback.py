@@ -1,0 +1,47 @@
+"""A memory beside any algorithm is the one that a replay method would have stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from experiments import run
+
+from seqrun.checks import ConfigError
+from seqrun.memory import MemoryCallback, MemoryMechanism
+
+
+@pytest.mark.parametrize(
+    ("algo", "options", "spec"),
+    [
+        ("er", {"memory_size": 50}, {"policy": "reservoir", "memory_size": 50}),
+        (
+            "er",
+            {"memory_size": 50, "observe": "every_epoch", "memory_batch_size": 3},
+            {"policy": "reservoir", "memory_size": 50, "observe": "every_epoch"},
+        ),
+        (
+            "agem",
+            {"per_task_memory_samples": 12},
+            {"policy": "ring", "per_task_memory_samples": 12},
+        ),
+        (
+            "agem",
+            {"per_task_memory_samples": 12, "memory_policy": "random"},
+            {"policy": "random", "per_task_memory_samples": 12},
+        ),
+    ],
+)
+def test_callback_stores_what_a_replay_method_does(algo: str, options: dict, spec: dict):
+    memory = MemoryMechanism(**spec)
+    training = {"epochs_per_task": 2, "chunk_steps": 3}
+    beside = run("naive", "torch", callbacks=[MemoryCallback(memory)], training=training)
+    within = run(algo, "torch", **options).algorithm.memory
+    assert memory.seen == within.seen
+    for mine, theirs in zip(memory.data, within.data, strict=True):
+        assert np.array_equal(mine, theirs)
+    assert beside.algorithm.memory_bytes == 0
+
+
+def test_callback_refuses_herding():
+    with pytest.raises(ConfigError, match="policy='herding'"):
+        MemoryCallback(MemoryMechanism(policy="herding", memory_size=5))

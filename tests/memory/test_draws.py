@@ -1,0 +1,109 @@
+"""Which slot is written and which are read: exact, and uniform."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from memory.streams import numbers_of, walk
+from scipy.stats import chi2
+
+from seqrun.memory import MemoryMechanism
+from seqrun.memory.draws import distinct, reservoir_slots
+
+
+def uniformity(counts: np.ndarray, runs: int, size: int) -> float:
+    """Return the p-value of: each of N samples is among the `size` kept with the same chance.
+
+    `runs` times, exactly `size` of the N are kept: counts have variance runs q (1 - q) and sum to
+    a constant, so that their squares, times (N - 1) / N, sum to a chi-squared of N - 1.
+    """
+    total = len(counts)
+    q = size / total
+    squares = ((counts - runs * q) ** 2).sum() / (runs * q * (1 - q))
+    return float(chi2.sf(squares * (total - 1) / total, total - 1))
+
+
+def kept_by(slots: np.ndarray, size: int) -> list[int]:
+    """Write samples one by one, as Vitter's algorithm says; return who is kept."""
+    memory: dict[int, int] = {}
+    for sample, slot in enumerate(slots):
+        if slot < size:
+            memory[int(slot)] = sample
+    return list(memory.values())
+
+
+def test_first_samples_fill_the_slots_in_order():
+    slots = reservoir_slots(0, 6, 4, np.random.default_rng(0))
+    assert slots.dtype == np.int32
+    assert slots[:4].tolist() == [0, 1, 2, 3]
+    assert ((slots[4:] >= 0) & (slots[4:] <= 4)).all()
+
+
+def test_the_nth_sample_is_kept_with_probability_size_over_n():
+    """Sample 8 of a reservoir of 4: 4/8, not 4/9."""
+    runs, chance = 20_000, np.random.default_rng(1)
+    kept = sum(int(reservoir_slots(7, 1, 4, chance)[0] < 4) for _ in range(runs))
+    assert abs(kept / runs - 4 / 8) < 4 * np.sqrt(0.25 / runs) < 4 / 8 - 4 / 9
+
+
+def test_reservoir_is_uniform_over_the_stream():
+    """Three tasks in batches of 7, several samples of a batch going to one slot: all the same."""
+    runs, sizes, size = 1000, (11, 16, 13), 5
+    starts = np.cumsum([0, *sizes[:-1]])
+    counts = np.zeros(sum(sizes))
+    for seed in range(runs):
+        memory = MemoryMechanism(policy="reservoir", memory_size=size)
+        for _ in walk(memory, sizes, seed):
+            pass
+        tasks, numbers = numbers_of(memory.data).T
+        assert len(np.unique(starts[tasks] + numbers)) == size
+        counts[starts[tasks] + numbers] += 1
+    assert uniformity(counts, runs, size) > 1e-3
+
+
+def test_the_measure_of_uniformity_sees_a_wrong_reservoir():
+    """Keeping with probability M / (N + 1) is found out by as many seeds."""
+    runs, total, size = 2000, 40, 5
+    right, wrong = np.zeros(total), np.zeros(total)
+    for seed in range(runs):
+        chance = np.random.default_rng(seed)
+        right[kept_by(reservoir_slots(0, total, size, chance), size)] += 1
+        before = np.arange(total)
+        drawn = np.minimum(chance.integers(0, before + 2), size)
+        wrong[kept_by(np.where(before < size, before, drawn), size)] += 1
+    assert uniformity(right, runs, size) > 1e-3
+    assert uniformity(wrong, runs, size) < 1e-3
+
+
+def test_slots_do_not_depend_on_how_a_stream_is_cut():
+    a, b = np.random.default_rng(2), np.random.default_rng(2)
+    whole = reservoir_slots(0, 100, 9, a)
+    cut = [reservoir_slots(start, size, 9, b) for start, size in ((0, 7), (7, 53), (60, 40))]
+    assert np.array_equal(whole, np.concatenate(cut))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
+def test_reads_are_distinct_and_in_range(count: int):
+    below = np.random.default_rng(3).integers(6, 30, 500)
+    drawn = distinct(below, count, np.random.default_rng(4))
+    assert drawn.shape == (500, count)
+    assert drawn.dtype == np.int32
+    assert ((drawn >= 0) & (drawn < below[:, None])).all()
+    assert (np.diff(np.sort(drawn, axis=1), axis=1) > 0).all()
+
+
+def test_reading_as_many_as_there_are_reads_all():
+    drawn = distinct(np.full(20, 8), 8, np.random.default_rng(5))
+    assert (np.sort(drawn, axis=1) == np.arange(8)).all()
+
+
+def test_every_set_of_reads_is_as_probable():
+    runs = 20_000
+    drawn = np.sort(distinct(np.full(runs, 6), 3, np.random.default_rng(6)), axis=1)
+    sets = list(combinations(range(6), 3))
+    counts = np.array([(drawn == chosen).all(1).sum() for chosen in sets])
+    assert counts.sum() == runs
+    expected = runs / len(sets)
+    assert chi2.sf(((counts - expected) ** 2 / expected).sum(), len(sets) - 1) > 1e-3
