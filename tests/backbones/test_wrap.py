@@ -280,7 +280,7 @@ class Caching(linen.Module):
         (lambda: wrap(3), "must be a torch.nn.Module or a flax module"),
         (lambda: wrap(Tied(), layout="flat"), "shares a parameter"),
         (lambda: wrap(Unused(), layout="flat"), "body/b/kernel takes no part"),
-        (lambda: wrap(torch_norm().requires_grad_(False), layout="flat"), "must require a gradient"),
+        (lambda: wrap(torch_norm().requires_grad_(False), layout="flat"), "require a gradient"),
         (lambda: wrap(TorchBody(), features=6), "features=6: must be 5"),
         (lambda: wrap(LinenBody(), features=6), "features=6: must be 5"),
         (lambda: wrap(TorchBody(), features=0), "features=0: must be an integer >= 1"),

@@ -95,12 +95,15 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def predict(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
         """Return the logits of an evaluation forward."""
-        return self.module.apply({"params": nested(params), "batch_stats": nested(stats)}, x)
+        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        logits: Any = self.module.apply(variables, x)
+        return logits
 
     def encode(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
         """Return the classifier's input in an evaluation forward, as `predict`."""
         variables = {"params": nested(params), "batch_stats": nested(stats)}
-        return self.module.apply(variables, x, method="encode")
+        features: Any = self.module.apply(variables, x, method="encode")
+        return features
 
     def evaluation_logits(
         self, params: dict[str, Array], stats: dict[str, Array], reads: Any, x: Array

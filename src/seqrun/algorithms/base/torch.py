@@ -70,9 +70,11 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         with self.evaluating():
             return torch.func.functional_call(self.module, values, (x,))
 
-    def encode(self, params: dict[str, Tensor], stats: dict[str, Tensor], x: Tensor) -> Tensor:
+    def encode(
+        self, params: Mapping[str, Tensor], stats: Mapping[str, Tensor], x: Tensor
+    ) -> Tensor:
         """Return the classifier's input in an evaluation forward, as `predict`."""
-        values = {f"module.{self._module_names[n]}": v for n, v in (params | stats).items()}
+        values = {f"module.{self._module_names[n]}": v for n, v in {**params, **stats}.items()}
         with self.evaluating():
             return torch.func.functional_call(Encoder(self.module), values, (x,))
 

@@ -108,7 +108,8 @@ class ICaRLOptions(MemoryOwner):
             self._class_sizes.append(np.unique(labels, return_counts=True)[1])
         sizes = np.concatenate([np.zeros(0, int), *self._class_sizes[: task - 1]])
         share = self.memory_size // max(len(sizes), 1)
-        return super().training_size(task) + int(np.minimum(sizes, share).sum())  # type: ignore[misc]
+        size: int = super().training_size(task)  # type: ignore[misc]
+        return size + int(np.minimum(sizes, share).sum())
 
     def task_pool(self, data: Dataset) -> Dataset:
         """Return the task's data, then the exemplars."""

@@ -44,8 +44,8 @@ class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
     def features(self, x: np.ndarray) -> np.ndarray:
         """Return the (N, D) features of stored images in eval mode."""
         parts = torch.from_numpy(x).to(self._device).split(self.benchmark.eval_batch_size)
-        weights = self.params, self.stats
-        return torch.cat([self.encode(*weights, self.inputs(p)) for p in parts]).cpu().numpy()
+        features = [self.encode(self.params, self.stats, self.inputs(part)) for part in parts]
+        return torch.cat(features).cpu().numpy()
 
     def as_kept(self, means: np.ndarray, known: np.ndarray) -> ICaRLKept:
         """Return the means of classes on the device."""

@@ -32,7 +32,8 @@ class NnxBody(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Call the module in train or eval mode; its random streams start from "dropout"."""
-        graph, params, stats, rest = nnx.split(self.template, nnx.Param, nnx.BatchStat, ...)
+        parts: Any = nnx.split(self.template, nnx.Param, nnx.BatchStat, ...)
+        graph, params, stats, rest = parts
         for _, variable in nnx.to_flat_state(rest):
             if not isinstance(variable, nnx.RngState):
                 raise ConfigError(

@@ -1,0 +1,240 @@
+"""Shared formulas against numbers computed by hand, on both backends."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import every_backend
+
+RNG = np.random.default_rng(0)
+
+
+def formulas(backend: str) -> Any:
+    return import_module(f"seqrun.formulas.{backend}")
+
+
+def of(backend: str, value: Any) -> Any:
+    """Return NumPy data, or a dictionary of them, as the framework's arrays."""
+    if isinstance(value, dict):
+        return {name: of(backend, array) for name, array in value.items()}
+    if backend == "torch":
+        import torch
+
+        return torch.from_numpy(np.array(value))
+    import jax.numpy as jnp
+
+    return jnp.asarray(value)
+
+
+def numbers(value: Any) -> np.ndarray:
+    return np.asarray(value)
+
+
+@every_backend
+def test_cross_entropy(backend: str):
+    """Two classes with equal logits cost ln 2; logits (ln 3, 0) give 3/4 to the first."""
+    logits = np.float32([[0, 0], [np.log(3), 0]])
+    y = np.array([1, 0])
+    found = formulas(backend).cross_entropy(of(backend, logits), of(backend, y))
+    assert float(found) == pytest.approx((np.log(2) + np.log(4 / 3)) / 2, rel=1e-6)
+
+
+@every_backend
+def test_allowed_classes_share_all_probability(backend: str):
+    logits = np.float32([[5, 1, 1], [5, 1, 1]])
+    mask, t = np.array([[True, True, True], [False, True, True]]), np.array([0, 1])
+    allow = formulas(backend).allow_classes
+    masked = numbers(allow(of(backend, logits), of(backend, mask), of(backend, t)))
+    np.testing.assert_array_equal(masked[0], logits[0])
+    p = np.exp(masked[1] - masked[1].max())
+    np.testing.assert_allclose(p / p.sum(), [0, 0.5, 0.5])
+    same = of(backend, logits)
+    assert allow(same, None, of(backend, t)) is same
+
+
+@every_backend
+def test_clip_scales_only_long_gradients(backend: str):
+    """(3, 4) has norm 5: clipped to 1 it is (0.6, 0.8); below the limit it stays to the bit."""
+    gradients = {"a": np.float32([3.0]), "b": np.float32([4.0])}
+    clip = formulas(backend).clip_by_global_norm
+    clipped = clip(of(backend, gradients), 1.0)
+    assert numbers(clipped["a"])[0] == pytest.approx(0.6, rel=1e-6)
+    assert numbers(clipped["b"])[0] == pytest.approx(0.8, rel=1e-6)
+    kept = clip(of(backend, gradients), 5.1)
+    assert numbers(kept["a"])[0] == 3.0 and numbers(kept["b"])[0] == 4.0
+    zero = clip(of(backend, {"a": np.zeros(2, np.float32)}), 1.0)
+    np.testing.assert_array_equal(numbers(zero["a"]), [0, 0])
+
+
+@every_backend
+def test_penalty_and_its_gradient(backend: str):
+    """0.5 * (2 * 1^2 + 3 * 2^2) = 7; its gradient is 2 * 0.5 * Omega (theta - theta*)."""
+    params = {"a": np.float32([2.0]), "b": np.float32([5.0])}
+    anchor = {"a": np.float32([1.0]), "b": np.float32([3.0])}
+    importance = {"a": np.float32([2.0]), "b": np.float32([3.0])}
+    args = (*(of(backend, v) for v in (params, anchor, importance)), 0.5)
+    assert float(formulas(backend).penalty(*args)) == 7.0
+    pull = formulas(backend).penalty_gradient(*args)
+    pull = list(pull.values()) if isinstance(pull, dict) else pull
+    np.testing.assert_array_equal([numbers(g)[0] for g in pull], [2.0, 6.0])
+
+
+@every_backend
+def test_completed_square_is_the_sum_of_its_terms(backend: str):
+    """Against float64: the same gradient anywhere, to float32 rounding; 0 + 0 anchors here."""
+    terms = [(RNG.normal(size=50), RNG.random(50) ** 4) for _ in range(4)]
+    for _, importance in terms:
+        importance[:5] = 0
+    anchor = {"w": np.zeros(50, np.float32)}
+    omega = {"w": np.zeros(50, np.float32)}
+    for theta, importance in terms:
+        merged = formulas(backend).completed_square(
+            *(of(backend, v) for v in (anchor, omega)),
+            *(of(backend, {"w": np.float32(v)}) for v in (theta, importance)),
+        )
+        anchor, omega = ({"w": numbers(part["w"])} for part in merged)
+    point = RNG.normal(size=50)
+    expected = sum(2 * importance * (point - theta) for theta, importance in terms)
+    found = 2 * omega["w"] * (point - anchor["w"])
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_array_equal(anchor["w"][:5], np.float32(terms[-1][0][:5]))
+
+
+# ---- per-sample gradients
+
+
+def network(backend: str, batch_norm: bool) -> tuple[Any, Any, Any]:
+    """Return an MLP's module with its parameters and statistics away from their start."""
+    backbones = import_module(f"seqrun.backbones.{backend}")
+    module = backbones.MLP(width=5, n_hidden_layers=2, batch_norm=batch_norm).build((2, 3, 1), 4)
+    if backend == "torch":
+        import torch
+
+        torch.manual_seed(0)
+        for value in (*module.parameters(), *module.buffers()):
+            if value.is_floating_point():
+                value.data = torch.rand(value.shape) + 0.1 - 0.5 * value.requires_grad
+        return module.eval(), None, None
+    import jax
+
+    variables = module.init(jax.random.key(0), np.zeros((2, 2, 3, 1), np.float32))
+    generator = np.random.default_rng(1)
+    flat = {k: backbones.flat(v) for k, v in variables.items()}
+    for name, array in flat["params"].items():
+        flat["params"][name] = generator.uniform(-0.6, 0.6, array.shape).astype(np.float32)
+    for name, array in flat.get("batch_stats", {}).items():
+        flat["batch_stats"][name] = generator.uniform(0.1, 1, array.shape).astype(np.float32)
+    return module, flat["params"], flat.get("batch_stats", {})
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_per_sample_powers_on_torch(batch_norm: bool, power: int, weighted: bool):
+    """Against one backward pass per sample, by layer rules and by vmap."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from seqrun.backbones.torch import canonical_names
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    module, _, _ = network("torch", batch_norm)
+    x, y = torch.rand(7, 2, 3, 1), torch.arange(7) % 4
+    weights = torch.rand(7) if weighted else None
+    params, _ = canonical_names(module)
+    expected = {name: torch.zeros_like(p) for name, p in params.items()}
+    for n in range(7):
+        loss = cross_entropy(module(x[n : n + 1]), y[n : n + 1])
+        gradients = torch.autograd.grad(loss, [*params.values()])
+        for name, g in zip(params, gradients, strict=True):
+            expected[name] += (1 if weights is None else weights[n]) * g.abs() ** power
+
+    def losses(logits: Any, y: Any) -> Any:
+        return cross_entropy(logits, y, reduction="none")
+
+    found = per_sample.per_sample_power_sum(module, x, losses, (y,), power, weights)
+    slow = per_sample._by_vmap(module, x, losses, (y,), power, weights)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].detach(), value, rtol=2e-5, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(slow[name].detach(), value, rtol=2e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_per_sample_powers_on_jax(batch_norm: bool, power: int, weighted: bool):
+    """Against jax.grad of each sample, by layer rules and sample by sample."""
+    import jax
+    import optax
+
+    from seqrun.backbones.jax import nested
+    from seqrun.formulas.per_sample import jax as per_sample
+
+    module, params, stats = network("jax", batch_norm)
+    chance = np.random.default_rng(2)
+    x = chance.random((7, 2, 3, 1), dtype=np.float32)
+    y, weights = np.arange(7) % 4, chance.random(7, dtype=np.float32) if weighted else None
+
+    def losses(logits: Any, y: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+    def loss(params: Any, n: int) -> Any:
+        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        return losses(module.apply(variables, x[n : n + 1]), y[n : n + 1]).sum()
+
+    expected = {name: np.zeros(p.shape) for name, p in params.items()}
+    for n in range(7):
+        for name, g in jax.grad(loss)(params, n).items():
+            expected[name] += (1 if weights is None else weights[n]) * np.abs(g) ** power
+    args = (module, params, stats, x, losses, (y,), power)
+    found = per_sample.per_sample_power_sum(*args, weights)
+    ones = np.ones(7, np.float32)
+    slow = per_sample._by_vmap(*args, ones if weights is None else weights)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(slow[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
+
+
+# ---- optimizers
+
+
+def steps_of(backend: str, name: str, gradients: list[float], **options: Any) -> list[float]:
+    """Return a single parameter, from 1, after each step."""
+    optimizer = getattr(import_module(f"seqrun.optimizers.{backend}"), name)(**options)
+    params = of(backend, {"w": np.float32([1.0])})
+    state, path = optimizer.init(params), []
+    for g in gradients:
+        hyper = optimizer.hyper()
+        params, state = optimizer.update(of(backend, {"w": np.float32([g])}), state, params, hyper)
+        path.append(float(numbers(params["w"])[0]))
+    return path
+
+
+@every_backend
+def test_sgd_by_hand(backend: str):
+    assert steps_of(backend, "SGD", [2, 2], lr=0.1) == pytest.approx([0.8, 0.6])
+    # v = 2, then 0.5 * 2 + 2 = 3
+    momentum = steps_of(backend, "SGD", [2, 2], lr=0.1, momentum=0.5)
+    assert momentum == pytest.approx([0.8, 0.5])
+    # g + 0.5 v: 2 + 1 = 3, then 2 + 1.5 = 3.5
+    nesterov = steps_of(backend, "SGD", [2, 2], lr=0.1, momentum=0.5, nesterov=True)
+    assert nesterov == pytest.approx([0.7, 0.35])
+    # g + 0.5 w: 2.5, then 2 + 0.375
+    decayed = steps_of(backend, "SGD", [2, 2], lr=0.1, weight_decay=0.5)
+    assert decayed == pytest.approx([0.75, 0.5125])
+
+
+@every_backend
+def test_adam_by_hand(backend: str):
+    """Float64 Adam with coupled weight decay; AdamW would differ from the first step."""
+    options = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.5}
+    w, m, v, expected = 1.0, 0.0, 0.0, []
+    for t, gradient in enumerate([2.0, -1.0, 0.5], 1):
+        g = gradient + 0.5 * w
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        w -= 0.1 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-3)
+        expected.append(w)
+    assert steps_of(backend, "Adam", [2.0, -1.0, 0.5], **options) == pytest.approx(expected, 1e-5)
