@@ -30,6 +30,9 @@ list: $(STAMP) ## list everything that can be composed
 readme: $(STAMP) ## write that list into README.md
 	@$(BIN)/python -m seqrun.listing --readme README.md
 
+tables: $(STAMP) ## measure every algorithm: make tables ARGS="--search --algorithms er"
+	$(BIN)/python bench/tables.py $(ARGS)
+
 bench: $(STAMP) ## measure speed: make bench ARGS="..."
 	$(BIN)/python bench/run.py $(ARGS)
 

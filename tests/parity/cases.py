@@ -106,7 +106,24 @@ SETTINGS = {
 # 85 samples in evaluation batches of 50: a Fisher over two batches of different sizes.
 _SHORT = {"stream": {"eval_batch_size": 50}, "training": {"epochs_per_task": 1}}
 
+_SYNC = {"sync_update": True, "optimizer_options": {"lr": 0.05, "momentum": 0.5}}
+
 VARIANTS = {
+    "lamaml": {
+        "second_order": Case(_SHORT | {"second_order": True}, default="all"),
+        "sync": Case(_SHORT | _SYNC),
+        "cmaml": Case(_SHORT | _SYNC | {"learn_lr": False}),
+        "one_by_one": Case(_SHORT | {"glances": 1, "inner_chunk_size": 1}),
+        "second_order_batch_norm": Case(
+            _SHORT | {"second_order": True, "backbone": {"batch_norm": True}}, 1e-4
+        ),
+    },
+    "kcl": {
+        "rbf": Case(_SHORT | {"kernel_type": "rbf"}),
+        "linear": Case(_SHORT | {"kernel_type": "linear", "scaling": "l2"}),
+        "poly": Case(_SHORT | {"kernel_type": "poly", "tau": 1.0}),
+        "authors": Case(_SHORT | {"scaling": "authors"}),
+    },
     "icarl": {
         "mean": Case({"reduction": "mean", "stream": {"softmax_over": "all"}}, default="all"),
         "outputs": Case(_SHORT | {"classify_by": "outputs", "memory_size": 35}),
@@ -139,8 +156,22 @@ VARIANTS = {
 """An algorithm's own options."""
 
 
+SMALLER = {
+    "lamaml": {"glances": 2, "inner_chunk_size": 4},
+    "kcl": {"coreset_per_class": 2, "num_bases": 64},
+}
+"""What keeps the costly ones short."""
+AMPLIFIES = {"kcl": 10.0}
+"""A ridge regression multiplies roundings by its condition number, here 1 + 20 samples / 1.01."""
+
+
 def suited(algo: str, case: Case) -> Case:
-    """Return the case for an algorithm that keeps the schedule, or noise, in keys of its own."""
+    """Return the case for an algorithm: short, and with a schedule or noise in keys of its own."""
+    case = replace(
+        case,
+        spec=SMALLER.get(algo, {}) | case.spec,
+        tolerance=case.tolerance * AMPLIFIES.get(algo, 1.0),
+    )
     if algo != "stable_sgd":
         return case
     training = dict(case.spec.get("training", {}))

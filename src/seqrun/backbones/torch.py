@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the classifier's input."""
-        return self.module.encode(x)
+        encode: Any = self.module.encode
+        return encode(x)
 
 
 # torch's name of a leaf -> canonical name, per kind of layer

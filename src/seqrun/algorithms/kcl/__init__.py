@@ -18,6 +18,7 @@ authors' code does); the authors' code draws bases anew for each test batch and 
 with the current task's lambda, gamma, beta: here they are the task's own; "rbf" is Gaussian (the
 authors' code takes the L1 distance), and "poly" divides the products by the number of features,
 without which its regression is out of float32's reach. A coreset is at most half of its task.
+A scalar beta_t shifts every logit and so, under a softmax, changes nothing; it is the paper's.
 
 Reduces to naive: never.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,15 +71,21 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         """Return the features of a training forward and the next BatchNorm statistics."""
         variables = {"params": nested(params), "batch_stats": nested(stats)}
         features, updated = self.module.apply(
-            variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"], method="encode"
+            variables,
+            x,
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+            method="encode",
         )
         return features, flat(updated.get("batch_stats", {}))
 
     def amortised(self, params: Arrays, network: str, mean: Array) -> tuple[Array, Array]:
         """Return mu and log sigma^2 from a mean feature by the network "posterior" or "prior"."""
-        return self.module.apply(
+        moments: Any = self.module.apply(
             {"params": nested(params)}, mean, method=lambda module, x: getattr(module, network)(x)
         )
+        return moments
 
     def classifier(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,10 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
     def backward(self, step: Step) -> None:
         """Compute the task loss, and the gradient of it plus tau KL(q || p)."""
         x, y, t = step.batch
-        features = self.module.encode(x)
+        network: Any = self.module
+        features = network.encode(x)
         rows = step.arrays["coreset"]
-        coreset = self.module.encode(self.inputs(step.pool.x[rows]))
+        coreset = network.encode(self.inputs(step.pool.x[rows]))
         noise = step.arrays.get("noise")
         labels = step.pool.y[rows]
         classifier, posterior = self.classifier(coreset, labels, t[0], noise, step.state.phase)
@@ -50,7 +52,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
         loss = total = cross_entropy(logits, y)
         if self.has_bases:
-            prior = self.module.prior(scaled.mean(0))
+            prior = network.prior(scaled.mean(0))
             total = loss + step.hyper["tau"] * gaussian_divergence(*posterior, *prior)
         values = torch.autograd.grad(total, list(self.params.values()))
         step.loss, step.logits = loss.detach(), logits.detach()
@@ -63,7 +65,8 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         low, high = features.min(), features.max()
         support, bases, posterior = self.scaled(features, low, high), None, None
         if self.has_bases:
-            mean, log_variance = posterior = self.module.posterior(support.mean(0))
+            network: Any = self.module
+            mean, log_variance = posterior = network.posterior(support.mean(0))
             bases = mean + (0.5 * log_variance).exp() * noise
             support = fourier_features(support, bases, phase)
         ridge = self.params["lambda"][t].abs() + RIDGE

@@ -33,7 +33,7 @@ class LFL(LFLOptions, JaxBaseAlgorithm):
     def backward(self, step: Step) -> None:
         """Compute the task loss, and the gradient of it plus the distance to the old features."""
         old = {"params": nested(step.state.params), "batch_stats": nested(step.state.stats)}
-        target = self.module.apply(old, step.batch.x, method="encode")
+        target: Any = self.module.apply(old, step.batch.x, method="encode")
 
         def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays]]:
             features, logits, stats = self._forward_with_features(params, step)

@@ -6,7 +6,6 @@ are the plan's. Replayed samples are in `step.reads["replay"]`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,11 +15,12 @@ from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, whole
 from seqrun.memory import MemoryMechanism
+from seqrun.memory.owner import MemoryOwner
 from seqrun.plan import RandomStreams
 
 
 @dataclass(kw_only=True, eq=False)
-class ReplayOptions:
+class ReplayOptions(MemoryOwner):
     """What all replay methods take; to be mixed in before an engine.
 
     Args:
@@ -58,18 +58,6 @@ class ReplayOptions:
         """Add the memory batches to the current one."""
         replayed = self.memory_batch_size * len(self.pool_reads[1:])
         return super().samples_per_step() + replayed  # type: ignore[misc]
-
-    def export_arrays(self) -> dict[str, np.ndarray]:
-        """Add the memory to what the run carries."""
-        stored = {f"memory/{name}": a for name, a in self.memory.export_arrays().items()}
-        return super().export_arrays() | stored  # type: ignore[misc]
-
-    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays, the memory among them."""
-        super().import_arrays(arrays)  # type: ignore[misc]
-        prefix = "memory/"
-        stored = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        self.memory.import_arrays(stored)
 
     def on_after_task(self, algorithm: Any) -> None:
         """Make the memory of the task's end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,11 +44,11 @@ class KCLNetwork(nn.Module):
     """An encoder, the networks of posterior and prior if there are bases, and the scalars."""
 
     def __init__(
-        self, backbone: nn.Module, shape: tuple[int, int, int], num_tasks: int, has_bases: bool
+        self, backbone: Any, shape: tuple[int, int, int], num_tasks: int, has_bases: bool
     ) -> None:
         super().__init__()
         backbone.classifier = nn.Identity()  # takes no part
-        self.encoder = backbone
+        self.encoder: Any = backbone
         with torch.no_grad():
             features = self.encode(torch.zeros(2, *shape)).shape[1]
         if has_bases:
