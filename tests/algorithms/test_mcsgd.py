@@ -249,7 +249,7 @@ BASE = {"optimizer_options": {"lr": 0.1}, "training": {"epochs_per_task": 3}}
     [
         {"per_task_memory_samples": 11},
         {"memory_policy": "random"},
-        {"lmc_lr": 0.06},
+        {"lmc_lr": 0.04},
         {"lmc_momentum": 0.5},
         {"lmc_epochs": 4},
         {"lmc_steps": "minibatch"},

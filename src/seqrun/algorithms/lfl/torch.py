@@ -32,15 +32,16 @@ class LFL(LFLOptions, PyTorchBaseAlgorithm):
 
     def on_before_chunk(self, algorithm: Any, chunk: Chunk) -> None:
         """Make the state's network one that can be called: in eval mode, without gradients."""
-        self._old = copy.deepcopy(self.module).eval().requires_grad_(False)
+        self._old: Any = copy.deepcopy(self.module).eval().requires_grad_(False)
         params, stats = canonical_names(self._old)
         for name, value in (self.state.params | self.state.stats).items():
             (params | stats)[name].copy_(value)
 
     def backward(self, step: Step) -> None:
         """Compute the task loss, and the gradient of it plus the distance to the old features."""
-        features = self.module.encode(step.batch.x)
-        logits = allow_classes(self.module.classify(features), step.mask, step.batch.t)
+        network: Any = self.module
+        features = network.encode(step.batch.x)
+        logits = allow_classes(network.classify(features), step.mask, step.batch.t)
         loss = cross_entropy(logits, step.batch.y)
         squares = (features - self._old.encode(step.batch.x)) ** 2
         distances = squares.sum(1) if self.reduction == "sum" else squares.mean(1)

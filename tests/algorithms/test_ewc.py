@@ -1,0 +1,146 @@
+"""EWC: a softmax regression by hand, one penalty per past task; every option; what it spares."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from experiments import algorithm_class, build, every_backend, run
+from tiny import Linear, TinyBenchmark
+
+from algorithms.ewc_by_hand import BIAS, KERNEL, ewc_by_hand
+from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive
+from seqrun.algorithms.base import TrainingOptions
+from seqrun.callbacks import BaseCallback
+from seqrun.checks import ConfigError
+
+OPTIONS = {
+    "empirical": {},
+    "exact": {"fisher": "exact"},
+    "sample": {"fisher": "sample"},
+    "pred": {"fisher": "pred"},
+    "batched": {"fisher": "batched"},
+    "weighted": {"fisher_weight": "p"},
+    "some": {"fisher_samples": 4},
+    "running": {"fisher_running": True},
+    "whole_lambda": {"penalty_scale": 1.0},
+}
+
+
+def fitted(backend: str, **options):
+    """Fit EWC on the tiny stream: 12 steps per task, so that the running Fisher moves."""
+    from importlib import import_module
+
+    algorithm = algorithm_class("ewc", backend)(
+        benchmark=TinyBenchmark(),
+        backbone=Linear(backend=backend),
+        optimizer=import_module(f"seqrun.optimizers.{backend}").SGD(lr=0.3),
+        training=TrainingOptions(epochs_per_task=4),
+        ewc_lambda=3.0,
+        **options,
+    )
+    algorithm.fit()
+    return algorithm
+
+
+@every_backend
+@pytest.mark.parametrize("name", OPTIONS)
+def test_three_tasks_are_as_by_hand(name: str, backend: str):
+    """Against float64 with an explicit penalty for every past task.
+
+    Float32 over 36 steps: 2 u S = 4e-6, times the pull of up to lambda F = 1.
+    """
+    options = OPTIONS[name]
+    expected = ewc_by_hand(lr=0.3, ewc_lambda=3.0, epochs=4, **options)
+    arrays = fitted(backend, **options).export_arrays()
+    for leaf in (KERNEL, BIAS):
+        np.testing.assert_allclose(arrays[f"params/{leaf}"], expected.steps[-1][leaf], atol=1e-5)
+        kept = expected.fishers[-1:] if name == "running" else expected.fishers
+        total = sum(fisher[leaf] for fisher in kept)
+        np.testing.assert_allclose(arrays[f"state/importance/{leaf}"], total, atol=1e-5)
+        weighed = zip(kept, expected.solutions[-len(kept) :], strict=True)
+        centre = sum(fisher[leaf] * solution[leaf] for fisher, solution in weighed)
+        pull = total * arrays[f"state/anchor/{leaf}"]
+        np.testing.assert_allclose(pull, centre, atol=1e-5)
+
+
+def test_every_option_matters():
+    """No two settings end with the same importance."""
+    ends = {name: fitted("torch", **options).export_arrays() for name, options in OPTIONS.items()}
+    keys = [f"state/importance/{KERNEL}", f"params/{KERNEL}"]
+    for i, a in enumerate(ends):
+        for b in list(ends)[i + 1 :]:
+            assert any(abs(ends[a][k] - ends[b][k]).max() > 1e-4 for k in keys), (a, b)
+
+
+@every_backend
+def test_lambda_zero_is_naive(backend: str):
+    """To the bit on PyTorch, whatever the Fisher's passes do on the side; to rounding on JAX."""
+    assert_reduces_to_naive("ewc", backend, ewc_lambda=0.0)
+
+
+def test_lambda_above_zero_is_not_naive():
+    """From task 2 on; JAX does the same by parity."""
+    assert_differs_from_naive("ewc", ewc_lambda=20.0)
+
+
+@every_backend
+def test_importance_is_positive_and_not_constant(backend: str):
+    """Non-negative everywhere, 0 for pixels that are always 0, and different between parameters."""
+    arrays = run("ewc", backend, training={"epochs_per_task": 1}).arrays
+    importance = {n: a for n, a in arrays.items() if n.startswith("state/importance/")}
+    assert len(importance) == 6
+    for name, omega in importance.items():
+        assert (omega >= 0).all() and omega.sum() > 0 and np.ptp(omega) > 0, name
+
+
+@every_backend
+@pytest.mark.parametrize("task", [1, 2])
+def test_every_past_task_is_protected(task: int, backend: str):
+    """Leaving a past task's Fisher out changes where task 3 ends."""
+    spec = {"training": {"epochs_per_task": 1}, "ewc_lambda": 50.0}
+
+    class Forgetful(algorithm_class("ewc", backend)):
+        def consolidate(self, importance):
+            if self.task == task:
+                importance = {n: 0 * omega for n, omega in importance.items()}
+            return super().consolidate(importance)
+
+    whole = run("ewc", backend, **spec).arrays
+    without = run("ewc", backend, kind=Forgetful, **spec).arrays
+    moved = max(abs(whole[n] - without[n]).max() for n in whole if n.startswith("params/"))
+    assert moved > 1e-3
+
+
+@every_backend
+def test_heads_of_other_tasks_take_no_part(backend: str):
+    """With one head per task, outputs of tasks to come have no importance yet."""
+    stream = {"scenario": "task", "num_tasks": 5}
+    algorithm = build("ewc", backend, benchmark="split_digits", stream=stream)
+    seen = []
+
+    class Watch(BaseCallback):
+        def on_after_task(self, algorithm):
+            omega = algorithm.export_arrays()["state/importance/classifier/bias"]
+            seen.append((omega > 0).tolist())
+
+    algorithm.callbacks = [Watch()]
+    algorithm.fit()
+    assert seen == [[c < 2 * task for c in range(10)] for task in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ewc_lambda": -1.0}, "ewc_lambda=-1.0"),
+        ({"penalty_scale": -1.0}, "penalty_scale=-1.0"),
+        ({"fisher": "exakt"}, "did you mean exact"),
+        ({"fisher_weight": "q"}, "fisher_weight='q'"),
+        ({"fisher_samples": 0}, "fisher_samples=0"),
+        ({"fisher": "batched", "fisher_weight": "p"}, "must be none with fisher='batched'"),
+        ({"fisher": "exact", "fisher_weight": "p"}, "must be none with fisher='exact'"),
+        ({"fisher_running": "yes"}, "fisher_running='yes'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict, said: str):
+    with pytest.raises(ConfigError, match=said):
+        build("ewc", "torch", **options)
