@@ -90,7 +90,7 @@ def test_dropout_is_the_backbones(backend: str):
 
 @pytest.mark.full
 def test_twins_agree_without_noise():
-    """At every step, as in tests/parity with the shipped schedule; several epochs, momentum, clipping."""
+    """At every step, with the shipped schedule; several epochs, momentum, clipping."""
     spec = MOMENTUM | {"training": {"epochs_per_task": [1, 3, 2], "grad_clip": 0.5}}
     by_torch, by_jax = (
         run("stable_sgd", backend, stepped=True, dropout=0.0, **spec) for backend in BACKENDS

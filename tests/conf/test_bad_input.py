@@ -14,7 +14,7 @@ from seqrun.listing import CONF
 ROOT = CONF.parent
 
 CASES = {
-    "unknown option": (["algo=ewcc"], ["algo=ewcc", "must be one of ewc,", "did you mean ewc?"]),
+    "unknown option": (["algo=ewcc"], ["algo=ewcc", "must be one of agem,", "did you mean ewc?"]),
     "unknown group": (["algoo=ewc"], ["algoo=ewc", "no such key", "did you mean algo?"]),
     "misspelt key": (
         ["trainig.lr_decay=.5"],
@@ -109,7 +109,7 @@ CASES = {
     "negative seed": (["seed=-1"], ["seed=-1", "must be an integer >= 0"]),
     "fractional seed": (["seed=[0.5]"], ["seed=0.5", "must be an integer >= 0"]),
     "negative stream": (["streams.data=-1"], ["streams.data=-1", "must be an integer >= 0"]),
-    "no algorithm": (["algo=null"], ["algo=null", "must be one of ewc"]),
+    "no algorithm": (["algo=null"], ["algo=null", "must be one of agem"]),
     "deleted group": (["~benchmark"], ["benchmark", "must be one of"]),
     "no logger": (["logger=null"], ["logger=null", "logger=[]"]),
     "unknown sweep": (["-m", "sweeps=sedes"], ["sweeps=sedes", "did you mean seeds?"]),

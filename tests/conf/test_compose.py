@@ -33,7 +33,9 @@ def _data_are_there(monkeypatch):
 
 @pytest.mark.parametrize(("group", "option", "backend"), CHOICES)
 def test_option_builds_with_every_key_written_out(jobs_of, group, option, backend):
-    (job,) = jobs_of(f"{group}={option}", f"backend={backend}")
+    stream = [] if group != "algo" or option != "icarl" else ["benchmark=split_digits"]
+    stream += ["benchmark.scenario=class"] * len(stream)  # the only one that iCaRL has
+    (job,) = jobs_of(f"{group}={option}", f"backend={backend}", *stream)
     algorithm = runner.build(job.config, seed=0)
     assert isinstance(algorithm, BaseAlgorithm)
     assert algorithm.backend == algorithm.backbone.backend == algorithm.optimizer.backend == backend

@@ -33,7 +33,7 @@ def test_help(elsewhere):
     packages, out = imported(elsewhere, "--help")
     assert "hydra" in packages
     assert not packages & {*HEAVY, "numpy"}
-    for text in ("algo: ewc", "rotated_mnist", "seeds", "training.epochs_per_task", "Examples"):
+    for text in ("ewc", "rotated_mnist", "seeds", "training.epochs_per_task", "Examples"):
         assert text in out
     assert not list(elsewhere.iterdir())
 

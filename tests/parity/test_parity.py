@@ -8,12 +8,21 @@ from experiments import ALGORITHMS, admits, shared_run
 
 from parity.cases import SETTINGS, VARIANTS, Case, suited
 
+COSTLY = ("agem", "icarl", "kcl", "lamaml")
+"""Their step takes long to compile: one case each in `make test`, all in `make test-all`."""
+
+
+def by_default(algo: str, name: str, case: Case) -> bool:
+    """Return whether `make test` runs a case."""
+    return case.in_default_suite(algo) and (algo not in COSTLY or name == "momentum")
+
+
 CASES = [
     pytest.param(
         algo,
         suited(algo, case),
         id=f"{algo}-{name}",
-        marks=[] if case.in_default_suite(algo) else pytest.mark.full,
+        marks=[] if by_default(algo, name, case) else pytest.mark.full,
     )
     for algo in ALGORITHMS
     for name, case in {**SETTINGS, **VARIANTS.get(algo, {})}.items()
