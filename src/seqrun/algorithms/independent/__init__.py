@@ -52,7 +52,8 @@ class IndependentOptions:
         """Return the task's own model; of the current task, the one in training."""
         if task == self.task:  # type: ignore[attr-defined]
             return super().evaluation_weights(task)  # type: ignore[misc]
-        return self.kept.params[str(task)], self.kept.stats[str(task)]
+        kept = self.kept  # type: ignore[attr-defined]
+        return kept.params[str(task)], kept.stats[str(task)]
 
     def on_before_task(self, algorithm: Any) -> None:
         """Start from the initial weights."""

@@ -58,7 +58,8 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
             loss = divergent = cross_entropy(logits, y)
             if self.has_bases:
                 prior = self.amortised(params, "prior", scaled.mean(0))
-                divergent = loss + step.hyper["tau"] * gaussian_divergence(*posterior, *prior)
+                (mean, log_variance), tau = posterior, step.hyper["tau"]
+                divergent = loss + tau * gaussian_divergence(mean, log_variance, *prior)
             return divergent, (loss, logits, stats)
 
         step.gradients, (step.loss, step.logits, step.stats) = jax.grad(total, has_aux=True)(
