@@ -172,9 +172,9 @@ def main() -> None:
     console.print(table)
     console.print(machine())
     if arguments.write:
-        lines = ["# Speed", "", f"`make bench ARGS=--write` on {machine()}.", ""]
-        lines += ["Only ratios of one run are comparable: machines are noisy.", ""]
-        lines += [(__doc__ or "").split("\n\n")[1].replace("\n", " "), ""]
+        told = f'`make bench ARGS="--write --repetitions {n}"` on {machine()}.'
+        lines = ["# Speed", "", told, ""]
+        lines += [(__doc__ or "").split("\n\n")[1].replace("\n", " ").strip(), ""]
         lines += ["| what | median (min-max) | ratio or parts |", "|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
         (ROOT / "bench" / "RESULTS.md").write_text("\n".join(lines) + "\n")
