@@ -1,0 +1,175 @@
+"""What every algorithm owes, and what its class declares: a new one joins by existing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import ALGORITHMS, algorithm_class, every_algorithm, exported, run, shared_run
+from parity.cases import SMALLER
+
+from algorithms.side_effects import assert_reduces_to_naive, jax_in_full
+from seqrun.callbacks import BaseCallback
+
+DECLARED = {
+    algo: kind.coefficient_name
+    for algo in ALGORITHMS
+    if hasattr(kind := algorithm_class(algo, "torch"), "coefficient_name")
+}
+"""Algorithm -> the coefficient of its penalty, as its class names it."""
+with_a_penalty = pytest.mark.parametrize("algo", DECLARED)
+
+ONE_EPOCH = {"training": {"epochs_per_task": 1}}
+
+
+class Watch(BaseCallback):
+    """Note what an algorithm's own work at a task's end does to training.
+
+    The algorithm's hooks run before those of callbacks, so that the end of a task is seen after it.
+    """
+
+    def __init__(self) -> None:
+        self.before: list[dict[str, np.ndarray]] = []
+        self.after: list[dict[str, np.ndarray]] = []
+        self.modes: list[bool] = []
+
+    def on_after_epoch(self, algorithm: Any) -> None:
+        """Keep what the last epoch of a task leaves."""
+        if algorithm.epoch == algorithm.training.epochs(algorithm.task):
+            self.before.append(self.statistics(algorithm))
+
+    def on_after_task(self, algorithm: Any) -> None:
+        """Keep what the task leaves."""
+        self.after.append(self.statistics(algorithm))
+
+    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+        """Keep the mode that steps are taken in; flax has none."""
+        if algorithm.backend == "torch":
+            self.modes.append(algorithm.module.training)
+
+    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+        """Keep the mode again."""
+        self.on_before_chunk(algorithm, chunk)
+
+    @staticmethod
+    def statistics(algorithm: Any) -> dict[str, np.ndarray]:
+        """Copy BatchNorm's running statistics."""
+        return exported(algorithm.backend, stats=algorithm.stats)
+
+
+@every_algorithm
+@jax_in_full
+def test_own_passes_leave_training_as_it_was(algo: str, backend: str):
+    """BatchNorm's statistics, train mode, and PyTorch's and NumPy's generators."""
+    import torch
+
+    algorithm_class(algo, backend)  # importing jax draws from NumPy's generator
+    torch.manual_seed(3)
+    expected = torch.get_rng_state()
+    np.random.seed(3)
+    drawn = np.random.random(3)
+    np.random.seed(3)
+    watch = Watch()
+    spec = SMALLER.get(algo, {}) | {"optimizer_options": {"lr": 0.01}}
+    run(algo, backend, backbone={"batch_norm": True}, callbacks=[watch], **spec)
+    assert len(watch.before) == len(watch.after) > 0
+    for before, after in zip(watch.before, watch.after, strict=True):
+        assert len(before) == 4
+        for name, statistic in before.items():
+            np.testing.assert_array_equal(after[name], statistic, err_msg=name)
+    assert all(watch.modes)
+    assert torch.equal(torch.get_rng_state(), expected)
+    np.testing.assert_array_equal(np.random.random(3), drawn)
+
+
+@every_algorithm
+@jax_in_full
+def test_the_same_run_twice_gives_the_same_bits(algo: str, backend: str):
+    """Every loss, every array that is carried, and the matrix."""
+    spec = SMALLER.get(algo, {}) | ONE_EPOCH
+    first, second = (run(algo, backend, **spec) for _ in range(2))
+    assert first.losses.tobytes() == second.losses.tobytes()
+    assert sorted(first.arrays) == sorted(second.arrays)
+    for name, array in first.arrays.items():
+        assert array.tobytes() == second.arrays[name].tobytes(), name
+    np.testing.assert_array_equal(first.matrix, second.matrix)
+
+
+@every_algorithm
+def test_exported_arrays_are_a_snapshot(algo: str):
+    """Training on does not change what was exported before; JAX's arrays cannot change."""
+
+    class Export(BaseCallback):
+        kept: list[tuple[dict[str, np.ndarray], dict[str, bytes]]] = []
+
+        def on_after_task(self, algorithm: Any) -> None:
+            arrays = algorithm.export_arrays()
+            self.kept.append((arrays, {n: a.tobytes() for n, a in arrays.items()}))
+
+    callback = Export()
+    run(algo, "torch", callbacks=[callback], **SMALLER.get(algo, {}) | ONE_EPOCH)
+    first = callback.kept[0]
+    assert first[1] and all(a.tobytes() == first[1][n] for n, a in first[0].items())
+
+
+@with_a_penalty
+@jax_in_full
+def test_coefficient_zero_is_naive(algo: str, backend: str):
+    assert_reduces_to_naive(algo, backend, **{DECLARED[algo]: 0.0})
+
+
+@with_a_penalty
+def test_coefficient_above_zero_is_not(algo: str):
+    """From the second task on; in the first nothing is protected yet."""
+    with_penalty = shared_run(algo, "torch", stepped=True)
+    naive = shared_run("naive", "torch", stepped=True)
+    first = len(naive.losses) // 3
+    assert with_penalty.losses[:first].tobytes() == naive.losses[:first].tobytes()
+    assert abs(with_penalty.losses[first + 1 :] - naive.losses[first + 1 :]).max() > 1e-4
+
+
+@with_a_penalty
+def test_importance_is_not_negative_and_grows_from_zero(algo: str):
+    """Zero throughout the first task; afterwards of positive sum, and nowhere below zero."""
+    steps = shared_run(algo, "torch", stepped=True).steps
+    per_task = len(steps) // 3
+    for number, step in enumerate(steps):
+        omega = {n: a for n, a in step.items() if n.startswith("state/importance/")}
+        assert omega
+        total = 0.0
+        for name, value in omega.items():
+            assert np.isfinite(value).all() and (value >= 0).all(), name
+            total += value.sum()
+        assert (total > 0) == (number >= per_task)
+
+
+@with_a_penalty
+@jax_in_full
+@pytest.mark.parametrize("task", [1, 2])
+def test_every_past_task_has_a_say(algo: str, backend: str, task: int):
+    """Without a past task's importance, the penalty's gradient after task 3 is another.
+
+    The coefficient is 0, so that both runs pass through the same parameters to the bit, and what
+    differs is what is remembered.
+    """
+
+    class Forgetful(algorithm_class(algo, backend)):
+        def calculate_parameter_importance(self) -> Any:
+            importance = super().calculate_parameter_importance()
+            return {n: (0 if self.task == task else 1) * v for n, v in importance.items()}
+
+    options = {DECLARED[algo]: 0.0} | ONE_EPOCH
+    whole = run(algo, backend, **options).arrays
+    without = run(algo, backend, kind=Forgetful, **options).arrays
+    largest = 0.0
+    for name in whole:
+        if name.startswith("params/"):
+            leaf = name.removeprefix("params/")
+            np.testing.assert_array_equal(without[name], whole[name])
+            pulls = [
+                a[f"state/importance/{leaf}"] * (1 + a[name] - a[f"state/anchor/{leaf}"])
+                for a in (whole, without)
+            ]
+            largest = max(largest, abs(pulls[0] - pulls[1]).max() / abs(pulls[0]).max())
+    assert largest > 0.01
