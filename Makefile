@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help run test test-all lint list readme bench
+.PHONY: help run test test-all golden lint list readme tables bench
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: $(STAMP) ## run the tests: make test ARGS="tests/conf -x"
 
 test-all: $(STAMP) ## run the full matrices too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n auto --dist loadfile $(ARGS)
+
+golden: $(STAMP) ## write the golden loss curves anew, after a change that should move numbers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 -q tests/parity -k golden --write-golden
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/python -m flake8

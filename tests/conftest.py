@@ -21,6 +21,13 @@ _CACHE = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that `make golden` uses."""
+    parser.addoption(
+        "--write-golden", action="store_true", help="write tests/parity/golden.json anew"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start an empty cache; workers of one session share it."""
     if not hasattr(config, "workerinput"):

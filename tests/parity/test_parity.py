@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 from comparison import assert_same_run
 from experiments import ALGORITHMS, admits, shared_run
 
 from parity.cases import HEALTHY, SETTINGS, VARIANTS, Case, suited
+
+GOLDEN = Path(__file__).with_name("golden.json")
+"""What `make golden` wrote: algorithm -> the task loss of every step, and the last accuracies."""
+GOLDEN_SLACK = 10
+"""Times what the backends may differ by: other processors and versions round in another way."""
 
 COSTLY = ("agem", "icarl", "kcl", "lamaml")
 """Their step takes long to compile: one case each in `make test`, all in `make test-all`."""
@@ -63,3 +72,24 @@ def test_watching_steps_changes_nothing_on_pytorch(algo: str):
     """A step hook that only reads leaves every bit as it is."""
     watched, alone = (shared_run(algo, "torch", stepped=s) for s in (True, False))
     assert_same_run(watched, alone, 0.0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_curve_is_golden(algo: str, backend: str, request: pytest.FixtureRequest):
+    """The losses are those that are checked in: a change that moves numbers is seen."""
+    case = suited(algo, SETTINGS["momentum"])
+    trace = shared_run(algo, backend, stepped=True, **case.spec)
+    last = trace.matrix[-1]
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if request.config.getoption("--write-golden") and backend == "torch":
+        golden[algo] = {
+            "losses": [float(f"{loss:.6g}") for loss in trace.losses],
+            "accuracies": [round(float(accuracy), 4) for accuracy in last],
+        }
+        lines = [f"{json.dumps(a)}: {json.dumps(golden[a])}" for a in sorted(golden)]
+        GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    assert algo in golden, "`make golden` writes its curve"
+    np.testing.assert_allclose(trace.losses, golden[algo]["losses"], GOLDEN_SLACK * case.tolerance)
+    # One prediction of a task's 71 or more may flip.
+    np.testing.assert_allclose(last, golden[algo]["accuracies"], atol=0.015)
