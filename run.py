@@ -17,16 +17,24 @@ def main(cfg: DictConfig) -> float | None:
     return runner.run(cfg)
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """Check the command line, then let Hydra run what it describes; return the exit status."""
     conf = Path(__file__).parent / "conf"
     if {"-h", "--help"} & set(sys.argv):
         from seqrun import listing
 
         sys.stdout.write(listing.usage(conf))
-        sys.exit()
+        return 0
     from seqrun import preflight
 
     status = preflight.main(sys.argv[1:], conf)
-    if status:
-        sys.exit(status)
-    main()
+    if not status:
+        main()
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(command())
+    except KeyboardInterrupt:  # before a run began; a run itself says how it ended
+        sys.exit(130)

@@ -1,8 +1,9 @@
 """Measure speed and print one table: python bench/run.py [--repetitions N] [--write].
 
 Work W1: Rotated MNIST, 5 tasks x 60,000 samples, batch 10, 1 epoch, MLP 784-256-256-10, SGD
-lr 0.01. Rates are medians (min-max) of interleaved repetitions in one process per framework;
-only ratios of one run are comparable, since machines are noisy.
+lr 0.01. Work W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. Rates are medians
+(min-max) of interleaved repetitions in one process per framework; only ratios of one run are
+comparable, since machines are noisy.
 """
 
 from __future__ import annotations
@@ -72,6 +73,25 @@ def training_rows(repetitions: int) -> list[tuple[str, ...]]:
                 f"seqrun {backend}, per-sample Fisher of 60,000 samples, s",
                 median(measured["fisher_seconds"], 2),
                 "",
+            ),
+        ]
+    return rows
+
+
+def convolution_rows(repetitions: int) -> list[tuple[str, ...]]:
+    """Measure W2's training rates beside hand-written loops."""
+    rows = []
+    for backend in BACKENDS:
+        measured = json.loads(
+            command("bench/convolution.py", backend, "--repetitions", str(repetitions))
+        )
+        rates, threads = measured["rates"], measured["execution"]["num_threads"]
+        rows += [
+            (f"W2 hand-written loop, {backend}, naive, steps/s", median(rates["hand"], 1), "1"),
+            (
+                f"W2 seqrun {backend}, naive, steps/s",
+                median(rates["seqrun"], 1),
+                f"{ratio(rates['seqrun'], rates['hand'])} of hand-written, {threads} thread(s)",
             ),
         ]
     return rows
@@ -164,7 +184,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="rewrite bench/RESULTS.md")
     arguments = parser.parse_args()
     n = arguments.repetitions
-    rows = training_rows(n) + whole_rows("naive") + whole_rows("ewc") + start_rows(n) + data_rows(n)
+    rows = training_rows(n) + convolution_rows(n) + whole_rows("naive") + whole_rows("ewc")
+    rows += start_rows(n) + data_rows(n)
     table = Table("what", "median (min-max)", "ratio or parts", title="W1 and start-up")
     for row in rows:
         table.add_row(*row)

@@ -66,6 +66,7 @@ def build(
     *,
     benchmark: str | None = None,
     stream: Mapping[str, Any] | None = None,
+    network: str = "mlp",
     backbone: Mapping[str, Any] | None = None,
     optimizer: str = "sgd",
     optimizer_options: Mapping[str, Any] | None = None,
@@ -82,7 +83,8 @@ def build(
         algo, backend: which algorithm.
         benchmark: of conf/benchmark; None = rotated_digits, or split_digits in a scenario that
             the algorithm admits. `stream` overrides its keys and the small sizes above.
-        backbone: keys of the MLP; 2 layers of 16 units otherwise.
+        network: of conf/backbone.
+        backbone: keys of the network; 2 layers of 16 units otherwise, if it is the MLP.
         optimizer: of conf/optimizer; `optimizer_options` override its keys.
         training: keys of TrainingOptions; 2 epochs otherwise.
         kind: a class of the test's own, in place of the algorithm's.
@@ -98,13 +100,15 @@ def build(
             training = _for_tasks(SMALL[benchmark]["num_tasks"], training)
     make_stream, stream_keys = component("benchmark", benchmark, backend)
     stream_keys |= SMALL.get(benchmark, {}) | dict(stream or {})
-    make_backbone, backbone_keys = component("backbone", "mlp", backend)
+    make_backbone, backbone_keys = component("backbone", network, backend)
+    if network == "mlp":
+        backbone_keys["width"] = 16
     make_optimizer, optimizer_keys = component("optimizer", optimizer, backend)
     if optimizer == "sgd":
         optimizer_keys["lr"] = 0.05
     return (kind or make)(
         benchmark=make_stream(**stream_keys),
-        backbone=make_backbone(**backbone_keys | {"width": 16} | dict(backbone or {})),
+        backbone=make_backbone(**backbone_keys | dict(backbone or {})),
         optimizer=make_optimizer(**optimizer_keys | dict(optimizer_options or {})),
         training=TrainingOptions(**{"epochs_per_task": 2} | dict(training or {})),
         callbacks=list(callbacks),

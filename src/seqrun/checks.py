@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -26,12 +28,63 @@ def whole(name: str, value: Any, low: int) -> None:
         raise ConfigError(f"{name}={value!r}: must be an integer >= {low}")
 
 
-def within(name: str, value: Any, low: float, high: float, *, open_high: bool = False) -> None:
-    """Raise ConfigError unless `low` <= `value` <= `high` (< `high` if `open_high`)."""
-    closing = ")" if open_high else "]"
+def within(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise ConfigError unless `low` <= `value` <= `high` (an open end is not allowed itself)."""
+    opening, closing = "(" if open_low else "[", ")" if open_high else "]"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value <= high or (open_high and value == high):
-        raise ConfigError(f"{name}={value!r}: must be a number in [{low:g}, {high:g}{closing}")
+    excluded = [end for end, is_open in ((low, open_low), (high, open_high)) if is_open]
+    if not number or not low <= value <= high or value in excluded:
+        allowed = f"{opening}{low:g}, {high:g}{closing}"
+        raise ConfigError(f"{name}={value!r}: must be a number in {allowed}")
+
+
+def writable(name: str, directory: str | Path) -> None:
+    """Raise ConfigError unless files can be written below `directory`, which is not made."""
+    place = Path(directory).expanduser().absolute()
+    existing = next(p for p in (place, *place.parents) if p.exists() or p.is_symlink())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"{name}={directory}: must be a directory that can be written to ({reason})"
+        ) from None
+
+
+def finite(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is a finite number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise ConfigError(f"{name}={value!r}: must be a finite number")
+
+
+def finite_list(name: str, value: Any, length: int, meaning: str) -> None:
+    """Raise ConfigError unless `value`, which may be null, is a list of finite numbers.
+
+    Args:
+        name: key.
+        value: what was given.
+        length: how many numbers.
+        meaning: what they are, in two or three words.
+    """
+    if value is None:
+        return
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or len(value) != length:
+        raise ConfigError(
+            f"{name}={value!r}: must be null or a list of {length} numbers, {meaning}"
+        )
+    for element in value:
+        finite(name, element)
 
 
 def boolean(name: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.benchmarks.base import BaseBenchmark
-from seqrun.callbacks import BaseCallback, MetricCallback, TqdmCallback
+from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback, TqdmCallback
 from seqrun.checks import ConfigError, nearest, one_of, whole
 from seqrun.plan import STREAMS, RandomStreams
 from seqrun.targets import TARGET, check_arguments, check_backend, find_class, nested
@@ -98,6 +98,15 @@ def check_values(config: Mapping[str, Any]) -> None:
         if key not in known:
             allowed = f"must be one of {', '.join(known)}{nearest(key, known)}"
             raise ConfigError(f"{key}={value}: no such key; {allowed}")
+    for key in known:
+        if key not in config:
+            raise ConfigError(f"{key}: must be given: the experiment cannot do without")
+    of_training = [f.name for f in fields(TrainingOptions)]
+    for key, names in (("training", of_training), ("streams", list(STREAMS))):
+        for name, value in config[key].items():
+            if name not in names:
+                allowed = f"must be one of {', '.join(names)}{nearest(name, names)}"
+                raise ConfigError(f"{key}.{name}={value}: no such key; {allowed}")
     check_backend(config["backend"])
     one_of("device", config["device"], ("auto", "cpu", "cuda"))
     one_of("resume", config["resume"], ("auto", "never"))
@@ -188,7 +197,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     the kind of device. The order of keys and 1 versus 1.0 make no difference.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
-    kept["benchmark"] = {k: v for k, v in config["benchmark"].items() if k != "data_dir"}
+    places = ("data_dir", "path")  # what is there enters by its checksum
+    kept["benchmark"] = {k: v for k, v in config["benchmark"].items() if k not in places}
     kept["callbacks"] = {
         key: config["callbacks"][key.removeprefix("callbacks.")]
         for key in parts_of(config, "callbacks")
@@ -205,7 +215,7 @@ def _only_shows(config: Mapping[str, Any], key: str) -> bool:
     """Whether the callback is one of those that observe a run and cannot change it."""
     target = config["callbacks"][key.removeprefix("callbacks.")][TARGET]
     found = find_class(key, target, BaseCallback, config["allow_targets"])
-    return found in (MetricCallback, TqdmCallback)
+    return found in (CheckpointCallback, MetricCallback, TqdmCallback)
 
 
 def _canonical(value: Any) -> Any:

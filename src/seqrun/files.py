@@ -36,7 +36,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -86,7 +86,7 @@ def matrix_from_csv(text: str) -> np.ndarray:
     return np.array([[float(v) if v else math.nan for v in row] for row in rows])
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename durable; file systems that can't sync a directory are let be."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)

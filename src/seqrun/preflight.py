@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrun import runner
-from seqrun.checks import ConfigError, nearest
+from seqrun.checks import ConfigError, nearest, writable
 from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register
 from seqrun.results import RecordError
 
@@ -71,7 +71,8 @@ def main(argv: Sequence[str], config_dir: str | Path) -> int:
     except (ConfigError, RecordError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.stderr.write(f"error: {error}\n")
+        remedy = "; resume=never moves it aside" if isinstance(error, RecordError) else ""
+        sys.stderr.write(f"error: {error}{remedy}\n")
         return BAD_INPUT
     return 0
 
@@ -92,6 +93,8 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
         return []
     overrides = list(args.overrides)
     if args.config_dir:
+        if not os.path.isdir(args.config_dir):
+            raise ConfigError(f"--config-dir={args.config_dir}: must be a directory")
         overrides.append(f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]")
     directory = os.path.abspath(args.config_path or config_dir)
     name = args.config_name or "config"
@@ -114,7 +117,11 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
         _refuse_sweep(parsed)
         config = _checked(base)
         digest = config_hash(config)
-        yield Job(config, digest, Path(base.hydra.run.dir).absolute())
+        directory = str(base.hydra.run.dir)
+        if not directory.strip():
+            raise ConfigError("hydra.run.dir=: must be a directory")
+        writable("hydra.run.dir", directory)
+        yield Job(config, digest, Path(directory).absolute())
         return
     seen: dict[str, str] = {}
     grid = str(base.hydra.sweeper._target_).endswith("BasicSweeper")
@@ -135,7 +142,8 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = plain(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from None
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{key}{_first_line(error)}") from None
     runner.check(config)
     return config
 
@@ -311,6 +319,10 @@ def _explain(error: Exception, name: str, overrides: list[str]) -> str:
     key = full_key[1] if full_key and "Could not override" not in text else unknown[1]
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
     known = _known_keys(name, overrides)
+    if key.startswith("hydra"):
+        alone = any(key.startswith(f"{k}.") for k in NEED_MULTIRUN)
+        hint = " without -m, or this one has no such key" if alone else ""
+        return f"{given}: no such key of Hydra's{hint}"
     if key in FILE_GROUPS:
         return f"{given}: there is nothing in {key}/"
     below = key.rpartition(".")[0]

@@ -65,6 +65,7 @@ class RunRecord:
         cost: samples_seen, gradient_steps, memory_bytes, peak_rss_bytes.
         execution: strategy, num_threads, chunk_steps, compiled (kept once, for all runs).
         device: the kind of device that it ran on (kept once, in the environment).
+        completed: whether the whole stream was trained on.
     """
 
     seed: int
@@ -76,6 +77,7 @@ class RunRecord:
     cost: Mapping[str, Any] = field(default_factory=dict)
     execution: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
+    completed: bool = False
 
     @classmethod
     def of(cls, algorithm: BaseAlgorithm) -> RunRecord:
@@ -116,6 +118,7 @@ class RunRecord:
         return plain(
             {
                 "seed": self.seed,
+                "completed": self.completed,
                 "accuracy_matrix": self.accuracy_matrix,
                 "accuracy_matrix_task_aware": self.accuracy_matrix_task_aware,
                 "test_sizes": self.test_sizes,
@@ -158,6 +161,7 @@ class RunRecord:
             train_loss=entry["train_loss"],
             timing=entry["timing"],
             cost=entry["cost"],
+            completed=entry.get("completed") is True,
         )
 
 
@@ -213,8 +217,13 @@ class Results:
         results.write()
         return results
 
-    def update(self, run: RunRecord) -> None:
+    def has_completed(self, seed: int) -> bool:
+        """Return whether a seed's run is done."""
+        return any(run.seed == seed and run.completed for run in self.runs)
+
+    def update(self, run: RunRecord, *, completed: bool = False) -> None:
         """Put in one seed's record, in place of an earlier one of that seed, and write."""
+        run.completed = completed
         self.runs = [r for r in self.runs if r.seed != run.seed] + [run]
         order = {seed: place for place, seed in enumerate(self.seeds)}
         self.runs.sort(key=lambda r: order.get(r.seed, len(order)))

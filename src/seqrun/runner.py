@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones.base import BaseBackbone
-from seqrun.callbacks import BaseCallback, RecordCallback
+from seqrun import checkpoint
+from seqrun.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    Interrupted,
+    InterruptionCallback,
+    RecordCallback,
+)
 from seqrun.checks import ConfigError
 from seqrun.config import (
     check_values,
@@ -34,38 +37,45 @@ from seqrun.config import (
     without_secrets,
 )
 from seqrun.files import write_atomically
+from seqrun.locks import is_locked, locked
 from seqrun.loggers import BaseLogger
 from seqrun.loggers.console import ConsoleLogger, show_results
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.results import FILE, MATRIX_FILE, Results, RunRecord
 
 CONFIG_FILE = "config.yaml"
-PRODUCTS = (FILE, MATRIX_FILE, "metrics.jsonl", "checkpoints", "seeds", "figures")
-"""What a run leaves in its directory, besides config.yaml and Hydra's own record."""
+PRODUCTS = (
+    FILE,
+    CONFIG_FILE,
+    MATRIX_FILE,
+    "metrics.jsonl",
+    checkpoint.FOLDER,
+    "seeds",
+    "figures",
+)
+"""What a run leaves in its directory, besides Hydra's own record and its lock."""
 
 
 class RunFailed(CompactHydraException):
     """A job of a multirun failed and said why; the sweeper has to know, without a traceback."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
 def run(cfg: DictConfig) -> float | None:
     """Run the experiment that Hydra composed and return its average accuracy, for searches.
 
     Raises:
-        SystemExit: it failed (1) or was interrupted (130, or 143 by SIGTERM); the record and one
-            message on stderr say so.
+        SystemExit: it failed (1) or was interrupted (128 + the signal's number: 130 by Ctrl-C,
+            143 by SIGTERM); the record and one message on stderr say so.
         RunFailed: it failed as a job of a multirun, whose other jobs go on.
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
+    interruption = InterruptionCallback()
     try:
-        with _sigterm_raises():
-            results = run_experiment(plain(cfg), directory)
-    except Terminated:
-        raise SystemExit(143) from None
+        with interruption.listening():
+            results = run_experiment(plain(cfg), directory, interruption)
+    except Interrupted as error:
+        sys.stderr.write(f"interrupted: the same command continues (in {directory})\n")
+        raise SystemExit(128 + error.number) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -80,34 +90,55 @@ def run(cfg: DictConfig) -> float | None:
     return results.summary["average_accuracy"]["mean"]
 
 
-def run_experiment(config: Mapping[str, Any], directory: Path) -> Results:
-    """Run every seed of a plain experiment in `directory`, or show it if that is done already.
+def run_experiment(
+    config: Mapping[str, Any], directory: Path, interruption: InterruptionCallback | None = None
+) -> Results:
+    """Run every seed of a plain experiment in `directory`, or what is left of it.
+
+    A run that is done already is shown; an unfinished one continues from its last checkpoints.
+
+    Args:
+        config: the plain experiment.
+        directory: its run directory.
+        interruption: what ends the run early; None = nothing.
 
     Raises:
-        ConfigError: the directory holds another experiment.
+        ConfigError: the directory holds another experiment, or another process runs in it.
         RecordError: the directory holds a record that cannot be read.
     """
     if config["resume"] == "never":
         set_aside(directory)
-    if is_done(directory, config):
-        results = Results.read(directory)
-        show_results(results)
-        return results
-    discard(directory)  # an unfinished run of this very experiment starts afresh
+    with locked(directory):
+        if is_done(directory, config):
+            results = Results.read(directory)
+            show_results(results)
+            return results
+        return _run_seeds(config, directory, interruption or InterruptionCallback())
+
+
+def _run_seeds(
+    config: Mapping[str, Any], directory: Path, interruption: InterruptionCallback
+) -> Results:
     seeds = seeds_of(config)
-    recorded = without_secrets(config)
-    write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     first = build(config, seeds[0], directory)
-    results = Results.start(
-        directory,
-        name=first.names,
-        config_hash=config_hash(config),
-        measured_on=first.benchmark.evaluation_split,
-        seeds=seeds,
-    )
+    if (directory / FILE).exists():
+        results = Results.read(directory)
+        results.reopen()
+    else:
+        results = Results.start(
+            directory,
+            name=first.names,
+            config_hash=first.config_hash,
+            measured_on=first.benchmark.evaluation_split,
+            seeds=seeds,
+        )
+        recorded = without_secrets(config)
+        write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     try:
         for seed in seeds:
-            results.update(_run_seed(config, seed, results))
+            if not results.has_completed(seed):
+                run = _run_seed(config, seed, results, interruption)
+                results.update(run, completed=True)
     except KeyboardInterrupt:
         results.finish("interrupted")
         raise
@@ -120,11 +151,19 @@ def run_experiment(config: Mapping[str, Any], directory: Path) -> Results:
     return results
 
 
-def _run_seed(config: Mapping[str, Any], seed: int, results: Results) -> RunRecord:
+def _run_seed(
+    config: Mapping[str, Any], seed: int, results: Results, interruption: InterruptionCallback
+) -> RunRecord:
     directory = results.seed_directory(seed)
     algorithm = build(config, seed, directory)
-    algorithm.callbacks = [*algorithm.callbacks, RecordCallback(results=results)]
-    return algorithm.fit()
+    own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
+    # What others did at an event is part of the checkpoint that is written at it.
+    algorithm.callbacks = [RecordCallback(results=results), *own, interruption]
+    start, wrong = checkpoint.latest(directory, config_hash=algorithm.config_hash)
+    for message in wrong:
+        where = "the one before" if start else "the beginning"
+        sys.stderr.write(f"warning: {message}; the run continues from {where}\n")
+    return algorithm.fit(resume_from=start)
 
 
 # ---- parts
@@ -149,6 +188,7 @@ def build(config: Mapping[str, Any], seed: int, run_dir: Path | None = None) -> 
         "num_threads": config["num_threads"],
         "run_dir": run_dir,
         "config": without_secrets(config),
+        "config_hash": config_hash(config),
     }
     return make(config, "algo", BaseAlgorithm, provided=list(given))(**given)
 
@@ -156,7 +196,8 @@ def build(config: Mapping[str, Any], seed: int, run_dir: Path | None = None) -> 
 def check(config: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a plain experiment can be built."""
     check_values(config)
-    build(config, seeds_of(config)[0])
+    for logger in build(config, seeds_of(config)[0]).loggers:
+        logger.check()
 
 
 def check_data(config: Mapping[str, Any]) -> None:
@@ -174,7 +215,15 @@ def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
         ConfigError: it holds another experiment.
         RecordError: it holds a record that cannot be read.
     """
-    if config["resume"] == "never" or not (directory / FILE).exists():
+    if config["resume"] == "never":
+        return False
+    if not (directory / FILE).exists():
+        strange = [name for name in PRODUCTS if (directory / name).exists()]
+        if strange:
+            raise ConfigError(
+                f"hydra.run.dir={directory}: has {', '.join(strange)} but no record of a run: "
+                "choose another directory, or resume=never to move that one aside"
+            )
         return False
     results = Results.read(directory)
     if results.config_hash == config_hash(config):
@@ -191,39 +240,13 @@ def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
 
 def set_aside(directory: Path) -> None:
     """Rename a directory with a run in it to <name>.1, .2, ...; Hydra's record stays with both."""
-    if not any((directory / name).exists() for name in (*PRODUCTS, CONFIG_FILE)):
+    if not any((directory / name).exists() for name in PRODUCTS):
         return
+    if is_locked(directory):
+        raise ConfigError(f"hydra.run.dir={directory}: another process is running in it")
     number = 1
     while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1
     directory.rename(aside)
     if (aside / ".hydra").is_dir():
         shutil.copytree(aside / ".hydra", directory / ".hydra")
-
-
-def discard(directory: Path) -> None:
-    """Delete what an unfinished run left."""
-    for name in PRODUCTS:
-        path = directory / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into Terminated, unless someone else (a job scheduler's plugin) handles it."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated

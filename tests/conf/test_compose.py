@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import yaml
+from benchmarks.generators import image_tree, npz_arrays, write_tree
 
 from seqrun import runner
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
-from seqrun.callbacks import MetricCallback, TqdmCallback
+from seqrun.callbacks import CheckpointCallback, MetricCallback, TqdmCallback
 from seqrun.listing import CONF, GROUPS, options
 from seqrun.loggers.console import ConsoleLogger
 from seqrun.plan import STREAMS
@@ -31,10 +33,23 @@ def _data_are_there(monkeypatch):
     monkeypatch.setattr(runner, "check_data", lambda config: None)
 
 
+@pytest.fixture
+def own_data(tmp_path) -> dict[str, list[str]]:
+    """Return option -> what the benchmarks of a user's own data must be given."""
+    np.savez(tmp_path / "mine.npz", **npz_arrays(classes=5))
+    paths = {
+        "split_image_folder": write_tree(tmp_path / "mine", image_tree(tuple("abcde"))),
+        "split_npz": tmp_path / "mine.npz",
+    }
+    few = "benchmark.num_tasks=1"
+    return {option: [f"benchmark.path={path}", few] for option, path in paths.items()}
+
+
 @pytest.mark.parametrize(("group", "option", "backend"), CHOICES)
-def test_option_builds_with_every_key_written_out(jobs_of, group, option, backend):
+def test_option_builds_with_every_key_written_out(jobs_of, own_data, group, option, backend):
     stream = [] if group != "algo" or option != "icarl" else ["benchmark=split_digits"]
     stream += ["benchmark.scenario=class"] * len(stream)  # the only one that iCaRL has
+    stream += own_data.get(option, [])
     (job,) = jobs_of(f"{group}={option}", f"backend={backend}", *stream)
     algorithm = runner.build(job.config, seed=0)
     assert isinstance(algorithm, BaseAlgorithm)
@@ -51,7 +66,8 @@ def test_default_experiment(jobs_of):
     algorithm = runner.build(job.config, seed=3)
     names = {"algo": "ewc", "benchmark": "rotated_digits", "backbone": "mlp", "backend": "torch"}
     assert algorithm.names == names
-    assert [type(c) for c in algorithm.callbacks] == [MetricCallback, TqdmCallback]
+    kinds = [MetricCallback, TqdmCallback, CheckpointCallback]
+    assert [type(c) for c in algorithm.callbacks] == kinds
     assert isinstance(algorithm.loggers[0], ConsoleLogger)
     assert algorithm.seed == 3
     assert job.directory.parent.name == "runs"

@@ -55,6 +55,16 @@ class BaseBackbone:
         """Return whether a parameter or statistic starts as the module is built, not drawn."""
         return False
 
+    def check_input(self, input_shape: tuple[int, int, int]) -> None:
+        """Raise ConfigError if images (H, W, C) cannot go through the network."""
+
+    def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
+        """Return the output positions of convolutions, as far as known, by the end of their name.
+
+        What is not known is estimated (see `multiply_adds`).
+        """
+        return {}
+
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Any:
         """Return the framework's module for (H, W, C) inputs and `num_classes` outputs."""
         raise NotImplementedError
@@ -144,15 +154,26 @@ def _draw(
 
 
 def multiply_adds(
-    shapes: Mapping[str, tuple[int, ...]], input_shape: tuple[int, int, int]
+    shapes: Mapping[str, tuple[int, ...]],
+    input_shape: tuple[int, int, int],
+    convolutions: Mapping[str, int] | None = None,
 ) -> int:
-    """Estimate one sample's forward multiply-adds from canonical parameter shapes.
+    """Return one sample's forward multiply-adds from canonical parameter shapes.
 
-    A convolution is counted at a quarter of the input's positions, for networks halve it early.
+    Args:
+        shapes: canonical name -> canonical shape.
+        input_shape: (H, W, C) of the images.
+        convolutions: see BaseBackbone; one that is not among them is counted at a quarter of the
+            input's positions, for networks halve it early.
     """
-    positions = max(1, input_shape[0] * input_shape[1] // 4)
+    known = convolutions or {}
+    estimate = max(1, input_shape[0] * input_shape[1] // 4)
+
+    def positions(layer: str) -> int:
+        return next((n for end, n in known.items() if f"/{layer}".endswith(f"/{end}")), estimate)
+
     return sum(
-        prod(shape) * (positions if len(shape) == 4 else 1)
+        prod(shape) * (positions(name.removesuffix("/kernel")) if len(shape) == 4 else 1)
         for name, shape in shapes.items()
         if name.endswith("kernel")
     )

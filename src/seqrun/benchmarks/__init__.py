@@ -1,9 +1,13 @@
 """Benchmarks: streams of tasks as arrays, each a recipe that a run prepares."""
 
 from seqrun.benchmarks.base import BaseBenchmark, Dataset, LazyTasks, Transform
+from seqrun.benchmarks.cifar import SplitCIFAR10, SplitCIFAR100
+from seqrun.benchmarks.image_folder import SplitImageFolder
+from seqrun.benchmarks.npz import SplitNPZ
 from seqrun.benchmarks.permuted import PermutedDigits, PermutedMNIST
 from seqrun.benchmarks.rotated import RotatedDigits, RotatedMNIST
 from seqrun.benchmarks.split import SplitDigits, SplitMNIST
+from seqrun.benchmarks.tiny_imagenet import SplitTinyImageNet
 
 __all__ = [
     "BaseBenchmark",
@@ -13,7 +17,12 @@ __all__ = [
     "PermutedMNIST",
     "RotatedDigits",
     "RotatedMNIST",
+    "SplitCIFAR10",
+    "SplitCIFAR100",
     "SplitDigits",
+    "SplitImageFolder",
     "SplitMNIST",
+    "SplitNPZ",
+    "SplitTinyImageNet",
     "Transform",
 ]

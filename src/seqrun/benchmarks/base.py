@@ -18,10 +18,17 @@ from seqrun.benchmarks.dataset import (
     Rows,
     Transform,
     concatenate,
+    pad,
     read_rows,
     size_of,
 )
-from seqrun.benchmarks.source import ImageSource
+from seqrun.benchmarks.normalization import (
+    check_channels,
+    measured_transform,
+    stated_transform,
+)
+from seqrun.benchmarks.source import ImageSource, RawImages
+from seqrun.benchmarks.validity import check_tasks, checked
 from seqrun.checks import ConfigError, boolean, one_of, whole, within
 from seqrun.plan import RandomStreams
 
@@ -59,8 +66,12 @@ class BaseBenchmark:
         validation_fraction: part of each task's training data that is held out and evaluated on
             instead of the test data, in [0, 1); the same rows in tasks of the same size, so that
             tasks made of the same images hold out the same ones.
-        normalize: subtract the source's mean and divide by its standard deviation, instead of
-            inputs in [0, 1].
+        pad_to: side S of black squares in whose middle the images are put before anything else
+            is done to them, at least the image's; None = as they are.
+        normalize: subtract the mean of the source's training pixels and divide by their standard
+            deviation (of the images before padding), instead of inputs in [0, 1].
+        mean, std: of `normalize`, in place of the source's: numbers for pixels in [0, 1], one per
+            channel; std > 0.
         data_dir: where data sets live; None = $SEQRUN_DATA, else ./data.
 
     Raises:
@@ -73,7 +84,10 @@ class BaseBenchmark:
     scenario: str = "domain"
     samples_per_task: int | None = None
     validation_fraction: float = 0.0
+    pad_to: int | None = None
     normalize: bool = False
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     data_dir: str | Path | None = None
 
     num_classes: int | None = field(init=False, default=None)
@@ -101,13 +115,17 @@ class BaseBenchmark:
         if self.source is not None:
             self.num_classes = self.source.num_classes
             self.input_shape = self.source.input_shape
-        if self.normalize:
+        if self.pad_to is not None:
             if self.source is None:
                 raise ConfigError(
-                    "benchmark.normalize=True: must be false, since this benchmark states no mean "
-                    "and standard deviation"
+                    f"benchmark.pad_to={self.pad_to!r}: must be null, since this benchmark makes "
+                    "its own images"
                 )
-            self.transform = Transform(self.source.mean, self.source.std)
+            whole("benchmark.pad_to", self.pad_to, max(self.input_shape[:2]))
+            self.input_shape = (self.pad_to, self.pad_to, self.input_shape[2])
+        self.transform = stated_transform(self.normalize, self.mean, self.std, self.source)
+        if self.input_shape is not None:
+            check_channels(self.transform, self.input_shape[2])
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return the training and the test data of every task: task (1-based) -> Dataset.
@@ -116,6 +134,17 @@ class BaseBenchmark:
         mappings may be dictionaries, or LazyTasks when the whole stream is too large to hold.
         """
         raise NotImplementedError
+
+    def load_images(self) -> RawImages:
+        """Load the source's images, and measure their mean and deviation if it states none."""
+        raw = self.source.load(self.data_dir)
+        if self.normalize and self.transform.mean is None:
+            self.transform = measured_transform(raw.x_train)
+        return raw
+
+    def padded(self, images: np.ndarray) -> np.ndarray:
+        """Return (N, H, W, C) images of the source in the size of the stream's."""
+        return images if self.pad_to is None else pad(images, self.pad_to)
 
     def check_data(self) -> None:
         """Raise ConfigError if the data are missing or damaged and cannot be got."""
@@ -137,8 +166,8 @@ class BaseBenchmark:
         self._cache: dict[tuple[str, int], Dataset] = {}
         self._memories: dict[int, Dataset] = {}
         train, test = self.prepare_datasets()
-        self._check_tasks(train, "train")
-        self._check_tasks(test, "test")
+        check_tasks(train, self.num_tasks, "train")
+        check_tasks(test, self.num_tasks, "test")
         self._train, self._test = train, test
         self._check_sizes([size_of(train, task) for task in range(1, self.num_tasks + 1)])
         self._describe_data()
@@ -170,7 +199,7 @@ class BaseBenchmark:
                 self._cache = {key: d for key, d in self._cache.items() if key[0] != "train"}
             tasks = self._test if split == "test" else self._train
             data = read_rows(tasks, t, self._rows(t, split))
-            self._cache[split, t] = self._checked(data, t, split)
+            self._cache[split, t] = checked(data, t, split, self.input_shape, self.num_classes)
         return self._cache[split, t]
 
     def cumulative_data(self, t: int, split: str = "train") -> Dataset:
@@ -245,25 +274,19 @@ class BaseBenchmark:
         if t not in range(1, self.num_tasks + 1):
             raise ValueError(f"task {t}: must be in 1..{self.num_tasks}")
 
-    def _check_tasks(self, tasks: Mapping[int, Dataset], split: str) -> None:
-        wanted = list(range(1, self.num_tasks + 1))
-        if sorted(tasks) != wanted:
-            raise ConfigError(
-                f"benchmark.num_tasks={self.num_tasks}: the {split} data must have tasks "
-                f"1..{self.num_tasks}, have {sorted(tasks)}"
-            )
-        for task in wanted:
-            if size_of(tasks, task) == 0:
-                raise ConfigError(f"benchmark: task {task} has no {split} samples")
-
     def _describe_data(self) -> None:
-        """Take from the data what the benchmark did not state."""
+        """Take from the data what the benchmark did not state.
+
+        The test data take part in it only if they are what results are measured on.
+        """
         if self.input_shape is None:
-            self.input_shape = self._test[1].x.shape[1:]
+            self.input_shape = read_rows(self._train, 1, slice(1)).x.shape[1:]
+            check_channels(self.transform, self.input_shape[-1])
         unstated_mask = self.class_mask is None and self.scenario != "domain"
         if self.num_classes is None or unstated_mask:
             tasks = range(1, self.num_tasks + 1)
-            labels = [np.union1d(self._train[t].y, self._test[t].y).astype(int) for t in tasks]
+            parts = [self._train] if self.validation_fraction else [self._train, self._test]
+            labels = [np.unique(np.concatenate([p[t].y for p in parts])).astype(int) for t in tasks]
             if self.num_classes is None:
                 self.num_classes = 1 + max(int(seen.max()) for seen in labels)
             if unstated_mask:
@@ -278,21 +301,3 @@ class BaseBenchmark:
                 f"benchmark: class_mask has shape {self.class_mask.shape}, must have "
                 f"{(self.num_tasks, self.num_classes)}"
             )
-
-    def _checked(self, data: Dataset, t: int, split: str) -> Dataset:
-        """Return the data as promised (int32), or raise ConfigError saying what is wrong."""
-        where = f"benchmark: the {split} data of task {t}"
-        x, y = np.asarray(data.x), np.asarray(data.y)
-        if x.dtype != np.uint8 or x.shape[1:] != tuple(self.input_shape):
-            raise ConfigError(
-                f"{where}: images are {x.dtype} of shape {x.shape[1:]}, must be uint8 of shape "
-                f"{tuple(self.input_shape)}"
-            )
-        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-            raise ConfigError(
-                f"{where}: labels are {y.dtype} of shape {y.shape}, must be {len(x)} integers"
-            )
-        if y.min() < 0 or y.max() >= self.num_classes:
-            wrong = y[(y < 0) | (y >= self.num_classes)][0]
-            raise ConfigError(f"{where}: label {wrong} must be in 0..{self.num_classes - 1}")
-        return Dataset.of_task(x, y.astype(np.int32, copy=False), t)

@@ -85,12 +85,29 @@ def changed_images(
         num_tasks: number of tasks.
         x: (N, H, W, C) uint8.
         y: (N,) int32.
-        change: (images, task) -> images of the same shape.
+        change: (images, task) -> images of one shape, as many.
     """
     return LazyTasks(
         [len(y)] * num_tasks,
         lambda task, rows: Dataset.of_task(change(x[rows], task), y[rows], task),
     )
+
+
+def pad(images: np.ndarray, side: int) -> np.ndarray:
+    """Put images in the middle of black squares; an odd pixel goes to the bottom or the right.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        side: S >= H and W.
+
+    Returns:
+        (N, S, S, C) uint8.
+    """
+    count, height, width, channels = images.shape
+    padded = np.zeros((count, side, side, channels), images.dtype)
+    top, left = (side - height) // 2, (side - width) // 2
+    padded[:, top : top + height, left : left + width] = images
+    return padded
 
 
 def size_of(tasks: Mapping[int, Dataset], task: int) -> int:

@@ -19,7 +19,8 @@ class Permuted(BaseBenchmark):
     """Put pixel permutation_t[i] of every image in place i in task t.
 
     Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting, 2013 (1312.6211);
-    Kirkpatrick et al., 2017 (1612.00796).
+    Kirkpatrick et al., 2017 (1612.00796). Images that `pad_to` pads are padded first, so that the
+    padding is permuted with the rest.
 
     Args:
         first_task_identity: leave task 1 as it is.
@@ -49,10 +50,11 @@ class Permuted(BaseBenchmark):
         """Return tasks whose images are permuted when they are read."""
 
         def shuffle(images: np.ndarray, task: int) -> np.ndarray:
-            flat = images.reshape(len(images), -1)
-            return flat.take(self.permutation(task), axis=1).reshape(images.shape)
+            whole_images = self.padded(images)
+            flat = whole_images.reshape(len(images), -1)
+            return flat.take(self.permutation(task), axis=1).reshape(whole_images.shape)
 
-        raw = self.source.load(self.data_dir)
+        raw = self.load_images()
         return (
             changed_images(self.num_tasks, raw.x_train, raw.y_train, shuffle),
             changed_images(self.num_tasks, raw.x_test, raw.y_test, shuffle),

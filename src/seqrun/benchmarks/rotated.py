@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset
+from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
 from seqrun.benchmarks.dataset import changed_images
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.rotation import INTERPOLATIONS, rotate
-from seqrun.checks import ConfigError, one_of
+from seqrun.checks import ConfigError, finite, finite_list, one_of
 
 
 @dataclass(kw_only=True, eq=False)
 class Rotated(BaseBenchmark):
-    """Turn all images counter-clockwise by (t - 1) * per_task_rotation degrees in task t.
+    """Turn all images counter-clockwise by (t - 1) * per_task_rotation + d_t degrees in task t.
 
-    Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, 2017 (1706.08840);
-    fixed angles as Mirzadeh et al., 2020 (2010.04495).
+    d_t is 0, or is drawn from U(random_rotation), independently for each task; training and test
+    images of a task are turned alike. Lopez-Paz and Ranzato, Gradient Episodic Memory for
+    Continual Learning, 2017 (1706.08840); fixed angles as Mirzadeh et al., 2020 (2010.04495).
+    Images that `pad_to` pads are padded first, so that their corners may turn into the padding.
 
     Args:
         per_task_rotation: degrees, any finite number.
-        angles: degrees of each task, in place of multiples of `per_task_rotation`.
+        random_rotation: [low, high] degrees, low < high; None = d_t = 0.
+        angles: degrees of each task, in place of both.
         interpolation: "bilinear" or "nearest", as PIL's, to the bit.
 
     See BaseBenchmark for the others.
@@ -34,6 +35,7 @@ class Rotated(BaseBenchmark):
 
     num_tasks: int = 5
     per_task_rotation: float = 36.0
+    random_rotation: Sequence[float] | None = None
     angles: Sequence[float] | None = None
     interpolation: str = "bilinear"
 
@@ -43,40 +45,41 @@ class Rotated(BaseBenchmark):
         """Check the arguments."""
         super().__post_init__()
         one_of("benchmark.interpolation", self.interpolation, INTERPOLATIONS)
-        _finite("benchmark.per_task_rotation", self.per_task_rotation)
-        if self.angles is not None:
-            if not isinstance(self.angles, Sequence) or len(self.angles) != self.num_tasks:
+        finite("benchmark.per_task_rotation", self.per_task_rotation)
+        finite_list("benchmark.angles", self.angles, self.num_tasks, "one per task")
+        finite_list("benchmark.random_rotation", self.random_rotation, 2, "low < high")
+        if self.random_rotation is not None:
+            low, high = self.random_rotation
+            key = f"benchmark.random_rotation={self.random_rotation!r}"
+            if low >= high:
+                raise ConfigError(f"{key}: must be null or a list of 2 numbers, low < high")
+            if self.angles is not None:
                 raise ConfigError(
-                    f"benchmark.angles={self.angles!r}: must be null or a list of "
-                    f"benchmark.num_tasks={self.num_tasks} numbers"
+                    f"{key}: must be null beside benchmark.angles, which are used as they are"
                 )
-            for angle in self.angles:
-                _finite("benchmark.angles", angle)
         self._check_sizes([sum(self.source.train_counts)])
 
     def angle(self, t: int) -> float:
         """Return the degrees that task t (1-based) is rotated by."""
-        if self.angles is None:
-            return float((t - 1) * self.per_task_rotation)
-        return float(self.angles[t - 1])
+        if self.angles is not None:
+            return float(self.angles[t - 1])
+        fixed = float((t - 1) * self.per_task_rotation)
+        if self.random_rotation is None:
+            return fixed
+        low, high = self.random_rotation
+        return fixed + self.streams.generator("tasks", Draw.ANGLES, t).uniform(low, high)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return tasks whose images are rotated when they are read."""
 
         def turn(images: np.ndarray, task: int) -> np.ndarray:
-            return rotate(images, self.angle(task), self.interpolation)
+            return rotate(self.padded(images), self.angle(task), self.interpolation)
 
-        raw = self.source.load(self.data_dir)
+        raw = self.load_images()
         return (
             changed_images(self.num_tasks, raw.x_train, raw.y_train, turn),
             changed_images(self.num_tasks, raw.x_test, raw.y_test, turn),
         )
-
-
-def _finite(name: str, value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise ConfigError(f"{name}={value!r}: must be a finite number of degrees")
 
 
 class RotatedDigits(Rotated):

@@ -27,7 +27,8 @@ class ImageSource:
     Args:
         input_shape: (H, W, C).
         train_counts: number of training samples of each class.
-        mean, std: of the training pixels in [0, 1], per channel.
+        mean, std: of the training pixels in [0, 1], per channel; None = not known, measured if
+            asked for.
         checksum: identifies the data; `load` refuses any other.
         check: data_dir -> None; raises ConfigError if the data are missing or damaged and cannot
             be got, leaving nothing behind.
@@ -36,8 +37,8 @@ class ImageSource:
 
     input_shape: tuple[int, int, int]
     train_counts: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     checksum: str
     check: Callable[[str | Path | None], None]
     load: Callable[[str | Path | None], RawImages]

@@ -11,80 +11,118 @@ from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
 from seqrun.benchmarks.dataset import LazyTasks, Rows
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
-from seqrun.checks import ConfigError, one_of
+from seqrun.checks import ConfigError, one_of, whole
+from seqrun.plan import RandomStreams
 
 
 @dataclass(kw_only=True, eq=False)
 class Split(BaseBenchmark):
-    """Give task t the classes class_order[(t - 1) * k : t * k], k = classes / num_tasks.
+    """Give every task classes of its own, the next ones of `class_order`.
 
     A label is its class's position in `class_order` ("task" and "class") or its position within
-    the task ("domain", one head of k outputs). Scenarios: van de Ven and Tolias, Three Scenarios
-    for Continual Learning, 2019 (1904.07734); Hsu et al., 2018 (1810.12488).
+    the task ("domain", one head with as many outputs as the largest task has classes). Scenarios:
+    van de Ven and Tolias, Three Scenarios for Continual Learning, 2019 (1904.07734); Hsu et al.,
+    2018 (1810.12488).
 
     Args:
-        num_tasks: divides the number of classes; at least 2 classes per task for "task" and
-            "domain", where one alone would always be right.
+        num_tasks: divides the number of classes, unless `classes_per_task` is given.
+        classes_per_task: an integer, or one per task; None = all classes, evenly. At least 2 in
+            "task" and "domain", where one alone would always be right. If they do not add up to
+            all classes, the last ones of `class_order` are left out and have no output.
         class_order: every class once; None = natural order; "random" = drawn from the stream
             "tasks".
-        softmax_over: in scenario "class", train over the classes "seen" so far or over "all".
+        class_order_seed: of "random", so that the order stays the same whatever the run's seed;
+            it is the order that a run of this seed would draw. None = the run's.
+        softmax_over: in scenario "class", train over the classes "seen" so far and choose among
+            them at test, or both over "all".
 
     See BaseBenchmark for the others.
     """
 
     num_tasks: int = 5
     scenario: str = "task"
+    classes_per_task: int | Sequence[int] | None = None
     class_order: Sequence[int] | str | None = None
+    class_order_seed: int | None = None
     softmax_over: str = "seen"
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         super().__post_init__()
         one_of("benchmark.softmax_over", self.softmax_over, ("seen", "all"))
-        classes = self.source.num_classes
-        if self.num_tasks > classes:
-            raise ConfigError(
-                f"benchmark.num_tasks={self.num_tasks}: must be at most {classes}, the number of "
-                "classes"
-            )
-        if classes % self.num_tasks:
-            divisors = [n for n in range(1, classes + 1) if classes % n == 0]
-            raise ConfigError(
-                f"benchmark.num_tasks={self.num_tasks}: must divide the {classes} classes evenly "
-                f"({', '.join(map(str, divisors))})"
-            )
-        self.classes_per_task = classes // self.num_tasks
-        if self.classes_per_task == 1 and self.scenario != "class":
-            raise ConfigError(
-                f"benchmark.num_tasks={self.num_tasks}: must leave at least 2 classes per task in "
-                f"scenario {self.scenario}"
-            )
-        self._check_class_order(classes)
-        if self.scenario == "domain":
-            self.num_classes = self.classes_per_task
+        self._check_class_order(self.source.num_classes)
+        self.class_counts = self._class_counts(self.source.num_classes)
+        domain = self.scenario == "domain"
+        self.num_classes = max(self.class_counts) if domain else sum(self.class_counts)
         self._check_sizes(self._smallest_tasks())
 
     def _check_class_order(self, classes: int) -> None:
         order = self.class_order
-        if order is None or order == "random":
-            return
-        listed = isinstance(order, Sequence) and not isinstance(order, str)
-        if not listed or sorted(order, key=str) != sorted(range(classes), key=str):
+        if order is not None and order != "random":
+            listed = isinstance(order, Sequence) and not isinstance(order, str)
+            if not listed or sorted(order, key=str) != sorted(range(classes), key=str):
+                raise ConfigError(
+                    f"benchmark.class_order={order!r}: must be null, random, or a list with each "
+                    f"class 0..{classes - 1} once"
+                )
+        if self.class_order_seed is not None:
+            whole("benchmark.class_order_seed", self.class_order_seed, 0)
+            if order != "random":
+                raise ConfigError(
+                    f"benchmark.class_order_seed={self.class_order_seed}: must be null unless "
+                    "benchmark.class_order=random"
+                )
+
+    def _class_counts(self, classes: int) -> list[int]:
+        """Return the number of classes of each task."""
+        fewest = 1 if self.scenario == "class" else 2
+        asked = self.classes_per_task
+        key = "benchmark.classes_per_task"
+        if asked is None:
+            counts = [self._even_count(classes, fewest)] * self.num_tasks
+        elif isinstance(asked, Sequence) and not isinstance(asked, str):
+            if len(asked) != self.num_tasks:
+                raise ConfigError(
+                    f"{key}={list(asked)}: must be an integer or a list of "
+                    f"benchmark.num_tasks={self.num_tasks} integers"
+                )
+            for count in asked:
+                whole(key, count, fewest)
+            counts = list(asked)
+        else:
+            whole(key, asked, fewest)
+            counts = [asked] * self.num_tasks
+        if sum(counts) > classes:
             raise ConfigError(
-                f"benchmark.class_order={order!r}: must be null, random, or a list with each "
-                f"class 0..{classes - 1} once"
+                f"{key}={asked}: makes {sum(counts)} classes in {self.num_tasks} tasks, must make "
+                f"at most {classes}, the number of classes"
             )
+        return counts
+
+    def _even_count(self, classes: int, fewest: int) -> int:
+        key = f"benchmark.num_tasks={self.num_tasks}"
+        if self.num_tasks > classes:
+            raise ConfigError(f"{key}: must be at most {classes}, the number of classes")
+        if classes % self.num_tasks:
+            divisors = [n for n in range(1, classes + 1) if classes % n == 0]
+            raise ConfigError(
+                f"{key}: must divide the {classes} classes evenly "
+                f"({', '.join(map(str, divisors))}), or come with benchmark.classes_per_task"
+            )
+        if classes // self.num_tasks < fewest:
+            raise ConfigError(
+                f"{key}: must leave at least {fewest} classes per task in scenario {self.scenario}"
+            )
+        return classes // self.num_tasks
 
     def _smallest_tasks(self) -> list[int]:
-        """Return the training samples of each task, or of the smallest that chance could make."""
-        counts = self.source.train_counts
-        if self.class_order == "random":
-            return [sum(sorted(counts)[: self.classes_per_task])]
-        per_task = self._by_task(np.asarray(counts)[self.ordered_classes()])
-        return per_task.sum(axis=1).tolist()
-
-    def _by_task(self, ordered: np.ndarray) -> np.ndarray:
-        return ordered.reshape(self.num_tasks, self.classes_per_task)
+        """Return the training samples of each task, or the fewest that chance could give it."""
+        counts = np.asarray(self.source.train_counts)
+        if self.class_order == "random" and self.class_order_seed is None:
+            smallest = np.sort(counts)
+            return [int(smallest[:number].sum()) for number in self.class_counts]
+        ordered, ends = counts[self.ordered_classes()], np.cumsum(self.class_counts)
+        return [int(task.sum()) for task in np.split(ordered, ends)[: self.num_tasks]]
 
     def ordered_classes(self) -> np.ndarray:
         """Return the source's classes in the order of the stream, (classes,) int."""
@@ -92,20 +130,24 @@ class Split(BaseBenchmark):
         if self.class_order is None:
             return np.arange(classes)
         if self.class_order == "random":
-            return self.streams.generator("tasks", Draw.CLASS_ORDER).permutation(classes)
+            own = self.class_order_seed
+            streams = self.streams if own is None else RandomStreams(own)
+            return streams.generator("tasks", Draw.CLASS_ORDER).permutation(classes)
         return np.asarray(list(self.class_order), int)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return one task per group of classes, samples in the source's order."""
-        order = self.ordered_classes()
-        position = np.argsort(order).astype(np.int32)
-        task_of_class = position // self.classes_per_task
-        label_of_class = position
+        order, counts = self.ordered_classes(), np.asarray(self.class_counts)
+        used = order[: counts.sum()]
+        label = np.arange(len(used), dtype=np.int32)
+        task = np.repeat(np.arange(self.num_tasks), counts)
         if self.scenario == "domain":
-            label_of_class = position % self.classes_per_task
+            label -= np.repeat(np.cumsum(counts) - counts, counts).astype(np.int32)
         else:
-            task_of_label = np.arange(len(order)) // self.classes_per_task
-            self.class_mask = task_of_label == np.arange(self.num_tasks)[:, None]
+            self.class_mask = task == np.arange(self.num_tasks)[:, None]
+        task_of_class = np.full(len(order), -1)
+        label_of_class = np.full(len(order), -1, np.int32)
+        task_of_class[used], label_of_class[used] = task, label
 
         def split(x: np.ndarray, y: np.ndarray) -> LazyTasks:
             tasks, labels = task_of_class[y], label_of_class[y]
@@ -113,11 +155,11 @@ class Split(BaseBenchmark):
 
             def read(task: int, rows: Rows) -> Dataset:
                 chosen = members[task - 1][rows]
-                return Dataset.of_task(x[chosen], labels[chosen], task)
+                return Dataset.of_task(self.padded(x[chosen]), labels[chosen], task)
 
             return LazyTasks([len(m) for m in members], read)
 
-        raw = self.source.load(self.data_dir)
+        raw = self.load_images()
         return split(raw.x_train, raw.y_train), split(raw.x_test, raw.y_test)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm
@@ -35,6 +36,13 @@ class BaseCallback:
     they may read and replace its fields, such as `step.gradients`. A callback that overrides one
     is host code: on JAX it gets one compiled step per call instead of a compiled stretch.
     """
+
+    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+        """Return what a resumed run must know: name -> plain data, or a NumPy array."""
+        return {}
+
+    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Continue from what `export_state` returned; hooks before the position have run again."""
 
     def on_before_setup(self, algorithm: BaseAlgorithm) -> None: ...
     def on_after_setup(self, algorithm: BaseAlgorithm) -> None: ...

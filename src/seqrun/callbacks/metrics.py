@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,15 @@ class MetricCallback(BaseCallback):
     _correct: int = field(default=0, init=False, repr=False)
     _samples: int = field(default=0, init=False, repr=False)
     _test_sizes: list[int] = field(default_factory=list, init=False, repr=False)
+
+    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+        """Return the sums of the epoch's means."""
+        return {"loss_sum": self._loss_sum, "correct": self._correct, "samples": self._samples}
+
+    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Go on with these sums."""
+        self._loss_sum, self._correct = state["loss_sum"], state["correct"]
+        self._samples = state["samples"]
 
     def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
         """Note what the accuracies are measured on."""

@@ -21,6 +21,8 @@ class RunInfo:
         config: the resolved configuration as plain data, without secrets.
         directory: the run's directory; None when nothing is to be kept on disk.
         measured_on: "test" or "validation".
+        resumed_at: steps already done when the run continues from a checkpoint; None = it begins.
+        matrices: name -> what a resumed run has measured already, as `log_matrix` gets it.
     """
 
     name: Mapping[str, str]
@@ -29,6 +31,8 @@ class RunInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     measured_on: str = "test"
+    resumed_at: int | None = None
+    matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class BaseLogger:
@@ -39,8 +43,18 @@ class BaseLogger:
     epochs are 1-based; task 0 stands for the untrained model.
     """
 
+    def check(self) -> None:
+        """Raise ConfigError if the destination cannot be reached; nothing is made there."""
+
     def open(self, run: RunInfo) -> None:
         """Start a run; called once before anything is logged."""
+
+    def export_state(self) -> dict[str, Any]:
+        """Return what a resumed run must know, plain data; all that was logged is safe by then."""
+        return {}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Go on, after `open`, from where `export_state` was called: drop what came later."""
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
         """Record scalars measured after `step` steps."""

@@ -44,12 +44,17 @@ class ConsoleLogger(BaseLogger):
     def open(self, run: RunInfo) -> None:
         """Print what runs."""
         self._run, self._console, self._started = run, new_console(), time.perf_counter()
-        self._values, self._summary, self._matrix, self._task = {}, {}, None, 0
+        self._values, self._summary, self._task = {}, {}, 0
+        self._matrix = run.matrices.get("accuracy_matrix")
+        if self._matrix is not None:
+            self._task = int(np.flatnonzero(~np.isnan(self._matrix).all(1)).max(initial=0))
         name = run.name
         parts = [f"{name['algo']} on {name['benchmark']}", name["backbone"], name["backend"]]
         parts += [f"seed {run.seed}", f"{run.num_tasks} task{'s' * (run.num_tasks != 1)}"]
         if "device" in run.config:
             parts.append(f"device {run.config['device']}")
+        if run.resumed_at is not None:
+            parts.append(f"continues at step {run.resumed_at}")
         _line(self._console, parts, style="bold")
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:

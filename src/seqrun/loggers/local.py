@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from seqrun.checks import ConfigError, boolean
+from seqrun.checks import ConfigError, boolean, writable
 from seqrun.files import matrix_to_csv, plain, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
 
@@ -28,8 +28,7 @@ class LocalLogger(BaseLogger):
     without a clock, so that the same run writes the same bytes; null stands for a value that is
     not finite. Lines reach the file at each validation and at the end.
 
-    A run starts its metrics.jsonl anew. To continue one instead, call `truncate_after` with the
-    `position` kept at the checkpoint, before or after `open` but before anything is logged.
+    A run starts its metrics.jsonl anew; a resumed one cuts it back to its checkpoint.
 
     Args:
         directory: where the files go; None = the run's directory.
@@ -50,13 +49,18 @@ class LocalLogger(BaseLogger):
         """Check the arguments."""
         boolean("logger.local.figures", self.figures)
 
+    def check(self) -> None:
+        """Raise ConfigError unless the directory can be written to."""
+        if self.directory is not None:
+            writable("logger.local.directory", self.directory)
+
     def open(self, run: RunInfo) -> None:
         """Note the run; files are opened by the first value."""
         if self.directory is None and run.directory is None:
             raise ConfigError(
                 "logger.local.directory=None: must be a directory, as the run itself has none"
             )
-        self._run, self._file, self._matrices = run, None, {}
+        self._run, self._file, self._matrices = run, None, dict(run.matrices)
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
         """Write one line with all of `values`."""
@@ -104,22 +108,20 @@ class LocalLogger(BaseLogger):
         own = ("seeds", str(run.seed)) if several_seeds else ()  # or they would mix in one file
         return Path(self.directory, *own)
 
-    def position(self) -> int:
+    def export_state(self) -> dict[str, Any]:
         """Return the length of metrics.jsonl in bytes, all of it safe on the disk."""
         file = self._lines()
         file.flush()
         os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
+        return {"bytes": os.fstat(file.fileno()).st_size}
 
-    def truncate_after(self, position: int) -> None:
-        """Keep the first `position` bytes of an earlier metrics.jsonl and go on from there.
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Keep the first bytes of an earlier metrics.jsonl and go on from there.
 
         A byte position rather than a step, since values of the same step stand on either side of a
         checkpoint: what was logged before it must stay, what comes after will be logged again.
         """
-        if self._file is not None:
-            raise RuntimeError("truncate_after must come before the first logged value")
-        self._keep = position
+        self._keep = state["bytes"]
 
     def _lines(self) -> IO[str]:
         """Return metrics.jsonl, opened at the first use."""

@@ -19,6 +19,7 @@ from seqrun.benchmarks import BaseBenchmark, Dataset
 from seqrun.benchmarks.base import SCENARIOS
 from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
 from seqrun.callbacks.dispatch import CallbackDispatch
+from seqrun.checkpoint import Checkpoint
 from seqrun.checks import ConfigError, one_of, whole
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.optimizers.base import BaseOptimizer
@@ -48,6 +49,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         num_threads: CPU threads, >= 1; None = by the engine's fixed rule.
         run_dir: where loggers keep files; None = nowhere.
         config: the resolved configuration, for records only.
+        config_hash: identifies the experiment in its checkpoints.
 
     Raises:
         ConfigError: parts that do not fit together.
@@ -65,6 +67,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     num_threads: int | None = None
     run_dir: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
 
     name: ClassVar[str]
     backend: ClassVar[str]
@@ -91,6 +94,8 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 f"benchmark.scenario={self.benchmark.scenario!r}: must be "
                 f"{' or '.join(self.scenarios)} with algo={self.name}, {self.scenarios_reason}"
             )
+        if self.benchmark.input_shape is not None:  # else it is known after `prepare`
+            self.backbone.check_input(self.benchmark.input_shape)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.num_threads is not None:
             whole("num_threads", self.num_threads, 1)
@@ -99,6 +104,9 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.num_tasks = self.benchmark.num_tasks
         self.task = self.epoch = self.global_step = self.total_steps = 0
         self.samples_seen = self.gradient_steps = self.memory_bytes = 0
+        self.task_is_done = False
+        self.epoch_first_step = self.epoch_steps = 0
+        self.epoch_loss_sum = self.epoch_samples = 0.0
         self.task_losses: list[float] = []
         self.final_loss: float | None = None
         self.timing = dict.fromkeys(
@@ -222,12 +230,16 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     # ---- the flow
 
-    def fit(self) -> RunRecord:
+    def fit(self, resume_from: Checkpoint | None = None) -> RunRecord:
         """Train over the whole stream and return the record.
+
+        Args:
+            resume_from: where a run of this very experiment stood; None = from the beginning.
 
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
         """
+        self._checkpoint = resume_from
         self.collect_callbacks()
         self._hooks = {event: self._hooks_of(event) for event in EVENTS}
         self._backward = self.step_call(self.backward)
@@ -252,8 +264,13 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.set_weights(self.initial_weights())
         self.kept = self.initial_kept()
         self._plan_lengths()
+        if self._checkpoint is not None:
+            self._checkpoint.restore_counters(self)
+            self._checkpoint.restore_arrays(self)
         for logger in self.loggers:
             logger.open(self._run_info())
+        if self._checkpoint is not None:
+            self._checkpoint.restore_loggers(self)
         self.timing["setup_seconds"] += time.perf_counter() - started
 
     def initial_weights(self) -> dict[str, np.ndarray]:
@@ -266,11 +283,21 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         return weights
 
     def _fit_tasks(self) -> None:
-        self._validate()
-        for task in self.trained_tasks():
-            self.task, self.epoch = task, 0
-            self._event("task", self._fit_task)
+        if self._checkpoint is None:
             self._validate()
+        elif self.task_is_done:
+            self._checkpoint.restore_callbacks(self)
+        for task in self.trained_tasks():
+            if task < self.task or (task == self.task and self.task_is_done):
+                continue
+            self.task, self.task_is_done = task, False
+            self._event("task", self._fit_task)
+            self.task_is_done = True
+            self._validate()
+
+    def _is_within(self, checkpoint: Checkpoint | None) -> bool:
+        """Return whether the run is to continue within the task that is beginning."""
+        return checkpoint is not None and not checkpoint.task_is_done
 
     def _fit_task(self) -> None:
         started = time.perf_counter()
@@ -283,24 +310,32 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             self.reset_optimizer()
         epochs = self.training.epochs(self.task)
         for epoch in range(1, epochs + 1):
+            checkpoint = self._checkpoint
+            if self._is_within(checkpoint) and epoch < checkpoint.epoch:
+                self.plan_epoch(self.task, epoch, self.num_current)  # for what later ones rest on
+                continue
             self.epoch = epoch
             if self.training.reinit_optimizer == "epoch":
                 self.reset_optimizer()
             self._event("epoch", self._fit_epoch)
             if self.training.evaluate_every == "epoch" and epoch < epochs:
                 self._validate()
-        self.task_losses.append(self._epoch_loss)
+        self.task_losses.append(self.epoch_loss_sum / self.epoch_samples)
 
     def _fit_epoch(self) -> None:
         parts = self.plan_epoch(self.task, self.epoch, self.num_current)
-        total = samples = 0.0
-        for chunk in chunks(self.task, self.epoch, self.global_step, parts, self.chunk_steps):
-            self._event("chunk", partial(self._fit_chunk, chunk), chunk)
-            assert chunk.losses is not None
-            total += float(chunk.losses.sum(dtype=np.float64)) * chunk.batch_size
-            samples += chunk.steps * chunk.batch_size
-        self._epoch_loss = total / samples
-        self.final_loss = float(chunk.losses[-1])
+        self.epoch_steps = sum(len(part["index"]) for part in parts)
+        if self._is_within(self._checkpoint):
+            # Hooks before the task and the epoch have run again: whatever they did is undone.
+            self._checkpoint.restore_arrays(self)
+            self._checkpoint.restore_callbacks(self)
+        else:
+            self.epoch_first_step = self.global_step
+            self.epoch_loss_sum = self.epoch_samples = 0.0
+        self._checkpoint = None
+        for chunk in chunks(self.task, self.epoch, self.epoch_first_step, parts, self.chunk_steps):
+            if chunk.first_step >= self.global_step:
+                self._event("chunk", partial(self._fit_chunk, chunk), chunk)
 
     def _fit_chunk(self, chunk: Chunk) -> None:
         started = time.perf_counter()
@@ -312,6 +347,10 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.global_step += chunk.steps
         self.gradient_steps += chunk.steps
         self.samples_seen += chunk.steps * chunk.batch_size
+        assert chunk.losses is not None
+        self.epoch_loss_sum += float(chunk.losses.sum(dtype=np.float64)) * chunk.batch_size
+        self.epoch_samples += chunk.steps * chunk.batch_size
+        self.final_loss = float(chunk.losses[-1])
 
     def training_step(self, step: Step) -> None:
         """Run one step: the same events in the same order on both frameworks."""
@@ -419,7 +458,9 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     def work_per_batch(self) -> int:
         """Return the multiply-adds of one step's forward pass."""
-        per_sample = multiply_adds(self.parameter_shapes(), self.benchmark.input_shape)
+        images = self.benchmark.input_shape
+        convolutions = self.backbone.convolutions(images)
+        per_sample = multiply_adds(self.parameter_shapes(), images, convolutions)
         return per_sample * self.samples_per_step()
 
     def _plan_lengths(self) -> None:
@@ -449,6 +490,12 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             )
 
     def _run_info(self) -> RunInfo:
+        matrices = {}
+        if self._checkpoint is not None:
+            matrices["accuracy_matrix"] = self.accuracy_matrix.copy()
+            if self.accuracy_matrix_task_aware is not None:
+                aware = self.accuracy_matrix_task_aware.copy()
+                matrices["accuracy_matrix_task_aware"] = aware
         return RunInfo(
             name=self.names,
             seed=self.seed,
@@ -456,6 +503,8 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             config=self.config,
             directory=self.run_dir,
             measured_on=self.benchmark.evaluation_split,
+            resumed_at=None if self._checkpoint is None else self.global_step,
+            matrices=matrices,
         )
 
     @property

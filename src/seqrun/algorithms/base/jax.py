@@ -26,6 +26,9 @@ from seqrun.checks import ConfigError
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk
 
+PER_SAMPLE_ROWS = 32
+"""Samples a call of a pass that keeps every sample's gradient: networks with convolutions."""
+
 jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
 
 
@@ -61,6 +64,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     Attributes:
         module: the flax module.
         carry: parameters, BatchNorm statistics, optimizer state and algorithm state.
+        per_sample_rows: the most samples that one call takes per-sample gradients of.
     """
 
     backend: ClassVar[str] = "jax"
@@ -144,6 +148,12 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
         self.execution |= {"num_threads": threads, "compiled": True}
+        convolves = any(kernel.ndim == 4 for kernel in self._param_shapes.values())
+        self.per_sample_rows = PER_SAMPLE_ROWS if convolves else self.benchmark.eval_batch_size
+        # In a loop XLA's convolutions on a CPU were measured 8 to 10 times slower than outside.
+        self._one_step_per_call = self.device_kind == "cpu" and convolves
+        if self._one_step_per_call:
+            self.execution["steps_per_call"] = 1
         self._programs: dict[Any, Callable] = {}
         self._compiled_new_step = jax.jit(self._new_step)
         self._test_data: dict[int, list[tuple[Array, Array]]] = {}
@@ -217,24 +227,50 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         hyper = {n: jnp.float32(v) for n, v in self.hyper().items()}
         noise = jax.random.key(self.random.key("noise") & 0xFFFFFFFF)
         fixed = Fixed(self.pool, self._mask, hyper, noise)
-        run = self._run_hooked if self.has_host_step_hooks else self._run_compiled
+        run = self._run_single if self._one_step_per_call else self._run_compiled
+        run = self._run_hooked if self.has_host_step_hooks else run
         losses, correct = run(fixed, chunk)
         chunk.losses, chunk.correct = np.asarray(losses), np.asarray(correct)
 
     def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
-        # Arrays are padded to the chunk grid and the number of steps is an argument, so that
-        # one program serves chunks of every length.
-        room = self.chunk_steps if chunk.batch_size == self.benchmark.batch_size else 1
-        room = max(room, chunk.steps)
-        arrays = {
-            n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
-            for n, a in chunk.arrays.items()
-        }
         steps, first = jnp.int32(chunk.steps), jnp.int32(chunk.first_step)
-        args = (self.carry, fixed, arrays, first, steps)
+        args = (self.carry, fixed, self._padded(chunk), first, steps)
         program = self.compiled("chunk", self._chunk_program, args)
         self.carry, losses, correct = program(*args)
         return losses[: chunk.steps], correct[: chunk.steps]
+
+    def _padded(self, chunk: Chunk) -> dict[str, np.ndarray]:
+        """Return the chunk's arrays, padded to the chunk grid.
+
+        Their number of steps is an argument, so one program serves chunks of every length.
+        """
+        room = self.chunk_steps if chunk.batch_size == self.benchmark.batch_size else 1
+        room = max(room, chunk.steps)
+        return {
+            n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
+            for n, a in chunk.arrays.items()
+        }
+
+    def _run_single(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Call one step's program for every step; calls are queued, so the host runs ahead."""
+        arrays = {n: self._on_device(a) for n, a in self._padded(chunk).items()}
+        first, losses, correct = np.int32(chunk.first_step), [], []
+        args = (self.carry, fixed, arrays, first, np.int32(0))
+        program = self.compiled("step", self._step_program, args)
+        for s in range(chunk.steps):
+            self.carry, loss, hits = program(self.carry, fixed, arrays, first, np.int32(s))
+            losses.append(loss)
+            correct.append(hits)
+        return np.stack(losses), np.stack(correct)
+
+    def _step_program(
+        self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, s: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Run step `s` of the planned steps; return what it carries, its loss and its hits."""
+        row = {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
+        step = self._new_step(carry, fixed, row, first + s)
+        self.training_step(step)
+        return _carried(step), step.loss, (step.logits.argmax(-1) == step.batch.y).sum()
 
     def _chunk_program(
         self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
@@ -244,11 +280,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
         def body(s: Array, scanned: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
             carry, losses, correct = scanned
-            row = {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
-            step = self._new_step(carry, fixed, row, first + s)
-            self.training_step(step)
-            hits = (step.logits.argmax(-1) == step.batch.y).sum()
-            return _carried(step), losses.at[s].set(step.loss), correct.at[s].set(hits)
+            carry, loss, hits = self._step_program(carry, fixed, arrays, first, s)
+            return carry, losses.at[s].set(loss), correct.at[s].set(hits)
 
         start = (carry, jnp.zeros(room), jnp.zeros(room, jnp.int32))
         return jax.lax.fori_loop(0, steps, body, start)

@@ -53,8 +53,7 @@ class TrainingOptions:
                 f"training.epochs_per_task={self.epochs_per_task!r}: "
                 "must be an integer >= 1 or a list with one per task"
             )
-        within("training.lr_decay", self.lr_decay, 0.0, 1.0)
-        at_least("training.lr_decay", self.lr_decay, 0.0, strictly=True)
+        within("training.lr_decay", self.lr_decay, 0.0, 1.0, open_low=True)
         at_least("training.lr_min", self.lr_min, 0.0)
         boolean("training.decay_first_task", self.decay_first_task)
         if self.grad_clip is not None:

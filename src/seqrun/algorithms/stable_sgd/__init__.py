@@ -58,8 +58,7 @@ class StableSGDOptions:
     name: ClassVar[str] = "stable_sgd"
 
     def __post_init__(self) -> None:
-        within("gamma", self.gamma, 0.0, 1.0)
-        at_least("gamma", self.gamma, 0.0, strictly=True)
+        within("gamma", self.gamma, 0.0, 1.0, open_low=True)
         at_least("lr_min", self.lr_min, 0.0)
         boolean("decay_first_task", self.decay_first_task)
         one_of("reinit_optimizer", self.reinit_optimizer, ("epoch", "task", "never"))

@@ -1,0 +1,213 @@
+"""Steps per second of W2's training on one backend, beside a hand-written minimal loop.
+
+W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. seqrun runs with its default
+callbacks and loggers; what is timed is an epoch, with everything that happens between its first
+and its last hook, and without compilation. After each epoch comes one of the hand-written loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seqrun.algorithms.base import TrainingOptions
+from seqrun.benchmarks import BaseBenchmark, Dataset
+from seqrun.callbacks import BaseCallback, MetricCallback, TqdmCallback
+from seqrun.loggers import ConsoleLogger, LocalLogger
+
+BATCH, CLASSES, SIDE, NF, LR = 10, 10, 32, 20, 0.01
+STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)
+
+
+@dataclass(kw_only=True, eq=False)
+class RandomImages(BaseBenchmark):
+    """One task of noise."""
+
+    num_tasks: int = 1
+    batch_size: int = BATCH
+    size: int = 1000
+
+    name = "random_images"
+
+    def prepare_datasets(self):
+        """Draw uint8 images and labels."""
+
+        def draw(size):
+            chance = np.random.default_rng(size)
+            x = chance.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
+            return Dataset.of_task(x, chance.integers(0, CLASSES, size).astype(np.int32), 1)
+
+        return {1: draw(self.size)}, {1: draw(100)}
+
+
+class EpochTimer(BaseCallback):
+    """Take an epoch's steps per second, less compilation, then the hand-written loop's."""
+
+    def __init__(self, make_hand):
+        self.make_hand, self.hand = make_hand, None
+        self.rates = {"seqrun": [], "hand": []}
+
+    def on_before_epoch(self, algorithm):
+        """Start the clock."""
+        self.compiled = algorithm.timing["compile_seconds"]
+        self.step, self.started = algorithm.global_step, time.perf_counter()
+
+    def on_after_epoch(self, algorithm):
+        """Stop the clock and let the other run."""
+        compiled = algorithm.timing["compile_seconds"] - self.compiled
+        seconds = time.perf_counter() - self.started - compiled
+        self.hand = self.hand or self.make_hand()
+        rates = {"seqrun": (algorithm.global_step - self.step) / seconds, "hand": self.hand.rate()}
+        if algorithm.epoch > 1:  # the first warms up
+            for name, rate in rates.items():
+                self.rates[name].append(rate)
+
+
+def epoch(steps):
+    """Return float32 NHWC inputs, labels and one epoch's batches."""
+    data = RandomImages(size=steps * BATCH).prepare_datasets()[0][1]
+    order = np.random.default_rng(0).permutation(len(data.y)).reshape(-1, BATCH)
+    return data.x.astype(np.float32) / 255, data.y, order
+
+
+class HandTorch:
+    """nn.Module and torch.optim.SGD over sliced tensors, images NCHW."""
+
+    def __init__(self, steps: int) -> None:
+        import torch
+
+        self.torch = torch
+        x, y, order = epoch(steps)
+        self.x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+        self.y, self.order = torch.from_numpy(y).long(), torch.from_numpy(order)
+        self.model = _torch_resnet()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
+
+    def rate(self) -> float:
+        """Train an epoch; return steps per second."""
+        cross_entropy = self.torch.nn.functional.cross_entropy
+        started = time.perf_counter()
+        for index in self.order:
+            loss = cross_entropy(self.model(self.x[index]), self.y[index])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return len(self.order) / (time.perf_counter() - started)
+
+
+def _torch_resnet():
+    from torch import nn
+
+    def convolution(channels_in, channels, side, stride):
+        conv = nn.Conv2d(channels_in, channels, side, stride, side // 2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(channels))
+
+    class Block(nn.Module):
+        def __init__(self, channels_in, channels, stride):
+            super().__init__()
+            self.first = convolution(channels_in, channels, 3, stride)
+            self.second = convolution(channels, channels, 3, 1)
+            same = stride == 1 and channels_in == channels
+            self.short = None if same else convolution(channels_in, channels, 1, stride)
+
+        def forward(self, x):
+            out = self.second(self.first(x).relu())
+            return (out + (x if self.short is None else self.short(x))).relu()
+
+    layers, channels = [convolution(3, NF, 3, 1), nn.ReLU()], NF
+    for i, stride in enumerate(STRIDES):
+        layers.append(Block(channels, NF * 2 ** (i // 2), stride))
+        channels = NF * 2 ** (i // 2)
+    pool = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(channels, CLASSES))
+
+
+class HandJax:
+    """One jitted step with donated weights, called in a loop, data on the device."""
+
+    def __init__(self, steps: int) -> None:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from seqrun.backbones.resnet.jax import ResNet18Thin
+
+        module = ResNet18Thin().build((SIDE, SIDE, 3), CLASSES)
+        x, y, order = epoch(steps)
+        self.jax, self.data = jax, (jnp.asarray(x), jnp.asarray(y))
+        self.order = [jnp.asarray(index) for index in order]
+        variables = jax.jit(module.init)(jax.random.key(0), x[:2])
+        self.weights = variables["params"], variables["batch_stats"]
+
+        def loss(params, stats, x, y):
+            variables = {"params": params, "batch_stats": stats}
+            logits, moved = module.apply(variables, x, train=True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return losses.mean(), moved["batch_stats"]
+
+        def step(weights, data, index):
+            params, stats = weights
+            take = jax.value_and_grad(loss, has_aux=True)
+            (value, stats), gradient = take(params, stats, data[0][index], data[1][index])
+            return (jax.tree.map(lambda p, g: p - LR * g, params, gradient), stats), value
+
+        args = self.weights, self.data, self.order[0]
+        self.step = jax.jit(step, donate_argnums=0).lower(*args).compile()
+
+    def rate(self) -> float:
+        """Train an epoch; return steps per second."""
+        started = time.perf_counter()
+        for index in self.order:
+            self.weights, value = self.step(self.weights, self.data, index)
+        self.jax.block_until_ready((self.weights, value))
+        return len(self.order) / (time.perf_counter() - started)
+
+
+def measure(backend: str, threads: int | None, steps: int, repetitions: int) -> dict:
+    """Train on one task; return rates and how the run was executed."""
+    twin = importlib.import_module(f"seqrun.algorithms.naive.{backend}")
+    backbones = importlib.import_module(f"seqrun.backbones.resnet.{backend}")
+    optimizers = importlib.import_module(f"seqrun.optimizers.{backend}")
+    hand = {"torch": HandTorch, "jax": HandJax}[backend]
+    timer = EpochTimer(lambda: hand(steps))
+    with tempfile.TemporaryDirectory() as folder:
+        algorithm = twin.Naive(
+            benchmark=RandomImages(size=steps * BATCH),
+            backbone=backbones.ResNet18Thin(nf=NF),
+            optimizer=optimizers.SGD(lr=LR),
+            training=TrainingOptions(epochs_per_task=repetitions + 1),
+            callbacks=[timer, MetricCallback(), TqdmCallback()],
+            loggers=[ConsoleLogger(), LocalLogger(figures=False)],
+            device="cpu",
+            num_threads=threads,
+            run_dir=Path(folder),
+        )
+        algorithm.fit()
+    return {"rates": timer.rates, "execution": algorithm.execution}
+
+
+def main() -> None:
+    """Measure and write one JSON object to stdout."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend", choices=("torch", "jax"))
+    parser.add_argument("--threads", type=int, help="default: seqrun's rule")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100, help="of a repetition")
+    arguments = parser.parse_args()
+    stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
+    measured = measure(
+        arguments.backend, arguments.threads, arguments.steps, arguments.repetitions
+    )
+    json.dump(measured, stdout)
+
+
+if __name__ == "__main__":
+    main()

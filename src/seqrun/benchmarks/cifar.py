@@ -1,0 +1,219 @@
+"""CIFAR-10 and CIFAR-100: the published archives of pickled batches, read without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqrun.benchmarks import decoded
+from seqrun.benchmarks.download import ensure_archive, same_md5
+from seqrun.benchmarks.source import ImageSource, RawImages, data_root
+from seqrun.benchmarks.split import Split
+from seqrun.checks import ConfigError
+
+_URL = "https://www.cs.toronto.edu/~kriz/"
+_PIXELS = 3 * 32 * 32
+_MAX_BATCH = 1 << 28  # bytes
+# What makes an array again: an allowed name -> what it stands for.
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarFiles:
+    """What is published.
+
+    Args:
+        title: for messages.
+        archive: name of the archive.
+        md5: of the archive.
+        folder: what the archive unpacks to.
+        train, test: (name, md5) of the batches in the folder.
+        labels: key of the labels in a batch.
+        url: folder that the archive is downloaded from.
+    """
+
+    title: str
+    archive: str
+    md5: str
+    folder: str
+    train: tuple[tuple[str, str], ...]
+    test: tuple[tuple[str, str], ...]
+    labels: str
+    url: str = _URL
+
+
+def cifar_source(
+    files: CifarFiles, counts: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> ImageSource:
+    """Return the source of 32 x 32 x 3 images that the files hold."""
+
+    def load(data_dir: str | Path | None) -> RawImages:
+        return _load(files, data_root(data_dir), len(counts))
+
+    def check(data_dir: str | Path | None) -> None:
+        load(data_dir)
+
+    return ImageSource(
+        input_shape=(32, 32, 3),
+        train_counts=tuple(counts),
+        mean=tuple(mean),
+        std=tuple(std),
+        checksum=files.md5,
+        check=check,
+        load=load,
+    )
+
+
+def _load(files: CifarFiles, root: Path, classes: int) -> RawImages:
+    where = f"data_dir={root}"
+    key = decoded.key_of(files.md5)
+    if decoded.find(root, key) is None and not (root / files.folder).is_dir():
+        url = files.url + files.archive
+        ensure_archive(files.title, root / files.archive, files.folder, url, files.md5, where)
+
+    def write(folder: Path) -> None:
+        read = _reader(files, root, where)
+        for split, batches in (("train", files.train), ("test", files.test)):
+            pairs = [
+                _parse(read(name, md5), files.labels, classes, f"{where}: {files.folder}/{name}")
+                for name, md5 in batches
+            ]
+            images = np.concatenate([x for x, _ in pairs])
+            path = folder / f"x_{split}.npy"
+            decoded.write_images(path, images.shape, [np.ascontiguousarray(images)], where)
+            labels = np.concatenate([y for _, y in pairs])
+            decoded.write_labels(folder / f"y_{split}.npy", labels)
+
+    return decoded.decoded(root, key, write, where)
+
+
+def _reader(files: CifarFiles, root: Path, where: str) -> Callable[[str, str], bytes]:
+    """Return (name, md5) -> content of a batch, in the folder or the archive."""
+    folder, archive = root / files.folder, root / files.archive
+    if folder.is_dir():
+        return lambda name, md5: _verified(folder / name, md5, where)
+    return lambda name, md5: _from_archive(files, archive, name, md5, where)
+
+
+def _verified(path: Path, md5: str, where: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{where}: {path} is missing") from error
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read {path}: {error}") from error
+    same_md5(hashlib.md5(content).hexdigest(), md5, path, where)
+    return content
+
+
+def _from_archive(files: CifarFiles, archive: Path, name: str, md5: str, where: str) -> bytes:
+    member = f"{files.folder}/{name}"
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            info = tar.getmember(member)
+            stream = tar.extractfile(info)
+            if stream is None or info.size > _MAX_BATCH:
+                raise ConfigError(f"{where}: {archive}: {member} is no batch of images")
+            content = stream.read()
+    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+        raise ConfigError(f"{where}: cannot read {member} in {archive}: {error}") from error
+    same_md5(hashlib.md5(content).hexdigest(), md5, member, where)
+    return content
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Makes arrays and built-in containers; any other name in a pickle is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what an allowed name stands for."""
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"names {module}.{name}")
+        return _ALLOWED[module, name]
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """Return the bytes that a pickle of Python 3 holds as text."""
+    return text.encode("latin1")
+
+
+def _parse(content: bytes, key: str, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (N, 32, 32, 3) uint8 images and the labels of a batch."""
+    try:
+        batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+        data, labels = np.asarray(batch["data"]), np.asarray(batch[key])
+    except Exception as error:  # whatever a pickle can do wrong
+        raise ConfigError(f"{where} is no batch of images: {error}") from error
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
+        raise ConfigError(
+            f"{where}: images are {data.dtype} of shape {data.shape}, must be uint8 (N, {_PIXELS})"
+        )
+    if labels.shape != data.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ConfigError(f"{where}: must have {len(data)} whole numbers as {key}")
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise ConfigError(f"{where}: label {wrong[0]} must be in 0..{classes - 1}")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+CIFAR10_FILES = CifarFiles(
+    title="CIFAR-10",
+    archive="cifar-10-python.tar.gz",
+    md5="c58f30108f718f92721af3b95e74349a",
+    folder="cifar-10-batches-py",
+    train=(
+        ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+        ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+        ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+        ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+        ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+    ),
+    test=(("test_batch", "40351d587109b95175f43aff81a1287e"),),
+    labels="labels",
+)
+CIFAR100_FILES = CifarFiles(
+    title="CIFAR-100",
+    archive="cifar-100-python.tar.gz",
+    md5="eb9058c3a382ffc7106e4002c42a8d85",
+    folder="cifar-100-python",
+    train=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
+    test=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
+    labels="fine_labels",
+)
+CIFAR10 = cifar_source(
+    CIFAR10_FILES, (5000,) * 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+)
+CIFAR100 = cifar_source(
+    CIFAR100_FILES, (500,) * 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+)
+
+
+class SplitCIFAR10(Split):
+    """Split's stream over CIFAR-10: 50000 / 10000 images of 32 x 32 x 3, 10 classes."""
+
+    name = "split_cifar10"
+    source = CIFAR10
+
+
+@dataclass(kw_only=True, eq=False)
+class SplitCIFAR100(Split):
+    """Split's stream over CIFAR-100's fine labels: 50000 / 10000 images of 32 x 32 x 3."""
+
+    num_tasks: int = 20
+
+    name = "split_cifar100"
+    source = CIFAR100

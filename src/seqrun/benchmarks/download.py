@@ -1,0 +1,123 @@
+"""Download a file of known checksum; what an interrupted download left is continued."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+from seqrun.benchmarks.archive import md5_of
+from seqrun.benchmarks.progress import progress
+from seqrun.checks import ConfigError
+
+_BLOCK = 1 << 18
+_TIMEOUT = 30  # seconds without a byte
+
+
+def ensure_archive(title: str, path: Path, folder: str, url: str, md5: str, where: str) -> None:
+    """Download an archive if it is missing; raise ConfigError unless it is the published one.
+
+    Args:
+        title: of the data set.
+        path: where the archive belongs.
+        folder: name of what it unpacks to, which does as well.
+        url: where it is published.
+        md5: of the archive.
+        where: starts a message.
+    """
+    if not path.is_file():
+        try:
+            download(url, path, md5)
+        except (ImportError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ConfigError(
+                f"{where}: {title} is missing and could not be downloaded ({reason}): put "
+                f"{path.name} (md5 {md5}, from {url}) or the folder {folder} into {path.parent}, "
+                "or set data_dir or SEQRUN_DATA to a folder with it"
+            ) from error
+    try:
+        same_md5(md5_of(path), md5, path, where)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read {path}: {error}") from error
+
+
+def same_md5(found: str, expected: str, path: Path | str, where: str) -> None:
+    """Raise ConfigError unless a file has the md5 that is published."""
+    if found != expected:
+        raise ConfigError(
+            f"{where}: {path} is truncated or another file (md5 {found}, must be {expected}): "
+            "delete it to have it downloaded again"
+        )
+
+
+def download(url: str, path: Path, md5: str) -> None:
+    """Download `url` to `path`.
+
+    The bytes go to `<name>.part` beside it, which takes the name when it has the checksum. After
+    an interruption the next call asks for the rest alone. Of several processes one downloads and
+    the others wait for it.
+
+    Args:
+        url: of an http server.
+        path: the file; its folder is made if missing.
+        md5: of the whole file.
+
+    Raises:
+        OSError: no connection, an interrupted one (the part stays), no permission, another
+            checksum (the part is deleted).
+    """
+    import fcntl  # not on Windows, where files can be put in place by hand
+
+    part = path.with_name(f"{path.name}.part")
+    try:
+        if not part.exists():
+            _open(url, 0).close()  # offline nothing is made
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists():
+                _complete(url, file, path.name)
+                found = md5_of(part)
+                if found != md5:
+                    part.unlink()
+                    raise OSError(f"{url} has md5 {found}, must be {md5}")
+                os.replace(part, path)
+            elif part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                part.unlink()  # made by opening it, after another process had finished
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+def _open(url: str, start: int) -> http.client.HTTPResponse:
+    headers = {"User-Agent": "seqrun", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+
+
+def _complete(url: str, file: BinaryIO, name: str) -> None:
+    """Append to the file what it lacks, or everything if the server does not send parts."""
+    start = file.seek(0, os.SEEK_END)
+    try:
+        response = _open(url, start)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        return  # nothing lies beyond the part: it is whole, or its checksum will say so
+    with response:
+        if start and response.status != 206:
+            file.truncate(0)
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        with progress(name, total, "B", done=start) as moved:
+            while block := response.read(_BLOCK):
+                file.write(block)
+                moved(len(block))
+        file.flush()
+        have = file.seek(0, os.SEEK_END)
+        if total is not None and have < total:
+            raise OSError(f"the connection ended after {have} of {total} bytes; run again to go on")

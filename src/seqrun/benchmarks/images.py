@@ -1,0 +1,161 @@
+"""JPEG and PNG files to pixels, many at a time."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from seqrun.benchmarks.archive import Read
+from seqrun.benchmarks.progress import progress
+from seqrun.checks import ConfigError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits per channel
+_MAX_PIXELS = 100_000_000
+_CHUNK = 64
+_SMALL = 128 * 128  # pixels; below, Python's own work dominates and threads wait for each other
+
+
+class Size(NamedTuple):
+    """What every image must have, and who says so.
+
+    Attributes:
+        height, width: pixels.
+        said_by: name of the first image, or what else fixes the size.
+        resize: resize an image of another size instead of refusing it.
+    """
+
+    height: int
+    width: int
+    said_by: str
+    resize: bool = False
+
+
+def size_of_image(read: Read, name: str, where: str) -> tuple[int, int]:
+    """Return (height, width) as an image's header has them.
+
+    Raises:
+        ConfigError: not a JPEG or PNG image.
+    """
+    from PIL import Image
+
+    content = _content(read, name, where)
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            return image.height, image.width
+    except Exception as error:  # whatever a decoder makes of foreign bytes
+        raise _unreadable(name, where, error) from error
+
+
+def decode(content: bytes, name: str, size: Size, where: str) -> np.ndarray:
+    """Return the pixels of a JPEG or PNG image.
+
+    Grey images become RGB, transparency is dropped. A resized one is reduced or enlarged by PIL's
+    bilinear filter, which averages when it reduces.
+
+    Args:
+        content: the file.
+        name: for messages.
+        size: that it must have.
+        where: starts a message.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ConfigError: not such an image, damaged, of another size, too large, or of more than 8 bits
+            per channel.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            wanted = (size.width, size.height)
+            if image.size != wanted and not size.resize:
+                raise ConfigError(
+                    f"{where}: images differ in size: {size.said_by} has {size.width} x "
+                    f"{size.height} pixels (width x height), {name} has {image.width} x "
+                    f"{image.height}"
+                )
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            if image.mode not in _MODES:
+                raise ValueError(f"mode {image.mode}, must have 8 bits per channel")
+            rgb = image.convert("RGB")
+            if rgb.size != wanted:
+                rgb = rgb.resize(wanted, Image.Resampling.BILINEAR)
+            return np.asarray(rgb)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a decoder makes of foreign bytes
+        raise _unreadable(name, where, error) from error
+
+
+def decoded_blocks(
+    read: Read, names: Sequence[str], size: Size, what: str, where: str
+) -> Iterator[np.ndarray]:
+    """Decode files and yield (n, H, W, 3) uint8 blocks in the files' order.
+
+    Large images are decoded by as many threads as there are cores, since decoding releases
+    Python's lock; small ones by one, beside the one that writes.
+
+    Args:
+        read: name -> content; called from several threads.
+        names: of the files.
+        size: of every image.
+        what: stands in front of the progress bar.
+        where: starts a message.
+
+    Raises:
+        ConfigError: of the first bad image in order.
+    """
+
+    def work(chunk: Sequence[str]) -> np.ndarray:
+        return np.stack([decode(_content(read, n, where), n, size, where) for n in chunk])
+
+    chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
+    with progress(what, len(names), " images") as moved:
+        small = not size.resize and size.height * size.width < _SMALL
+        for block in _in_order(work, chunks, 1 if small else _cores()):
+            moved(len(block))
+            yield block
+
+
+def _in_order(
+    work: Callable[[Sequence[str]], np.ndarray], chunks: Sequence[Sequence[str]], workers: int
+) -> Iterator[np.ndarray]:
+    """Yield the results in order, with a few ahead at any time, so that memory is bounded."""
+    waiting: deque[Future[np.ndarray]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _content(read: Read, name: str, where: str) -> bytes:
+    try:
+        return read(name)
+    except Exception as error:  # of a file system or of a damaged archive
+        raise _unreadable(name, where, error) from error
+
+
+def _unreadable(name: str, where: str, error: Exception) -> ConfigError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ConfigError(f"{where}: {name} cannot be read as an image: {reason}")

@@ -1,0 +1,38 @@
+"""A progress bar for what is done once: downloading and decoding."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress(
+    what: str, total: int | None, unit: str, *, done: int = 0
+) -> Iterator[Callable[[int], object]]:
+    """Show a bar on standard error, if that is a terminal; yield what moves it by a number.
+
+    Args:
+        what: stands in front of the bar.
+        total: where it ends; None = not known.
+        unit: of the numbers; "B" is scaled by 1024.
+        done: where it starts.
+    """
+    if not sys.stderr.isatty():
+        yield lambda number: None  # not even the import
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        unit=unit,
+        unit_scale=True,
+        unit_divisor=1024 if unit == "B" else 1000,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=False,
+    ) as bar:
+        yield bar.update

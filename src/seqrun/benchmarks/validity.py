@@ -1,0 +1,55 @@
+"""What a benchmark's tasks must be: said once, when they are made and when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from seqrun.benchmarks.dataset import Dataset, size_of
+from seqrun.checks import ConfigError
+
+
+def check_tasks(tasks: Mapping[int, Dataset], num_tasks: int, split: str) -> None:
+    """Raise ConfigError unless tasks 1..num_tasks are there and none is empty."""
+    wanted = list(range(1, num_tasks + 1))
+    if sorted(tasks) != wanted:
+        raise ConfigError(
+            f"benchmark.num_tasks={num_tasks}: the {split} data must have tasks "
+            f"1..{num_tasks}, have {sorted(tasks)}"
+        )
+    for task in wanted:
+        if size_of(tasks, task) == 0:
+            raise ConfigError(f"benchmark: task {task} has no {split} samples")
+
+
+def checked(
+    data: Dataset, t: int, split: str, input_shape: tuple[int, int, int], num_classes: int
+) -> Dataset:
+    """Return the data of task t as promised (int32 labels).
+
+    Args:
+        data: what the benchmark gave.
+        t: task, 1-based.
+        split: "train", "validation" or "test".
+        input_shape: (H, W, C) of the images.
+        num_classes: labels are in 0..num_classes - 1.
+
+    Raises:
+        ConfigError: another shape, type or label, naming it and the task.
+    """
+    where = f"benchmark: the {split} data of task {t}"
+    x, y = np.asarray(data.x), np.asarray(data.y)
+    if x.dtype != np.uint8 or x.shape[1:] != tuple(input_shape):
+        raise ConfigError(
+            f"{where}: images are {x.dtype} of shape {x.shape[1:]}, must be uint8 of shape "
+            f"{tuple(input_shape)}"
+        )
+    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+        raise ConfigError(
+            f"{where}: labels are {y.dtype} of shape {y.shape}, must be {len(x)} integers"
+        )
+    if y.min() < 0 or y.max() >= num_classes:
+        wrong = y[(y < 0) | (y >= num_classes)][0]
+        raise ConfigError(f"{where}: label {wrong} must be in 0..{num_classes - 1}")
+    return Dataset.of_task(x, y.astype(np.int32, copy=False), t)

@@ -1,0 +1,96 @@
+"""InterruptionCallback: ends a run at the next chunk boundary when a signal asks for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from seqrun.callbacks.base import BaseCallback
+from seqrun.callbacks.checkpoint import CheckpointCallback
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+    from seqrun.plan import Chunk
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Ctrl-C, and what schedulers send before they kill; one that is handled by others is let be."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+@dataclass(kw_only=True, eq=False)
+class InterruptionCallback(BaseCallback):
+    """Save a checkpoint and raise Interrupted after the chunk in which a signal came.
+
+    Before the first step, and at a second Ctrl-C, it is raised at once and nothing is saved.
+    """
+
+    _requested: int | None = field(default=None, init=False, repr=False)
+    _is_training: bool = field(default=False, init=False, repr=False)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals in this block, in a main thread; afterwards all is as before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {}
+        for name in SIGNALS:
+            number = getattr(signal, name, None)  # Windows lacks some
+            handler = None if number is None else signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = handler
+                signal.signal(number, self._request)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        again = self._requested is not None and number == signal.SIGINT
+        self._requested = number
+        if again or not self._is_training:
+            raise Interrupted(number)
+
+    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+        """From here on a signal waits for the chunk's end."""
+        self._is_training = True
+
+    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+        """End the run if asked to."""
+        self._end(algorithm)
+
+    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+        """End the run between tasks if asked to; a run that is done anyway completes."""
+        last = algorithm.trained_tasks()[-1]
+        if algorithm.task_is_done and algorithm.task != last:
+            self._end(algorithm)
+
+    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+        """From here on a signal waits for nothing."""
+        self._is_training = False
+
+    def _end(self, algorithm: BaseAlgorithm) -> None:
+        if self._requested is None:
+            return
+        self._is_training = False
+        for callback in algorithm.callbacks:
+            if isinstance(callback, CheckpointCallback):
+                callback.save(algorithm)
+        raise Interrupted(self._requested)

@@ -1,0 +1,262 @@
+"""Checkpoints: everything that a run carries, as named arrays and plain data, on any framework.
+
+`<run>/checkpoints/<global step>/` holds `tensors.safetensors` (which cannot execute code when it is
+read) and `state.json`, whose checksum of the tensors tells a damaged checkpoint. A checkpoint takes
+its name when all of it is on the disk. A run that continues from one ends with the same bits as one
+that was never stopped: positions lie on the fixed grid of chunks, and all chance is derived from
+the seed and the position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrun.files import sync_directory, to_json
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+
+SCHEMA = 1
+FOLDER = "checkpoints"
+TENSORS_FILE = "tensors.safetensors"
+STATE_FILE = "state.json"
+COUNTERS = (
+    "task",
+    "epoch",
+    "task_is_done",
+    "global_step",
+    "epoch_first_step",
+    "epoch_loss_sum",
+    "epoch_samples",
+    "samples_seen",
+    "gradient_steps",
+    "memory_bytes",
+    "task_losses",
+    "final_loss",
+    "timing",
+)
+"""Attributes of an algorithm that say where it stands and what it has counted."""
+MATRICES = ("accuracy_matrix", "accuracy_matrix_task_aware")
+RECORD, CALLBACK = "record/", "callback/"
+"""Where arrays of the record and of callbacks stand among the tensors."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or not of this run; the message says where and what."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run as it stood at the end of a chunk or of a task.
+
+    Attributes:
+        arrays: name -> array: parameters, statistics, optimizer, algorithm state and memory in
+            canonical layout, matrices, and what callbacks keep.
+        state: plain data: counters, and what callbacks and loggers keep.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    state: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, algorithm: BaseAlgorithm) -> Checkpoint:
+        """Copy what a run carries; what loggers were told so far reaches the disk."""
+        arrays = dict(algorithm.export_arrays())
+        for name in MATRICES:
+            matrix = getattr(algorithm, name)
+            if matrix is not None:
+                arrays[RECORD + name] = np.array(matrix)
+        callbacks = {}
+        for name, callback in _named(algorithm.callbacks).items():
+            kept = callback.export_state(algorithm)
+            held = {key: v for key, v in kept.items() if isinstance(v, np.ndarray)}
+            arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in held.items()}
+            callbacks[name] = {key: v for key, v in kept.items() if key not in held}
+        loggers = _named(algorithm.loggers)
+        state = {
+            "counters": {name: getattr(algorithm, name) for name in COUNTERS},
+            "callbacks": callbacks,
+            "loggers": {name: logger.export_state() for name, logger in loggers.items()},
+        }
+        return cls(arrays, json.loads(to_json(state)))
+
+    @property
+    def task(self) -> int:
+        """Task (1-based) in which it was made."""
+        return self.state["counters"]["task"]
+
+    @property
+    def epoch(self) -> int:
+        """Epoch (1-based) in which it was made."""
+        return self.state["counters"]["epoch"]
+
+    @property
+    def task_is_done(self) -> bool:
+        """Whether it was made after the task's evaluation, not within its training."""
+        return self.state["counters"]["task_is_done"]
+
+    def restore_counters(self, algorithm: BaseAlgorithm) -> None:
+        """Give an algorithm that was set up anew the counters and matrices."""
+        for name, value in self.state["counters"].items():
+            setattr(algorithm, name, value)
+        for name in MATRICES:
+            if RECORD + name in self.arrays:
+                getattr(algorithm, name)[:] = self.arrays[RECORD + name]
+
+    def restore_loggers(self, algorithm: BaseAlgorithm) -> None:
+        """Tell its loggers, which are open, where they stood; a new one knows nothing."""
+        for name, logger in _named(algorithm.loggers).items():
+            if name in self.state["loggers"]:
+                logger.import_state(self.state["loggers"][name])
+
+    def restore_arrays(self, algorithm: BaseAlgorithm) -> None:
+        """Give it parameters, statistics, states and memory."""
+        own = (RECORD, CALLBACK)
+        algorithm.import_arrays({n: a for n, a in self.arrays.items() if not n.startswith(own)})
+
+    def restore_callbacks(self, algorithm: BaseAlgorithm) -> None:
+        """Give its callbacks what they kept; a new one knows nothing."""
+        for name, callback in _named(algorithm.callbacks).items():
+            if name in self.state["callbacks"]:
+                prefix = f"{CALLBACK}{name}/"
+                arrays = {
+                    n.removeprefix(prefix): a
+                    for n, a in self.arrays.items()
+                    if n.startswith(prefix)
+                }
+                callback.import_state(algorithm, {**self.state["callbacks"][name], **arrays})
+
+
+# ---- files
+
+
+def save(checkpoint: Checkpoint, directory: Path, *, config_hash: str, keep: int = 2) -> Path:
+    """Write a checkpoint into `directory`/checkpoints and delete all but the last `keep`.
+
+    Raises:
+        OSError: it could not be written; those before are as they were.
+    """
+    from safetensors.numpy import save as to_bytes  # here: it takes a while
+
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = to_bytes({n: np.array(a, order="C") for n, a in checkpoint.arrays.items()})
+    state = {
+        "schema": SCHEMA,
+        "config_hash": config_hash,
+        "sha256": hashlib.sha256(tensors).hexdigest(),
+        **checkpoint.state,
+    }
+    path = folder / f"{checkpoint.state['counters']['global_step']:09d}"
+    if checkpoint.task_is_done:  # comes after those of the same step within the task
+        path = path.with_name(path.name + "-end")
+    temporary = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir()
+        for name, content in ((TENSORS_FILE, tensors), (STATE_FILE, to_json(state).encode())):
+            with open(temporary / name, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if path.exists():  # of the same step and run: the same content
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(folder)
+    for old in _all(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def latest(directory: Path, *, config_hash: str) -> tuple[Checkpoint | None, list[str]]:
+    """Return the last good checkpoint of a run directory, and what is wrong with later ones."""
+    wrong: list[str] = []
+    for path in reversed(_all(directory / FOLDER)):
+        try:
+            return load(path, config_hash=config_hash), wrong
+        except CheckpointError as error:
+            wrong.append(str(error))
+    return None, wrong
+
+
+def load(path: Path, *, config_hash: str) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged, of another schema or of another experiment.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        state = json.loads((path / STATE_FILE).read_bytes())
+        tensors = (path / TENSORS_FILE).read_bytes()
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path / STATE_FILE}: must be an object with schema {SCHEMA}")
+    if state.get("config_hash") != config_hash:
+        raise CheckpointError(
+            f"{path}: config_hash={state.get('config_hash')!r}: must be {config_hash!r}"
+        )
+    if hashlib.sha256(tensors).hexdigest() != state.get("sha256"):
+        raise CheckpointError(f"{path / TENSORS_FILE}: its checksum is not the one in {STATE_FILE}")
+    try:
+        arrays = from_bytes(tensors)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path / TENSORS_FILE}: cannot be read: {error}") from error
+    kept = {key: state.get(key) for key in ("counters", "callbacks", "loggers")}
+    _check_state(kept, path / STATE_FILE)
+    for name, array in arrays.items():
+        finite = array.dtype.kind != "f" or name.startswith(RECORD) or np.isfinite(array).all()
+        if not finite:
+            raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
+    return Checkpoint(arrays, kept)
+
+
+def _check_state(state: Mapping[str, Any], where: Path) -> None:
+    counters = state["counters"]
+    if not isinstance(counters, dict) or sorted(counters) != sorted(COUNTERS):
+        raise CheckpointError(f"{where}: counters must have {', '.join(COUNTERS)}")
+    for name in ("task", "epoch", "global_step", "epoch_first_step"):
+        value = counters[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise CheckpointError(f"{where}: counters.{name}={value!r}: must be an integer >= 0")
+    for name, kind in (("task_is_done", bool), ("task_losses", list), ("timing", dict)):
+        if not isinstance(counters[name], kind):
+            raise CheckpointError(f"{where}: counters.{name}: must be of type {kind.__name__}")
+    for name in ("callbacks", "loggers"):
+        named = isinstance(state[name], dict)
+        if not named or not all(isinstance(kept, dict) for kept in state[name].values()):
+            raise CheckpointError(f"{where}: {name} must be an object of objects")
+
+
+def _named(parts: Iterable[Any]) -> dict[str, Any]:
+    """Return <class>-<n> -> part: the n-th of its class, whatever stands between."""
+    count: Counter[str] = Counter()
+    named = {}
+    for part in parts:
+        kind = type(part).__name__
+        count[kind] += 1
+        named[f"{kind}-{count[kind]}"] = part
+    return named
+
+
+def _all(folder: Path) -> list[Path]:
+    """Return the complete checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))

@@ -1,0 +1,224 @@
+"""A backbone's two twins: same forward, gradients, statistics and runs; checkpoints cross over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from comparison import assert_close, assert_same_arrays, assert_same_run
+from experiments import BACKENDS, LossRecorder, build, component, every_backend, exported, run
+
+from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.formulas.jax import cross_entropy as jax_cross_entropy
+from seqrun.formulas.torch import cross_entropy as torch_cross_entropy
+
+# A sum of K terms rounds by about sqrt(K) u, u = 2^-24, and the widest layers here sum 9 x 16 to
+# 256 terms: 1e-6 of numbers of order 1. A convolution may be summed in another order altogether.
+PLAIN = 1e-5
+# Every BatchNorm divides by a deviation over few numbers (as few as a batch where a map has one
+# position), here down to about 0.1, and there are 20 of them: the same argument times some 10.
+NORMALISED = 2e-4
+
+NETWORKS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "mlp": ("mlp", {"batch_norm": True}, NORMALISED),
+    "cnn": ("cnn", {"channels": [4, 6], "hidden": [12]}, PLAIN),
+    "cnn_norm": (
+        "cnn",
+        {
+            "channels": [4, 6],
+            "hidden": [],
+            "batch_norm": True,
+            "kernel_size": 5,
+            "initialization": "xavier_uniform",
+        },
+        NORMALISED,
+    ),
+    "cnn_lamaml": ("cnn_lamaml", {"channels": [6, 6, 6], "hidden": [8, 8]}, PLAIN),
+    "resnet18": ("resnet18", {"nf": 4, "initialization": "kaiming_normal"}, NORMALISED),
+    "resnet18_thin": ("resnet18_thin", {"nf": 5, "initialization": "kaiming_normal"}, NORMALISED),
+}
+DEFAULT = ("cnn", "resnet18_thin")
+"""Compiling is what costs: of the others' runs, `make test` leaves out all."""
+every_network = pytest.mark.parametrize("network", NETWORKS)
+networks = pytest.mark.parametrize(
+    "network", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.full) for n in NETWORKS]
+)
+TRAINING = {"epochs_per_task": 1}
+STREAM = {"num_tasks": 2, "samples_per_task": 45}  # 5 steps a task, the last of 5 samples
+# A ResNet's last maps are one position of an 8 x 8 image: a norm over 5 samples, with its small
+# deviations and a ReLU behind it, makes a rounding decide the next step. 3 steps of 15 samples.
+STEADY = {"stream": STREAM | {"batch_size": 15}, "optimizer_options": {"lr": 0.001}}
+
+
+def spec(network: str, **more: Any) -> dict[str, Any]:
+    """Return the specification of a short run of a network."""
+    name, keys, _ = NETWORKS[network]
+    steady = STEADY if name.startswith("resnet") else {}
+    made = {"stream": STREAM, "training": TRAINING, "optimizer_options": {"lr": 0.01}} | steady
+    return made | {"network": name, "backbone": keys} | more
+
+
+def ready(network: str, backend: str, seed: int = 0) -> BaseAlgorithm:
+    """Return an algorithm with its initial weights."""
+    algorithm = build("naive", backend, **spec(network), seed=seed)
+    algorithm.benchmark.prepare(algorithm.random)
+    algorithm.start_engine()
+    algorithm.set_weights(algorithm.initial_weights())
+    return algorithm
+
+
+def training_pass(algorithm: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Return loss, logits, gradients and next statistics of a training forward and backward."""
+    if algorithm.backend == "torch":
+        logits = algorithm.module(torch.from_numpy(x))
+        loss = torch_cross_entropy(logits, torch.from_numpy(y))
+        gradients = dict(
+            zip(
+                algorithm.params,
+                torch.autograd.grad(loss, list(algorithm.params.values())),
+                strict=True,
+            )
+        )
+        stats = algorithm.stats
+    else:
+
+        def total(params: Any) -> Any:
+            key = jax.random.key(0)
+            logits, stats = algorithm.forward(params, algorithm.stats, x, key)
+            return jax_cross_entropy(logits, y), (logits, stats)
+
+        pass_ = jax.jit(jax.value_and_grad(total, has_aux=True))
+        (loss, (logits, stats)), gradients = pass_(algorithm.params)
+    values = {"loss": loss, "logits": logits, "gradients": gradients, "stats": stats}
+    return exported(algorithm.backend, **values)
+
+
+@networks
+def test_forward_gradients_and_statistics_agree(network):
+    """From weights that are the same bits, on inputs of unit variance."""
+    tolerance = NETWORKS[network][2]
+    chance = np.random.default_rng(0)
+    x = chance.standard_normal((10, 8, 8, 1)).astype(np.float32)
+    y = chance.integers(0, 10, 10)
+    algorithms = [ready(network, backend) for backend in BACKENDS]
+    weights = [a.export_arrays() for a in algorithms]
+    assert_same_arrays(weights[1], weights[0], 0.0)
+    by_torch, by_jax = (training_pass(a, x, y) for a in algorithms)
+    assert_same_arrays(by_jax, by_torch, tolerance)
+    has = algorithms[0].backbone.has_batch_statistics
+    assert (len(algorithms[0].stats) > 0) == has == any(n.startswith("stats/") for n in by_torch)
+    assert all(by_torch[n].any() for n in by_torch if n.startswith("stats/"))
+    assert all(abs(g).max() > 0 for n, g in by_torch.items() if n.startswith("gradients/"))
+
+
+@networks
+def test_checkpoints_cross_over(network):
+    """What one engine exports gives the same outputs in the other, there and back."""
+    tolerance = NETWORKS[network][2]
+    trained = run("naive", "torch", **spec(network)).algorithm
+    arrays = trained.export_arrays()
+    images = trained.benchmark.task_data(2, "test").x[:50]
+    expected = predictions(trained, images)
+    by_jax = ready(network, "jax", seed=7)
+    by_jax.import_arrays(arrays)
+    assert_close("logits on jax", predictions(by_jax, images), expected, tolerance)
+    back = ready(network, "torch", seed=8)
+    assert abs(predictions(back, images) - expected).max() > 0.01
+    exported_again = by_jax.export_arrays()
+    assert_same_arrays(exported_again, arrays, 0.0)
+    back.import_arrays(exported_again)
+    assert_close("logits on torch", predictions(back, images), expected, 0.0)
+
+
+def predictions(algorithm: Any, images: np.ndarray) -> np.ndarray:
+    """Return the (N, C) logits of uint8 images in an evaluation forward."""
+    if algorithm.backend == "jax":
+        call = jax.jit(lambda p, s, x: algorithm.predict(p, s, algorithm.inputs(x)))
+        return np.asarray(call(algorithm.params, algorithm.stats, images))
+    with torch.no_grad():
+        x = algorithm.inputs(torch.from_numpy(images))
+        return algorithm.predict(algorithm.params, algorithm.stats, x).numpy()
+
+
+def test_short_runs_agree():
+    """Loss of every step, what is left at the end, accuracies."""
+    by_torch, by_jax = (run("naive", b, **spec("cnn")) for b in BACKENDS)
+    assert_same_run(by_jax, by_torch, PLAIN)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("algo", ["naive", "er", "ewc"])
+@every_network
+def test_twins_agree_at_every_step(algo, network):
+    """Replay and a penalty, with every step's arrays."""
+    tolerance = NETWORKS[network][2]
+    by_torch, by_jax = (run(algo, b, stepped=True, **spec(network)) for b in BACKENDS)
+    assert_same_run(by_jax, by_torch, tolerance)
+
+
+def losses_of(algorithm: BaseAlgorithm) -> np.ndarray:
+    (recorder,) = (c for c in algorithm.callbacks if isinstance(c, LossRecorder))
+    return np.concatenate(recorder.losses)
+
+
+def test_one_step_a_call_or_a_chunk_a_call():
+    """The same run: jax's program of one step (CPU and convolutions) against that of many."""
+    kind, _ = component("algo", "naive", "jax")
+
+    class Looped(kind):
+        """Runs convolutions in the program of many steps, as on a GPU."""
+
+        def start_engine(self) -> None:
+            super().start_engine()
+            self._one_step_per_call = False
+
+    single, looped = (run("naive", "jax", **spec("cnn"), kind=k) for k in (kind, Looped))
+    assert single.algorithm.execution["steps_per_call"] == 1
+    names = [{name for name, *_ in t.algorithm._programs} for t in (single, looped)]
+    assert [n - {"evaluate"} for n in names] == [{"step"}, {"chunk"}]
+    assert_same_run(looped, single, PLAIN)
+    assert (single.correct == looped.correct).all()
+
+
+def test_where_chunks_are_cut_changes_nothing_of_single_steps():
+    """To the bit: the program of a step is the same whatever is queued."""
+    cuts = [
+        run("naive", "jax", **spec("cnn") | {"training": TRAINING | {"chunk_steps": n}})
+        for n in (1, 3, 100)
+    ]
+    for other in cuts[1:]:
+        assert_same_run(other, cuts[0], 0.0)
+
+
+@every_backend
+def test_a_network_without_convolutions_keeps_its_programs(backend):
+    """The rule is recorded where it applies, and nowhere else."""
+    algorithm = ready("mlp", backend)
+    assert "steps_per_call" not in algorithm.execution
+
+
+@every_backend
+@pytest.mark.parametrize("network", ["cnn", pytest.param("resnet18_thin", marks=pytest.mark.full)])
+def test_dropout_is_the_runs_own(backend, network):
+    """Twice the same, another with another key, none in evaluation."""
+    name, keys, _ = NETWORKS[network]
+    noisy = spec(network) | {"backbone": keys | {"dropout": 0.4}}
+    one, again = (run("naive", backend, **noisy) for _ in range(2))
+    assert_same_run(again, one, 0.0)
+    other = run("naive", backend, **noisy, streams={"noise": 5})
+    assert (other.losses != one.losses).any()
+    images = one.algorithm.benchmark.task_data(1, "test").x[:20]
+    np.testing.assert_array_equal(*(predictions(one.algorithm, images) for _ in range(2)))
+
+
+@pytest.mark.parametrize("network", ["cnn", "resnet18_thin"])
+def test_initial_weights_are_drawn_by_name(network):
+    """The same on both, whatever is asked first, and another with another seed."""
+    asked = (("torch", 3), ("jax", 3), ("jax", 4))
+    first, second, other = (ready(network, b, seed).export_arrays() for b, seed in asked)
+    assert_same_arrays(second, first, 0.0)
+    kernels = [n for n in first if n.endswith("kernel")]
+    assert all((first[n] != other[n]).any() for n in kernels)

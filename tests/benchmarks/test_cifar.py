@@ -1,0 +1,202 @@
+"""CIFAR-10 and CIFAR-100: the official constants, and archives of the same layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from benchmarks.generators import cifar_batches, cifar_set
+
+from seqrun.benchmarks import SplitCIFAR10, SplitCIFAR100
+from seqrun.benchmarks.cifar import (
+    CIFAR10,
+    CIFAR10_FILES,
+    CIFAR100,
+    CIFAR100_FILES,
+    cifar_source,
+)
+from seqrun.benchmarks.split import Split
+from seqrun.checks import ConfigError
+
+SIZES = {"data_batch_1": 20, "data_batch_2": 20, "test_batch": 10}
+
+
+def source_of(files, classes=10, per_class=4):
+    """Return the source of generated files."""
+    return cifar_source(files, (per_class,) * classes, (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture
+def batches():
+    """Return the batches of a tiny CIFAR-10."""
+    return cifar_batches(SIZES, 10, "labels")
+
+
+def benchmark(files, root, **options):
+    """Return Split over generated files."""
+
+    class Tiny(Split):
+        source = source_of(files)
+
+    return Tiny(data_dir=root, **options)
+
+
+@pytest.mark.full  # importing torchvision takes seconds
+@pytest.mark.parametrize("kind", ["CIFAR10", "CIFAR100"])
+def test_names_and_checksums_are_those_of_torchvision(kind):
+    """Archive, folder and every batch."""
+    official = getattr(pytest.importorskip("torchvision").datasets, kind)
+    files = {"CIFAR10": CIFAR10_FILES, "CIFAR100": CIFAR100_FILES}[kind]
+    assert (files.archive, files.md5, files.folder) == (
+        official.filename,
+        official.tgz_md5,
+        official.base_folder,
+    )
+    assert files.url + files.archive == official.url
+    assert [list(pair) for pair in files.train] == official.train_list
+    assert [list(pair) for pair in files.test] == official.test_list
+
+
+def test_split_facts():
+    """Sizes and checksums of the real sets, known before they are there."""
+    assert CIFAR10.checksum == "c58f30108f718f92721af3b95e74349a"
+    assert CIFAR100.checksum == "eb9058c3a382ffc7106e4002c42a8d85"
+    assert (CIFAR10.num_classes, sum(CIFAR10.train_counts)) == (10, 50000)
+    assert (CIFAR100.num_classes, sum(CIFAR100.train_counts)) == (100, 50000)
+    assert SplitCIFAR10().num_tasks == 5 and SplitCIFAR100().num_tasks == 20
+    assert SplitCIFAR10().input_shape == SplitCIFAR100().input_shape == (32, 32, 3)
+    with pytest.raises(ConfigError, match="num_tasks=7: must divide the 10 classes"):
+        SplitCIFAR10(num_tasks=7)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pixels_and_labels(tmp_path, batches, streams, protocol):
+    """Rows of 3 x 1024 become (32, 32, 3); batches in order; tasks are disjoint and complete."""
+    files = cifar_set(tmp_path, batches, protocol=protocol)
+    raw = source_of(files).load(tmp_path)
+    assert raw.x_train.shape == (40, 32, 32, 3) and raw.x_test.shape == (10, 32, 32, 3)
+    assert raw.x_train.dtype == np.uint8 and raw.y_train.dtype == np.int32
+    row = batches["data_batch_2"]["data"][3]
+    for channel, y, x in [(0, 0, 1), (1, 5, 31), (2, 31, 0)]:
+        assert raw.x_train[23, y, x, channel] == row[channel * 1024 + y * 32 + x]
+    assert raw.y_train.tolist() == [*range(10)] * 4
+    stream = benchmark(files, tmp_path)
+    stream.prepare(streams)
+    assert [stream.task_size(t) for t in range(1, 6)] == [8] * 5
+    assert [stream.task_size(t, "test") for t in range(1, 6)] == [2] * 5
+    for t in range(1, 6):
+        chosen = np.isin(raw.y_train, [2 * t - 2, 2 * t - 1])
+        np.testing.assert_array_equal(stream.task_data(t).x, raw.x_train[chosen])
+        np.testing.assert_array_equal(stream.task_data(t).y, raw.y_train[chosen])
+
+
+def test_fine_labels(tmp_path):
+    """CIFAR-100's batches hold coarse labels too, which are not taken."""
+    batches = cifar_batches({"train": 40, "test": 20}, 20, "fine_labels")
+    for batch in batches.values():
+        batch["coarse_labels"] = [0] * len(batch["fine_labels"])
+    files = cifar_set(tmp_path, batches, "fine_labels")
+    raw = source_of(files, 20, 2).load(tmp_path)
+    assert raw.y_test.tolist() == [*range(20)]
+
+
+def test_unpacked_folder_is_found(tmp_path, batches):
+    """Without the archive; its files are checked too."""
+    files = cifar_set(tmp_path / "a", batches)
+    with tarfile.open(tmp_path / "a" / files.archive) as tar:
+        tar.extractall(tmp_path / "b", filter="data")
+    ours = source_of(files).load(tmp_path / "b")
+    for one, other in zip(ours, source_of(files).load(tmp_path / "a"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    damaged = tmp_path / "c" / files.folder
+    damaged.mkdir(parents=True)
+    for name in SIZES:
+        content = (tmp_path / "b" / files.folder / name).read_bytes()
+        (damaged / name).write_bytes(content[: -(name == "data_batch_2") or None])
+    with pytest.raises(ConfigError, match="data_batch_2 is truncated or another file"):
+        benchmark(files, tmp_path / "c").check_data()
+    (damaged / "data_batch_2").unlink()
+    with pytest.raises(ConfigError, match="data_batch_2 is missing"):
+        benchmark(files, tmp_path / "c").check_data()
+    assert not (tmp_path / "c" / ".seqrun").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "one byte"])
+def test_a_damaged_archive_is_named(tmp_path, batches, damage):
+    """It is refused, stays as it is, and nothing is made."""
+    files = cifar_set(tmp_path, batches)
+    path = tmp_path / files.archive
+    content = bytearray(path.read_bytes())
+    if damage == "one byte":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content if damage == "one byte" else content[: len(content) // 2])
+    if damage == "empty":
+        path.write_bytes(b"")
+    left = path.read_bytes()
+    with pytest.raises(ConfigError, match=f"^data_dir=.*{files.archive} is truncated or another"):
+        benchmark(files, tmp_path).check_data()
+    assert path.read_bytes() == left
+    assert [p.name for p in tmp_path.iterdir()] == [files.archive]
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path, batches):
+    """A batch that names another function is refused, checksum or not."""
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "made"), "w"))
+
+    batches["data_batch_2"]["data"] = Evil()
+    files = cifar_set(tmp_path, batches)
+    with pytest.raises(ConfigError, match=r"data_batch_2 is no batch of images: names .*open"):
+        benchmark(files, tmp_path).check_data()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [0] * 9 + [10]}, r"test_batch: label 10 must be in 0\.\.9"),
+        ({"labels": [0] * 9 + [-1]}, r"test_batch: label -1 must be in 0\.\.9"),
+        ({"labels": [0] * 9}, "must have 10 whole numbers as labels"),
+        ({"data": np.zeros((10, 3071), np.uint8)}, r"\(10, 3071\), must be uint8 \(N, 3072\)"),
+        ({"data": np.zeros((10, 3072))}, "images are float64"),
+        ({"data": [1, 2]}, "images are int64"),
+        ({"labels": [[0], [0, 1]]}, "test_batch is no batch of images"),
+    ],
+)
+def test_a_batch_that_is_none(tmp_path, batches, change, message):
+    """Each says which batch and what."""
+    batches["test_batch"] |= change
+    files = cifar_set(tmp_path, batches)
+    with pytest.raises(ConfigError, match=message):
+        benchmark(files, tmp_path).check_data()
+    assert not (tmp_path / ".seqrun").exists()
+
+
+def test_a_truncated_pickle_and_a_missing_batch(tmp_path, batches):
+    """The archive's own checksum may be right."""
+    batches["data_batch_1"] = pickle.dumps(batches["data_batch_1"], 2)[:-40]
+    files = cifar_set(tmp_path, batches)
+    with pytest.raises(ConfigError, match="data_batch_1 is no batch of images"):
+        source_of(files).check(tmp_path)
+    more = dataclasses.replace(files, train=(*files.train, ("data_batch_3", "x")))
+    files = cifar_set(tmp_path, cifar_batches(SIZES, 10, "labels"))
+    more = dataclasses.replace(files, train=(*files.train, ("data_batch_3", "x")))
+    with pytest.raises(ConfigError, match="cannot read cifar-tiny-py/data_batch_3"):
+        source_of(more).check(tmp_path)
+
+
+def test_offline_says_what_to_put_where(tmp_path, batches):
+    """One line; nothing is made."""
+    files = cifar_set(tmp_path / "elsewhere", batches)
+    root = tmp_path / "nowhere"
+    with pytest.raises(ConfigError) as caught:
+        benchmark(files, root).check_data()
+    message = str(caught.value)
+    assert message.startswith(f"data_dir={root}: CIFAR is missing") and "\n" not in message
+    assert files.archive in message and files.md5 in message and str(root) in message
+    assert not root.exists()

@@ -1,0 +1,143 @@
+"""Signals, kills, damaged checkpoints and a second process, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seqrun import checkpoint, runner
+from seqrun.checks import ConfigError
+from seqrun.locks import is_locked, locked
+
+RUN = Path(__file__).parents[2] / "run.py"
+LONG = [
+    "algo=er", "backbone.width=32", "training.epochs_per_task=40", "benchmark.num_tasks=2",
+    "callbacks.checkpoint.every_steps=100", "logger.local.figures=false", "training.chunk_steps=20",
+]  # fmt: skip
+
+
+def start(directory: Path, *overrides: str) -> subprocess.Popen:
+    """Start a run that takes some seconds."""
+    command = [sys.executable, str(RUN), *LONG, f"hydra.run.dir={directory}", *overrides]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **quiet)
+
+
+def finish(directory: Path, *overrides: str) -> str:
+    """Run to the end and return what was printed."""
+    out, err = (process := start(directory, *overrides)).communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait until something has happened in a run's directory."""
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def checkpoints(directory: Path) -> list[str]:
+    """Return the names of a run's checkpoints."""
+    folder = directory / checkpoint.FOLDER
+    return sorted(p.name for p in folder.iterdir() if p.name[0] != ".") if folder.exists() else []
+
+
+def status(directory: Path) -> str:
+    """Return the status in a run's record."""
+    return json.loads((directory / "results.json").read_text())["status"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run to the end without a stop."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    finish(directory)
+    return directory
+
+
+def assert_same_end(directory: Path, whole: Path) -> None:
+    """Compare matrix, metrics and the last checkpoint's tensors, to the bit."""
+    assert status(directory) == "completed"
+    for name in ("accuracy_matrix.csv", "metrics.jsonl"):
+        assert (directory / name).read_bytes() == (whole / name).read_bytes(), name
+    last = checkpoints(whole)[-1]
+    assert checkpoints(directory)[-1] == last and last.endswith("-end")
+    paths = (d / checkpoint.FOLDER / last / checkpoint.TENSORS_FILE for d in (directory, whole))
+    a, b = (path.read_bytes() for path in paths)
+    assert a == b
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Path):
+    """The run ends soon, says so and continues to the same end; after SIGKILL from what it kept."""
+    process = start(tmp_path / "run")
+    wait_for(lambda: bool(checkpoints(tmp_path / "run")), process)
+    process.send_signal(number)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=100)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        assert status(tmp_path / "run") == "running" and not is_locked(tmp_path / "run")
+    else:
+        assert process.returncode == 128 + number
+        assert status(tmp_path / "run") == "interrupted"
+        assert err == f"interrupted: the same command continues (in {tmp_path / 'run'})\n"
+        assert time.monotonic() - sent < 30  # a chunk, and the process's end; a stuck run is longer
+    printed = finish(tmp_path / "run")
+    assert "continues at step" in printed
+    assert_same_end(tmp_path / "run", whole)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole: Path, tmp_path: Path):
+    """And the run says so, naming the file."""
+    process = start(tmp_path / "run")
+    wait_for(lambda: len(checkpoints(tmp_path / "run")) == 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=100)
+    last = tmp_path / "run" / checkpoint.FOLDER / checkpoints(tmp_path / "run")[-1]
+    content = (last / checkpoint.TENSORS_FILE).read_bytes()
+    (last / checkpoint.TENSORS_FILE).write_bytes(content[:-4] + b"\\0\\0\\0\\0"[:4])
+    printed = finish(tmp_path / "run")
+    assert f"warning: {last / checkpoint.TENSORS_FILE}: its checksum" in printed
+    assert "continues from the one before" in printed
+    assert_same_end(tmp_path / "run", whole)
+
+
+def test_one_process_at_a_time(tmp_path: Path):
+    """The second says so and leaves the first alone."""
+    process = start(tmp_path / "run")
+    wait_for(lambda: is_locked(tmp_path / "run"), process)
+    second = start(tmp_path / "run")
+    _, err = second.communicate(timeout=100)
+    assert second.returncode != 0
+    assert f"hydra.run.dir={tmp_path / 'run'}: another process is running in it" in err
+    assert err.count("\n") == 1
+    process.kill()
+    process.communicate()
+    with locked(tmp_path / "run"), pytest.raises(ConfigError, match="another process"):
+        with locked(tmp_path / "run"):
+            pass
+
+
+def test_what_is_not_a_runs_own_is_left_alone(tmp_path: Path):
+    """A directory with files of such names but without a record is refused."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.txt").write_text("thesis")
+    process = start(tmp_path)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "has figures but no record of a run" in err
+    assert (tmp_path / "figures" / "mine.txt").read_text() == "thesis"
+    assert os.listdir(tmp_path) == ["figures"]
+    assert runner.PRODUCTS[0] == "results.json"
