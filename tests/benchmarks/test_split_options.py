@@ -231,3 +231,22 @@ def test_one_run_has_two_accuracies(backend, softmax_over):
     future[0] = False
     if softmax_over == "seen":  # what may not be answered is never right
         assert not trace.matrix[future].any()
+
+
+@every_backend
+def test_a_known_task_leaves_its_classes_alone_to_choose_from(backend):
+    """Scenario "task": one head for each task, by hand."""
+    stream = {"scenario": "task", "num_tasks": 4, "classes_per_task": [4, 2, 2, 2]}
+    training = {"epochs_per_task": 1, "evaluate_on": "all"}
+    trace = shared_run("naive", backend, benchmark="split_digits", stream=stream, training=training)
+    over_all = np.zeros_like(trace.matrix)
+    for row in range(5):
+        for task, own in enumerate(([0, 1, 2, 3], [4, 5], [6, 7], [8, 9]), 1):
+            data = trace.algorithm.benchmark.task_data(task, "test")
+            weights = trace.rows[row].weights[task]
+            expected = (predictions(weights, data.x, own) == data.y).mean()
+            one_sample = 1.01 / len(data.y)
+            assert trace.matrix[row, task - 1] == pytest.approx(expected, abs=one_sample)
+            every = list(range(10))
+            over_all[row, task - 1] = (predictions(weights, data.x, every) == data.y).mean()
+    assert (trace.matrix - over_all).max() > 0.3  # the heads matter
