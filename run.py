@@ -27,8 +27,10 @@ def command() -> int:
         return 0
     from seqrun import preflight
 
-    status = preflight.main(sys.argv[1:], conf)
-    if not status:
+    dry_run = "--dry-run" in sys.argv[1:]  # not a flag of Hydra's, and it never gets there
+    argv = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
+    status = preflight.main(argv, conf, dry_run=dry_run)
+    if not status and not dry_run:
         main()
     return status
 

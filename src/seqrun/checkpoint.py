@@ -1,10 +1,10 @@
 """Checkpoints: everything that a run carries, as named arrays and plain data, on any framework.
 
 `<run>/checkpoints/<global step>/` holds `tensors.safetensors` (which cannot execute code when it is
-read) and `state.json`, whose checksum of the tensors tells a damaged checkpoint. A checkpoint takes
-its name when all of it is on the disk. A run that continues from one ends with the same bits as one
-that was never stopped: positions lie on the fixed grid of chunks, and all chance is derived from
-the seed and the position.
+read) and `state.json`, whose checksums of the tensors and of itself tell a damaged checkpoint. A
+checkpoint takes its name when all of it is on the disk. A run that continues from one ends with the
+same bits as one that was never stopped: positions lie on the fixed grid of chunks, and all chance
+is derived from the seed and the position.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,38 +21,39 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrun.files import sync_directory, to_json
+from seqrun.checkpoint_checks import (
+    COUNTERS,
+    MATRICES,
+    RECORD,
+    CheckpointError,
+    check_arrays,
+    check_position,
+    check_record,
+    check_state,
+    not_finite,
+)
+from seqrun.files import (
+    naming,
+    remove_temporaries,
+    sync_directory,
+    temporary_beside,
+    to_json,
+    write_through,
+)
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm
+
+__all__ = ["COUNTERS", "FOLDER", "Checkpoint", "CheckpointError", "latest", "load", "save"]
 
 SCHEMA = 1
 FOLDER = "checkpoints"
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"
-COUNTERS = (
-    "task",
-    "epoch",
-    "task_is_done",
-    "global_step",
-    "epoch_first_step",
-    "epoch_loss_sum",
-    "epoch_samples",
-    "samples_seen",
-    "gradient_steps",
-    "memory_bytes",
-    "task_losses",
-    "final_loss",
-    "timing",
-)
-"""Attributes of an algorithm that say where it stands and what it has counted."""
-MATRICES = ("accuracy_matrix", "accuracy_matrix_task_aware")
-RECORD, CALLBACK = "record/", "callback/"
-"""Where arrays of the record and of callbacks stand among the tensors."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged or not of this run; the message says where and what."""
+CALLBACK = "callback/"
+"""Where arrays of callbacks stand among the tensors."""
+LARGEST_STATE = 1 << 28
+"""Bytes of a state.json that is read; real ones have some thousand."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,13 @@ class Checkpoint:
         return self.state["counters"]["task_is_done"]
 
     def restore_counters(self, algorithm: BaseAlgorithm) -> None:
-        """Give an algorithm that was set up anew the counters and matrices."""
+        """Give an algorithm that was set up anew the counters and matrices.
+
+        Raises:
+            CheckpointError: they are not those of a run of this experiment.
+        """
+        check_position(self.state["counters"], algorithm)
+        check_record(self.arrays, algorithm)
         for name, value in self.state["counters"].items():
             setattr(algorithm, name, value)
         for name in MATRICES:
@@ -121,9 +127,15 @@ class Checkpoint:
                 logger.import_state(self.state["loggers"][name])
 
     def restore_arrays(self, algorithm: BaseAlgorithm) -> None:
-        """Give it parameters, statistics, states and memory."""
+        """Give it parameters, statistics, states and memory.
+
+        Raises:
+            CheckpointError: they are not those of a run of this experiment.
+        """
         own = (RECORD, CALLBACK)
-        algorithm.import_arrays({n: a for n, a in self.arrays.items() if not n.startswith(own)})
+        arrays = {n: a for n, a in self.arrays.items() if not n.startswith(own)}
+        check_arrays(arrays, algorithm)
+        algorithm.import_arrays(arrays)
 
     def restore_callbacks(self, algorithm: BaseAlgorithm) -> None:
         """Give its callbacks what they kept; a new one knows nothing."""
@@ -141,16 +153,27 @@ class Checkpoint:
 # ---- files
 
 
-def save(checkpoint: Checkpoint, directory: Path, *, config_hash: str, keep: int = 2) -> Path:
+def save(
+    checkpoint: Checkpoint, directory: Path, *, config_hash: str, keep: int = 2
+) -> Path | None:
     """Write a checkpoint into `directory`/checkpoints and delete all but the last `keep`.
+
+    A good one of the same step stays as it is: a run comes to a step in one way only. With numbers
+    that are not finite none is written, and None returned: the next loss will end the run.
 
     Raises:
         OSError: it could not be written; those before are as they were.
     """
     from safetensors.numpy import save as to_bytes  # here: it takes a while
 
+    if not_finite(checkpoint.arrays, besides=(RECORD, CALLBACK)):
+        return None
     folder = directory / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{checkpoint.state['counters']['global_step']:09d}"
+    if checkpoint.task_is_done:  # comes after those of the same step within the task
+        path = path.with_name(path.name + "-end")
+    if path.exists() and _is_good(path, config_hash):
+        return path
     tensors = to_bytes({n: np.array(a, order="C") for n, a in checkpoint.arrays.items()})
     state = {
         "schema": SCHEMA,
@@ -158,20 +181,19 @@ def save(checkpoint: Checkpoint, directory: Path, *, config_hash: str, keep: int
         "sha256": hashlib.sha256(tensors).hexdigest(),
         **checkpoint.state,
     }
-    path = folder / f"{checkpoint.state['counters']['global_step']:09d}"
-    if checkpoint.task_is_done:  # comes after those of the same step within the task
-        path = path.with_name(path.name + "-end")
-    temporary = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    state["state_sha256"] = _checksum(state)
+    temporary = temporary_beside(path)
     try:
-        temporary.mkdir()
-        for name, content in ((TENSORS_FILE, tensors), (STATE_FILE, to_json(state).encode())):
-            with open(temporary / name, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if path.exists():  # of the same step and run: the same content
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with naming(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(folder)
+            temporary.mkdir()
+            write_through(temporary / TENSORS_FILE, tensors)
+            write_through(temporary / STATE_FILE, to_json(state).encode())
+            sync_directory(temporary)
+            if path.exists():  # a damaged one
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -202,8 +224,12 @@ def load(path: Path, *, config_hash: str) -> Checkpoint:
     from safetensors.numpy import load as from_bytes
 
     try:
+        if (path / STATE_FILE).stat().st_size > LARGEST_STATE:
+            raise CheckpointError(f"{path / STATE_FILE}: is larger than any that was written")
         state = json.loads((path / STATE_FILE).read_bytes())
         tensors = (path / TENSORS_FILE).read_bytes()
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
@@ -212,6 +238,8 @@ def load(path: Path, *, config_hash: str) -> Checkpoint:
         raise CheckpointError(
             f"{path}: config_hash={state.get('config_hash')!r}: must be {config_hash!r}"
         )
+    if state.pop("state_sha256", None) != _checksum(state):
+        raise CheckpointError(f"{path / STATE_FILE}: its checksum is not the one in it")
     if hashlib.sha256(tensors).hexdigest() != state.get("sha256"):
         raise CheckpointError(f"{path / TENSORS_FILE}: its checksum is not the one in {STATE_FILE}")
     try:
@@ -219,29 +247,23 @@ def load(path: Path, *, config_hash: str) -> Checkpoint:
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path / TENSORS_FILE}: cannot be read: {error}") from error
     kept = {key: state.get(key) for key in ("counters", "callbacks", "loggers")}
-    _check_state(kept, path / STATE_FILE)
-    for name, array in arrays.items():
-        finite = array.dtype.kind != "f" or name.startswith(RECORD) or np.isfinite(array).all()
-        if not finite:
-            raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
+    check_state(kept, path / STATE_FILE)
+    for name in not_finite(arrays, besides=(RECORD, CALLBACK)):
+        raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
     return Checkpoint(arrays, kept)
 
 
-def _check_state(state: Mapping[str, Any], where: Path) -> None:
-    counters = state["counters"]
-    if not isinstance(counters, dict) or sorted(counters) != sorted(COUNTERS):
-        raise CheckpointError(f"{where}: counters must have {', '.join(COUNTERS)}")
-    for name in ("task", "epoch", "global_step", "epoch_first_step"):
-        value = counters[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CheckpointError(f"{where}: counters.{name}={value!r}: must be an integer >= 0")
-    for name, kind in (("task_is_done", bool), ("task_losses", list), ("timing", dict)):
-        if not isinstance(counters[name], kind):
-            raise CheckpointError(f"{where}: counters.{name}: must be of type {kind.__name__}")
-    for name in ("callbacks", "loggers"):
-        named = isinstance(state[name], dict)
-        if not named or not all(isinstance(kept, dict) for kept in state[name].values()):
-            raise CheckpointError(f"{where}: {name} must be an object of objects")
+def _is_good(path: Path, config_hash: str) -> bool:
+    try:
+        load(path, config_hash=config_hash)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Return the checksum of a state.json, which does not depend on how it is laid out."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _named(parts: Iterable[Any]) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def within(
 
 def writable(name: str, directory: str | Path) -> None:
     """Raise ConfigError unless files can be written below `directory`, which is not made."""
+    if not isinstance(directory, (str, Path)):
+        raise ConfigError(f"{name}={directory!r}: must be a directory")
     place = Path(directory).expanduser().absolute()
     existing = next(p for p in (place, *place.parents) if p.exists() or p.is_symlink())
     try:

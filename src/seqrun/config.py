@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,16 +14,34 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.benchmarks.base import BaseBenchmark
-from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback, TqdmCallback
+from seqrun.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    MetricCallback,
+    PreviewCallback,
+    StabilityGapCallback,
+    TimingCallback,
+    TqdmCallback,
+)
 from seqrun.checks import ConfigError, nearest, one_of, whole
+from seqrun.environment import read_variable
 from seqrun.plan import STREAMS, RandomStreams
 from seqrun.targets import TARGET, check_arguments, check_backend, find_class, nested
 
 GROUPS = ("algo", "benchmark", "backbone", "optimizer", "callbacks", "logger")
 NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets")
+ONLY_SHOW = (
+    CheckpointCallback,
+    MetricCallback,
+    PreviewCallback,
+    StabilityGapCallback,
+    TimingCallback,
+    TqdmCallback,
+)
 SECRETS = ("api_key", "apikey", "password", "secret", "token")
 
 # The types of `training` are those of the class that receives it; that one is frozen, which
@@ -61,6 +80,7 @@ def register() -> None:
     """Make the schema and the resolvers of conf/ known to Hydra; repeating it does no harm."""
     ConfigStore.instance().store(name="schema", node=Experiment)
     for name, resolver in (
+        ("oc.env", read_variable),
         ("run_name", lambda _root_: run_name(plain(_root_))),
         ("config_hash", lambda _root_: config_hash(plain(_root_))),
         ("sweep_name", lambda choice: str(choice or "grid").replace("/", "-")),
@@ -101,6 +121,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     for key in known:
         if key not in config:
             raise ConfigError(f"{key}: must be given: the experiment cannot do without")
+    _check_structure(config)
     of_training = [f.name for f in fields(TrainingOptions)]
     for key, names in (("training", of_training), ("streams", list(STREAMS))):
         for name, value in config[key].items():
@@ -117,6 +138,26 @@ def check_values(config: Mapping[str, Any]) -> None:
         if not all(part.isidentifier() for part in str(package).split(".")):
             raise ConfigError(f"allow_targets={package!r}: must be the name of a package")
     RandomStreams(seeds_of(config)[0], config["streams"])
+
+
+def _check_structure(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless nodes are nodes, and parts have a `_target_`."""
+    for key in (*GROUPS, "training", "streams"):
+        if not isinstance(config[key], Mapping):
+            raise ConfigError(f"{key}={config[key]!r}: must be a node, such as conf/ offers")
+    several = [part for group in ("callbacks", "logger") for part in parts_of(config, group)]
+    for key in ("algo", "benchmark", "backbone", "optimizer", *several):
+        node: Any = config
+        for part in key.split("."):
+            node = node[part]
+        if not isinstance(node, Mapping) or TARGET not in node:
+            raise ConfigError(f"{key}: must be a node with a {TARGET}, such as conf/ offers")
+    for key in ("backend", "device", "resume", "seeds_strategy", "data_dir"):
+        if not isinstance(config[key], str):
+            raise ConfigError(f"{key}={config[key]!r}: must be text")
+    allowed = config["allow_targets"]
+    if not isinstance(allowed, (list, tuple)) or not all(isinstance(p, str) for p in allowed):
+        raise ConfigError(f"allow_targets={allowed!r}: must be a list of names of packages")
 
 
 def make(
@@ -150,7 +191,7 @@ def make(
     own = {name for name in node if name != TARGET}
     if not provided:
         return with_prefix(key, own, lambda: instantiate(node, _convert_="all"))
-    part = instantiate(node, _convert_="all", _partial_=True)
+    part = with_prefix(key, own, lambda: instantiate(node, _convert_="all", _partial_=True))
     return lambda **given: with_prefix(key, own, lambda: part(**given))
 
 
@@ -164,6 +205,8 @@ def with_prefix(prefix: str, own: set[str], call: Any) -> Any:
         if not isinstance(error.__cause__, ConfigError):
             raise
         cause = error.__cause__
+    except OmegaConfBaseException as error:  # text that looks like a reference
+        cause = ConfigError(f"{prefix}: {str(error).splitlines()[0]}")
     message = str(cause)
     word = message.split("=")[0].split(":")[0].split(".")[0].split("[")[0]
     raise ConfigError(f"{prefix}.{message}" if word in own else message) from None
@@ -215,15 +258,20 @@ def _only_shows(config: Mapping[str, Any], key: str) -> bool:
     """Whether the callback is one of those that observe a run and cannot change it."""
     target = config["callbacks"][key.removeprefix("callbacks.")][TARGET]
     found = find_class(key, target, BaseCallback, config["allow_targets"])
-    return found in (CheckpointCallback, MetricCallback, TqdmCallback)
+    return found in ONLY_SHOW
 
 
 def _canonical(value: Any) -> Any:
-    """Return `value` with whole floats as integers, so that 1 and 1.0 are one number."""
+    """Return `value` with whole floats as integers, so that 1 and 1.0 are one number.
+
+    One that is not finite becomes text: whether it is allowed is for the part to say.
+    """
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
+    if isinstance(value, float) and not isfinite(value):
+        return repr(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

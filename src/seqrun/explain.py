@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def card(name: str) -> str:
         inspect.getdoc(package) or "",
         _hyper_parameters(found, keys),
         _needs(found),
-        _verified(name, package.__name__.rpartition(".")[2]),
+        _verified(name, package.__name__.rpartition(".")[2], _traits(found)),
         f"More: {page.relative_to(CONF.parent)}" if page.is_file() else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -115,14 +115,15 @@ def _needs(found: type | None) -> str:
     return f"Needs: benchmark.scenario={' or '.join(scenarios)}, for it {reason}."
 
 
-def _verified(name: str, folder: str) -> str:
-    """Return the tests of the algorithm, or of its family, and of every algorithm."""
+def _verified(name: str, folder: str, traits: Collection[str]) -> str:
+    """Return the tests of the algorithm, or of its family, and of all that have its traits."""
     if not TESTS.is_dir():
         return ""
     own = [TESTS / "algorithms" / f"test_{each}.py" for each in dict.fromkeys((name, folder))]
     found = {path: _tests(path) for path in own if path.is_file()}
     for each in FOR_ALL:
-        found |= {path: _tests(path, of_all=True) for path in (TESTS / each).glob("test_*.py")}
+        for path in (TESTS / each).glob("test_*.py"):
+            found[path] = _tests(path, of_all=True, traits=traits)
     lines = ["Verified:"]
     for path in sorted(found):
         tests = found[path]
@@ -134,16 +135,31 @@ def _verified(name: str, folder: str) -> str:
     return "\n".join(lines)
 
 
-def _tests(path: Path, *, of_all: bool = False) -> list[tuple[str, str]]:
+def _traits(found: type | None) -> set[str]:
+    """Return what the suites of all algorithms ask before they run a test for this one."""
+    traits = {"a_penalty"} if hasattr(found, "coefficient_name") else set()
+    if len(getattr(found, "pool_reads", ())) > 1:
+        traits.add("replay")
+    return traits
+
+
+def _tests(
+    path: Path, *, of_all: bool = False, traits: Collection[str] = ()
+) -> list[tuple[str, str]]:
     """Return the name and the first docstring line of each test of a file.
 
     Args:
         path: the file.
         of_all: only those that run for every algorithm, which is their argument `algo`.
+        traits: of the algorithm; a decorator `with_<trait>` asks for one of them.
     """
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
+            continue
+        decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+        asked = {d.removeprefix("with_") for d in decorators if d.startswith("with_")}
+        if of_all and not asked <= set(traits):
             continue
         if not of_all or "algo" in [argument.arg for argument in node.args.args]:
             told = (ast.get_docstring(node) or "").split("\n")[0]

@@ -7,11 +7,15 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+TEMPORARY = ".tmp"
+"""How the names of files end that are being written."""
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -26,17 +30,48 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            write_through(temporary, data)
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write a new file, all of which is on the disk afterwards."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a new hidden name in the same directory, for what is to take the name `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of this block: a disk that is full does not say what for."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot be written: {reason}", str(path)) from error
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Remove what writers that were killed left in a directory that nobody else writes to."""
+    for path in directory.glob(f".*{TEMPORARY}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:

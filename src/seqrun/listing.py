@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 GROUPS = {
@@ -32,7 +33,7 @@ CONF = SOURCE.parent / "conf"
 USAGE = """\
 Run a continual-learning experiment on PyTorch or JAX.
 
-usage: python run.py [-m] [group=option ...] [key=value ...]
+usage: python run.py [-m] [--dry-run] [group=option ...] [key=value ...]
 
 == Groups: group=option ==
 {groups}
@@ -56,6 +57,8 @@ python run.py algo=naive seed=[0,1,2,3,4] optimizer.lr=0.05
 python run.py logger=[console,local] callbacks=metrics      several options, or one
 python run.py -m algo=naive,ewc seed=0,1,2                  a directory per combination
 python run.py sweeps=seeds algo=ewc                         a checked-in search
+python run.py sweeps=seeds algo=ewc --dry-run               what it would run, and how long
+python run.py -m seed=0,1,2,3 hydra/launcher=local_processes  on all cores; or =slurm
 
 `python run.py --cfg job` prints the composed experiment with every key, `make list` says what
 each option is, `python run.py --hydra-help` lists Hydra's own flags.
@@ -110,7 +113,7 @@ def _option(folder: Path, path: Path) -> Option:
     if target is None:
         return Option(name, comment)
     if "${backend}" not in target[1]:
-        return Option(name, _docstring(target[1]) or comment)
+        return Option(name, _docstring(target[1]) or comment, _backends_of(target[1]))
     described = {b: _docstring(target[1].replace("${backend}", b)) for b in BACKENDS}
     backends = tuple(backend for backend, line in described.items() if line is not None)
     return Option(name, next((d for d in described.values() if d), comment), backends)
@@ -122,9 +125,8 @@ def _docstring(target: str) -> str | None:
     A class imported by a package's __init__ is followed to where it is defined.
     """
     module, _, name = target.rpartition(".")
-    path = SOURCE.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if not path.is_file():
+    path = _source(module)
+    if path is None:
         return None
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef) and node.name == name:
@@ -134,6 +136,38 @@ def _docstring(target: str) -> str | None:
                 if (alias.asname or alias.name) == name:
                     return _docstring(f"{node.module}.{alias.name}")
     return None
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module, of seqrun or of a package that can be found, without import."""
+    top, _, below = module.partition(".")
+    root = SOURCE
+    if top != "seqrun":
+        found = find_spec(top)
+        if found is None or found.origin is None:
+            return None
+        origin = Path(found.origin)
+        if not below:
+            return origin
+        root = origin.parent.parent
+    path = root.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def _backends_of(target: str) -> tuple[str, ...]:
+    """Return the backends that a class works with: one alone where its file imports its engine."""
+    path = _source(target.rpartition(".")[0])
+    if path is None:
+        return BACKENDS
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {part for alias in node.names for part in alias.name.split(".")}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= set(node.module.split("."))
+    found = tuple(backend for backend in BACKENDS if backend in imported)
+    return found or BACKENDS
 
 
 def table(conf: Path = CONF) -> str:

@@ -18,7 +18,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold the lock of a run directory, which ends with the process whatever happens to it.
 
     Raises:
-        ConfigError: another process holds it, or the directory cannot be written to.
+        ConfigError: another process holds it, or the directory cannot be written to or locked.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,11 @@ def locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"hydra.run.dir={directory}: cannot be written to: {error}") from error
     try:
-        if not _take(descriptor):
+        try:
+            taken = _take(descriptor)
+        except OSError as error:  # some network file systems have no locks
+            raise ConfigError(f"hydra.run.dir={directory}: cannot be locked: {error}") from error
+        if not taken:
             raise ConfigError(f"hydra.run.dir={directory}: another process is running in it")
         yield
     finally:
@@ -41,6 +45,8 @@ def is_locked(directory: Path) -> bool:
         return False
     try:
         return not _take(descriptor)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
 
@@ -48,6 +54,6 @@ def is_locked(directory: Path) -> bool:
 def _take(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True

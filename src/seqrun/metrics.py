@@ -165,6 +165,24 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
 
 
+def half_widths(values: np.ndarray) -> np.ndarray:
+    """Return the half width of the 95 % interval of the mean over the first axis, as `summarise`.
+
+    Args:
+        values: (n, ...) float, NaN = not measured, and then left out.
+
+    Returns:
+        (...) float64, NaN where fewer than two were measured.
+    """
+    n = (~np.isnan(values)).sum(axis=0)
+    several = np.maximum(n, 2)
+    mean = np.nansum(values, axis=0) / np.maximum(n, 1)
+    std = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / (several - 1))
+    quantile = {k: student_t_quantile(0.975, int(k) - 1) for k in np.unique(several)}
+    factor = np.vectorize(quantile.get, otypes=[np.float64])(several)
+    return np.where(n > 1, factor * std / np.sqrt(several), np.nan)
+
+
 def student_t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Return the quantile of Student's t distribution."""
     from scipy.special import stdtrit  # a tenth of a second that a single run need not pay

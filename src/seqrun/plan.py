@@ -6,7 +6,7 @@ the same memory and the same initial weights on both backends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ from seqrun.checks import ConfigError, nearest, whole
 STREAMS = ("init", "tasks", "data", "memory", "noise")
 """Independent random streams: initial weights; permutations, angles, class order and subsets;
 batch order and augmentation; reservoirs, coresets and replay reads; dropout and other noise."""
+
+AUGMENTATION = 2
+"""What sets augmentation apart from batch order within an epoch of the stream "data"."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Chunk:
         task, epoch: 1-based position in the stream.
         first_step: 0-based global index of its first step.
         arrays: per-step plan arrays, each with a leading step axis; "index" (steps, batch) int32
-            holds rows of the task's pool; "augment" (steps, batch, 3) int32, when there, holds
-            crop offsets and flips; replay methods add their own.
+            holds rows of the task's pool; "augment/<name>" (steps, batch, 3) int32, when there,
+            holds crops and flips of the samples in "<name>"; replay methods add their own.
         losses: (steps,) float32 task loss of each step, filled in by the engine.
         correct: (steps,) int number of samples of each batch classified correctly before the step.
     """
@@ -106,6 +109,45 @@ def batch_order(
     full = order[:cut].reshape(whole_batches, batch_size)
     partial = order[cut:].reshape(1 if cut < num_samples else 0, num_samples - cut)
     return full, partial
+
+
+def augmentation(
+    streams: RandomStreams,
+    task: int,
+    epoch: int,
+    parts: list[dict[str, np.ndarray]],
+    reads: Sequence[str],
+    crop_padding: int,
+    horizontal_flip: bool,
+) -> list[dict[str, np.ndarray]]:
+    """Add crops and flips of all samples that an epoch reads.
+
+    They are drawn read by read, for the epoch at once, so that neither other reads nor the place
+    of a cut changes them; nor does flipping change the crops.
+
+    Args:
+        streams: the stream "data" is used.
+        task, epoch: 1-based.
+        parts: plan arrays of successive stretches.
+        reads: names of the plan arrays that are read, each (steps, B).
+        crop_padding: p, pixels around an image that a crop may reach into, >= 0.
+        horizontal_flip: flip every other sample on average.
+
+    Returns:
+        The parts with "augment/<name>" (steps, B, 3) int32 for each read: the crop's first row and
+        column in the padded image, both uniform in [0, 2p], and 1 where it is flipped, 0 elsewhere.
+    """
+    drawn = [dict(part) for part in parts]
+    for number, name in enumerate(reads):
+        chance = streams.generator("data", task, epoch, AUGMENTATION, number)
+        samples = sum(part[name].size for part in parts)
+        flips = chance.integers(2, size=(samples, 1), dtype=np.int32) * np.int32(horizontal_flip)
+        crops = chance.integers(2 * crop_padding + 1, size=(samples, 2), dtype=np.int32)
+        offsets = np.concatenate([crops, flips], axis=1)
+        ends = np.cumsum([part[name].size for part in parts])
+        for part, own in zip(drawn, np.split(offsets, ends[:-1]), strict=True):
+            part[f"augment/{name}"] = own.reshape(*part[name].shape, 3)
+    return drawn
 
 
 def chunks(

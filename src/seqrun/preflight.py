@@ -21,14 +21,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrun import runner
 from seqrun.checks import ConfigError, nearest, writable
-from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register
+from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register, seeds_of
+from seqrun.dry_run import Preview, preview
 from seqrun.results import RecordError
 
 BAD_INPUT = 2
@@ -49,24 +56,33 @@ class Job:
     Attributes:
         config: plain resolved experiment.
         hash: its config hash.
-        directory: the run directory; None in a multirun, where Hydra's launcher chooses.
+        directory: the run directory; None where only the launcher will know it.
+        overrides: what makes it this job of a multirun.
+        trials: of the search that the job is an example of; None = it is a job itself.
+        is_alone: whether it is the one run of a command without -m.
     """
 
     config: dict[str, Any]
     hash: str
     directory: Path | None
+    overrides: tuple[str, ...] = ()
+    trials: int | None = None
+    is_alone: bool = False
 
 
-def main(argv: Sequence[str], config_dir: str | Path) -> int:
+def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) -> int:
     """Check the command line; return 0, or write one message to stderr and return BAD_INPUT.
 
     Args:
         argv: arguments of run.py.
         config_dir: where conf/ is.
+        dry_run: print the jobs and touch nothing.
     """
     try:
         jobs = check(argv, config_dir)
-        if len(jobs) == 1 and jobs[0].directory and jobs[0].config["resume"] == "never":
+        if dry_run:
+            show(jobs)
+        elif len(jobs) == 1 and jobs[0].is_alone and jobs[0].config["resume"] == "never":
             runner.set_aside(jobs[0].directory)  # before Hydra writes its record there
     except (ConfigError, RecordError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -117,24 +133,54 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
         _refuse_sweep(parsed)
         config = _checked(base)
         digest = config_hash(config)
-        directory = str(base.hydra.run.dir)
+        try:
+            directory = str(base.hydra.run.dir)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"hydra.run.dir: {_resolution(error)}") from None
         if not directory.strip():
             raise ConfigError("hydra.run.dir=: must be a directory")
         writable("hydra.run.dir", directory)
-        yield Job(config, digest, Path(directory).absolute())
+        yield Job(config, digest, Path(directory).absolute(), is_alone=True)
         return
+    _check_plugins(base)
     seen: dict[str, str] = {}
-    grid = str(base.hydra.sweeper._target_).endswith("BasicSweeper")
+    grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
     for point in _points(parsed, base, grid=grid):
         cfg = _compose(name, [*fixed, *point])
-        _check_files(cfg, name)
+        if any(o.split("=")[0] in FILE_GROUPS for o in point):  # else it is the one of the base
+            _check_files(cfg, name)
         config = _checked(cfg)
         digest = config_hash(config)
         told = " ".join(point) or "the experiment"
         if grid and digest in seen:
             raise ConfigError(f"{told}: the same experiment as {seen[digest]} of this multirun")
         seen[digest] = told
-        yield Job(config, digest, None)
+        trials = None if grid else OmegaConf.select(base, "hydra.sweeper.n_trials")
+        yield Job(config, digest, _directory(cfg), tuple(point), trials)
+
+
+def show(jobs: Sequence[Job]) -> None:
+    """Print the jobs of a command, which of them are done, and about how long the others take."""
+    previews = [
+        Preview(
+            overrides=job.overrides,
+            directory=job.directory,
+            name=runner.build(job.config, seeds_of(job.config)[0]).names,
+            num_seeds=len(seeds_of(job.config)),
+            is_done=bool(job.directory and runner.is_done(job.directory, job.config)),
+        )
+        for job in jobs
+    ]
+    trials = jobs[0].trials if jobs else None
+    sys.stdout.write("\n".join(preview(previews, trials=trials)) + "\n")
+
+
+def _directory(cfg: DictConfig) -> Path | None:
+    """Return the directory of a job of a grid; None if it hangs on what the launcher will say."""
+    try:
+        return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
+    except (OmegaConfBaseException, TypeError):
+        return None
 
 
 def _checked(cfg: DictConfig) -> dict[str, Any]:
@@ -143,7 +189,7 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
         config = plain(cfg)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{key}{_first_line(error)}") from None
+        raise ConfigError(f"{key}{_resolution(error)}") from None
     runner.check(config)
     return config
 
@@ -205,7 +251,7 @@ def _values(override: Override, *, grid: bool) -> list[str]:
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         if grid:
-            raise ConfigError(f"{_line(override)}: an interval needs hydra/sweeper=optuna")
+            raise ConfigError(f"{_line(override)}: an interval needs hydra/sweeper=search (Optuna)")
         return [f"{key}={value.start}", f"{key}={value.end}"]
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
@@ -213,6 +259,20 @@ def _values(override: Override, *, grid: bool) -> list[str]:
     if not values:
         raise ConfigError(f"{_line(override)}: matches nothing")
     return values
+
+
+def _check_plugins(base: DictConfig) -> None:
+    """Raise ConfigError if seqrun's own launcher or sweeper refuses its arguments."""
+    for key in ("launcher", "sweeper"):
+        node = base.hydra[key]
+        if not str(node._target_).startswith("hydra_plugins.seqrun."):
+            continue
+        try:
+            instantiate(node)
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ConfigError):
+                raise error.__cause__ from None
+            raise ConfigError(f"hydra.{key}: {_first_line(error.__cause__ or error)}") from None
 
 
 # ---- what files may say
@@ -230,6 +290,7 @@ def _check_files(cfg: DictConfig, name: str) -> None:
         return
     given = [str(o) for o in (*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task)]
     kept = [o for o in given if o.lstrip("+~").startswith(("hydra", "allow_targets"))]
+    kept = [o for o in kept if not o.lstrip("+~").startswith("hydra.sweeper.")]  # a file's own
     alone = _compose(name, kept)
     node, node_alone = _unresolved(cfg.hydra), _unresolved(alone.hydra)
     for key in node:
@@ -348,6 +409,11 @@ def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
 def _line(override: Override) -> str:
     """Return the override as it was written."""
     return override.input_line or ""
+
+
+def _resolution(error: OmegaConfBaseException) -> str:
+    """Return why a reference cannot be resolved: what a resolver of ours says, said by it."""
+    return _first_line(error).removeprefix("ConfigError raised while resolving interpolation: ")
 
 
 def _first_line(error: BaseException) -> str:

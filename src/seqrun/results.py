@@ -43,6 +43,8 @@ MEASURED_ON = ("test", "validation")
 FILE = "results.json"
 MATRIX_FILE = "accuracy_matrix.csv"
 NAMES = ("algo", "benchmark", "backbone", "backend")
+LARGEST = 1 << 28
+"""Bytes of a results.json that is read; a stream of 1000 tasks makes some ten million."""
 
 
 class RecordError(ValueError):
@@ -146,12 +148,22 @@ class RunRecord:
         for key in ("metrics", "train_loss", "timing", "cost"):
             if not isinstance(entry[key], Mapping):
                 raise RecordError(f"{where}.{key}: must be an object")
+        losses = entry["train_loss"].get("per_task", [])
+        for name, values in (
+            ("timing", entry["timing"].values()),
+            ("cost", entry["cost"].values()),
+            ("train_loss.per_task", losses if isinstance(losses, list) else ["no list"]),
+            ("train_loss.final", [entry["train_loss"].get("final")]),
+        ):
+            if not all(v is None or type(v) in (int, float) for v in values):
+                raise RecordError(f"{where}.{name}: must hold numbers or null")
         aware = entry.get("accuracy_matrix_task_aware")
         matrix = _matrix(entry["accuracy_matrix"], f"{where}.accuracy_matrix")
         if aware is not None:
             aware = _matrix(aware, f"{where}.accuracy_matrix_task_aware")
         sizes = entry.get("test_sizes")
-        if sizes is not None and (not isinstance(sizes, list) or len(sizes) != matrix.shape[1]):
+        listed = isinstance(sizes, list) and all(type(n) is int and n > 0 for n in sizes)
+        if sizes is not None and (not listed or len(sizes) != matrix.shape[1]):
             raise RecordError(f"{where}.test_sizes: must be null or one integer per task")
         return cls(
             seed=entry["seed"],
@@ -306,8 +318,12 @@ class Results:
         """
         path = Path(directory) / FILE
         try:
+            if path.stat().st_size > LARGEST:
+                raise RecordError(f"{path}: is larger than any that was written")
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except RecordError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
             raise RecordError(f"{path}: cannot be read: {error}") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise RecordError(f"{path}: must be an object with schema {SCHEMA}")
@@ -327,6 +343,11 @@ class Results:
             if not isinstance(record[key], kind):
                 raise RecordError(f"{path}: {key}: must be of type {kind.__name__}")
         _require(record["name"], NAMES, f"{path}: name")
+        if not all(isinstance(record["name"][key], str) for key in NAMES):
+            raise RecordError(f"{path}: name: must hold text")
+        for key in ("verdict", "error"):
+            if not isinstance(record.get(key), dict | None):
+                raise RecordError(f"{path}: {key}: must be an object or null")
         runs = [
             RunRecord.from_dict(entry, f"{path}: runs[{place}]")
             for place, entry in enumerate(record["runs"])
@@ -334,12 +355,17 @@ class Results:
         seeds = [run.seed for run in runs]
         if len(set(seeds)) != len(seeds):
             raise RecordError(f"{path}: runs: a seed stands twice in {seeds}")
+        stated = record.get("seeds", seeds)
+        if not isinstance(stated, list) or not all(type(seed) is int for seed in stated):
+            raise RecordError(f"{path}: seeds: must be a list of integers")
+        if not set(seeds) <= set(stated):
+            raise RecordError(f"{path}: seeds={stated}: must hold those of the runs, {seeds}")
         return cls(
             directory=Path(directory),
             name=record["name"],
             config_hash=record["config_hash"],
             measured_on=record["measured_on"],
-            seeds=record.get("seeds", seeds),
+            seeds=stated,
             status=record["status"],
             verdict=record.get("verdict"),
             error=record.get("error"),
@@ -432,7 +458,7 @@ def _matrix(rows: Any, where: str) -> np.ndarray:
         matrix = np.array(rows, np.float64)  # None becomes NaN
     except (TypeError, ValueError) as error:
         raise RecordError(f"{where}: must be rows of numbers or null") from error
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] + 1:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] + 1 or not matrix.shape[1]:
         raise RecordError(f"{where}: must be (T+1) x T, not {' x '.join(map(str, matrix.shape))}")
     measured = matrix[~np.isnan(matrix)]
     if ((measured < 0) | (measured > 1)).any():

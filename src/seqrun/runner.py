@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones.base import BaseBackbone
 from seqrun import checkpoint
+from seqrun.aggregate import aggregate
 from seqrun.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -36,12 +39,13 @@ from seqrun.config import (
     seeds_of,
     without_secrets,
 )
-from seqrun.files import write_atomically
+from seqrun.files import remove_temporaries, write_atomically
 from seqrun.locks import is_locked, locked
-from seqrun.loggers import BaseLogger
+from seqrun.loggers import BaseLogger, LocalLogger
 from seqrun.loggers.console import ConsoleLogger, show_results
 from seqrun.optimizers.base import BaseOptimizer
-from seqrun.results import FILE, MATRIX_FILE, Results, RunRecord
+from seqrun.results import FILE, MATRIX_FILE, RecordError, Results, RunRecord
+from seqrun.sweep import Outcome, SweepJob
 
 CONFIG_FILE = "config.yaml"
 PRODUCTS = (
@@ -81,13 +85,61 @@ def run(cfg: DictConfig) -> float | None:
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        known = isinstance(error, ConfigError)
-        message = f"{error}" if known else f"{type(error).__name__}: {error}"
+        message = _in_one_line(error)
         sys.stderr.write(f"error: {message} (in {directory}; HYDRA_FULL_ERROR=1 says more)\n")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise RunFailed(f"this job failed: {directory}") from None
         raise SystemExit(1) from None
     return results.summary["average_accuracy"]["mean"]
+
+
+def run_job(job: SweepJob, interruption: InterruptionCallback) -> Outcome:
+    """Run a job of a multirun, or what is left of it; that it failed is an outcome like another.
+
+    Raises:
+        KeyboardInterrupt: a signal ended it.
+    """
+    began = time.perf_counter()
+    told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
+    try:
+        was_done = is_done(job.directory, job.config)
+        if was_done:
+            results = Results.read(job.directory)
+        else:
+            results = run_experiment(job.config, job.directory, interruption)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        return Outcome(status="failed", error=_in_one_line(error), **told)
+    value, seconds = results.summary["average_accuracy"]["mean"], time.perf_counter() - began
+    return Outcome(status="completed", value=value, was_done=was_done, seconds=seconds, **told)
+
+
+def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcome:
+    """Return how a job that another process ran has ended, by its record.
+
+    Args:
+        job: the job.
+        was_done: whether it was completed before.
+        otherwise: the error if the record does not say that it completed or why it failed.
+    """
+    told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
+    try:
+        results = Results.read(job.directory)
+    except RecordError:
+        return Outcome(status="failed", error=otherwise, **told)
+    if results.status == "completed" and results.config_hash == config_hash(job.config):
+        value = results.summary["average_accuracy"]["mean"]
+        return Outcome(status="completed", value=value, was_done=was_done, **told)
+    if results.status == "failed" and results.error:
+        error = f"{results.error['type']}: {results.error['message']}"
+        return Outcome(status="failed", error=" ".join(error.split()), **told)
+    return Outcome(status="failed", error=otherwise, **told)
+
+
+def _in_one_line(error: Exception) -> str:
+    known = isinstance(error, (ConfigError, RecordError))
+    return " ".join((f"{error}" if known else f"{type(error).__name__}: {error}").split())
 
 
 def run_experiment(
@@ -109,6 +161,7 @@ def run_experiment(
     if config["resume"] == "never":
         set_aside(directory)
     with locked(directory):
+        remove_temporaries(directory)
         if is_done(directory, config):
             results = Results.read(directory)
             show_results(results)
@@ -139,6 +192,10 @@ def _run_seeds(
             if not results.has_completed(seed):
                 run = _run_seed(config, seed, results, interruption)
                 results.update(run, completed=True)
+        for logger in first.loggers:
+            if len(seeds) > 1 and isinstance(logger, LocalLogger):
+                place = Path(logger.directory or directory)
+                aggregate(results, place, figures=logger.figures)
     except KeyboardInterrupt:
         results.finish("interrupted")
         raise

@@ -137,7 +137,9 @@ CASES = {
         ["optimizer.lr=-1", "must be a number > 0"],
     ),
     "a job twice": (["-m", "algo=naive", "seed=0,1,0"], ["seed=0", "the same experiment"]),
-    "interval of a grid": (["-m", "optimizer.lr=interval(0.1,1)"], ["interval", "optuna"]),
+    "interval of a grid": (
+        ["-m", "optimizer.lr=interval(0.1,1)"], ["interval", "hydra/sweeper=search"],
+    ),
     "bad end of a search": (
         ["-m", "hydra/sweeper=optuna", "optimizer.momentum=interval(0,1)"],
         ["optimizer.momentum=1", "[0, 1)"],

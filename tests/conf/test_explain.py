@@ -38,7 +38,7 @@ def test_card_of_ewc():
     """Inherited arguments too; the shipped value rather than the class's."""
     shown = explain.card("ewc")
     meaning = "strength lambda of the penalty, >= 0; 0 is naive."
-    assert f"\n  ewc_lambda = 100.0\n      {meaning}\n" in shown
+    assert f"\n  ewc_lambda = 30.0\n      {meaning}\n" in shown
     assert "1612.00796" in shown and "ewc [torch, jax]" in shown
     assert "\n  penalty_scale = 0.5\n" in shown and "\n  fisher_samples = null\n" in shown
     assert "twins agree at every step" in shown

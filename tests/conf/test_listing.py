@@ -28,6 +28,18 @@ def test_backend_without_the_class_is_not_claimed(tmp_path):
     assert option == listing.Option("x", "Ours.", ())
 
 
+def test_a_users_own_class_is_listed_with_its_one_backend(tmp_path, monkeypatch):
+    (tmp_path / "my_l2.py").write_text(
+        "from seqrun.algorithms.regularization.torch import RegularizationAlgorithm\n"
+        "class L2(RegularizationAlgorithm):\n    'Stay close.'\n"
+    )
+    (tmp_path / "algo").mkdir()
+    (tmp_path / "algo" / "l2.yaml").write_text("# Ours.\n_target_: my_l2.L2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (option,) = listing.options(tmp_path, "algo")
+    assert option == listing.Option("l2", "Stay close.", ("torch",))
+
+
 def test_reexported_class_is_found_where_it_is_defined():
     assert listing._docstring("seqrun.callbacks.MetricCallback")
     assert listing._docstring("seqrun.callbacks.Nothing") is None

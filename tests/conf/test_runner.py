@@ -146,9 +146,9 @@ def test_multirun_goes_on_after_a_failed_job(run_py, elsewhere, mypkg):
     mine = ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.FailsAtSeed0")
     done = run_py("-m", *SHORT, *mine, "logger=[]", "seed=0,1", PYTHONPATH=str(mypkg))
     assert done.returncode == 1
-    assert "error: RuntimeError: the disk is full" in done.stderr
+    assert "seed=0: failed: RuntimeError: the disk is full" in done.stderr
     assert "Traceback" not in done.stderr
-    jobs = [p for p in (elsewhere / "sweep_runs" / "grid").iterdir() if p.is_dir()]
+    jobs = [p.parent for p in (elsewhere / "sweep_runs" / "grid").glob("*/results.json")]
     assert {p.name for p in jobs} == {record(p)["config_hash"] for p in jobs}
     statuses = {tuple(record(p)["seeds"]): record(p)["status"] for p in jobs}
     assert statuses == {(0,): "failed", (1,): "completed"}

@@ -19,6 +19,8 @@ DECLARED = {
 }
 """Algorithm -> the coefficient of its penalty, as its class names it."""
 with_a_penalty = pytest.mark.parametrize("algo", DECLARED)
+REPLAYING = [a for a in ALGORITHMS if len(algorithm_class(a, "torch").pool_reads) > 1]
+with_replay = pytest.mark.parametrize("algo", REPLAYING)
 
 ONE_EPOCH = {"training": {"epochs_per_task": 1}}
 
@@ -173,3 +175,39 @@ def test_every_past_task_has_a_say(algo: str, backend: str, task: int):
             ]
             largest = max(largest, abs(pulls[0] - pulls[1]).max() / abs(pulls[0]).max())
     assert largest > 0.01
+
+
+class WatchMemory(BaseCallback):
+    """Note the memory's size at each task's end, and what is replayed."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int, int]] = []
+        self.replayed: list[np.ndarray] = []
+
+    def on_after_task(self, algorithm: Any) -> None:
+        """Keep samples, bytes and the samples allowed by then."""
+        memory = algorithm.memory
+        self.sizes.append((memory.filled, memory.num_bytes, memory.capacity(algorithm.task)))
+
+    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+        """Keep how far back the replayed samples' tasks lie."""
+        for name in algorithm.pool_reads[1:]:
+            rows = chunk.arrays[name].ravel()
+            self.replayed.append(algorithm.task - 1 - algorithm.host_pool.t[rows])
+
+
+@with_replay
+@jax_in_full
+def test_memory_keeps_within_its_budget_and_is_replayed(algo: str, backend: str):
+    """In samples and in bytes, after every task; samples of every past task come back."""
+    watch = WatchMemory()
+    spec = SMALLER.get(algo, {}) | ONE_EPOCH
+    trace = run(algo, backend, callbacks=[watch], **spec)
+    shape = trace.algorithm.benchmark.input_shape
+    of_one = int(np.prod(shape)) + 8  # a byte for each value; y and t of 4 bytes
+    logits = 4 * trace.algorithm.benchmark.num_classes  # what DER keeps beside
+    for samples, stored, allowed in watch.sizes:
+        assert 0 < samples <= allowed
+        assert stored <= samples * of_one
+    assert trace.algorithm.memory_bytes <= watch.sizes[-1][0] * (of_one + logits)
+    assert set(np.concatenate(watch.replayed)) >= {1, 2}, "memory of no past task was replayed"

@@ -162,6 +162,38 @@ def test_per_sample_powers_on_torch(batch_norm: bool, power: int, weighted: bool
         np.testing.assert_allclose(slow[name].detach(), value, rtol=2e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["in place", "no scale", "no statistics"])
+def test_per_sample_powers_of_a_module_of_ones_own(kind: str):
+    """An activation that overwrites a layer's output, and BatchNorm without its usual parts."""
+    import torch
+    from torch import nn
+
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    torch.manual_seed(0)
+    norm = {
+        "in place": nn.Identity(),
+        "no scale": nn.BatchNorm1d(5, affine=False),
+        "no statistics": nn.LayerNorm(5),
+    }[kind]
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(6, 5), norm, nn.ReLU(inplace=True), nn.Linear(5, 3)
+    ).eval()
+    x, y = torch.rand(7, 2, 3, 1), torch.arange(7) % 3
+    cross_entropy = nn.functional.cross_entropy
+
+    def losses(logits: Any, y: Any) -> Any:
+        return cross_entropy(logits, y, reduction="none")
+
+    found = per_sample.per_sample_power_sum(module, x, losses, (y,), 2)
+    first = sum(
+        torch.autograd.grad(cross_entropy(module(x[n : n + 1]), y[n : n + 1]), module[1].weight)[0]
+        ** 2
+        for n in range(7)
+    )
+    np.testing.assert_allclose(found["1/kernel"].detach(), first, rtol=2e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("weighted", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from experiments import run
+from experiments import build, run
 
 from seqrun.checks import ConfigError
 from seqrun.memory import MemoryCallback, MemoryMechanism
@@ -45,3 +45,14 @@ def test_callback_stores_what_a_replay_method_does(algo: str, options: dict, spe
 def test_callback_refuses_herding():
     with pytest.raises(ConfigError, match="policy='herding'"):
         MemoryCallback(MemoryMechanism(policy="herding", memory_size=5))
+
+
+@pytest.mark.parametrize(
+    ("algo", "said"),
+    [("icarl", "each task's own samples"), ("joint", "own samples"), ("lamaml", "algo.glances=5")],
+)
+def test_callback_refuses_batches_of_another_kind(algo: str, said: str):
+    """Exemplars or earlier tasks in the batch, or a batch several times."""
+    memory = MemoryMechanism(policy="reservoir", memory_size=50)
+    with pytest.raises(ConfigError, match=said):
+        build(algo, "torch", callbacks=[MemoryCallback(memory)])

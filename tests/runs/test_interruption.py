@@ -99,6 +99,18 @@ def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Pa
     assert_same_end(tmp_path / "run", whole)
 
 
+@pytest.mark.full
+def test_a_killed_run_on_jax(tmp_path: Path):
+    """Killed at whatever step it was, it compiles the same programs and ends with the same bits."""
+    finish(tmp_path / "whole", "backend=jax")
+    process = start(tmp_path / "run", "backend=jax")
+    wait_for(lambda: bool(checkpoints(tmp_path / "run")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=100)
+    assert "continues at step" in finish(tmp_path / "run", "backend=jax")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole: Path, tmp_path: Path):
     """And the run says so, naming the file."""
     process = start(tmp_path / "run")

@@ -15,6 +15,7 @@ from seqrun import checkpoint
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback
 from seqrun.loggers import LocalLogger
+from seqrun.memory import MemoryCallback, MemoryMechanism
 
 KINDS_OF_STATE = ("naive", "ewc", "er", "derpp", "kcl", "mcsgd", "lamaml", "lfl", "icarl")
 """Algorithms that between them carry every kind of state; the others are in `make test-all`."""
@@ -102,6 +103,66 @@ def test_stopped_within_tasks(algo: str, backend: str, tmp_path: Path):
     """In the first task and later ones, at ends of epochs and within, and where chance says."""
     drawn = np.random.default_rng(sum(map(ord, algo))).integers(3)
     assert_resumes(algo, backend, tmp_path, [3, 3, int(drawn)])
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "epochs evaluated": {"training": {**SPEC["training"], "evaluate_every": "epoch"}},
+    "Adam, never fresh": {
+        "training": {**SPEC["training"], "reinit_optimizer": "never"},
+        "optimizer": "adam",
+        "optimizer_options": {"lr": 0.01},
+    },
+    "BatchNorm": {"backbone": {"batch_norm": True}},
+    "classes in a row": {
+        "benchmark": "split_digits",
+        "stream": {"num_tasks": 5, "scenario": "class", "samples_per_task": 45},
+    },
+    "validation": {"stream": {**SPEC["stream"], "validation_fraction": 0.1}},
+    "a rate that decays": {"training": {**SPEC["training"], "lr_decay": 0.5, "grad_clip": 1.0}},
+    "crops": {"stream": {**SPEC["stream"], "crop_padding": 1, "horizontal_flip": True}},
+    "streams of their own": {"seed": 3, "streams": {"data": 5, "noise": 7}},
+}
+
+
+BY_DEFAULT = {"classes in a row"}
+"""Options that are tried on JAX too in the default tests; all of them on PyTorch."""
+OPTIONS_AND_BACKENDS = [
+    pytest.param(n, b, marks=[] if b == "torch" or n in BY_DEFAULT else pytest.mark.full)
+    for n in OPTIONS
+    for b in ("torch", "jax")
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), OPTIONS_AND_BACKENDS)
+def test_stopped_with_options(name: str, backend: str, tmp_path: Path):
+    """In the first task and in the second; ER, which has a memory besides."""
+    stops = [4, 5] if backend == "torch" else [7]
+    assert_resumes("er", backend, tmp_path, stops, **OPTIONS[name])
+
+
+@pytest.mark.parametrize(
+    ("policy", "stop"),
+    [("reservoir", 1), ("reservoir", 4), ("ring", 5), ("class_balanced", 8)],
+)
+def test_a_memory_beside_the_algorithm(policy: str, stop: int, tmp_path: Path):
+    """Stopped in a first epoch, a second one, at its end and after the task: the same memory."""
+
+    def run(folder: str, stop_after: int | None) -> tuple[Any, MemoryMechanism]:
+        memory = MemoryMechanism(policy=policy, memory_size=20, observe="every_epoch")
+        made = make("naive", "torch", tmp_path / folder, stop_after)
+        made.callbacks = [MemoryCallback(memory), *made.callbacks]
+        return made, memory
+
+    whole, expected = run("whole", None)
+    whole.fit()
+    with pytest.raises(Stopped):
+        run("cut", stop)[0].fit()
+    resumed, memory = run("cut", None)
+    resumed.fit(resume_from=checkpoint.latest(tmp_path / "cut", config_hash="abc")[0])
+    assert_same_end(resumed, whole)
+    assert memory.seen == expected.seen
+    for a, b in zip(memory.data, expected.data, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.full

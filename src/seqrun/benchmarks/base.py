@@ -72,6 +72,9 @@ class BaseBenchmark:
             deviation (of the images before padding), instead of inputs in [0, 1].
         mean, std: of `normalize`, in place of the source's: numbers for pixels in [0, 1], one per
             channel; std > 0.
+        crop_padding: train on random crops in the image's size, of the image with this many black
+            pixels added on each side, >= 0; 0 = on the images as they are.
+        horizontal_flip: turn every other training image left to right, at random.
         data_dir: where data sets live; None = $SEQRUN_DATA, else ./data.
 
     Raises:
@@ -88,6 +91,8 @@ class BaseBenchmark:
     normalize: bool = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    crop_padding: int = 0
+    horizontal_flip: bool = False
     data_dir: str | Path | None = None
 
     num_classes: int | None = field(init=False, default=None)
@@ -110,6 +115,8 @@ class BaseBenchmark:
             whole("benchmark.samples_per_task", self.samples_per_task, 1)
         within("benchmark.validation_fraction", self.validation_fraction, 0, 1, open_high=True)
         boolean("benchmark.normalize", self.normalize)
+        whole("benchmark.crop_padding", self.crop_padding, 0)
+        boolean("benchmark.horizontal_flip", self.horizontal_flip)
         if not (self.data_dir is None or (isinstance(self.data_dir, (str, os.PathLike)))):
             raise ConfigError(f"data_dir={self.data_dir!r}: must be a path or null")
         if self.source is not None:

@@ -2,17 +2,25 @@
 
 from seqrun.callbacks.base import BaseCallback
 from seqrun.callbacks.checkpoint import CheckpointCallback
+from seqrun.callbacks.early_stopping import EarlyStoppingCallback
 from seqrun.callbacks.interruption import Interrupted, InterruptionCallback
 from seqrun.callbacks.metrics import MetricCallback
+from seqrun.callbacks.preview import PreviewCallback
 from seqrun.callbacks.progress import TqdmCallback
 from seqrun.callbacks.record import RecordCallback
+from seqrun.callbacks.stability_gap import StabilityGapCallback
+from seqrun.callbacks.timing import TimingCallback
 
 __all__ = [
     "BaseCallback",
     "CheckpointCallback",
+    "EarlyStoppingCallback",
     "Interrupted",
     "InterruptionCallback",
     "MetricCallback",
+    "PreviewCallback",
     "RecordCallback",
+    "StabilityGapCallback",
+    "TimingCallback",
     "TqdmCallback",
 ]

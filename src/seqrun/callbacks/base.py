@@ -37,6 +37,20 @@ class BaseCallback:
     is host code: on JAX it gets one compiled step per call instead of a compiled stretch.
     """
 
+    @property
+    def pause_every(self) -> int | None:
+        """Steps after which `on_pause` is called, counted from the run's first; None = never."""
+        return None
+
+    def on_pause(self, algorithm: BaseAlgorithm, step: int) -> None:
+        """Look at the model after `step` steps, wherever in a chunk they end; change nothing.
+
+        The engines stop for it without changing a bit of the run.
+        """
+
+    def check(self, algorithm: BaseAlgorithm) -> None:
+        """Raise ConfigError unless the callback fits the run's parts; nothing is prepared yet."""
+
     def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
         """Return what a resumed run must know: name -> plain data, or a NumPy array."""
         return {}

@@ -1,7 +1,20 @@
 """Loggers: where the values of a run go."""
 
 from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.loggers.comet import CometLogger
 from seqrun.loggers.console import ConsoleLogger
 from seqrun.loggers.local import LocalLogger
+from seqrun.loggers.tensorboard import TensorBoardLogger
+from seqrun.loggers.tracker import TrackerLogger
+from seqrun.loggers.wandb import WandbLogger
 
-__all__ = ["BaseLogger", "ConsoleLogger", "LocalLogger", "RunInfo"]
+__all__ = [
+    "BaseLogger",
+    "CometLogger",
+    "ConsoleLogger",
+    "LocalLogger",
+    "RunInfo",
+    "TensorBoardLogger",
+    "TrackerLogger",
+    "WandbLogger",
+]

@@ -29,6 +29,8 @@ CELL_WIDTH = len("100.0")
 class ConsoleLogger(BaseLogger):
     """Print one line at the start, one per task, and the accuracy matrix and metrics at the end.
 
+    With several seeds each one's run ends in a single line, for a table over all of them follows.
+
     Plain text without colours when standard output is not a terminal.
     """
 
@@ -104,10 +106,11 @@ class ConsoleLogger(BaseLogger):
                 console, [*done, f"{self._seconds():.1f} s", *_place(run.directory)], style="bold"
             )
             return
-        if self._matrix is not None:
+        several = isinstance(seeds := run.config.get("seed"), list) and len(seeds) > 1
+        if self._matrix is not None and not several:
             _line(console, [f"\naccuracy (%) on {run.measured_on} data, by task"])
             console.print(accuracy_table(self._matrix, console.width))
-        if self._summary:
+        if self._summary and not several:
             values = [[_label(k), _percent(v)] for k, v in self._summary.items()]
             console.print(_table(["metric", ""], values))
         parts = [_headline({k: _percent(v) for k, v in self._summary.items() if v is not None})]
@@ -154,8 +157,8 @@ def show_results(results: Results, console: Console | None = None) -> None:
     console.print(_table(header, rows))
     shown = {
         key: _percent(value["mean"])
-        if value["std"] is None
-        else f"{_points(value['mean']):.1f} ± {_points(value['std']):.1f} %"
+        if value["ci95"] is None
+        else f"{_points(value['mean']):.1f} ± {_points(value['ci95'][1] - value['mean']):.1f} %"
         for key, value in summary.items()
         if value["mean"] is not None
     }

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from seqrun.checks import ConfigError, boolean, writable
+from seqrun.checks import ConfigError, boolean, whole, writable
 from seqrun.files import matrix_to_csv, plain, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
 
@@ -92,7 +92,8 @@ class LocalLogger(BaseLogger):
         """Finish metrics.jsonl; draw the figures if the run completed."""
         if self._run is None:  # the run ended before it was opened
             return
-        self._lines().close()
+        if self._file is not None or status == "completed":
+            self._lines().close()
         if status == "completed" and self.figures and self._matrices:
             self._draw()
         self._run, self._file, self._keep = None, None, 0
@@ -121,6 +122,7 @@ class LocalLogger(BaseLogger):
         A byte position rather than a step, since values of the same step stand on either side of a
         checkpoint: what was logged before it must stay, what comes after will be logged again.
         """
+        whole("logger.local.bytes", state.get("bytes"), 0)
         self._keep = state["bytes"]
 
     def _lines(self) -> IO[str]:
@@ -129,6 +131,12 @@ class LocalLogger(BaseLogger):
             path = self.path / METRICS_FILE
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._keep:
+                size = path.stat().st_size if path.exists() else 0
+                if size < self._keep:  # cutting it back would fill it up with zeros
+                    raise ConfigError(
+                        f"{path}: must have at least the {self._keep} bytes that it had at the "
+                        f"checkpoint, not {size}; resume=never starts afresh"
+                    )
                 os.truncate(path, self._keep)
             mode = "a" if self._keep else "w"
             self._file = open(path, mode, BUFFER_BYTES, encoding="utf-8", newline="\n")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from seqrun.benchmarks import Dataset
 from seqrun.callbacks.base import BaseCallback
@@ -32,13 +35,48 @@ class MemoryCallback(BaseCallback):
                 "MemoryCallback, which has no features"
             )
         self.memory = memory
+        self._parts: list[dict[str, np.ndarray]] = []
+
+    def check(self, algorithm: Any) -> None:
+        """Raise ConfigError where a step's batch is not of the task's own samples, each once."""
+        if not algorithm.trains_on_task_alone:
+            raise ConfigError(
+                f"algo={algorithm.name}: must train on each task's own samples alone with a "
+                "MemoryCallback"
+            )
+        glances = getattr(algorithm, "glances", 1)
+        if glances != self.memory.glances:
+            raise ConfigError(
+                f"glances={self.memory.glances}: must be algo.glances={glances} in the memory of a "
+                "MemoryCallback"
+            )
+
+    def export_state(self, algorithm: Any) -> dict[str, Any]:
+        """Return the memory and, within a task, what of it has been seen."""
+        state = dict(self.memory.export_arrays())
+        if not algorithm.task_is_done:
+            state |= self.memory.export_progress()
+            state |= {f"seen_{n}": part["index"] for n, part in enumerate(self._parts)}
+        return state
+
+    def import_state(self, algorithm: Any, state: Mapping[str, Any]) -> None:
+        """Continue with the memory of a checkpoint."""
+        self.memory.import_arrays(state)
+        if not algorithm.task_is_done:
+            self._start_task(algorithm)
+            self.memory.import_progress(state)
+            seen = [name for name in state if name.startswith("seen_")]
+            self._parts = [{"index": state[f"seen_{n}"]} for n in range(len(seen))]
+
+    def _start_task(self, algorithm: Any) -> None:
+        current = Dataset(*(a[: algorithm.num_current] for a in algorithm.host_pool))
+        self.memory.start_task(current, algorithm.num_tasks)
 
     def on_before_epoch(self, algorithm: Any) -> None:
         """Start anew with each task's data."""
-        self._parts: list[dict] = []
+        self._parts = []
         if algorithm.epoch == 1:
-            current = Dataset(*(a[: algorithm.num_current] for a in algorithm.host_pool))
-            self.memory.start_task(current, algorithm.num_tasks)
+            self._start_task(algorithm)
 
     def on_after_chunk(self, algorithm: Any, chunk: Chunk) -> None:
         """Note which samples were seen."""

@@ -253,6 +253,17 @@ class MemoryMechanism:
 
     # ---- as data
 
+    def export_progress(self) -> dict[str, np.ndarray]:
+        """Return how far the current task's epochs have been planned, besides `export_arrays`."""
+        order = getattr(self, "_order", np.empty(0, np.int32))
+        return {"occupant": self._occupant, "offered": np.asarray(self._offered), "order": order}
+
+    def import_progress(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Undo `export_progress`, after `start_task` with the same task's data."""
+        self._occupant = np.array(arrays["occupant"])
+        self._offered = int(arrays["offered"])
+        self._order = np.array(arrays["order"])
+
     def export_arrays(self) -> dict[str, np.ndarray]:
         """Return the memory of the last task's end by name; no samples are an absent memory."""
         stored = {} if self.data is None else self.data._asdict()

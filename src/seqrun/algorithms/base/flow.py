@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,10 +22,14 @@ from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
 from seqrun.callbacks.dispatch import CallbackDispatch
 from seqrun.checkpoint import Checkpoint
 from seqrun.checks import ConfigError, one_of, whole
+from seqrun.footprint import parts_of, refuse_what_cannot_fit
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.optimizers.base import BaseOptimizer
-from seqrun.plan import Chunk, RandomStreams, batch_order, chunks
+from seqrun.plan import Chunk, RandomStreams, augmentation, batch_order, chunks
 from seqrun.results import RunRecord
+
+
+MOST_TASKS = 10_000
 
 
 class TrainingDiverged(RuntimeError):
@@ -73,7 +78,12 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     backend: ClassVar[str]
     hyper_names: ClassVar[tuple[str, ...]] = ()
     pool_reads: ClassVar[tuple[str, ...]] = ("index",)
-    """Plan arrays that are rows of the pool: a step finds their samples in `step.reads`."""
+    """Plan arrays that are rows of the pool: a step finds their samples in `step.reads`.
+
+    These samples are augmented, if the benchmark says so; `step.pool` is as it is stored.
+    """
+    trains_on_task_alone: ClassVar[bool] = True
+    """Whether the batches of `index` are of the current task's samples and of no others."""
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
     """Scenarios that the algorithm can work in."""
     scenarios_reason: ClassVar[str] = ""
@@ -102,6 +112,11 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.training.check_tasks(self.benchmark.num_tasks)
         self.random = RandomStreams(self.seed, self.streams)
         self.num_tasks = self.benchmark.num_tasks
+        if self.num_tasks > MOST_TASKS:
+            raise ConfigError(
+                f"benchmark.num_tasks={self.num_tasks}: must be at most {MOST_TASKS}, for the "
+                "accuracy matrix has its square of entries"
+            )
         self.task = self.epoch = self.global_step = self.total_steps = 0
         self.samples_seen = self.gradient_steps = self.memory_bytes = 0
         self.task_is_done = False
@@ -117,6 +132,9 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.accuracy_matrix = np.full(shape, np.nan)
         class_incremental = self.benchmark.scenario == "class"
         self.accuracy_matrix_task_aware = np.full(shape, np.nan) if class_incremental else None
+        self.stop_task = False  # set by a callback: the epoch that ends is the task's last
+        for callback in self.callbacks:
+            callback.check(self)
 
     # ---- what an engine implements
 
@@ -163,6 +181,10 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     def count_correct(self, task: int, masks: list[np.ndarray | None]) -> list[int]:
         """Count, per mask (C,) of allowed classes, what is right on a task's test data."""
+        raise NotImplementedError
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """Return the (N, D) classifier's inputs of stored images (N, H, W, C), in eval mode."""
         raise NotImplementedError
 
     def export_arrays(self) -> dict[str, np.ndarray]:
@@ -242,6 +264,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self._checkpoint = resume_from
         self.collect_callbacks()
         self._hooks = {event: self._hooks_of(event) for event in EVENTS}
+        self._pausing = [c for c in self.callbacks if c.pause_every is not None]
         self._backward = self.step_call(self.backward)
         self._optimizer_step = self.step_call(self.optimizer_step)
         status = "failed"
@@ -261,9 +284,11 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         started = time.perf_counter()
         self.benchmark.prepare(self.random)
         self.start_engine()
+        self._plan_lengths()
+        refuse_what_cannot_fit(parts_of(self))
         self.set_weights(self.initial_weights())
         self.kept = self.initial_kept()
-        self._plan_lengths()
+        refuse_what_cannot_fit(parts_of(self))  # now with the states
         if self._checkpoint is not None:
             self._checkpoint.restore_counters(self)
             self._checkpoint.restore_arrays(self)
@@ -308,7 +333,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.timing["setup_seconds"] += time.perf_counter() - started
         if self.training.reinit_optimizer == "task":
             self.reset_optimizer()
-        epochs = self.training.epochs(self.task)
+        epochs, self.stop_task = self.training.epochs(self.task), False
         for epoch in range(1, epochs + 1):
             checkpoint = self._checkpoint
             if self._is_within(checkpoint) and epoch < checkpoint.epoch:
@@ -318,12 +343,18 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             if self.training.reinit_optimizer == "epoch":
                 self.reset_optimizer()
             self._event("epoch", self._fit_epoch)
+            if self.stop_task:
+                break
             if self.training.evaluate_every == "epoch" and epoch < epochs:
                 self._validate()
         self.task_losses.append(self.epoch_loss_sum / self.epoch_samples)
 
     def _fit_epoch(self) -> None:
         parts = self.plan_epoch(self.task, self.epoch, self.num_current)
+        crop, flip = self.benchmark.crop_padding, self.benchmark.horizontal_flip
+        if crop or flip:
+            position = self.task, self.epoch
+            parts = augmentation(self.random, *position, parts, self.pool_reads, crop, flip)
         self.epoch_steps = sum(len(part["index"]) for part in parts)
         if self._is_within(self._checkpoint):
             # Hooks before the task and the epoch have run again: whatever they did is undone.
@@ -339,10 +370,10 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     def _fit_chunk(self, chunk: Chunk) -> None:
         started = time.perf_counter()
-        compiled = self.timing["compile_seconds"]
+        elsewhere = self.timing["compile_seconds"] + self.timing["eval_seconds"]
         self.run_chunk(chunk)
-        compiled = self.timing["compile_seconds"] - compiled
-        self.timing["train_seconds"] += time.perf_counter() - started - compiled
+        elsewhere -= self.timing["compile_seconds"] + self.timing["eval_seconds"]
+        self.timing["train_seconds"] += time.perf_counter() - started + elsewhere
         self._refuse_divergence(chunk)
         self.global_step += chunk.steps
         self.gradient_steps += chunk.steps
@@ -371,6 +402,29 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     def optimizer_step(self, step: Step) -> None:
         """Clip `step.gradients` and move `step.params`."""
         raise NotImplementedError
+
+    def pieces(self, chunk: Chunk) -> list[Chunk]:
+        """Return the chunk cut after each step at which a callback wants to look at the model."""
+        first, steps = chunk.first_step, chunk.steps
+        every = [c.pause_every for c in self._pausing]
+        ends = [s for s in range(1, steps) if any((first + s) % e == 0 for e in every)]
+        arrays = chunk.arrays.items()
+        return [
+            replace(chunk, first_step=first + a, arrays={n: v[a:b] for n, v in arrays})
+            for a, b in pairwise([0, *ends, steps])
+        ]
+
+    def pause(self, step: int) -> None:
+        """Let callbacks look at the model after `step` steps, if that is one of theirs."""
+        due = [c for c in self._pausing if step % c.pause_every == 0]
+        if not due:
+            return
+        started = time.perf_counter()
+        compiled = self.timing["compile_seconds"]
+        for callback in due:
+            callback.on_pause(self, step)
+        compiled = self.timing["compile_seconds"] - compiled
+        self.timing["eval_seconds"] += time.perf_counter() - started - compiled
 
     def _event(self, event: str, body: Callable[[], None], *args: Any) -> None:
         before, after = self._hooks[event]

@@ -23,6 +23,7 @@ from seqrun.algorithms.base.threads import default_num_threads
 from seqrun.backbones.jax import flat, nested, normalised_inputs
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
+from seqrun.formulas.augmentation.jax import augmented
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk
 
@@ -108,6 +109,20 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         variables = {"params": nested(params), "batch_stats": nested(stats)}
         features: Any = self.module.apply(variables, x, method="encode")
         return features
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """Return the (N, D) features of stored images in eval mode, in batches of one shape."""
+        size = self.benchmark.eval_batch_size
+        room = -len(x) % size
+        padded = np.concatenate([x, np.zeros((room, *x.shape[1:]), x.dtype)])
+        parts = []
+        for part in np.split(padded, len(padded) // size):
+            args = (self.params, self.stats, self._on_device(part))
+            parts.append(np.asarray(self.compiled("features", self._features_of, args)(*args)))
+        return np.concatenate(parts)[: len(x)]
+
+    def _features_of(self, params: Arrays, stats: Arrays, x: Array) -> Array:
+        return self.encode(params, stats, self.inputs(x))
 
     def evaluation_logits(
         self, params: dict[str, Array], stats: dict[str, Array], reads: Any, x: Array
@@ -229,8 +244,13 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         fixed = Fixed(self.pool, self._mask, hyper, noise)
         run = self._run_single if self._one_step_per_call else self._run_compiled
         run = self._run_hooked if self.has_host_step_hooks else run
-        losses, correct = run(fixed, chunk)
-        chunk.losses, chunk.correct = np.asarray(losses), np.asarray(correct)
+        losses, correct = [], []
+        for piece in self.pieces(chunk):
+            piece_losses, piece_correct = run(fixed, piece)
+            losses.append(piece_losses)
+            correct.append(piece_correct)
+            self.pause(piece.first_step + piece.steps)
+        chunk.losses, chunk.correct = np.concatenate(losses), np.concatenate(correct)
 
     def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
         steps, first = jnp.int32(chunk.steps), jnp.int32(chunk.first_step)
@@ -302,6 +322,9 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         reads = {}
         for name in self.pool_reads:
             x, y, t = (a[row[name]] for a in fixed.pool)
+            if f"augment/{name}" in row:
+                offsets, crop_padding = row[f"augment/{name}"], self.benchmark.crop_padding
+                x = augmented(fixed.pool.x, row[name], offsets, crop_padding)
             reads[name] = Batch(self.inputs(x), y, t)
         key = jax.random.fold_in(fixed.noise_key, index)
         return Step(reads, *carry, fixed.hyper, fixed.mask, row, fixed.pool, key)

@@ -24,6 +24,8 @@ from seqrun.backbones.torch import (
 )
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
+from seqrun.footprint import refuse_what_cannot_fit, weights_part
+from seqrun.formulas.augmentation.torch import augmented
 from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk
 
@@ -78,6 +80,13 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         with self.evaluating():
             return torch.func.functional_call(Encoder(self.module), values, (x,))
 
+    @torch.no_grad()
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """Return the (N, D) features of stored images in eval mode."""
+        parts = torch.from_numpy(x).to(self._device).split(self.benchmark.eval_batch_size)
+        features = [self.encode(self.params, self.stats, self.inputs(part)) for part in parts]
+        return torch.cat(features).cpu().numpy()
+
     def evaluation_logits(
         self, params: dict[str, Tensor], stats: dict[str, Tensor], reads: Any, x: Tensor
     ) -> Tensor:
@@ -104,6 +113,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Choose device and threads and build the module."""
         self.device_kind = self.find_device(self.device)
         self._device = torch.device(self.device_kind)
+        if "own" not in self.backbone.initializations:  # sizes alone, before anything is as large
+            with torch.device("meta"):
+                sizes = [p.nbytes for p in self.build_module().parameters()]
+            refuse_what_cannot_fit([weights_part(self, sum(sizes))])
         with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
             torch.manual_seed(self.random.key("init"))
             self.module = self.build_module().to(self._device)
@@ -169,12 +182,12 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Walk the chunk's steps; batches are gathered for the whole chunk at once."""
         hyper = self.hyper()
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
-        batches = {name: self.gather(rows[name]) for name in self.pool_reads}
+        batches = {n: self.gather(rows[n], rows.get(f"augment/{n}")) for n in self.pool_reads}
         steps = zip(*(map(Batch, *(a.unbind(0) for a in b)) for b in batches.values()), strict=True)
         plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
         losses, logits = [], []
         with self._noise(chunk.first_step):
-            for reads, row in zip(steps, plan, strict=True):
+            for done, (reads, row) in enumerate(zip(steps, plan, strict=True), 1):
                 step = Step(
                     dict(zip(batches, reads, strict=True)),
                     self.params,
@@ -190,15 +203,30 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
                 self.opt_state, self.state = step.opt_state, step.state
                 losses.append(step.loss)
                 logits.append(step.logits)
+                if self._pausing:
+                    self.pause(chunk.first_step + done)
         chunk.losses = torch.stack(losses).cpu().numpy()
         predictions = torch.stack(logits).argmax(-1)
         chunk.correct = (predictions == batches["index"].y).sum(1).cpu().numpy()
 
-    def gather(self, index: Tensor) -> Batch:
-        """Return the pool's samples at `index` (steps, B), with inputs (steps, B, H, W, C)."""
+    def gather(self, index: Tensor, offsets: Tensor | None = None) -> Batch:
+        """Return the pool's samples, augmented if there are offsets.
+
+        Args:
+            index: (steps, B) rows of the pool.
+            offsets: (steps, B, 3) crops and flips.
+
+        Returns:
+            Inputs (steps, B, H, W, C), labels and tasks (steps, B).
+        """
         flat = index.flatten()
-        x, y, t = (a.index_select(0, flat).unflatten(0, index.shape) for a in self.pool)
-        return Batch(self.inputs(x), y, t)
+        if offsets is None:
+            x = self.pool.x.index_select(0, flat)
+        else:
+            crop_padding = self.benchmark.crop_padding
+            x = augmented(self.pool.x, flat, offsets.flatten(0, 1), crop_padding)
+        y, t = (a.index_select(0, flat).view(index.shape) for a in self.pool[1:])
+        return Batch(self.inputs(x.unflatten(0, index.shape)), y, t)
 
     def backward(self, step: Step) -> None:
         """Compute the task loss and its gradient."""

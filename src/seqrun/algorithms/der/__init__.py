@@ -53,7 +53,7 @@ class DEROptions(ReplayOptions):
         ConfigError: a value out of range, or memory batches of one sample with BatchNorm.
     """
 
-    alpha: float = 0.5
+    alpha: float = 1.0
     memory_size: int = 200
     observe: str = "first_epoch"
 
@@ -101,7 +101,8 @@ class DERPPOptions(DEROptions):
         ConfigError: a value out of range, or memory batches of one sample with BatchNorm.
     """
 
-    beta: float = 0.5
+    alpha: float = 0.3
+    beta: float = 1.0
 
     name: ClassVar[str] = "derpp"
     hyper_names: ClassVar[tuple[str, ...]] = ("alpha", "beta")

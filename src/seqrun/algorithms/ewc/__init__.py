@@ -73,7 +73,7 @@ class EWCOptions(RegularizationOptions):
         ConfigError: a value out of range, or options that exclude each other.
     """
 
-    ewc_lambda: float = 100.0
+    ewc_lambda: float = 30.0
     fisher: str = "empirical"
     fisher_weight: str = "none"
     fisher_running: bool = False

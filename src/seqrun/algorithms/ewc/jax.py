@@ -45,7 +45,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             low, high = values.min(), values.max()
             span = jnp.maximum(high - low, jnp.finfo(values.dtype).tiny)
             return {n: (f - low) / span for n, f in self.state.running.items()}
-        rows = fisher_rows(self, len(self.pool.y))
+        rows = fisher_rows(self, self.num_current)
         draws = label_draws(self, len(rows))
         batched = self.fisher == "batched"
         size = self.benchmark.batch_size if batched else self.per_sample_rows

@@ -42,7 +42,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             low, high = values.min(), values.max()
             span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
             return {n: (f - low) / span for n, f in self.state.running.items()}
-        rows = torch.from_numpy(fisher_rows(self, len(self.pool.y))).to(self._device)
+        rows = torch.from_numpy(fisher_rows(self, self.num_current)).to(self._device)
         draws = torch.from_numpy(label_draws(self, len(rows))).to(self._device)
         batched = self.fisher == "batched"
         size = self.benchmark.batch_size if batched else self.benchmark.eval_batch_size

@@ -79,6 +79,7 @@ class ICaRLOptions(MemoryOwner):
     classify_by: str = "nearest_mean"
 
     name: ClassVar[str] = "icarl"
+    trains_on_task_alone: ClassVar[bool] = False
     scenarios: ClassVar[tuple[str, ...]] = ("class",)
     scenarios_reason: ClassVar[str] = "which learns one classifier over a growing set of classes"
 
@@ -121,10 +122,6 @@ class ICaRLOptions(MemoryOwner):
         return super().plan_epoch(task, epoch, together)  # type: ignore[misc]
 
     # ---- exemplars
-
-    def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the (N, D) features of stored images in eval mode."""
-        raise NotImplementedError
 
     def as_kept(self, means: np.ndarray, known: np.ndarray) -> ICaRLKept:
         """Return the means of classes on the device."""

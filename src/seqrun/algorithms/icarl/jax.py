@@ -40,20 +40,6 @@ class ICaRL(ICaRLOptions, JaxBaseAlgorithm):
             losses = losses / counted.sum(1)
         return losses.mean(), (allow_classes(logits, step.mask, step.batch.t), stats)
 
-    def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the (N, D) features of stored images in eval mode, in batches of one shape."""
-        size = self.benchmark.eval_batch_size
-        room = -len(x) % size
-        padded = np.concatenate([x, np.zeros((room, *x.shape[1:]), x.dtype)])
-        parts = []
-        for part in np.split(padded, len(padded) // size):
-            args = (self.params, self.stats, self._on_device(part))
-            parts.append(np.asarray(self.compiled("features", self._features_of, args)(*args)))
-        return np.concatenate(parts)[: len(x)]
-
-    def _features_of(self, params: Arrays, stats: Arrays, x: Array) -> Array:
-        return self.encode(params, stats, self.inputs(x))
-
     def as_kept(self, means: np.ndarray, known: np.ndarray) -> ICaRLKept:
         """Return the means of classes on the device."""
         return ICaRLKept(self._on_device(means), self._on_device(known))

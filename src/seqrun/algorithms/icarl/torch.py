@@ -40,13 +40,6 @@ class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
             losses = losses / counted.sum(1)
         return losses.mean(), allow_classes(logits, step.mask, step.batch.t)
 
-    @torch.no_grad()
-    def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the (N, D) features of stored images in eval mode."""
-        parts = torch.from_numpy(x).to(self._device).split(self.benchmark.eval_batch_size)
-        features = [self.encode(self.params, self.stats, self.inputs(part)) for part in parts]
-        return torch.cat(features).cpu().numpy()
-
     def as_kept(self, means: np.ndarray, known: np.ndarray) -> ICaRLKept:
         """Return the means of classes on the device."""
         return ICaRLKept(*(torch.from_numpy(a).to(self._device) for a in (means, known)))

@@ -38,6 +38,7 @@ class JointOptions:
     from_scratch: bool = False
 
     name: ClassVar[str] = "joint"
+    trains_on_task_alone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line

@@ -103,7 +103,7 @@ class LaMAMLOptions(ReplayOptions, Glances):
     second_order: bool = False
     alpha_init: float = 0.15
     learn_lr: bool = True
-    lr_alpha: float = 0.3
+    lr_alpha: float = 0.1
     sync_update: bool = False
 
     name: ClassVar[str] = "lamaml"

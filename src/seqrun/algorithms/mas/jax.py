@@ -25,7 +25,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
     def calculate_parameter_importance(self) -> Arrays:
         """Return the outputs' sensitivity on the task's training inputs."""
         size = self.importance_batch_size or self.per_sample_rows
-        rows = np.arange(len(self.pool.t), dtype=np.int32)
+        rows = np.arange(self.num_current, dtype=np.int32)
         total = jax.tree.map(jnp.zeros_like, self.params)
         for row in np.split(rows, range(size, len(rows), size)):
             args = (total, self.params, self.stats, self.pool, self._mask, row)

@@ -23,10 +23,11 @@ class MAS(MASOptions, RegularizationAlgorithm):
         """Return the outputs' sensitivity on the task's training inputs."""
         size = self.importance_batch_size or self.benchmark.eval_batch_size
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
-        for x, t in zip(self.pool.x.split(size), self.pool.t.split(size), strict=True):
+        x, _, t = (a[: self.num_current] for a in self.pool)
+        for x, t in zip(x.split(size), t.split(size), strict=True):
             for name, term in self._sensitivity(self.inputs(x), t).items():
                 total[name] += term.detach()
-        return {n: omega / len(self.pool.t) for n, omega in total.items()}
+        return {n: omega / self.num_current for n, omega in total.items()}
 
     def _sensitivity(self, x: Tensor, t: Tensor) -> Tensors:
         if self.importance_batch_size is None:

@@ -86,9 +86,9 @@ class MCSGDOptions:
 
     per_task_memory_samples: int = 10
     memory_policy: str = "class_balanced"
-    lmc_lr: float = 0.03
+    lmc_lr: float = 0.05
     lmc_momentum: float = 0.0
-    lmc_epochs: int = 40
+    lmc_epochs: int = 10
     lmc_steps: str = "full_batch"
     lmc_batch_size: int = 10
     lmc_line_samples: int = 5

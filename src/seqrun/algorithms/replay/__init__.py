@@ -1,7 +1,8 @@
 """Replay: train on stored samples of the stream beside the current ones.
 
-A method states its memory's budget and policy, and its loss; reads, writes and the memory itself
-are the plan's. Replayed samples are in `step.reads["replay"]`.
+A method states its memory's budget and policy, and its loss if that is not the mean cross-entropy
+of both batches (`ReplayAlgorithm` of the twins); reads, writes and the memory itself are the plan's.
+Replayed samples are in `step.reads["replay"]`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class ReplayOptions(MemoryOwner):
 
     def on_after_task(self, algorithm: Any) -> None:
         """Make the memory of the task's end."""
-        self.memory.end_task(algorithm.task, algorithm.random)
+        features = None
+        if self.memory.policy == "herding":
+            features = algorithm.features(algorithm.host_pool.x[: algorithm.num_current])
+        self.memory.end_task(algorithm.task, algorithm.random, features)
         self.memory_bytes = self.memory.num_bytes
 
 

@@ -49,11 +49,11 @@ class StableSGDOptions:
             backbone too; a backbone that has no dropout.
     """
 
-    gamma: float = 0.55
+    gamma: float = 0.6
     lr_min: float = 5e-5
     decay_first_task: bool = True
     reinit_optimizer: str = "epoch"
-    dropout: float | None = 0.25
+    dropout: float | None = 0.1
 
     name: ClassVar[str] = "stable_sgd"
 

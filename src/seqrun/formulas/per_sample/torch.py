@@ -67,21 +67,21 @@ class _Taps:
         self.outputs: list[Tensor] = []
 
     def __enter__(self) -> None:
-        ruled = (nn.Linear, nn.BatchNorm1d)
         self._handles = [
             layer.register_forward_hook(self._record)
             for layer in self._module.modules()
-            if type(layer) in ruled
+            if _has_rule(layer)
         ]
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         self.layers.append(layer)
         self.inputs.append(inputs[0])
         self.outputs.append(output)
+        return output.clone()  # what follows may work in place, and the output must stay its own
 
     @property
     def complete(self) -> bool:
@@ -92,6 +92,12 @@ class _Taps:
 
     def name(self, layer: nn.Module, leaf: str) -> str:
         return self._names[id(getattr(layer, leaf))]
+
+
+def _has_rule(layer: nn.Module) -> bool:
+    if type(layer) is nn.BatchNorm1d:
+        return layer.affine and layer.track_running_stats
+    return type(layer) is nn.Linear
 
 
 def _by_vmap(

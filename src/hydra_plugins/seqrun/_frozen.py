@@ -1,0 +1,119 @@
+"""A job of a multirun frozen into its directory, to be run later and elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seqrun.callbacks import Interrupted, InterruptionCallback
+from seqrun.checks import ConfigError
+from seqrun.files import write_atomically
+from seqrun.sweep import SweepJob, environment
+
+FILE = Path(".hydra", "job.yaml")
+MASK = "from the environment variable "
+
+
+def freeze(job: SweepJob, secrets: tuple[str, ...]) -> None:
+    """Write a job into its directory, secrets only by the variable that holds them.
+
+    Args:
+        job: what to write.
+        secrets: endings of the keys whose values are secret.
+
+    Raises:
+        ConfigError: a secret was given in another way.
+    """
+    content = {
+        "number": job.number,
+        "name": job.name,
+        "overrides": list(job.overrides),
+        "environment": dict(job.environment),
+        "config": _masked(job.config, secrets, ""),
+    }
+    (job.directory / FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.directory / FILE, yaml.safe_dump(content, sort_keys=False))
+
+
+def thaw(directory: Path) -> SweepJob:
+    """Read the job back from its directory.
+
+    Raises:
+        ConfigError: a variable with a secret is missing here.
+    """
+    content = yaml.safe_load((directory / FILE).read_text(encoding="utf-8"))
+    return SweepJob(
+        number=content["number"],
+        name=content["name"],
+        overrides=tuple(content["overrides"]),
+        environment=content["environment"],
+        config=_unmasked(content["config"]),
+        directory=directory,
+    )
+
+
+def _masked(value: Any, secrets: tuple[str, ...], key: str) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _masked(v, secrets, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if not value or not isinstance(value, str) or not key.lower().endswith(secrets):
+        return value
+    for name, held in os.environ.items():
+        if held == value:
+            return f"{MASK}{name}"
+    raise ConfigError(f"{key}: must come from a variable, ${{oc.env:NAME}}, to be sent to a queue")
+
+
+def _unmasked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unmasked(item) for key, item in value.items()}
+    if not isinstance(value, str) or not value.startswith(MASK):
+        return value
+    name = value.removeprefix(MASK)
+    if name not in os.environ:
+        raise ConfigError(f"{name}: this environment variable must be set where the job runs")
+    return os.environ[name]
+
+
+@dataclass(kw_only=True, eq=False)
+class FrozenJob:
+    """What submitit runs on a node of the cluster.
+
+    Args:
+        requeue: whether a job that SLURM is about to stop is queued again.
+    """
+
+    requeue: bool
+
+    def __call__(self, directory: str) -> None:
+        """Run the job in `directory`; save first if the cluster wants its node back.
+
+        Raises:
+            SystemExit: a signal ended it.
+        """
+        from seqrun import runner
+
+        job = thaw(Path(directory))
+        queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        interruption = InterruptionCallback()
+        try:
+            with environment(job.environment), interruption.listening():
+                runner.run_job(job, interruption)
+        except Interrupted as error:
+            # After SIGTERM SLURM itself queues a job again, unless a user ended it.
+            if error.number == signal.SIGUSR2 and self.requeue and callable(queue_again):
+                queue_again(error.number, None)
+            raise SystemExit(128 + error.number) from None
+
+    def checkpoint(self, directory: str) -> Any:
+        """Return what submitit is to run when the job starts again: the same."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, directory)

@@ -1,0 +1,140 @@
+"""What the launchers share: jobs frozen before the first starts, and results as Hydra has them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from seqrun.checks import ConfigError
+from seqrun.results import RecordError
+from seqrun.sweep import Outcome, SweepJob, differing
+
+
+class FreezingLauncher(Launcher):
+    """Compose every job when it is submitted: conf/ may be edited while jobs wait."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what jobs are composed from."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs; return how each ended."""
+        setup_globals()
+        names = differing(job_overrides)
+        jobs = [
+            self._freeze(tuple(overrides), name, number)
+            for number, (overrides, name) in enumerate(
+                zip(job_overrides, names, strict=True), initial_job_idx
+            )
+        ]
+        return [Return(outcome) for outcome in self.run(jobs)]
+
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
+        """Run frozen jobs; return how each ended, in their order."""
+        raise NotImplementedError
+
+    def _freeze(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
+        from seqrun import runner
+        from seqrun.config import plain
+
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.id = cfg.hydra.job.num = number
+        with _current(cfg):
+            directory = Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
+            with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+                cfg.hydra.runtime.output_dir = str(directory)
+            config = plain(cfg)
+            if config["resume"] == "never":  # once, not each time that the job is tried
+                runner.set_aside(directory)
+                config["resume"] = "auto"
+            _record(cfg, directory)
+            return SweepJob(
+                number=number,
+                name=name,
+                overrides=tuple(o for o in overrides if not o.startswith("hydra.")),
+                config=config,
+                directory=directory,
+                environment={k: str(v) for k, v in cfg.hydra.job.env_set.items()},
+            )
+
+
+@contextmanager
+def _current(cfg: DictConfig) -> Iterator[None]:
+    """Let ${hydra:...} speak of a job."""
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(cfg)
+    try:
+        yield
+    finally:
+        hydra.cfg = before
+
+
+def _record(cfg: DictConfig, directory: Path) -> None:
+    """Write what Hydra writes into a job's directory."""
+    if cfg.hydra.output_subdir is None:
+        return
+    folder = directory / str(cfg.hydra.output_subdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    node = OmegaConf.masked_copy(cfg, ["hydra"])
+    for name, part in (("config", own), ("hydra", node), ("overrides", cfg.hydra.overrides.task)):
+        (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
+
+
+class Return(JobReturn):
+    """An outcome as Hydra has it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(overrides=list(outcome.overrides))
+        self.outcome = outcome
+        self.status = JobStatus.COMPLETED if outcome.status == "completed" else JobStatus.FAILED
+        self.return_value: Any = outcome.value
+        if self.status == JobStatus.FAILED:
+            self.return_value = RuntimeError(outcome.error)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """End the process as a signal or an error in what was asked for wants it.
+
+    Raises:
+        SystemExit: 128 + the signal's number, or 2.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupted:
+        number = getattr(interrupted, "number", signal.SIGINT)
+        raise SystemExit(128 + number) from None
+    except (ConfigError, RecordError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
+def outcome_of(job: JobReturn) -> Outcome:
+    """Return how a job ended, whichever launcher ran it."""
+    if isinstance(job, Return):
+        return job.outcome
+    directory = Path(job.hydra_cfg.hydra.runtime.output_dir)
+    told: dict[str, Any] = {"overrides": tuple(job.overrides or ()), "directory": directory}
+    if job.status == JobStatus.COMPLETED:
+        return Outcome(status="completed", value=job.return_value, **told)
+    return Outcome(status="failed", error=str(job._return_value), **told)

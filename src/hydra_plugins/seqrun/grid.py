@@ -1,0 +1,48 @@
+"""hydra/sweeper=basic, Hydra's default, in seqrun's way: a grid that ends in a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from hydra_plugins.seqrun._jobs import ending, outcome_of
+from seqrun.sweep import Outcome, finish
+
+
+NODE = {
+    "_target_": "hydra_plugins.seqrun.grid.GridSweeper",
+    "max_batch_size": None,
+    "params": None,
+}
+"""Takes the place of Hydra's own: sweeps/ could not override a default in conf/config.yaml."""
+ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=NODE, provider="seqrun")
+
+
+class GridSweeper(BasicSweeper):
+    """Run every combination of values, and end in a summary whatever becomes of single jobs."""
+
+    def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
+        """Launch all jobs, in batches if asked to.
+
+        Raises:
+            SystemExit: a job failed (1), the jobs could not be launched (2), or a signal ended the
+                multirun (128 + its number).
+        """
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        directory = Path(self.config.hydra.sweep.dir).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, directory / "multirun.yaml")
+        outcomes: list[Outcome] = []
+        with ending():
+            for batch in self.split_arguments(overrides, self.max_batch_size):
+                returns = self.launcher.launch(batch, initial_job_idx=len(outcomes))
+                outcomes += [outcome_of(job) for job in returns]
+        if status := finish(outcomes, directory):
+            raise SystemExit(status)
+        return outcomes

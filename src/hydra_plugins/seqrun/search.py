@@ -1,0 +1,206 @@
+"""hydra/sweeper=search: Optuna, with studies that continue."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.seqrun._jobs import ending, outcome_of
+from seqrun.checks import one_of, whole
+from seqrun.locks import locked
+from seqrun.sweep import Outcome, finish
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+
+class OptunaSweeper(Sweeper):
+    """Ask Optuna for trials until there are `n_trials` of this search, completed or just failed.
+
+    A trial that failed, or was running when the search was killed, is tried again by the next run
+    of the same command, with its own values. None that is completed is repeated.
+
+    Args:
+        sampler: a sampler, or what makes one from `seed`, anew for every batch.
+        direction: "maximize" or "minimize" the average accuracy.
+        storage: URL of the study's data base.
+        study_name: None = from the experiment and the space that is searched.
+        n_trials: trials in all.
+        n_jobs: trials at a time.
+        params: key -> what may be chosen.
+
+    Raises:
+        ConfigError: an argument that is not allowed.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        direction: str,
+        storage: str,
+        study_name: str | None,
+        n_trials: int,
+        n_jobs: int,
+        params: dict[str, str] | None,
+    ) -> None:
+        one_of("hydra.sweeper.direction", direction, ("maximize", "minimize"))
+        whole("hydra.sweeper.n_trials", n_trials, 1)
+        whole("hydra.sweeper.n_jobs", n_jobs, 1)
+        self.sampler, self.direction = sampler, direction
+        self.storage, self.study_name = storage, study_name
+        self.n_trials, self.n_jobs, self.params = n_trials, n_jobs, dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Make the launcher."""
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
+        """Run the trials that are missing, and end in a summary.
+
+        Raises:
+            SystemExit: a trial failed (1), another process searches here (2), or a signal ended it
+                (128 + its number).
+        """
+        from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+
+        lines = [f"{key}={value}" for key, value in self.params.items()]
+        space, fixed = create_params_from_overrides([*lines, *arguments])
+        space = {key: chosen for key, chosen in space.items() if key not in fixed}
+        directory = Path(self.config.hydra.sweep.dir).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, directory / "multirun.yaml")
+        with ending(), locked(directory):
+            study = self._study(space, fixed)
+            outcomes = self._run(study, space, fixed, directory)
+            status = finish(outcomes, directory)
+            _show_best(study, fixed)
+        if status:
+            raise SystemExit(status)
+        return outcomes
+
+    def _study(self, space: dict[str, Any], fixed: dict[str, str]) -> Study:
+        """Open the study; queue again what failed or never ended."""
+        import optuna
+        from optuna.trial import TrialState
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            study_name=self.study_name or self._name(space, fixed),
+            storage=self.storage,
+            direction=self.direction,
+            load_if_exists=True,
+        )
+        trials = study.get_trials(deepcopy=False)
+        settled = [t.params for t in trials if t.state == TrialState.COMPLETE]
+        settled += [t.system_attrs["fixed_params"] for t in trials if t.state == TrialState.WAITING]
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                study.tell(trial.number, state=TrialState.FAIL)
+            if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params not in settled:
+                if trial.params.keys() == space.keys():
+                    study.enqueue_trial(trial.params)
+                    settled.append(trial.params)
+        return study
+
+    def _name(self, space: dict[str, Any], fixed: dict[str, str]) -> str:
+        """Name a study by what it searches and around which experiment, so that none are mixed."""
+        from seqrun.config import config_hash, plain
+
+        lines = [f"{key}={value}" for key, value in fixed.items()]
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, lines)
+        text = json.dumps(sorted((key, repr(chosen)) for key, chosen in space.items()))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{config_hash(plain(cfg))}-{digest}"
+
+    def _run(
+        self,
+        study: Study,
+        space: dict[str, Any],
+        fixed: dict[str, str],
+        directory: Path,
+    ) -> list[Outcome]:
+        """Run batches of trials; return the outcomes of all of the study's, earlier ones too."""
+        from optuna.trial import TrialState
+
+        completed = study.get_trials(states=(TrialState.COMPLETE,))
+        outcomes = [_earlier(trial, directory) for trial in completed]
+        first = len(outcomes)
+        while (left := self.n_trials - len(outcomes)) > 0:
+            self._renew_sampler(study)
+            trials = [study.ask(dict(space)) for _ in range(min(left, self.n_jobs))]
+            batch = [[f"{k}={v}" for k, v in (fixed | t.params).items()] for t in trials]
+            returns = self.launcher.launch(batch, initial_job_idx=len(outcomes) - first)
+            for trial, job in zip(trials, returns, strict=True):
+                outcomes.append(outcome_of(job))
+                _tell(study, trial, outcomes[-1], directory)
+        return outcomes
+
+    def _renew_sampler(self, study: Study) -> None:
+        """Move the seed on: with the same one a continued search would propose the same again."""
+        if not isinstance(self.sampler, functools.partial):
+            study.sampler = self.sampler
+            self.sampler.reseed_rng()
+            return
+        seed = self.sampler.keywords.get("seed")
+        if seed is not None:
+            seeds = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False))])
+            seed = int(seeds.generate_state(1)[0])
+        study.sampler = self.sampler(seed=seed)
+
+
+def _tell(study: Study, trial: Trial, outcome: Outcome, directory: Path) -> None:
+    """Give Optuna the value; one that is no number is a failure, for it would win or break."""
+    from optuna.trial import TrialState
+
+    trial.set_user_attr("directory", os.path.relpath(outcome.directory, directory))
+    trial.set_user_attr("overrides", list(outcome.overrides))
+    if outcome.value is not None and math.isfinite(outcome.value):
+        study.tell(trial, outcome.value)
+        return
+    trial.set_user_attr("error", outcome.error or "no average accuracy")
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def _earlier(trial: Any, directory: Path) -> Outcome:
+    return Outcome(
+        overrides=tuple(trial.user_attrs["overrides"]),
+        directory=directory / trial.user_attrs["directory"],
+        status="completed",
+        value=trial.value,
+        was_done=True,
+    )
+
+
+def _show_best(study: Study, fixed: dict[str, str]) -> None:
+    from optuna.trial import TrialState
+
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return
+    best = study.best_trial
+    chosen = {key: value for key, value in (fixed | best.params).items() if key != "sweeps"}
+    command = " ".join(f"{key}={value}" for key, value in chosen.items())
+    sys.stdout.write(
+        f"best of {len(study.trials)} trials: {100 * best.value:.1f} %; on the test data, once: "
+        f"python run.py {command}\n"
+    )

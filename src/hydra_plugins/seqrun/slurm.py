@@ -1,0 +1,198 @@
+"""hydra/launcher=slurm: a job array by submitit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from hydra_plugins.seqrun._jobs import FreezingLauncher
+from seqrun.checks import ConfigError, boolean, whole
+from seqrun.files import write_json
+from seqrun.sweep import Outcome, SweepJob, progress
+
+ALIVE = (
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
+    "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED",
+)  # fmt: skip
+SUBMITTED = "submitted.json"
+"""Run directory -> id of the SLURM job that was last submitted for it."""
+
+
+class SlurmLauncher(FreezingLauncher):
+    """Submit the jobs as an array and wait for them.
+
+    The queue is asked by squeue, so that a cluster without accounting will do. A job that was
+    submitted earlier and is still queued or running is waited for, not submitted again.
+
+    Args:
+        folder: of scripts, job logs and results; every node must see it.
+        partition, account, qos, constraint: as for sbatch; None = the cluster's default.
+        gpus_per_node, cpus_per_task, mem_gb: of a job; None = the cluster's default.
+        timeout_min: time limit of a job in minutes.
+        signal_delay_s: seconds before the limit at which a job saves and is requeued.
+        requeue: whether preempted and timed-out jobs are requeued.
+        max_num_timeout: times that a job may run into its limit.
+        array_parallelism: jobs at a time.
+        setup: shell lines before a job.
+        additional_parameters: other options of sbatch.
+        poll_seconds: how often the queue is asked.
+
+    Raises:
+        ConfigError: an argument that is not allowed, or there is no SLURM.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        partition: str | None,
+        account: str | None,
+        qos: str | None,
+        constraint: str | None,
+        gpus_per_node: int | None,
+        cpus_per_task: int | None,
+        mem_gb: float | None,
+        timeout_min: int,
+        signal_delay_s: int,
+        requeue: bool,
+        max_num_timeout: int,
+        array_parallelism: int,
+        setup: ListConfig | None,
+        additional_parameters: DictConfig,
+        poll_seconds: int,
+    ) -> None:
+        if shutil.which("sbatch") is None:
+            raise ConfigError("hydra/launcher=slurm: needs SLURM, but there is no sbatch here")
+        self.folder = Path(folder).absolute()
+        for name, value, low in (
+            ("timeout_min", timeout_min, 1),
+            ("signal_delay_s", signal_delay_s, 0),
+            ("max_num_timeout", max_num_timeout, 0),
+            ("array_parallelism", array_parallelism, 1),
+            ("poll_seconds", poll_seconds, 1),
+        ):
+            whole(f"hydra.launcher.{name}", value, low)
+        boolean("hydra.launcher.requeue", requeue)
+        self.requeue, self.max_num_timeout = requeue, max_num_timeout if requeue else 0
+        self.poll_seconds = poll_seconds
+        others: Any = OmegaConf.to_container(additional_parameters, resolve=True)
+        lines: Any = None if setup is None else OmegaConf.to_container(setup, resolve=True)
+        options = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+            "gpus_per_node": gpus_per_node,
+            "cpus_per_task": cpus_per_task,
+            "mem": None if mem_gb is None else f"{round(1024 * mem_gb)}M",
+            "time": timeout_min,
+            "signal_delay_s": signal_delay_s,
+            "array_parallelism": array_parallelism,
+            "setup": lines,
+        }
+        self.options: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+        flag = "requeue" if requeue else "no-requeue"
+        self.options["additional_parameters"] = {flag: True, **others}
+
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
+        """Submit what is not done or in the queue, wait for all, and return how each ended."""
+        from seqrun import runner
+
+        queued = self._queued(jobs)
+        open_jobs = [job for job in jobs if not runner.is_done(job.directory, job.config)]
+        new = [job for job in open_jobs if job.directory not in queued]
+        try:
+            queued |= self._submit(new)
+            return self._wait(jobs, queued)
+        except KeyboardInterrupt:
+            sys.stderr.write(
+                "interrupted: what was submitted goes on; the same command waits for it, "
+                f"scancel --name={self._name()} ends it\n"
+            )
+            raise
+
+    def _name(self) -> str:
+        return f"seqrun-{self.folder.parent.name}"
+
+    def _submit(self, jobs: Sequence[SweepJob]) -> dict[Path, str]:
+        """Submit jobs as one array; return directory -> SLURM's job id."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit.slurm.slurm import SlurmExecutor
+
+        if not jobs:
+            return {}
+        from hydra_plugins.seqrun._frozen import FrozenJob, freeze
+        from seqrun.config import SECRETS
+
+        for job in jobs:
+            freeze(job, SECRETS)
+        try:
+            executor = SlurmExecutor(self.folder, max_num_timeout=self.max_num_timeout)
+            executor.update_parameters(job_name=self._name(), **self.options)
+            submitted = executor.map_array(
+                FrozenJob(requeue=self.requeue), [str(job.directory) for job in jobs]
+            )
+        except (FailedJobError, FailedSubmissionError, OSError, ValueError) as error:
+            raise ConfigError(f"hydra/launcher=slurm: {error}") from error
+        ids = {job.directory: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
+        known = {**self._submitted(), **{str(path): number for path, number in ids.items()}}
+        write_json(self.folder / SUBMITTED, known)
+        sys.stderr.write(f"submitted {len(jobs)} jobs as {self._name()}\n")
+        return ids
+
+    def _submitted(self) -> dict[str, str]:
+        path = self.folder / SUBMITTED
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _queued(self, jobs: Sequence[SweepJob]) -> dict[Path, str]:
+        """Return directory -> id of the jobs that are in the queue already."""
+        known, states = self._submitted(), _queue() or {}
+        ids = {job.directory: known.get(str(job.directory), "") for job in jobs}
+        return {path: number for path, number in ids.items() if states.get(number) in ALIVE}
+
+    def _wait(self, jobs: Sequence[SweepJob], ids: Mapping[Path, str]) -> list[Outcome]:
+        """Wait until every job has ended; return their outcomes in order."""
+        from seqrun import runner
+
+        outcomes: dict[int, Outcome] = {}
+        seen_ended: set[int] = set()
+        while len(outcomes) < len(jobs):
+            states = _queue()
+            for job in jobs:
+                number = ids.get(job.directory)
+                if job.number in outcomes or (number and states is None):
+                    continue
+                state = (states or {}).get(number or "", "GONE")
+                if number and state in ALIVE:
+                    seen_ended.discard(job.number)
+                    continue
+                # Believe the run's record: to SLURM a run that failed is COMPLETED.
+                error = f"SLURM's job {number} is {state}; see {self.folder}/{number}_0_log.err"
+                outcome = runner.recorded_outcome(job, was_done=not number, otherwise=error)
+                if outcome.status == "failed" and job.number not in seen_ended:
+                    seen_ended.add(job.number)  # a requeue, or a slow file system: ask once more
+                    continue
+                outcomes[job.number] = outcome
+                progress(job, outcome, len(outcomes), len(jobs))
+            if len(outcomes) < len(jobs):
+                time.sleep(self.poll_seconds)
+        return [outcomes[job.number] for job in jobs]
+
+
+def _queue() -> dict[str, str] | None:
+    """Return SLURM's job id -> state of this user's jobs, None if it cannot be asked just now."""
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
+    command += [f"--user={os.getuid()}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except subprocess.SubprocessError:
+        return None
+    return dict(line.split("|", 1) for line in done.stdout.split())

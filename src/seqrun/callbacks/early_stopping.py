@@ -1,0 +1,105 @@
+"""EarlyStoppingCallback: ends a task's training when its validation accuracy stops rising."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrun.callbacks.base import BaseCallback
+from seqrun.checks import ConfigError, at_least, boolean, one_of, whole
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+
+WEIGHTS = ("params/", "stats/")
+
+
+@dataclass(kw_only=True, eq=False)
+class EarlyStoppingCallback(BaseCallback):
+    """Stop a task after `patience` epochs without a better validation accuracy.
+
+    After each epoch the accuracy on held-out training data is measured; an epoch is better than the
+    best so far if its accuracy is larger by more than `min_delta`. Where training stops, the
+    task ends as it would after its last epoch: importances, memories and the row of the matrix come
+    after it. With `restore_best` the task ends with the parameters and BatchNorm statistics of its
+    best epoch; what else an algorithm carries (optimizer, path integrals, memory) stays as the last
+    epoch left it.
+
+    Args:
+        patience: epochs, >= 1.
+        min_delta: fraction, >= 0.
+        monitor: "current" (the task that is trained on) or "seen" (the mean over tasks so far).
+        restore_best: keep the best epoch's weights, not the last's.
+
+    Raises:
+        ConfigError: a value out of range, or a benchmark that holds no data out.
+    """
+
+    patience: int = 3
+    min_delta: float = 0.0
+    monitor: str = "current"
+    restore_best: bool = True
+
+    _best: float | None = field(default=None, init=False, repr=False)
+    _best_epoch: int = field(default=0, init=False, repr=False)
+    _weights: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        whole("patience", self.patience, 1)
+        at_least("min_delta", self.min_delta, 0.0)
+        one_of("monitor", self.monitor, ("current", "seen"))
+        boolean("restore_best", self.restore_best)
+
+    def check(self, algorithm: BaseAlgorithm) -> None:
+        """Raise ConfigError unless there are validation data."""
+        if not algorithm.benchmark.validation_fraction:
+            raise ConfigError(
+                "benchmark.validation_fraction=0: must be > 0 with callbacks.early_stopping, "
+                "which may not look at test data"
+            )
+
+    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+        """Return the best epoch and its weights."""
+        return {"best": self._best, "best_epoch": self._best_epoch, **self._weights}
+
+    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Go on with this best epoch."""
+        self._best, self._best_epoch = state["best"], state["best_epoch"]
+        self._weights = {n: a for n, a in state.items() if n.startswith(WEIGHTS)}
+
+    def on_before_task(self, algorithm: BaseAlgorithm) -> None:
+        """Begin anew."""
+        self._best, self._best_epoch, self._weights = None, 0, {}
+
+    def on_after_epoch(self, algorithm: BaseAlgorithm) -> None:
+        """Measure; stop or go on; at the task's last epoch go back to the best one."""
+        accuracy = self._accuracy(algorithm)
+        for logger in algorithm.loggers:
+            logger.log(
+                {"validation_accuracy": accuracy},
+                step=algorithm.global_step,
+                epoch=algorithm.epoch,
+                task=algorithm.task,
+            )
+        if self._best is None or accuracy > self._best + self.min_delta:
+            self._best, self._best_epoch = accuracy, algorithm.epoch
+            if self.restore_best:
+                arrays = algorithm.export_arrays()
+                self._weights = {n: a for n, a in arrays.items() if n.startswith(WEIGHTS)}
+        algorithm.stop_task = algorithm.epoch - self._best_epoch >= self.patience
+        epochs = algorithm.training.epochs(algorithm.task)
+        is_last = algorithm.stop_task or algorithm.epoch == epochs
+        if is_last and self.restore_best and self._best_epoch < algorithm.epoch:
+            algorithm.import_arrays({**algorithm.export_arrays(), **self._weights})
+
+    def _accuracy(self, algorithm: BaseAlgorithm) -> float:
+        """Return the mean over the monitored tasks."""
+        tasks = [algorithm.task] if self.monitor == "current" else range(1, algorithm.task + 1)
+        accuracies = []
+        for task in tasks:
+            (correct,) = algorithm.count_correct(task, [algorithm.evaluation_mask(task)])
+            accuracies.append(correct / algorithm.benchmark.task_size(task, "validation"))
+        return sum(accuracies) / len(accuracies)

@@ -1,0 +1,73 @@
+"""PreviewCallback: what the network is shown, as a picture per task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seqrun.callbacks.base import BaseCallback
+from seqrun.checks import whole
+from seqrun.files import write_atomically
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+
+
+@dataclass(kw_only=True, eq=False)
+class PreviewCallback(BaseCallback):
+    """Write figures/inputs/task_<t>.png: some of each task's training images with their labels.
+
+    They are what the network gets: rotated, permuted, padded, before pixels become numbers (divided
+    by 255, or normalised as the title says). The classes take turns, each with its first images,
+    so nothing is drawn at random.
+
+    Args:
+        num_images: at most so many per task, >= 1.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    num_images: int = 20
+
+    def __post_init__(self) -> None:
+        whole("num_images", self.num_images, 1)
+
+    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+        """Draw the task's picture when its data are there."""
+        if algorithm.epoch != 1 or algorithm.run_dir is None:
+            return
+        from seqrun.callbacks.pictures import inputs_png
+
+        current = slice(algorithm.num_current)
+        x, y = algorithm.host_pool.x[current], algorithm.host_pool.y[current]
+        chosen = in_turns(y, self.num_images)
+        height, width, channels = x.shape[1:]
+        transform = algorithm.benchmark.transform
+        title = f"task {algorithm.task}/{algorithm.num_tasks} of {algorithm.benchmark.name}: "
+        title += f"{height} x {width} x {channels}, {len(y)} training samples"
+        if transform.mean is not None:
+            mean, std = (
+                ", ".join(f"{v:.3g}" for v in np.atleast_1d(a))
+                for a in (transform.mean, transform.std)
+            )
+            title += f"\nnormalised: (pixel / 255 - [{mean}]) / [{std}]"
+        name = f"task_{algorithm.task:0{len(str(algorithm.num_tasks))}d}.png"
+        png = inputs_png(x[chosen], y[chosen], title)
+        write_atomically(algorithm.run_dir / "figures" / "inputs" / name, png)
+
+
+def in_turns(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return rows of at most `count` samples: the first of every class, the second, ...; sorted.
+
+    Args:
+        labels: (N,) integers.
+        count: rows to choose; sorted by label and then by row.
+    """
+    by_label = np.argsort(labels, kind="stable")
+    ordered = labels[by_label]
+    turn = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    chosen = by_label[np.lexsort((ordered, turn))[:count]]
+    return chosen[np.lexsort((chosen, labels[chosen]))]

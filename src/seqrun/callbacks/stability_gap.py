@@ -1,0 +1,169 @@
+"""StabilityGapCallback: how far accuracies fall between the ends of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrun.callbacks.base import BaseCallback
+from seqrun.checks import whole
+from seqrun.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+    from seqrun.plan import Chunk
+
+FILE = "stability_gap.json"
+FIGURE = "figures/stability_gap.png"
+NOT_MEASURED = -1.0
+"""In a checkpoint, whose arrays are finite."""
+
+
+@dataclass(kw_only=True, eq=False)
+class StabilityGapCallback(BaseCallback):
+    """Measure the tasks so far every `every_steps` training steps; find the worst in between.
+
+    With A(i, n) the accuracy on task i after n steps, and t_i the steps done when task i ended,
+    after task k (De Lange et al. 2023, "Continual evaluation for lifelong learning: Identifying
+    the stability gap", arXiv:2205.13452, section 3):
+
+        min-ACC_k = 1/(k-1) sum_{i<k} min_n A(i, n) over the measured n with t_i < n <= t_k
+        WC-ACC_k = 1/k A(k, t_k) + (1 - 1/k) min-ACC_k
+
+    and WC-ACC_1 = A(1, t_1), min-ACC_1 being undefined. Measured are the multiples of
+    `every_steps` and what the accuracy matrix measures, so the row after a task's end too, on the
+    same data as the matrix. Differs from the paper: whole test sets, where it draws a part of them.
+
+    The training numbers are the same with and without it. Logged as "stepwise_accuracy/task_<i>",
+    "min_accuracy" and "worst_case_accuracy"; all of it also in stability_gap.json and
+    figures/stability_gap.png of the run's directory.
+
+    Args:
+        every_steps: >= 1; 1 is the paper's per-iteration evaluation.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    every_steps: int = 10
+
+    _steps: list[int] = field(default_factory=list, init=False, repr=False)
+    _tasks: list[int] = field(default_factory=list, init=False, repr=False)
+    _rows: list[np.ndarray] = field(default_factory=list, init=False, repr=False)
+    _unlogged: int = field(default=0, init=False, repr=False)
+    _minimum: list[float | None] = field(default_factory=list, init=False, repr=False)
+    _worst: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        whole("every_steps", self.every_steps, 1)
+
+    @property
+    def pause_every(self) -> int:
+        """Steps between two measurements."""
+        return self.every_steps
+
+    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+        """Return all that was measured."""
+        empty = np.empty((0, algorithm.num_tasks))
+        rows = np.nan_to_num(np.array(self._rows), nan=NOT_MEASURED) if self._rows else empty
+        return {
+            "steps": np.array(self._steps, np.int64),
+            "tasks": np.array(self._tasks, np.int64),
+            "rows": rows,
+            "minimum": self._minimum,
+            "worst": self._worst,
+        }
+
+    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Go on after what was measured."""
+        self._steps, self._tasks = state["steps"].tolist(), state["tasks"].tolist()
+        self._rows = list(np.where(state["rows"] == NOT_MEASURED, np.nan, state["rows"]))
+        self._minimum, self._worst = list(state["minimum"]), list(state["worst"])
+        self._unlogged = len(self._steps)
+
+    def on_pause(self, algorithm: BaseAlgorithm, step: int) -> None:
+        """Measure every task so far."""
+        row = np.full(algorithm.num_tasks, np.nan)
+        for task in range(1, algorithm.task + 1):
+            (correct,) = algorithm.count_correct(task, [algorithm.evaluation_mask(task)])
+            split = algorithm.benchmark.evaluation_split
+            row[task - 1] = correct / algorithm.benchmark.task_size(task, split)
+        self._note(step, algorithm.task, row)
+
+    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+        """Log what was measured in the chunk."""
+        for place in range(self._unlogged, len(self._steps)):
+            seen = self._rows[place][: algorithm.task].tolist()
+            values = {f"stepwise_accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen, 1)}
+            self._log(algorithm, values, self._steps[place])
+        self._unlogged = len(self._steps)
+
+    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+        """Take the row of the matrix in; at a task's end compute the metrics."""
+        task = algorithm.task
+        if task == 0:
+            return
+        row = np.full(algorithm.num_tasks, np.nan)
+        row[:task] = algorithm.accuracy_matrix[task, :task]
+        self._note(algorithm.global_step, task, row)
+        self._unlogged = len(self._steps)  # the matrix is logged already
+        if not algorithm.task_is_done:
+            return
+        minimum, worst = worst_case(np.array(self._rows), np.array(self._tasks), task)
+        self._minimum.append(minimum)
+        self._worst.append(worst)
+        values = {"worst_case_accuracy": worst}
+        if minimum is not None:
+            values["min_accuracy"] = minimum
+        self._log(algorithm, values, algorithm.global_step)
+        if algorithm.run_dir is not None:
+            record = {
+                "every_steps": self.every_steps,
+                "min_accuracy": self._minimum,
+                "worst_case_accuracy": self._worst,
+                "steps": self._steps,
+                "tasks": self._tasks,
+                "accuracy": self._rows,
+            }
+            write_json(algorithm.run_dir / FILE, record)
+
+    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+        """Draw the figure."""
+        if algorithm.run_dir is not None:
+            from seqrun.callbacks.pictures import stability_png
+
+            names = algorithm.names
+            title = f"{names['algo']} on {names['benchmark']}, every {self.every_steps} steps"
+            png = stability_png(
+                np.array(self._steps), np.array(self._tasks), np.array(self._rows), title
+            )
+            write_atomically(algorithm.run_dir / FIGURE, png)
+
+    def _note(self, step: int, task: int, row: np.ndarray) -> None:
+        self._steps.append(step)
+        self._tasks.append(task)
+        self._rows.append(row)
+
+    def _log(self, algorithm: BaseAlgorithm, values: dict[str, float], step: int) -> None:
+        for logger in algorithm.loggers:
+            logger.log(values, step=step, epoch=algorithm.epoch, task=algorithm.task)
+
+
+def worst_case(rows: np.ndarray, tasks: np.ndarray, k: int) -> tuple[float | None, float]:
+    """Return min-ACC and WC-ACC after task k (see StabilityGapCallback).
+
+    Args:
+        rows: (N, T) accuracies in the order in which they were measured, the last after task k;
+            NaN = not measured.
+        tasks: (N,) task, 1-based, that was trained on at each.
+        k: 1-based; min-ACC of the first is undefined (None).
+    """
+    current = float(rows[-1, k - 1])
+    if k == 1:
+        return None, current
+    lowest = [np.nanmin(rows[(tasks > i) & (tasks <= k), i - 1]) for i in range(1, k)]
+    minimum = float(np.mean(lowest))
+    return minimum, current / k + (1 - 1 / k) * minimum

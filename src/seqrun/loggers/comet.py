@@ -1,0 +1,139 @@
+"""CometLogger: an experiment at Comet, or its archive for a later upload."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from seqrun.checks import one_of
+from seqrun.loggers.base import RunInfo
+from seqrun.loggers.tracker import TrackerLogger, as_text, flat
+from seqrun.loggers.wandb import MODES
+
+QUIET: dict[str, Any] = {
+    "log_code": False,
+    "log_graph": False,
+    "log_env_details": False,
+    "log_git_metadata": False,
+    "log_git_patch": False,
+    "parse_args": False,
+    "auto_param_logging": False,
+    "auto_metric_logging": False,
+    "auto_output_logging": False,
+    "auto_log_co2": False,
+    "display_summary_level": 0,
+}
+"""What is logged is what a run logs: no command line, source, output or machine."""
+
+
+@dataclass(kw_only=True, eq=False)
+class CometLogger(TrackerLogger):
+    """Log scalars, configuration, final metrics and the matrix's figure to Comet.
+
+    "offline" needs neither network nor account: it leaves one archive per part of the run,
+    `comet/<experiment key>*.zip` in the run's directory, which `comet upload` sends later. An
+    archive comes into being when the part ends; one that is killed outright leaves none. "online"
+    reads the key from the client's own places (COMET_API_KEY, or ~/.comet.config): no key belongs
+    into a configuration. A resumed run adds to the same experiment.
+
+    Args:
+        mode: "online", "offline" or "disabled", which does nothing and imports nothing.
+        project: Comet's project name.
+        workspace: Comet's workspace; None = the account's own.
+        tags: of the experiment.
+        every_steps, call_seconds, close_seconds: as in TrackerLogger.
+
+    Raises:
+        ConfigError: a value out of range, or a run without a directory.
+    """
+
+    mode: str = "offline"
+    project: str = "seqrun"
+    workspace: str | None = None
+    tags: Sequence[str] = ()
+    every_steps: int = 10
+
+    name: ClassVar[str] = "comet"
+    package: ClassVar[str] = "comet_ml"
+
+    _key: str = field(default="", init=False, repr=False)
+    _client: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        one_of("mode", self.mode, MODES)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is done."""
+        return self.mode != "disabled"
+
+    def open(self, run: RunInfo) -> None:
+        """Give the experiment a key."""
+        super().open(run)
+        self._key = secrets.token_hex(16)
+
+    def own_state(self) -> dict[str, Any]:
+        """Return the experiment's key (a name, no secret)."""
+        return {"experiment": self._key}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Continue the same experiment."""
+        super().import_state(state)
+        self._key = state["experiment"]
+
+    def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
+        """Start an experiment, or a new part of one.
+
+        Raises:
+            ConnectionError: Comet cannot be reached.
+        """
+        os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # it would patch the frameworks
+        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "0")  # nor report to its makers
+        import comet_ml
+
+        logging.getLogger("comet_ml").setLevel(logging.CRITICAL)  # the one warning is ours
+        offline = self.mode == "offline"
+        if offline:
+            directory.mkdir(parents=True, exist_ok=True)
+        self._client = comet_ml.start(
+            workspace=self.workspace,
+            project_name=self.project,
+            experiment_key=self._key,
+            mode="get_or_create",
+            online=not offline,
+            experiment_config=comet_ml.ExperimentConfig(
+                offline_directory=str(directory) if offline else None,
+                name=f"{run.name['algo']}-{run.name['benchmark']}-seed{run.seed}",
+                tags=list(self.tags),
+                **QUIET,
+            ),
+        )
+        if not self._client.alive:
+            raise ConnectionError("Comet cannot be reached")
+        self._client.log_parameters(flat(run.config))
+
+    def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
+        """Log a row of metrics."""
+        self._client.log_metrics({**values, "task": task}, step=step, epoch=epoch)
+
+    def write_summary(self, metrics: Mapping[str, float | None]) -> None:
+        """Log the final metrics, under "final/" and as a table."""
+        self._client.log_others({f"final/{name}": value for name, value in metrics.items()})
+        self._client.log_text(as_text(metrics))
+
+    def write_figure(self, name: str, png: bytes) -> None:
+        """Log a figure."""
+        self._client.log_image(io.BytesIO(png), name=name)
+
+    def finish(self, status: str) -> None:
+        """End the experiment; offline, write its archive."""
+        self._client.log_other("status", status)
+        self._client.end()

@@ -1,0 +1,257 @@
+"""TrackerLogger: a tracker's client on a thread of its own, which can't stop or slow a run."""
+
+from __future__ import annotations
+
+import io
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from seqrun.checks import ConfigError, at_least, whole
+from seqrun.loggers.base import BaseLogger, RunInfo
+
+MAX_WAITING = 10_000
+"""Calls that may wait for the client; a chunk of steps is one call."""
+
+
+@dataclass(kw_only=True, eq=False)
+class TrackerLogger(BaseLogger):
+    """Hand all that is logged, in order, to a client that works on a daemon thread.
+
+    The run never waits for the client, but for `close_seconds` at its end. A client that raises,
+    that spends more than `call_seconds` on one call, or that falls too far behind is dropped: one
+    warning on standard error, and the run goes on without it, with the same numbers. A destination
+    implements `start`, `write`, `write_summary`, `write_figure` and `finish`, all of which run on
+    that thread. The figures of the accuracy matrices are drawn when a run completes.
+
+    Args:
+        every_steps: of what is measured at every training step, such as the loss, the value of each
+            step that is a multiple of this is logged, >= 1.
+        call_seconds: longest time that one call may take, > 0.
+        close_seconds: longest time that the end of the run waits for the client, > 0.
+
+    Raises:
+        ConfigError: a value out of range, or a run without a directory.
+    """
+
+    every_steps: int = 1
+    call_seconds: float = 30.0
+    close_seconds: float = 10.0
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    """What must be installed."""
+
+    _run: RunInfo | None = field(default=None, init=False, repr=False)
+    _earlier: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _rows: int = field(default=0, init=False, repr=False)
+    _matrices: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    _calls: Any = field(default=None, init=False, repr=False)
+    _thread: threading.Thread | None = field(default=None, init=False, repr=False)
+    _busy_since: float | None = field(default=None, init=False, repr=False)
+    _dropped: bool = field(default=False, init=False, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        whole("every_steps", self.every_steps, 1)
+        at_least("call_seconds", self.call_seconds, 0.0, strictly=True)
+        at_least("close_seconds", self.close_seconds, 0.0, strictly=True)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is done."""
+        return True
+
+    # ---- what a destination implements, on the client's thread
+
+    def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
+        """Start the client, before the first value.
+
+        Args:
+            run: the run.
+            directory: for its files, not made yet: <run directory>/<name>.
+            earlier: `own_state` and "rows", the number of `write`s, when the checkpoint was made
+                that the run continues; {} = a new run.
+        """
+        raise NotImplementedError
+
+    def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
+        """Record a row of scalars measured after `step` steps."""
+        raise NotImplementedError
+
+    def write_summary(self, metrics: Mapping[str, float | None]) -> None:
+        """Record the final metrics; None = undefined."""
+        raise NotImplementedError
+
+    def write_figure(self, name: str, png: bytes) -> None:
+        """Record a figure."""
+        raise NotImplementedError
+
+    def finish(self, status: str) -> None:
+        """End the run at the client."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Let what was written reach the disk, where that is not done anyway."""
+
+    def own_state(self) -> dict[str, Any]:
+        """Return, on the run's thread, what else `start` must know to continue this run."""
+        return {}
+
+    # ---- what a run calls
+
+    def check(self) -> None:
+        """Raise ConfigError unless the client is installed."""
+        if self.enabled and find_spec(self.package) is None:
+            raise ConfigError(
+                f"logger.{self.name}: needs the package {self.package}, which is not installed"
+            )
+
+    def open(self, run: RunInfo) -> None:
+        """Note the run; the client starts with the first value."""
+        if self.enabled and run.directory is None:
+            raise ConfigError(f"logger.{self.name}: must be used in a run that has a directory")
+        self._run, self._earlier, self._thread = run, {}, None
+        self._dropped, self._busy_since, self._rows = False, None, 0
+        self._matrices = {name: matrix.copy() for name, matrix in run.matrices.items()}
+
+    def export_state(self) -> dict[str, Any]:
+        """Return what a resumed run must know, and let the client flush; nothing is waited for."""
+        self._hand_over(self.flush)
+        return {**self.own_state(), "rows": self._rows}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Continue what an earlier part of the run logged."""
+        self._earlier, self._rows = dict(state), state["rows"]
+
+    def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
+        """Record scalars as one row."""
+        self._rows += 1
+        self._hand_over(partial(self.write, dict(values), step, epoch, task))
+
+    def log_steps(
+        self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
+    ) -> None:
+        """Record a chunk's values of every step as one call."""
+        first = -first_step % self.every_steps
+        kept = values[first :: self.every_steps].copy()
+        if len(kept):
+            self._rows += len(kept)
+            place = (first_step + first, epoch, task)
+            self._hand_over(partial(self._write_steps, name, kept, *place))
+
+    def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
+        """Keep the accuracy matrix for its figure."""
+        self._matrices[name] = matrix.copy()
+
+    def log_summary(self, metrics: Mapping[str, float | None]) -> None:
+        """Record the final table."""
+        self._hand_over(partial(self.write_summary, dict(metrics)))
+
+    def close(self, status: str) -> None:
+        """End the run, waiting for the client, but no longer than `close_seconds`."""
+        if self._run is None:
+            return
+        if status == "completed":
+            for name, matrix in self._matrices.items():
+                self._hand_over(partial(self._draw, self._run, name, matrix))
+        self._hand_over(partial(self.finish, status))
+        if not self._dropped and self._thread is not None:
+            self._hand_over(None)
+            self._thread.join(self.close_seconds)
+            if self._thread.is_alive():
+                self._drop(f"it was not done {self.close_seconds:g} s after the run's end")
+        self._run = None
+
+    # ---- between the two threads
+
+    def _opened(self) -> RunInfo:
+        if self._run is None:
+            raise RuntimeError("no run is open: call open(RunInfo) first")
+        return self._run
+
+    def _hand_over(self, call: Callable[[], None] | None) -> None:
+        """Queue a call; None ends the thread."""
+        if self._dropped or not self.enabled:
+            return
+        run = self._opened()
+        if self._thread is None:
+            self._calls = queue.Queue(MAX_WAITING)
+            assert run.directory is not None  # open has made sure
+            own = Path(run.directory, self.name)
+            self._calls.put(partial(self.start, run, own, self._earlier))
+            self._thread = threading.Thread(
+                target=self._work, args=(self._calls,), name=f"seqrun-{self.name}", daemon=True
+            )
+            self._thread.start()
+        since = self._busy_since
+        if since is not None and time.monotonic() - since > self.call_seconds:
+            self._drop(f"a call has taken more than {self.call_seconds:g} s")
+            return
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._drop(f"it is {MAX_WAITING} calls behind")
+
+    def _work(self, calls: Any) -> None:
+        """Make the calls, one after the other, until there are no more or one fails."""
+        try:
+            while (call := calls.get()) is not None and not self._dropped:
+                self._busy_since = time.monotonic()
+                call()
+                self._busy_since = None
+        except BaseException as error:  # whatever a client may raise, SystemExit included
+            self._drop(f"{type(error).__name__}: {error}")
+
+    def _write_steps(
+        self, name: str, values: np.ndarray, first_step: int, epoch: int, task: int
+    ) -> None:
+        for offset, value in enumerate(values.tolist()):
+            self.write({name: value}, first_step + offset * self.every_steps, epoch, task)
+            if self._dropped:
+                return
+
+    def _draw(self, run: RunInfo, name: str, matrix: np.ndarray) -> None:
+        from seqrun.figures import DPI, matrix_figure
+
+        parts = run.name
+        title = f"{parts['algo']} on {parts['benchmark']}, {parts['backbone']} ({parts['backend']})"
+        png = io.BytesIO()
+        given = ", task given at test" if name.endswith("_task_aware") else ""
+        matrix_figure(matrix, title + given).savefig(png, format="png", dpi=DPI)
+        self.write_figure(name, png.getvalue())
+
+    def _drop(self, reason: str) -> None:
+        with self._lock:
+            if self._dropped:
+                return
+            self._dropped = True
+        line = " ".join(reason.split())  # one warning is one line
+        sys.stderr.write(f"warning: logger {self.name} is dropped, the run goes on: {line}\n")
+
+
+def as_text(metrics: Mapping[str, float | None]) -> str:
+    """Return the final metrics as a table in Markdown."""
+    rows = [f"| {k} | {'undefined' if v is None else f'{v:.6g}'} |" for k, v in metrics.items()]
+    return "\n".join(["| metric | value |", "| --- | --- |", *rows])
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value for nested plain data; lists stay as they are."""
+    named: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            named |= flat(value, f"{prefix}{key}.")
+        else:
+            named[f"{prefix}{key}"] = value
+    return named

@@ -1,0 +1,132 @@
+"""WandbLogger: a run at Weights & Biases, or its files for a later upload."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from seqrun.checks import one_of
+from seqrun.loggers.base import RunInfo
+from seqrun.loggers.tracker import TrackerLogger
+
+MODES = ("online", "offline", "disabled")
+
+
+@dataclass(kw_only=True, eq=False)
+class WandbLogger(TrackerLogger):
+    """Log scalars, configuration, final metrics and the matrix's figure to Weights & Biases.
+
+    Its files are in `wandb/` of the run's directory. "offline" needs neither network nor account;
+    `wandb sync` uploads it later. "online" reads the key from the client's own places
+    (WANDB_API_KEY, or what `wandb login` wrote): no key belongs into a configuration.
+
+    Charts are drawn over "step", the training steps of the run; W&B's own step counts rows. A
+    resumed run continues under the same id with the row of its checkpoint, so that rows that were
+    sent before carry the numbers (and values) that they had.
+
+    Args:
+        mode: "online", "offline" or "disabled", which does nothing and imports nothing.
+        project, entity, group, tags: as in wandb.init; None = its defaults.
+        every_steps, call_seconds, close_seconds: as in TrackerLogger.
+
+    Raises:
+        ConfigError: a value out of range, or a run without a directory.
+    """
+
+    mode: str = "offline"
+    project: str = "seqrun"
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    every_steps: int = 10
+
+    name: ClassVar[str] = "wandb"
+    package: ClassVar[str] = "wandb"
+
+    _id: str = field(default="", init=False, repr=False)
+    _client: Any = field(default=None, init=False, repr=False)
+    _row: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        one_of("mode", self.mode, MODES)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is done."""
+        return self.mode != "disabled"
+
+    def open(self, run: RunInfo) -> None:
+        """Give the run an id."""
+        super().open(run)
+        self._id = secrets.token_hex(4)
+
+    def own_state(self) -> dict[str, Any]:
+        """Return the run's id."""
+        return {"id": self._id}
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Continue under the same id."""
+        super().import_state(state)
+        self._id = state["id"]
+
+    def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
+        """Start a W&B run."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers
+        import wandb
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._row = earlier.get("rows", 0)
+        mode: Any = self.mode
+        self._client = wandb.init(
+            dir=str(directory.parent),
+            mode=mode,
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            tags=list(self.tags),
+            name=f"{run.name['algo']}-{run.name['benchmark']}-seed{run.seed}",
+            id=self._id,
+            resume="allow",
+            reinit="create_new",
+            config=dict(run.config),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                disable_code=True,
+                disable_git=True,
+                x_disable_meta=True,  # the command line and the machine
+                x_disable_stats=True,
+            ),
+        )
+        self._client.define_metric("*", step_metric="step")
+
+    def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
+        """Log one row."""
+        self._client.log({**values, "step": step, "epoch": epoch, "task": task}, step=self._row)
+        self._row += 1
+
+    def write_summary(self, metrics: Mapping[str, float | None]) -> None:
+        """Put the final metrics into the run's summary, under "final/"."""
+        for name, value in metrics.items():
+            self._client.summary[f"final/{name}"] = value
+
+    def write_figure(self, name: str, png: bytes) -> None:
+        """Log a figure, in a row of its own."""
+        import wandb
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as image:
+            self._client.log({name: wandb.Image(image)}, step=self._row)
+        self._row += 1
+
+    def finish(self, status: str) -> None:
+        """End the W&B run, marked as failed unless it completed."""
+        self._client.finish(exit_code=0 if status == "completed" else 1)

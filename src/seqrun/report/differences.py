@@ -1,0 +1,93 @@
+"""What tells experiments apart: the keys whose values vary, and names made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seqrun.report.records import TARGET, Experiment
+from seqrun.results import NAMES
+
+ABSENT = "–"
+NOT_COLUMNS = ("backend",)
+"""Keys that a column of the names shows already."""
+
+
+def varying_keys(experiments: Sequence[Experiment]) -> list[str]:
+    """Return the dotted keys that are columns, in the order of the configurations.
+
+    A key counts when experiments that have it differ in its value. Where only some have it, that
+    follows from their algorithm or backbone and says nothing, unless all names are the same.
+    """
+    keys = dict.fromkeys(key for experiment in experiments for key in experiment.config)
+    same_names: dict[tuple[str, ...], list[Experiment]] = {}
+    for experiment in experiments:
+        names = tuple(experiment.names[name] for name in NAMES)
+        same_names.setdefault(names, []).append(experiment)
+
+    def varies(key: str) -> bool:
+        if key in NOT_COLUMNS:
+            return False
+        given = {repr(e.config[key]) for e in experiments if key in e.config}
+        if len(given) > 1 and not key.endswith(TARGET):
+            return True
+        return any(
+            len({repr(e.config.get(key, ABSENT)) for e in group}) > 1
+            for group in same_names.values()
+        )
+
+    return [key for key in keys if varies(key)]
+
+
+def varying_names(experiments: Sequence[Experiment]) -> list[str]:
+    """Return which of algo, benchmark, backbone, backend are columns: algo, and what varies."""
+    return [
+        name
+        for name in NAMES
+        if name == "algo" or len({experiment.names[name] for experiment in experiments}) > 1
+    ]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return dotted key -> its last part, or the whole key where that is not unique."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: part if last.count(part) == 1 and part not in NAMES else key
+        for key, part in zip(keys, last, strict=True)
+    }
+
+
+def show(value: Any) -> str:
+    """Return a value as YAML would be written on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(show, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def labels(experiments: Sequence[Experiment]) -> dict[Experiment, str]:
+    """Return a name for each experiment that tells it from the others: "ewc, lr=0.1"."""
+    names = [name for name in varying_names(experiments) if name != "algo"]
+    keys = varying_keys(experiments)
+    short = short_names(keys)
+    found = {}
+    for experiment in experiments:
+        own = [experiment.names["algo"], *(experiment.names[name] for name in names)]
+        config = experiment.config
+        own += [f"{short[key]}={show(config[key])}" for key in keys if key in config]
+        found[experiment] = ", ".join(own)
+    return found
+
+
+def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Return the keys that two configurations share and differ in: "lr: 0.1 | 0.01"."""
+    shared = [key for key in first if key in second and not key.endswith(TARGET)]
+    short = short_names(shared)
+    return "; ".join(
+        f"{short[key]}: {show(first[key])} | {show(second[key])}"
+        for key in shared
+        if first[key] != second[key]
+    )

@@ -1,0 +1,100 @@
+"""Comparison of experiments over the seeds that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from seqrun.metrics import summarise
+from seqrun.report.differences import between, short_names, show, varying_keys
+from seqrun.report.records import Experiment, makes_stream
+
+METRICS = ("average_accuracy", "average_forgetting")
+MAX_ALL_PAIRS = 12
+"""With more experiments on one stream, each is compared with the best alone."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two experiments on one stream.
+
+    Attributes:
+        first: one.
+        second: the other.
+        seeds: those that both have completed.
+        differences: metric -> {"mean", "std", "ci95", "n"} of first minus second over `seeds`.
+        config: in what their configurations differ.
+    """
+
+    first: Experiment
+    second: Experiment
+    seeds: tuple[int, ...]
+    differences: dict[str, dict[str, Any]]
+    config: str
+
+
+def streams(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+    """Return the experiments with results by their stream, the best average accuracy first."""
+    groups: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        if experiment.runs:
+            groups.setdefault(experiment.stream, []).append(experiment)
+    for group in groups.values():
+        group.sort(key=score, reverse=True)
+    return list(groups.values())
+
+
+def titles(groups: Sequence[Sequence[Experiment]]) -> list[str]:
+    """Return what the experiments of each stream have in common, and tells it from the others."""
+    firsts = [group[0] for group in groups]
+    keys = [key for key in varying_keys(firsts) if makes_stream(key)]
+    short = short_names(keys)
+    several = len({first.device for first in firsts}) > 1
+    found = []
+    for first in firsts:
+        names = first.names
+        parts = [f"{names['benchmark']}, {names['backbone']} ({names['backend']})"]
+        parts += [f"{short[key]}={show(first.config[key])}" for key in keys if key in first.config]
+        parts += [f"{first.measured_on} data"] * (first.measured_on != "test")
+        parts += [str(first.device)] * several
+        found.append(", ".join(parts))
+    return found
+
+
+def score(experiment: Experiment) -> float:
+    """Return the mean average accuracy, for ranking; undefined is the lowest."""
+    mean = experiment.summary["average_accuracy"]["mean"]
+    return -1.0 if mean is None else mean
+
+
+def compare(group: Sequence[Experiment]) -> list[Pair]:
+    """Return the pairs of experiments on one stream that have a seed in common.
+
+    The interval of a paired difference is the one-sample t-interval of the differences seed by
+    seed (Student 1908): a seed fixes stream, batches and initial weights for both, so what these
+    have in common drops out. Intervals are not corrected for the number of comparisons.
+
+    Args:
+        group: best first; see `streams`.
+    """
+    everything = len(group) <= MAX_ALL_PAIRS
+    pairs = combinations(group, 2) if everything else ((group[0], other) for other in group[1:])
+    found = [compare_two(first, second) for first, second in pairs]
+    return [pair for pair in found if pair.seeds]
+
+
+def compare_two(first: Experiment, second: Experiment) -> Pair:
+    """Return the paired comparison of two experiments, first minus second."""
+    seeds = tuple(seed for seed in first.runs if seed in second.runs)
+    differences: list[dict[str, float | None]] = []
+    for seed in seeds:
+        one, other = first.runs[seed].metrics, second.runs[seed].metrics
+        both = {m: (one.get(m), other.get(m)) for m in METRICS}
+        differences.append(
+            {m: None if None in (a, b) else a - b for m, (a, b) in both.items()}
+        )
+    return Pair(
+        first, second, seeds, summarise(differences), between(first.config, second.config)
+    )

@@ -1,0 +1,260 @@
+"""The runs of a report: found on the disk, read, and grouped into experiments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from seqrun.locks import is_locked
+from seqrun.metrics import mean_matrix, summarise
+from seqrun.results import FILE, NAMES, RecordError, Results, RunRecord
+
+CONFIG_FILE = "config.yaml"
+TARGET = "_target_"
+NOT_COMPARED = ("seed", "logger", "data_dir", "resume", "seeds_strategy", "allow_targets")
+"""Keys at the top of a configuration that make no other experiment."""
+OBSERVERS = (
+    "CheckpointCallback",
+    "MetricCallback",
+    "PreviewCallback",
+    "StabilityGapCallback",
+    "TimingCallback",
+    "TqdmCallback",
+)
+"""Callbacks that only watch, so that a run with them is the same experiment as one without."""
+SAME_STREAM = ("benchmark.batch_size", "benchmark.eval_batch_size", "benchmark.path")
+"""Keys of a benchmark that leave its tasks and their samples as they are."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run directory with seeds that are not done.
+
+    Attributes:
+        directory: the run directory.
+        name: its algorithm and benchmark.
+        seeds: those that are not done.
+        status: "running", "failed" or "interrupted".
+        error: what went wrong, or "".
+    """
+
+    directory: Path
+    name: str
+    seeds: tuple[int, ...]
+    status: str
+    error: str
+
+
+@dataclass(kw_only=True, eq=False)
+class Experiment:
+    """Runs that differ in nothing but their seed.
+
+    Attributes:
+        names: {"algo", "benchmark", "backbone", "backend"} -> name.
+        measured_on: "test" or "validation".
+        device: kind of device, or None while unknown.
+        config: dotted key -> value of all that makes the experiment, without the seed.
+        runs: seed -> the record of a completed run.
+        directories: seed -> where that run is.
+        unfinished: directories of this experiment with seeds that are not done.
+    """
+
+    names: Mapping[str, str]
+    measured_on: str
+    device: str | None
+    config: Mapping[str, Any]
+    runs: dict[int, RunRecord] = field(default_factory=dict)
+    directories: dict[int, Path] = field(default_factory=dict)
+    unfinished: list[Unfinished] = field(default_factory=list)
+
+    @cached_property
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Metric -> {"mean", "std", "ci95", "n"} over all completed seeds."""
+        return summarise([run.metrics for run in self.runs.values()])
+
+    @property
+    def matrices(self) -> list[np.ndarray]:
+        """(T+1, T) float64 accuracy matrices of the completed seeds."""
+        return [run.accuracy_matrix for run in self.runs.values()]
+
+    @property
+    def mean_matrix(self) -> np.ndarray | None:
+        """(T+1, T) float64 mean over the completed seeds; None without any."""
+        return mean_matrix(self.matrices) if self.runs else None
+
+    @cached_property
+    def stream(self) -> str:
+        """A key that is equal for experiments whose scores may be compared seed by seed."""
+        names = {key: value for key, value in self.names.items() if key != "algo"}
+        kept = {key: self.config[key] for key in self.config if makes_stream(key)}
+        tasks = {matrix.shape[1] for matrix in self.matrices}
+        return _key([names, self.measured_on, self.device, kept, sorted(tasks)])
+
+
+@dataclass(kw_only=True, eq=False)
+class Collection:
+    """What was found: experiments, and what could not be used.
+
+    Attributes:
+        experiments: sorted by benchmark, backbone, backend, algorithm.
+        unreadable: messages about records that cannot be read.
+        replaced: directories left out for a newer run of the same experiment and seed.
+    """
+
+    experiments: list[Experiment]
+    unreadable: list[str]
+    replaced: list[Path]
+
+    @property
+    def num_runs(self) -> int:
+        """Completed runs, one per seed."""
+        return sum(len(experiment.runs) for experiment in self.experiments)
+
+    @property
+    def unfinished(self) -> list[Unfinished]:
+        """Every run directory with seeds that are not done."""
+        return [entry for experiment in self.experiments for entry in experiment.unfinished]
+
+
+def find(roots: Iterable[Path]) -> list[Path]:
+    """Return the run directories at or below `roots`, each once, in order of their paths."""
+    found = {path.parent.resolve(): path.parent for root in roots for path in root.rglob(FILE)}
+    return sorted(found.values())
+
+
+def collect(directories: Sequence[Path]) -> Collection:
+    """Read run directories and group those that differ only in their seed.
+
+    Of several completed runs of one experiment and seed, the one written last counts.
+    """
+    collection = Collection(experiments=[], unreadable=[], replaced=[])
+    by_config: dict[str, list[Experiment]] = {}
+    found: list[tuple[float, Results]] = []
+    for directory in directories:
+        try:
+            results = Results.read(directory)
+            found.append(((directory / FILE).stat().st_mtime, results))
+        except (RecordError, OSError) as error:
+            collection.unreadable.append(str(error))
+    # Newer ones first; those whose device is not known yet come last, to join the others.
+    found.sort(key=lambda pair: (pair[1].environment.get("device") is None, -pair[0]))
+    for _, results in found:
+        config = comparable(read_config(results.directory)) or {"config_hash": results.config_hash}
+        names = {key: str(results.name[key]) for key in NAMES}
+        device = results.environment.get("device")
+        same = by_config.setdefault(_key([names, results.measured_on, config]), [])
+        experiment = next((e for e in same if device in (None, e.device)), None)
+        if experiment is None:
+            experiment = Experiment(
+                names=names, measured_on=results.measured_on, device=device, config=config
+            )
+            same.append(experiment)
+        _add(results, experiment, collection)
+    collection.experiments = [e for same in by_config.values() for e in same]
+    order = ("benchmark", "backbone", "backend", "algo")
+    collection.experiments.sort(
+        key=lambda e: (*(e.names[name] for name in order), _sortable(e.config), str(e.device))
+    )
+    for experiment in collection.experiments:
+        experiment.runs = dict(sorted(experiment.runs.items()))
+        experiment.directories = dict(sorted(experiment.directories.items()))
+        experiment.unfinished.sort(key=lambda entry: entry.directory)
+    collection.replaced.sort()
+    return collection
+
+
+def _add(results: Results, experiment: Experiment, collection: Collection) -> None:
+    done = [run for run in results.runs if run.completed or results.status == "completed"]
+    for run in done:
+        if run.seed not in experiment.runs:
+            experiment.runs[run.seed] = run
+            experiment.directories[run.seed] = results.directory
+        elif results.directory not in collection.replaced:
+            collection.replaced.append(results.directory)
+    if results.status == "completed":
+        return
+    abandoned = results.status == "running" and not is_locked(results.directory)
+    error = results.error or {}
+    message = f"{error.get('type', '')}: {error.get('message', '')}" if error else ""
+    experiment.unfinished.append(
+        Unfinished(
+            directory=results.directory,
+            name=f"{experiment.names['algo']} on {experiment.names['benchmark']}",
+            seeds=tuple(s for s in results.seeds if s not in {run.seed for run in done}),
+            status="interrupted" if abandoned else results.status,
+            error=message,
+        )
+    )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return a run's configuration as plain data; {} if there is none that can be read."""
+    try:
+        config = yaml.safe_load((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key -> value of whatever makes another experiment."""
+    kept = {key: value for key, value in config.items() if key not in NOT_COMPARED}
+    for group, dropped in (("callbacks", _only_watches), ("benchmark", _is_place)):
+        node = kept.get(group)
+        if isinstance(node, Mapping):
+            kept[group] = {k: v for k, v in node.items() if not dropped(k, v)}
+    return _flat(kept)
+
+
+def makes_stream(key: str) -> bool:
+    """Return whether a dotted key has a part in what the tasks and their samples are."""
+    return key.split(".")[0] in ("benchmark", "streams") and key not in SAME_STREAM
+
+
+def _only_watches(name: str, node: Any) -> bool:
+    target = str(node.get(TARGET)) if isinstance(node, Mapping) else ""
+    module, _, kind = target.rpartition(".")
+    return node is None or (module.startswith("seqrun.callbacks") and kind in OBSERVERS)
+
+
+def _is_place(name: str, value: Any) -> bool:
+    return name == "data_dir"
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _canonical(value)
+    return flat
+
+
+def _canonical(value: Any) -> Any:
+    """Return `value` with whole floats as integers: 1 and 1.0 make the same run."""
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _sortable(config: Mapping[str, Any]) -> list[tuple[str, bool, float, str]]:
+    """Numbers in their order, so that 9 stands before 10; everything else as text."""
+    return [
+        (key, number, float(value) if number else 0.0, str(value))
+        for key, value in sorted(config.items())
+        for number in [isinstance(value, (int, float)) and not isinstance(value, bool)]
+    ]

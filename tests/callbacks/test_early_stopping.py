@@ -1,0 +1,214 @@
+"""EarlyStoppingCallback: where it stops, and with which weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import build, every_backend
+from runs.test_resume import StopAfter, Stopped, assert_same_end
+
+from seqrun import checkpoint
+from seqrun.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EarlyStoppingCallback,
+    MetricCallback,
+)
+from seqrun.checks import ConfigError
+from seqrun.loggers import LocalLogger
+
+SPEC: dict[str, Any] = {
+    "stream": {"num_tasks": 2, "samples_per_task": 60, "validation_fraction": 0.1},
+    "optimizer_options": {"lr": 0.2, "momentum": 0.9},
+    "training": {"epochs_per_task": 12, "evaluate_every": "epoch", "chunk_steps": 4},
+}
+
+
+def weights_of(algorithm: Any) -> dict[str, np.ndarray]:
+    arrays = algorithm.export_arrays()
+    return {n: a for n, a in arrays.items() if n.startswith(("params/", "stats/"))}
+
+
+@dataclass
+class Epochs(BaseCallback):
+    """Keep what the flow measures after every epoch, and the weights then.
+
+    Attributes:
+        accuracy, weights: task -> one entry per epoch.
+    """
+
+    accuracy: dict[int, list[float]] = field(default_factory=dict)
+    weights: dict[int, list[dict[str, np.ndarray]]] = field(default_factory=dict)
+    at_task_end: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def on_after_epoch(self, algorithm: Any) -> None:
+        self.weights.setdefault(algorithm.task, []).append(weights_of(algorithm))
+
+    def on_after_task(self, algorithm: Any) -> None:
+        self.at_task_end[algorithm.task] = weights_of(algorithm)
+
+    def on_after_validation(self, algorithm: Any) -> None:
+        if task := algorithm.task:
+            accuracy = algorithm.accuracy_matrix[task, task - 1]
+            self.accuracy.setdefault(task, []).append(accuracy)
+
+
+def where(accuracies: list[float], patience: int, min_delta: float) -> tuple[int, int]:
+    """Return the epoch after which to stop and the best one, by the rule as it is stated."""
+    best = 0
+    for epoch, accuracy in enumerate(accuracies):
+        if epoch == 0 or accuracy > accuracies[best] + min_delta:
+            best = epoch
+        if epoch - best >= patience:
+            return epoch + 1, best + 1
+    return len(accuracies), best + 1
+
+
+def fit(backend: str, *callbacks: BaseCallback, algo: str = "naive", **spec: Any) -> Any:
+    algorithm = build(algo, backend, callbacks=callbacks, **{**SPEC, **spec})
+    algorithm.fit()
+    return algorithm
+
+
+@cache
+def whole_run(backend: str) -> Epochs:
+    """Return what a run that nothing stops measures."""
+    epochs = Epochs()
+    fit(backend, epochs)
+    return epochs
+
+
+@every_backend
+@pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.01)])
+def test_stops_where_the_rule_says_and_keeps_the_best(backend, patience, min_delta):
+    whole, cut = whole_run(backend), Epochs()
+    stopping = EarlyStoppingCallback(patience=patience, min_delta=min_delta)
+    fit(backend, stopping, cut)
+    # The first task is the same in both; where the second starts depends on what was kept.
+    stop, best = where(whole.accuracy[1], patience, min_delta)
+    assert best < stop < 12, "the run must be one that shows something"
+    assert len(cut.weights[1]) == stop
+    for name, value in whole.weights[1][best - 1].items():
+        np.testing.assert_array_equal(cut.at_task_end[1][name], value)
+    assert cut.accuracy[1][-1] == whole.accuracy[1][best - 1]
+
+
+def test_keeps_the_last_weights_if_told_to():
+    whole, cut = whole_run("torch"), Epochs()
+    fit("torch", EarlyStoppingCallback(patience=1, restore_best=False), cut)
+    stop, _ = where(whole.accuracy[1], 1, 0.0)
+    for name, value in whole.weights[1][stop - 1].items():
+        np.testing.assert_array_equal(cut.at_task_end[1][name], value)
+
+
+def test_the_best_of_all_epochs_is_kept_where_none_stops_it():
+    spec = {"training": {**SPEC["training"], "epochs_per_task": 4}}
+    for lr in (0.2, 0.5, 0.8):
+        whole, cut = Epochs(), Epochs()
+        given = {**spec, "optimizer_options": {"lr": lr, "momentum": 0.9}}
+        fit("torch", whole, **given)
+        fit("torch", EarlyStoppingCallback(patience=9), cut, **given)
+        _, best = where(whole.accuracy[1], 9, 0.0)
+        assert len(cut.weights[1]) == 4
+        for name, value in whole.weights[1][best - 1].items():
+            np.testing.assert_array_equal(cut.at_task_end[1][name], value)
+        if best < 4:
+            return
+    raise AssertionError("none of the runs was best before its end")
+
+
+@every_backend
+def test_looking_changes_nothing(backend):
+    plain = fit(backend)
+    looked = fit(backend, EarlyStoppingCallback(patience=99, monitor="seen", restore_best=False))
+    for name, value in plain.export_arrays().items():
+        assert looked.export_arrays()[name].tobytes() == value.tobytes()
+
+
+def test_monitor_seen_is_the_mean_over_tasks_so_far():
+    algorithm = fit("torch", algo="er")
+    callback = EarlyStoppingCallback(monitor="seen")
+    assert callback._accuracy(algorithm) == pytest.approx(algorithm.accuracy_matrix[2].mean())
+    callback = EarlyStoppingCallback()
+    assert callback._accuracy(algorithm) == algorithm.accuracy_matrix[2, 1]
+
+
+def make(directory: Path, stop_after: int | None) -> Any:
+    callbacks = [MetricCallback(), EarlyStoppingCallback(patience=2)]
+    callbacks.append(CheckpointCallback(every_steps=1))
+    if stop_after is not None:
+        callbacks.append(StopAfter(stop_after))
+    algorithm = build("er", "torch", callbacks=callbacks, **SPEC)
+    algorithm.run_dir, algorithm.config_hash = directory, "abc"
+    algorithm.loggers = [LocalLogger(figures=False)]
+    return algorithm
+
+
+def test_its_state_survives(tmp_path):
+    whole = make(tmp_path / "whole", None)
+    whole.fit()
+    starts = [0]
+    while True:
+        start, _ = checkpoint.latest(tmp_path / "cut", config_hash="abc")
+        run = make(tmp_path / "cut", 2)
+        try:
+            run.fit(resume_from=start)
+            break
+        except Stopped:
+            starts.append(run.global_step)
+    assert len(starts) > 5
+    assert_same_end(run, whole)
+
+
+def test_needs_validation_data():
+    with pytest.raises(ConfigError, match="benchmark.validation_fraction=0: must be > 0"):
+        fit("torch", EarlyStoppingCallback(), stream={})
+
+
+@pytest.mark.parametrize(
+    "given", [{"patience": 0}, {"min_delta": -0.1}, {"monitor": "next"}, {"restore_best": 1}]
+)
+def test_bad_arguments(given):
+    with pytest.raises(ConfigError, match="must be"):
+        EarlyStoppingCallback(**given)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "min_delta", "stop", "best"),
+    [
+        ([0.5, 0.5, 0.6, 0.6, 0.6, 0.7], 2, 0.0, 5, 3),  # as good is not better
+        ([0.5, 0.55, 0.6, 0.65, 0.7], 3, 0.12, 5, 4),  # each against the best, not the last
+        ([0.5, 0.6, 0.7, 0.8], 1, 0.0, 4, 4),
+        ([0.5, 0.4, 0.9], 1, 0.0, 2, 1),
+        ([0.5, 0.4, 0.9], 3, 0.0, 3, 3),
+        ([0.0, 0.0, 0.0], 2, 0.0, 3, 1),
+    ],
+)
+def test_the_rule_by_hand(monkeypatch, accuracies, patience, min_delta, stop, best):
+    """Epochs, from 1: after which it stops, and whose weights the task ends with."""
+    weights = {"params/w": np.zeros(1), "optimizer/m": np.zeros(1)}
+    algorithm = SimpleNamespace(
+        loggers=[],
+        task=1,
+        global_step=0,
+        stop_task=False,
+        training=SimpleNamespace(epochs=lambda task: len(accuracies)),
+        export_arrays=lambda: {name: value.copy() for name, value in weights.items()},
+        import_arrays=weights.update,
+    )
+    callback = EarlyStoppingCallback(patience=patience, min_delta=min_delta)
+    callback.on_before_task(algorithm)
+    for algorithm.epoch, accuracy in enumerate(accuracies, 1):
+        weights |= {name: np.full(1, float(algorithm.epoch)) for name in weights}
+        monkeypatch.setattr(callback, "_accuracy", lambda algorithm, value=accuracy: value)
+        callback.on_after_epoch(algorithm)
+        if algorithm.stop_task:
+            break
+    assert (algorithm.epoch, weights["params/w"].item()) == (stop, best)
+    assert weights["optimizer/m"].item() == stop

@@ -1,0 +1,92 @@
+"""A loss that is not finite ends a run: where, with what left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import build, every_backend
+from reliability.small_runs import config_of, good_checkpoints
+
+from seqrun import checkpoint, runner
+from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.callbacks import BaseCallback, CheckpointCallback
+from seqrun.checkpoint import Checkpoint, save
+from seqrun.config import config_hash
+
+
+class Poison(BaseCallback):
+    """Make a parameter infinite before a chunk that holds a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+        """Do it."""
+        if chunk.first_step <= self.step < chunk.first_step + chunk.steps:
+            arrays = algorithm.export_arrays()
+            arrays["params/classifier/bias"] = np.full(10, np.inf, np.float32)
+            algorithm.import_arrays(arrays)
+
+
+@every_backend
+def test_the_first_bad_step_is_named(backend: str, tmp_path: Path):
+    """Task 2, epoch 1 begins at step 18 of 9 a epoch; the checkpoints before it stay as good."""
+    poison, keeper = Poison(20), CheckpointCallback(every_steps=2, keep=2)
+    training = {"epochs_per_task": 2, "chunk_steps": 2}
+    algorithm = build("naive", backend, training=training, callbacks=[poison, keeper])
+    algorithm.run_dir, algorithm.config_hash = tmp_path, "abc"
+    with pytest.raises(TrainingDiverged, match="at task 2, epoch 1, step 20;"):
+        algorithm.fit()
+    assert good_checkpoints(tmp_path, "abc") == ["000000018-end", "000000020"]
+    assert algorithm.global_step == 20  # what came later does not count
+
+
+@every_backend
+def test_in_the_middle_of_a_chunk(backend: str, tmp_path: Path):
+    """A rate that is far too large: the loss is finite at first, and the step is the first bad."""
+    algorithm = build("naive", backend, optimizer_options={"lr": 1e18})
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at task 1, epoch 1, step "):
+        algorithm.fit()
+
+
+def test_the_record_says_so(tmp_path: Path):
+    """And the same command, tried again, ends in the same way."""
+    config = config_of("algo=naive", "optimizer.lr=1e18")
+    for _ in range(2):
+        with pytest.raises(TrainingDiverged):
+            runner.run_experiment(config, tmp_path / "run")
+        record = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert record["status"] == "failed"
+        assert record["error"]["type"] == "TrainingDiverged"
+        assert "task 1, epoch 1, step" in record["error"]["message"]
+        good_checkpoints(tmp_path / "run", config_hash(config))
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path):
+    """The loss that tells it comes a step later: the good checkpoint must not give way."""
+    algorithm = build("naive", "torch")
+    algorithm.fit()
+    good = Checkpoint.of(algorithm)
+    bad = Checkpoint({**good.arrays, "params/x": np.array([np.nan])}, good.state)
+    assert save(good, tmp_path, config_hash="abc", keep=1) is not None
+    later = {**bad.state, "counters": {**bad.state["counters"], "global_step": 10**6}}
+    assert save(Checkpoint(bad.arrays, later), tmp_path, config_hash="abc", keep=1) is None
+    assert len(good_checkpoints(tmp_path, "abc")) == 1
+    found, wrong = checkpoint.latest(tmp_path, config_hash="abc")
+    assert found is not None and not wrong
+
+
+def test_a_matrix_or_a_callback_may_hold_what_was_not_measured(tmp_path: Path):
+    """NaN stands for it there."""
+    algorithm = build("naive", "torch")
+    algorithm.fit()
+    whole = Checkpoint.of(algorithm)
+    arrays = {**whole.arrays, "callback/X-1/trace": np.array([np.nan, np.inf])}
+    save(Checkpoint(arrays, whole.state), tmp_path, config_hash="abc")
+    found, wrong = checkpoint.latest(tmp_path, config_hash="abc")
+    assert found is not None and not wrong
+    assert np.isnan(found.arrays["record/accuracy_matrix"]).any()

@@ -1,0 +1,176 @@
+"""Writes that fail, and processes that are killed between a file's writing and its name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reliability.small_runs import SMALL, config_of, good_checkpoints
+
+from seqrun import runner
+from seqrun.config import config_hash
+from seqrun.files import TEMPORARY, remove_temporaries
+from seqrun.results import STATUSES
+
+RUN = Path(__file__).parents[2] / "run.py"
+CALLS = ("fsync", "replace", "open")
+"""What every write goes through: the disk, the name, the new file."""
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
+
+
+class Fault:
+    """Let the n-th call fail, and all later ones: a disk stays full.
+
+    Args:
+        call: what is wrapped.
+        fails_from: number of the first call that fails, from 0; None = none.
+        number: errno of the failure.
+    """
+
+    def __init__(self, call: Callable, fails_from: int | None, number: int) -> None:
+        self.call, self.fails_from, self.number, self.count = call, fails_from, number, 0
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Count, and fail or pass on."""
+        self.count += 1
+        if self.fails_from is not None and self.count > self.fails_from:
+            raise OSError(self.number, os.strerror(self.number))
+        return self.call(*args, **options)
+
+
+def inject(patch: pytest.MonkeyPatch, name: str, fails_from: int | None, number: int) -> Fault:
+    """Wrap a call of the files that a run writes."""
+    if name == "open":
+        fault = Fault(open, fails_from, number)
+        patch.setattr("seqrun.files.open", fault, raising=False)
+        patch.setattr("seqrun.loggers.local.open", fault, raising=False)
+    else:
+        fault = Fault(getattr(os, name), fails_from, number)
+        patch.setattr(os, name, fault)
+    return fault
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run to the end without a fault."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    runner.run_experiment(config_of("algo=er"), directory)
+    return directory
+
+
+def assert_intact(directory: Path, hashed: str) -> None:
+    """Every file with a name is whole."""
+    record = directory / "results.json"
+    if record.exists():
+        assert json.loads(record.read_text())["status"] in STATUSES
+    good_checkpoints(directory, hashed)
+    assert not [p for p in directory.rglob(f"*{TEMPORARY}")]
+
+
+def assert_fault_is_survived(
+    directory: Path, whole: Path, call: str, fails_from: int, number: int
+) -> None:
+    """A run with a fault says why it ends, harms nothing and goes on when the disk is well."""
+    config = config_of("algo=er")
+    with pytest.MonkeyPatch.context() as patch:
+        inject(patch, call, fails_from, number)
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            runner.run_experiment(config, directory)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    assert_intact(directory, config_hash(config))
+    runner.run_experiment(config, directory)
+    for name in ("accuracy_matrix.csv", "metrics.jsonl"):
+        assert (directory / name).read_bytes() == (whole / name).read_bytes(), name
+    last = good_checkpoints(whole, config_hash(config))[-1]
+    tensors = Path("checkpoints", last, "tensors.safetensors")
+    assert (directory / tensors).read_bytes() == (whole / tensors).read_bytes()
+
+
+def count_calls(directory: Path, call: str) -> int:
+    """Return how many of a run's calls may not fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        fault = inject(patch, call, None, 0)
+        runner.run_experiment(config_of("algo=er"), directory)
+    return fault.count - (call == "fsync")  # the last is of a directory, which may fail
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_disk_fills_up_somewhere(call: str, whole: Path, tmp_path: Path):
+    """At the first write, at a checkpoint, near the end."""
+    count = count_calls(tmp_path / "counted", call)
+    assert count > 10
+    for place, fails_from in enumerate((0, count // 2, count - 1)):
+        number = ERRORS[place]
+        assert_fault_is_survived(tmp_path / f"{fails_from}", whole, call, fails_from, number)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("call", CALLS)
+def test_the_disk_fills_up_anywhere(call: str, whole: Path, tmp_path: Path):
+    """At each single write of a run."""
+    for fails_from in range(count_calls(tmp_path / "counted", call)):
+        number = ERRORS[fails_from % len(ERRORS)]
+        assert_fault_is_survived(tmp_path / f"{fails_from}", whole, call, fails_from, number)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from seqrun import checkpoint, files
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+kind, directory = sys.argv[1], Path(sys.argv[2])
+if kind == "checkpoint":
+    counters = dict.fromkeys(checkpoint.COUNTERS, 0)
+    counters |= {"global_step": 7, "task_is_done": False, "task_losses": [], "timing": {}}
+    state = {"counters": counters, "callbacks": {}, "loggers": {}}
+    checkpoint.save(checkpoint.Checkpoint({"a": np.ones(3)}, state), directory, config_hash="abc")
+else:
+    files.write_atomically(directory / kind, "new")
+"""
+
+
+@pytest.mark.parametrize("kind", ["results.json", "accuracy_matrix.csv", "checkpoint"])
+def test_killed_between_writing_and_naming(kind: str, tmp_path: Path):
+    """What was there is there, and what is left over is cleared away."""
+    if kind != "checkpoint":
+        (tmp_path / kind).write_text("old")
+    process = subprocess.run([sys.executable, "-c", KILLED, kind, tmp_path], timeout=100)
+    assert process.returncode == -signal.SIGKILL
+    left = list(tmp_path.rglob(f"*{TEMPORARY}"))
+    assert len(left) == 1
+    if kind == "checkpoint":
+        assert good_checkpoints_named(tmp_path) == []
+    else:
+        assert (tmp_path / kind).read_text() == "old"
+    remove_temporaries(left[0].parent)
+    assert not left[0].exists()
+
+
+def good_checkpoints_named(directory: Path) -> list[str]:
+    """Return the names under which a checkpoint could be found."""
+    return [p.name for p in (directory / "checkpoints").iterdir() if p.name[0] != "."]
+
+
+def test_a_process_says_it_in_one_line(tmp_path: Path):
+    """A limit on the size of files stands for a full disk; 1 is the exit status."""
+    code = (
+        "import resource, signal, sys, runpy\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        f"sys.argv = ['run.py', *sys.argv[1:]]\nrunpy.run_path({str(RUN)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-B", "-c", code, *SMALL, "algo=er", f"hydra.run.dir={tmp_path}/r"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr and "checkpoints" in done.stderr
+    assert_intact(tmp_path / "r", config_hash(config_of("algo=er")))

@@ -1,0 +1,108 @@
+"""The estimate of memory, by hand, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import build, every_backend
+
+from seqrun import footprint
+from seqrun.checks import ConfigError
+from seqrun.footprint import Part, available_bytes, parts_of, refuse_what_cannot_fit
+
+
+def sizes(algorithm: Any) -> dict[str, int]:
+    """Set up and return the size of each part."""
+    algorithm._checkpoint = None
+    algorithm.setup()
+    return {part.name: part.num_bytes for part in parts_of(algorithm)}
+
+
+@every_backend
+def test_by_hand(backend: str):
+    """3 tasks of 85 samples of 8 x 8, batches of 10, a replay of 10, 2 layers of 16."""
+    found = sizes(build("er", backend, memory_size=50, training={"chunk_steps": 4}))
+    test = sum(len(build_test_labels(task)) for task in (1, 2, 3))
+    weights = 4 * (64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10)
+    assert found == {
+        "network and states": 2 * weights,
+        "data": 2 * (64 + 8) * (85 + test),
+        "replay memory": 2 * (64 + 8) * 50,
+        "plan of an epoch": 2 * 4 * 9 * 20,
+        "inputs of a chunk": 4 * 20 * 64 * (4 if backend == "torch" else 1),
+    }
+
+
+def build_test_labels(task: int) -> np.ndarray:
+    """Return the labels of a task's test data."""
+    algorithm = build("naive", "torch")
+    algorithm.benchmark.prepare(algorithm.random)
+    return algorithm.benchmark.task_data(task, "test").y
+
+
+@every_backend
+def test_states_are_counted(backend: str):
+    """EWC keeps an anchor and an importance, Adam two moments."""
+    plain = sizes(build("naive", backend))["network and states"]
+    assert sizes(build("ewc", backend))["network and states"] == 3 * plain
+    with_adam = sizes(build("ewc", backend, optimizer="adam"))["network and states"]
+    assert 5 * plain <= with_adam <= 5 * plain + 64
+
+
+@pytest.mark.parametrize(
+    ("algo", "options", "key"),
+    [
+        ("er", {"memory_size": 10**9}, "algo.memory_size=1000000000"),
+        ("mcsgd", {"per_task_memory_samples": 10**9}, "algo.per_task_memory_samples=1000000000"),
+        ("naive", {"backbone": {"width": 10**6}}, "backbone=mlp"),
+    ],
+)
+@every_backend
+def test_what_cannot_fit(algo: str, backend: str, options: dict, key: str):
+    """The message names the key, what is needed and what there is."""
+    with pytest.raises(ConfigError, match=rf"{key}: must need less memory: .* GiB are available"):
+        build(algo, backend, **options).fit()
+
+
+def test_message():
+    """Parts by size; what makes less than a hundredth is left out."""
+    parts = [Part("data", "a=1", 2**30), Part("plan", "b=2", 2**31), Part("dust", "c=3", 2**20)]
+    refuse_what_cannot_fit(parts, 2**32)
+    with pytest.raises(ConfigError) as caught:
+        refuse_what_cannot_fit(parts, 2**31)
+    assert str(caught.value) == (
+        "b=2: must need less memory: the run needs about 3.0 GiB, 2.0 GiB are available; "
+        "plan 2.0 GiB (b=2), data 1.0 GiB (a=1)"
+    )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limit_of_a_container(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tightest of the machine and the cgroups around the process; a file cache is free."""
+    own = tmp_path / "cgroup"
+    top = tmp_path / "fs" / ("memory" if version == 1 else "")
+    (top / "jobs" / "job_1").mkdir(parents=True)
+    limit, used = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if version == 1
+        else ("memory.max", "memory.current")
+    )
+    cache = "total_inactive_file" if version == 1 else "inactive_file"
+    for folder, most in ((top / "jobs", 5000), (top / "jobs" / "job_1", "max")):
+        (folder / limit).write_text(f"{most}\n")
+        (folder / used).write_text("3000\n")
+        (folder / "memory.stat").write_text(f"anon 2000\n{cache} 700\n")
+    own.write_text("3:cpu:/x\n4:memory:/jobs/job_1\n" if version == 1 else "0::/jobs/job_1\n")
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\nSwapFree: 5 kB\n")
+    monkeypatch.setattr(footprint, "MEMINFO", meminfo)
+    monkeypatch.setattr(footprint, "OWN_CGROUP", own)
+    monkeypatch.setattr(footprint, "CGROUPS", tmp_path / "fs")
+    assert available_bytes() == 2700
+    (top / "jobs" / limit).write_text("max\n")
+    assert available_bytes() == 55 * 1024
+    monkeypatch.setattr(footprint, "OWN_CGROUP", tmp_path / "missing")
+    assert available_bytes() == 55 * 1024

@@ -1,0 +1,86 @@
+"""Memory over many tasks stays flat: what a task needs is given back at its end.
+
+`python tests/reliability/test_growth.py ALGO BACKEND TASKS` prints the slope.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BOUND = 8_000
+"""Bytes per task that a run may grow by; the training images of one task have 64 x 200."""
+
+
+class Resident:
+    """Note the process's resident memory after each task."""
+
+    def __init__(self) -> None:
+        self.num_bytes: list[int] = []
+
+    def note(self) -> None:
+        """Return free memory to the system first, so that what counts is in use."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.num_bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def slope(algo: str, backend: str, num_tasks: int) -> float:
+    """Return the bytes per task by which a run grows, over the second half of its tasks."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from experiments import build
+
+    from seqrun.callbacks import BaseCallback
+
+    resident = Resident()
+
+    class Watch(BaseCallback):
+        def on_after_validation(self, algorithm: Any) -> None:
+            resident.note()
+
+    stream = {"num_tasks": num_tasks, "samples_per_task": 200}
+    training = {"epochs_per_task": 1, "evaluate_on": "seen_and_next"}
+    gentle = {"ewc_lambda": 1.0} if algo == "ewc" else {}  # or 200 penalties diverge
+    build(
+        algo, backend, benchmark="permuted_digits", stream=stream, training=training,
+        callbacks=[Watch()], **gentle,
+    ).fit()  # fmt: skip
+    half = resident.num_bytes[len(resident.num_bytes) // 2 :]
+    return float(np.polyfit(np.arange(len(half)), half, 1)[0])
+
+
+def measured(algo: str, backend: str, num_tasks: int) -> float:
+    """Return the slope in a process of its own."""
+    command = [sys.executable, __file__, algo, backend, str(num_tasks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split()[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_forty_tasks():
+    """Replay, which holds most."""
+    assert measured("er", "torch", 40) < BOUND
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("algo", ["naive", "ewc", "er"])
+def test_two_hundred_tasks(algo: str, backend: str):
+    """Each kind of state."""
+    assert measured(algo, backend, 200) < BOUND
+
+
+if __name__ == "__main__":
+    algo, backend, num_tasks = sys.argv[1:]
+    print(f"{slope(algo, backend, int(num_tasks)):.0f} bytes per task")

@@ -1,0 +1,232 @@
+"""Hundreds of malformed configurations, records and checkpoints: each is refused cleanly.
+
+A mutation may still be a value that is allowed: it is then taken, and must be of use. Anything but
+the reader's own error is a failure. Archives are tried in tests/benchmarks/test_archive.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import build
+from reliability.mutations import FILES, HOSTILE, places, replaced, without
+from reliability.small_runs import config_of
+
+from seqrun import runner
+from seqrun.checkpoint import (
+    FOLDER,
+    STATE_FILE,
+    TENSORS_FILE,
+    Checkpoint,
+    CheckpointError,
+    _checksum,
+    latest,
+    load,
+)
+from seqrun.checks import ConfigError
+from seqrun.config import config_hash
+from seqrun.results import RecordError, Results
+
+CONFIGS = [("algo=er",), ("algo=ewc", "benchmark=split_digits", "optimizer=adam")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Leave a run directory, and tell its hash."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    runner.run_experiment(config_of(*CONFIGS[0]), directory)
+    return directory, config_hash(config_of(*CONFIGS[0]))
+
+
+def try_configurations(overrides: tuple[str, ...], every: int) -> tuple[int, dict[Any, str]]:
+    """Give every key every hostile value, or each n-th in turn, and leave it out.
+
+    Returns:
+        How many were refused, and what was neither refused nor taken.
+    """
+    config = config_of(*overrides)
+    refused, strange = 0, {}
+    for number, path in enumerate(places(config)):
+        values = HOSTILE[number % every :: every]
+        cases = [(repr(by), replaced(config, path, by)) for by in values]
+        cases.append(("left out", without(config, path)))
+        for told, case in cases:
+            try:
+                runner.check(case)
+            except ConfigError as error:
+                refused += 1
+                if "\n" in str(error):
+                    strange[path, told] = "several lines"
+            except Exception as error:
+                strange[path, told] = f"{type(error).__name__}: {error}"
+    return refused, strange
+
+
+def test_configurations():
+    """A ConfigError of one line, or the parts are built."""
+    refused, strange = try_configurations(CONFIGS[0], every=4)
+    assert not strange, "\n".join(f"{k}: {v}" for k, v in strange.items())
+    assert refused >= 150
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("overrides", CONFIGS)
+def test_all_configurations(overrides: tuple[str, ...]):
+    """Each of the values at each key."""
+    refused, strange = try_configurations(overrides, every=1)
+    assert not strange, "\n".join(f"{k}: {v}" for k, v in strange.items())
+    assert refused >= 600
+
+
+def test_records(run: tuple[Path, str], tmp_path: Path):
+    """Every entry of results.json with every hostile value, left out, cut off and damaged."""
+    text = (run[0] / "results.json").read_text()
+    record = json.loads(text)
+    chance = np.random.default_rng(0)
+    texts = [text[: int(n)] for n in chance.integers(0, len(text) - 5, 20)]
+    texts += ["", "null", "[]", "{}", "[" * 100_000, "NaN", "\ufeff{}", text.replace(":", "=", 1)]
+    for path in places(record):
+        texts += [json.dumps(replaced(record, path, by)) for by in HOSTILE]
+        texts.append(json.dumps(without(record, path)))
+    refused = 0
+    for content in texts:
+        (tmp_path / "results.json").write_text(content)
+        try:
+            results = Results.read(tmp_path)
+        except RecordError as error:
+            refused += 1
+            assert str(tmp_path) in str(error)
+            continue
+        json.dumps(results.as_dict(), allow_nan=False)
+        assert not results.runs or np.nanmax(results.mean_matrix, initial=0) <= 1
+    for content in (b"\xff\xfe\x00", b"\x00" * 100, text.encode("utf-16")):
+        (tmp_path / "results.json").write_bytes(content)
+        with pytest.raises(RecordError):
+            Results.read(tmp_path)
+    assert refused >= 300
+
+
+def write(folder: Path, state: Mapping[str, Any], tensors: bytes, *, sign: bool = True) -> None:
+    """Write a checkpoint as one who means harm would, its checksums in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = dict(state)
+    if sign:
+        state.pop("state_sha256", None)
+        state["sha256"] = hashlib.sha256(tensors).hexdigest()
+        state["state_sha256"] = _checksum(json.loads(json.dumps(state)))
+    (folder / STATE_FILE).write_text(json.dumps(state))
+    (folder / TENSORS_FILE).write_bytes(tensors)
+
+
+def stored(run: tuple[Path, str]) -> tuple[dict[str, Any], bytes]:
+    """Return state.json and the tensors of a run's last checkpoint."""
+    folder = max((run[0] / FOLDER).iterdir())
+    return json.loads((folder / STATE_FILE).read_text()), (folder / TENSORS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tensor_files(name: str, run: tuple[Path, str], tmp_path: Path):
+    """Each is refused by its content alone, and the run continues from the one before."""
+    state, tensors = stored(run)
+    write(tmp_path / FOLDER / "000000001", state, tensors)
+    write(tmp_path / FOLDER / "000000002", state, FILES[name])
+    with pytest.raises(CheckpointError, match="000000002"):
+        load(tmp_path / FOLDER / "000000002", config_hash=run[1])
+    found, wrong = latest(tmp_path, config_hash=run[1])
+    assert found is not None and len(wrong) == 1
+
+
+def test_any_damage_of_a_checkpoint_is_seen(run: tuple[Path, str], tmp_path: Path):
+    """One bit of either file, or its end."""
+    state, tensors = stored(run)
+    text = json.dumps(state, indent=1).encode()
+    chance = np.random.default_rng(1)
+    for size, other in ((len(tensors), 0), (len(text), 1)):
+        for n, place in enumerate(chance.integers(0, size, 60).tolist()):
+            damaged = [bytearray(tensors), bytearray(text)]
+            if n % 4 == 0:
+                del damaged[other][place:]
+            else:
+                damaged[other][place] ^= 1 << int(chance.integers(7))
+            tmp_path.joinpath(TENSORS_FILE).write_bytes(damaged[0])
+            tmp_path.joinpath(STATE_FILE).write_bytes(damaged[1])
+            try:
+                found = load(tmp_path, config_hash=run[1])
+            except CheckpointError:
+                continue
+            same = json.loads(damaged[1]) == state  # white space, say
+            assert same and found.arrays, f"byte {place} of file {other}"
+
+
+def prepared() -> Any:
+    """Set up an algorithm to continue a checkpoint of ER."""
+    algorithm = build("er", "torch", training={"epochs_per_task": 2})
+    algorithm._checkpoint = None
+    algorithm.setup()
+    return algorithm
+
+
+def restore(checkpoint: Checkpoint, algorithm: Any) -> None:
+    """Give it what `fit` would."""
+    checkpoint.restore_counters(algorithm)
+    checkpoint.restore_arrays(algorithm)
+
+
+def test_states_of_checkpoints(tmp_path: Path):
+    """Every counter with every hostile value, the checksum in order: refused, or of use."""
+    from safetensors.numpy import save
+
+    donor = build("er", "torch", training={"epochs_per_task": 2})
+    donor.fit()
+    whole = Checkpoint.of(donor)
+    tensors = save({n: np.array(a, order="C") for n, a in whole.arrays.items()})
+    state = {"schema": 1, "config_hash": "abc", **whole.state}
+    write(tmp_path, state, tensors)
+    algorithm = prepared()
+    restore(load(tmp_path, config_hash="abc"), algorithm)
+    refused = 0
+    for path in places(state):
+        for case in [*(replaced(state, path, by) for by in HOSTILE), without(state, path)]:
+            try:
+                write(tmp_path, case, tensors)
+                restore(load(tmp_path, config_hash="abc"), algorithm)
+            except CheckpointError:
+                refused += 1
+    assert refused >= 300
+
+
+def hostile_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return malformed versions: of each array, another shape or type, none; and strangers."""
+    cases = []
+    for name, array in arrays.items():
+        others = [array[None], np.concatenate([array.ravel()] * 2), array.astype(np.complex64)]
+        others += [np.zeros(0, array.dtype), np.zeros((0, 2**40), array.dtype)]
+        cases += [{**arrays, name: other} for other in others]
+        cases.append({n: a for n, a in arrays.items() if n != name})
+    strangers = ("../../x", "/etc/passwd", "params/../x", "optimizer/x", "record/x", "", "a\0b")
+    cases += [{**arrays, name: np.zeros(2)} for name in strangers]
+    for name, value in (("y", 10), ("y", -1), ("t", 3), ("t", -1)):
+        cases.append({**arrays, f"memory/{name}": np.full_like(arrays[f"memory/{name}"], value)})
+    matrix = arrays["record/accuracy_matrix"]
+    cases += [{**arrays, "record/accuracy_matrix": np.full_like(matrix, v)} for v in (-1, 2, np.inf)]
+    return cases
+
+
+def test_arrays_of_checkpoints():
+    """Names, shapes, types and ranges that this run cannot have."""
+    donor = build("er", "torch", training={"epochs_per_task": 2})
+    donor.fit()
+    whole, algorithm = Checkpoint.of(donor), prepared()
+    restore(whole, algorithm)
+    cases = hostile_arrays(whole.arrays)
+    assert len(cases) >= 60
+    for place, arrays in enumerate(cases):
+        with pytest.raises(CheckpointError):
+            restore(Checkpoint(arrays, whole.state), algorithm)
+            pytest.fail(f"case {place}: {sorted(set(arrays) ^ set(whole.arrays))}")

@@ -1,0 +1,82 @@
+"""Signals in a run of this process, at steps that chance chooses."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import every_backend
+from reliability.small_runs import config_of, good_checkpoints
+
+from seqrun import runner
+from seqrun.callbacks import Interrupted, InterruptionCallback
+from seqrun.config import config_hash
+
+
+class Signalled(InterruptionCallback):
+    """Get signals after so many chunks, each right after the other."""
+
+    def __init__(self, after: int, *numbers: signal.Signals) -> None:
+        super().__init__()
+        self.after, self.numbers = after, numbers
+
+    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+        """Count down."""
+        self.after -= 1
+        if self.after == -1:
+            for number in self.numbers:
+                signal.raise_signal(number)
+
+
+def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -> int:
+    """Run until the signal and return its number."""
+    with pytest.raises(Interrupted) as caught, callback.listening():
+        runner.run_experiment(config, directory, callback)
+    assert json.loads((directory / "results.json").read_text())["status"] == "interrupted"
+    return caught.value.number
+
+
+@every_backend
+@pytest.mark.parametrize("seeds", ["0", "[0,1]"])
+def test_several_seeds_and_signals(seeds: str, backend: str, tmp_path: Path):
+    """Stopped at random chunks (of 8 a seed), in either seed, twice."""
+    config = config_of("algo=er", f"seed={seeds}", f"backend={backend}")
+    runner.run_experiment(config, tmp_path / "whole")
+    chance = np.random.default_rng(len(seeds))
+    places = sorted(chance.integers(1, 7, 2).tolist())
+    if seeds != "0":
+        places[1] = 8  # counted from the first stop: in the second seed
+    for place, number in zip(places, (signal.SIGTERM, signal.SIGINT), strict=True):
+        assert interrupted(config, tmp_path / "cut", Signalled(place, number)) == number
+    runner.run_experiment(config, tmp_path / "cut")
+    names = ["accuracy_matrix.csv"]
+    folders = ["."] if seeds == "0" else ["seeds/0", "seeds/1"]
+    last = good_checkpoints(tmp_path / "whole" / folders[-1], config_hash(config))[-1]
+    for folder in folders:
+        names += [f"{folder}/metrics.jsonl", f"{folder}/checkpoints/{last}/tensors.safetensors"]
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path):
+    """Within the chunk, without a checkpoint; the run can continue all the same."""
+    config = config_of("algo=er", "callbacks.checkpoint.every_epoch=false")
+    twice = Signalled(3, signal.SIGINT, signal.SIGINT)
+    assert interrupted(config, tmp_path / "run", twice) == signal.SIGINT
+    assert good_checkpoints(tmp_path / "run", config_hash(config)) == []
+    once = Signalled(3, signal.SIGINT)
+    assert interrupted(config, tmp_path / "run", once) == signal.SIGINT
+    assert len(good_checkpoints(tmp_path / "run", config_hash(config))) == 1
+    runner.run_experiment(config, tmp_path / "run")
+
+
+def test_a_scheduler_may_repeat_itself(tmp_path: Path):
+    """SIGTERM, then SIGUSR1: one end, with a checkpoint."""
+    config = config_of("algo=naive")
+    callback = Signalled(2, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM)
+    assert interrupted(config, tmp_path / "run", callback) == signal.SIGTERM
+    assert good_checkpoints(tmp_path / "run", config_hash(config)) [-1] == "000000006"

@@ -1,0 +1,179 @@
+"""Multiruns on a real SLURM: an array, preemption, kills; the results are those of local runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seqrun.listing import CONF
+
+RUN = Path(__file__).parents[2] / "run.py"
+ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.sweep.dir=cluster")
+SMALL = ("benchmark.num_tasks=2", "benchmark.samples_per_task=60", "backbone.width=16")
+LONG = (
+    "-m", "algo=er", "backbone.width=32", "benchmark.num_tasks=2", "training.epochs_per_task=60",
+    "training.chunk_steps=20", "callbacks.checkpoint.every_steps=100", "logger.local.figures=false",
+    "seed=0,1",
+)  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def begin(slurm, tmp_path, monkeypatch) -> Callable[..., subprocess.Popen]:
+    """Start run.py where SLURM is."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(RUN.parent / "src"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return lambda *argv: subprocess.Popen([sys.executable, str(RUN), *argv], **quiet)
+
+
+@pytest.fixture
+def finish(begin) -> Callable[..., str]:
+    """Run run.py to its end and return what it printed."""
+
+    def run(*argv: str, status: int = 0) -> str:
+        process = begin(*argv)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, out + err
+        return out + err
+
+    return run
+
+
+def records() -> dict[int, dict]:
+    """Return seed -> record of the runs so far."""
+    found = [json.loads(path.read_text()) for path in Path("cluster").glob("*/results.json")]
+    return {record["seeds"][0]: record for record in found}
+
+
+def directory(seed: int) -> Path:
+    """Return a seed's run directory."""
+    return Path("cluster") / records()[seed]["config_hash"]
+
+
+def job_id(seed: int) -> str:
+    """Return SLURM's id of a seed's job."""
+    submitted = json.loads(Path("cluster/.slurm/submitted.json").read_text())
+    return submitted[str(directory(seed).absolute())]
+
+
+def kept(seed: int) -> list[Path]:
+    """Return the checkpoints of a seed."""
+    return list(directory(seed).glob("checkpoints/*/state.json")) if seed in records() else []
+
+
+def control(*command: str) -> str:
+    """Run a command of SLURM's."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def assert_same(*folders: Path) -> None:
+    """Compare what two sweeps measured, to the bit."""
+    for name in ("accuracy_matrix.csv", "metrics.jsonl"):
+        a, b = ({p.parent.name: p.read_bytes() for p in f.glob(f"*/{name}")} for f in folders)
+        assert a and a == b, name
+    a, b = ((f / "summary.csv").read_bytes() for f in folders)
+    assert a == b
+
+
+def test_preempted_and_killed_jobs_end_the_same(begin, finish):
+    """One is preempted, queued again by itself and resumes; one is killed and run by the next."""
+    process = begin(*LONG, *ON_SLURM)
+    wait_for(lambda: kept(0) and kept(1), process)
+    assert job_id(0).split("_")[0] == job_id(1).split("_")[0]  # an array
+    control("scancel", "--signal=USR2", job_id(0))
+    control("scancel", "--signal=KILL", job_id(1))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert records()[0]["status"] == "completed"
+    assert control("squeue", "-h", "--states=all", "-o", "%i", "-j", job_id(0))
+    log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text()
+    assert log.count("Starting with") == 2 and "continues at step" in log
+    assert "seed=1: failed: SLURM's job" in err
+    assert "1 of 2 jobs completed, 1 failed" in out.splitlines()[-1]
+    printed = finish(*LONG, *ON_SLURM)
+    assert "submitted 1 jobs" in printed and "seed=0: completed before" in printed
+    finish(*LONG, "hydra.sweep.dir=local")
+    assert_same(Path("cluster"), Path("local"))
+
+
+def test_a_requeued_job_saves_first(begin):
+    """`scontrol requeue` and preemption by priority send SIGTERM, and SLURM queues again."""
+    process = begin(*LONG, *ON_SLURM, "callbacks.checkpoint.every_steps=100000")
+    wait_for(lambda: (Path("cluster") / ".slurm").exists() and len(records()) == 2, process)
+    wait_for(lambda: records()[0]["runs"], process)
+    control("scontrol", "requeue", job_id(0))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text()
+    assert "continues at step" in log  # of a checkpoint that only the signal can have caused
+
+
+def test_jobs_are_frozen_and_found_again(begin, finish, tmp_path):
+    """conf/ is edited while a job waits, and the launcher is killed; the next waits for the job."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    argv = ("-m", "--config-path", str(conf), *SMALL, "algo=naive", "seed=3", *ON_SLURM)
+    held = "+hydra.launcher.additional_parameters.hold=true"
+    process = begin(*argv, held)
+    submitted = Path("cluster/.slurm/submitted.json")
+    wait_for(submitted.exists, process)
+    process.kill()
+    process.communicate()
+    (number,) = json.loads(submitted.read_text()).values()
+    file = conf / "optimizer" / "sgd.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("lr:", "lr: 9 #"))
+    control("scontrol", "release", number)
+    deadline = time.monotonic() + 100
+    while not any(record["status"] == "completed" for record in records().values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (path,) = Path("cluster").glob("*/config.yaml")
+    assert yaml.safe_load(path.read_text())["optimizer"]["lr"] == 0.05
+    file.write_text(text)
+    printed = finish(*argv)
+    assert "submitted" not in printed and "1 of 1 jobs completed" in printed
+
+
+def test_a_failed_job_is_told_with_its_reason(finish):
+    argv = ("-m", *SMALL, "algo=naive", "optimizer.lr=1e30,0.1", *ON_SLURM)
+    printed = finish(*argv, status=1)
+    assert "failed: TrainingDiverged: the loss is nan at task 1" in printed
+    assert "1 of 2 jobs completed, 1 failed" in printed
+
+
+def test_a_partition_that_is_not_there(finish):
+    argv = ("-m", *SMALL, "seed=0,1", *ON_SLURM, "hydra.launcher.partition=gpu")
+    printed = finish(*argv, status=2)
+    assert "error: hydra/launcher=slurm: " in printed and "partition" in printed
+    assert "Traceback" not in printed
+
+
+def test_without_slurm(finish, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    printed = finish("-m", *SMALL, "seed=0,1", *ON_SLURM, status=2)
+    assert printed == "error: hydra/launcher=slurm: needs SLURM, but there is no sbatch here\n"
+    assert not Path("cluster").exists()

@@ -1,0 +1,127 @@
+"""Grids from the command line: what is done is skipped, what failed costs no other job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from sweeps.conftest import MINE, TINY
+
+from seqrun.listing import CONF
+
+SEEDS = ("-m", *TINY, "seed=0,1,2")
+GRID = Path("sweep_runs") / "grid"
+
+
+def records(directory: Path = GRID) -> dict[int, dict]:
+    """Return seed -> record of every run in a sweep's directory."""
+    found = [json.loads(path.read_text()) for path in directory.glob("*/results.json")]
+    return {record["seeds"][0]: record for record in found}
+
+
+def test_a_multirun_ends_in_a_summary_and_continues(cli):
+    status, out, err = cli(*SEEDS)
+    assert status == 0
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines[-4:-1]] == [
+        [f"seed={seed}", "completed"] for seed in (0, 1, 2)
+    ]
+    assert lines[-1] == "3 of 3 jobs completed · sweep_runs/grid/summary.md"
+    assert {p.name for p in GRID.iterdir()} >= {"summary.csv", "summary.md", "figures"}
+    for record in records().values():
+        assert (GRID / record["config_hash"] / "results.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in GRID.glob("*/results.json")}
+    summary = (GRID / "summary.csv").read_bytes()
+    status, out, err = cli(*SEEDS)
+    assert status == 0 and err.count("completed before") == 3
+    assert {path: path.stat().st_mtime_ns for path in GRID.glob("*/results.json")} == before
+    assert (GRID / "summary.csv").read_bytes() == summary
+    status, out, err = cli("-m", *TINY, "seed=0,1,2,3")
+    assert err.count("completed before") == 3 and len(records()) == 4
+    assert out.splitlines()[-1].startswith("4 of 4 jobs completed")
+
+
+def test_a_failed_job_costs_no_other_and_is_tried_again(cli, mypkg):
+    (mypkg / "do").write_text("raise RuntimeError('the disk is full')")
+    status, out, err = cli(*SEEDS, *MINE)
+    assert status == 1
+    assert "[2/3] seed=1: failed: RuntimeError: the disk is full" in err
+    assert "Traceback" not in err
+    assert {s: r["status"] for s, r in records().items()} == {
+        0: "completed", 1: "failed", 2: "completed",
+    }  # fmt: skip
+    assert "failed: seed=1: RuntimeError: the disk is full (in " in out
+    assert out.splitlines()[-1].startswith("2 of 3 jobs completed, 1 failed: the same command")
+    assert "the disk is full" in (GRID / "summary.md").read_text()
+    status, out, err = cli(*SEEDS, *MINE)  # the disk is not full any more
+    assert status == 0 and err.count("completed before") == 2
+    assert {r["status"] for r in records().values()} == {"completed"}
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_the_multirun_after_a_checkpoint(cli, mypkg, name, status):
+    (mypkg / "do").write_text(f"os.kill(os.getpid(), signal.{name})")
+    ended, out, err = cli(*SEEDS, *MINE)
+    assert ended == status
+    assert err.endswith("interrupted: 1 of 3 jobs are done; the same command continues\n")
+    assert {s: r["status"] for s, r in records().items()} == {0: "completed", 1: "interrupted"}
+    ended, out, err = cli(*SEEDS, *MINE)
+    assert ended == 0 and err.count("completed before") == 1
+    assert out.splitlines()[-1].startswith("3 of 3 jobs completed")
+
+
+def test_jobs_are_frozen_when_the_multirun_starts(cli, mypkg, tmp_path):
+    """An edit of conf/ while the second of three jobs runs changes none of them."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "sweeps").mkdir(exist_ok=True)
+    file = conf / "optimizer" / "sgd.yaml"
+    edit = "p.write_text(p.read_text().replace('lr:', 'lr: 9 #'))"
+    (mypkg / "do").write_text(f"p = pathlib.Path({str(file)!r}); {edit}")
+    status, out, _ = cli("--config-path", str(conf), *SEEDS, *MINE)
+    assert status == 0 and "lr: 9 #" in file.read_text()
+    rates = [yaml.safe_load(p.read_text())["optimizer"]["lr"] for p in GRID.glob("*/config.yaml")]
+    assert len(rates) == 3 and set(rates) == {0.05}
+
+
+def test_dry_run_tells_the_jobs_and_touches_nothing(cli, elsewhere):
+    status, out, err = cli(*SEEDS, "--dry-run")
+    assert (status, err, list(elsewhere.iterdir())) == (0, "", [])
+    assert out.splitlines()[:3] == ["new  seed=0", "new  seed=1", "new  seed=2"]
+    assert "3 jobs, 0 completed, 3 to run: no estimate of time" in out
+    cli("-m", *TINY, "seed=0,1")
+    before = sorted(elsewhere.rglob("*"))
+    for path, seconds in zip(sorted(GRID.glob("*/results.json")), (100.0, 140.0), strict=True):
+        record = json.loads(path.read_text())
+        record["runs"][0]["timing"] = {"train_seconds": seconds - 10, "eval_seconds": 10}
+        path.write_text(json.dumps(record))
+    status, out, err = cli("-m", *TINY, "seed=0,1,2,3,4", "--dry-run")
+    assert sorted(elsewhere.rglob("*")) == before
+    assert out.count("completed  seed=") == 2
+    # The median of 100 and 140, three times.
+    assert "5 jobs, 2 completed, 3 to run: about 6 min one after the other, by 2" in out
+    status, out, err = cli(*SEEDS, "--dry-run", "optimizer.lr=-1")
+    assert status == 2 and "optimizer.lr=-1" in err
+
+
+def test_resume_never_sets_done_jobs_aside_once(cli):
+    cli("-m", *TINY, "seed=0,1")
+    cli("-m", *TINY, "seed=0,1", "resume=never")
+    names = sorted(path.name for path in GRID.iterdir() if (path / "results.json").exists())
+    assert len(names) == 4 and sum(name.endswith(".1") for name in names) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: must be an integer >= 1"),
+        ("hydra.launcher.retries=-1", "hydra.launcher.retries=-1: must be an integer >= 0"),
+    ],
+)
+def test_bad_arguments_of_a_launcher(cli, elsewhere, override, said):
+    status, _, err = cli(*SEEDS, "hydra/launcher=local_processes", override)
+    assert (status, list(elsewhere.iterdir())) == (2, [])
+    assert err == f"error: {said}\n"

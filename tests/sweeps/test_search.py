@@ -1,0 +1,100 @@
+"""Optuna searches: no trial is repeated, failed and killed ones are tried again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sweeps.conftest import MINE, TINY
+
+optuna = pytest.importorskip("optuna")
+
+SPACE = "optimizer.lr=tag(log, interval(0.001, 0.1))"
+SEARCH = ("-m", "hydra/sweeper=search", "hydra.sweep.dir=search", *TINY, SPACE, "seed=1")
+
+
+def trials() -> list:
+    """Return the trials of the one study."""
+    storage = "sqlite:///search/optuna.db"
+    (study,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=study.study_name, storage=storage).trials
+
+
+def states() -> list[str]:
+    """Return the states of the trials."""
+    return [trial.state.name for trial in trials()]
+
+
+def test_a_search_continues_where_it_stopped(cli):
+    status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=2")
+    assert status == 0 and states() == ["COMPLETE"] * 2
+    status, out, err = cli(*SEARCH, "hydra.sweeper.n_trials=2")
+    assert status == 0 and states() == ["COMPLETE"] * 2  # n_trials is of all, not of more
+    study = optuna.load_study(None, "sqlite:///search/optuna.db")
+    study.ask({"optimizer.lr": optuna.distributions.LogUniformDistribution(0.001, 0.1)})
+    killed = trials()[-1]  # as a search leaves it that is killed while a trial runs
+    assert killed.state.name == "RUNNING"
+    status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
+    assert status == 0 and states() == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
+    assert trials()[3].params == killed.params
+    rates = [trial.params["optimizer.lr"] for trial in trials() if trial.state.name == "COMPLETE"]
+    assert len(set(rates)) == 4 and all(0.001 <= rate <= 0.1 for rate in rates)
+    assert "4 of 4 jobs completed" in out
+    best = max(trials(), key=lambda t: t.value or 0)
+    told = out.splitlines()[-1]
+    assert told.startswith("best of ") and f"optimizer.lr={best.params['optimizer.lr']}" in told
+    for trial in trials():
+        if trial.value is not None:
+            record = json.loads(
+                Path("search", trial.user_attrs["directory"], "results.json").read_text()
+            )
+            assert trial.value == record["summary"]["average_accuracy"]["mean"]
+
+
+def test_a_failed_trial_is_one_to_optuna_and_is_tried_again(cli, mypkg):
+    (mypkg / "do").write_text("raise RuntimeError('the disk is full')")
+    status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=2")
+    assert status == 1 and states() == ["FAIL", "COMPLETE"]
+    assert trials()[0].user_attrs["error"] == "RuntimeError: the disk is full"
+    status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=2")
+    assert status == 0 and states() == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials()[2].params == trials()[0].params
+
+
+def test_a_signal_leaves_the_trial_to_the_next_search(cli, mypkg):
+    (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGTERM)")
+    status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=1")
+    assert status == 143 and states() == ["RUNNING"]
+    status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=1")
+    assert status == 0 and states() == ["FAIL", "COMPLETE"]
+    assert trials()[1].params == trials()[0].params
+
+
+def test_experiments_have_studies_of_their_own(cli):
+    """Another experiment in the same directory: its trials say nothing about this one's."""
+    cli(*SEARCH, "hydra.sweeper.n_trials=1")
+    cli(*SEARCH, "hydra.sweeper.n_trials=1", "backbone.width=8")
+    assert len(optuna.get_all_study_summaries("sqlite:///search/optuna.db")) == 2
+
+
+def test_the_checked_in_search_selects_on_validation(cli):
+    status, out, _ = cli("sweeps=optuna_ewc", *TINY, "algo=ewc", "hydra.sweeper.n_trials=1")
+    assert status == 0
+    (record,) = Path("sweep_runs/optuna_ewc").glob("*/results.json")
+    assert json.loads(record.read_text())["measured_on"] == "validation"
+    assert "on the test data, once: python run.py" in out.splitlines()[-1]
+    assert "sweeps=" not in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be an integer >= 1"),
+        ("hydra.sweeper.direction=up", "hydra.sweeper.direction='up': must be one of maximize"),
+    ],
+)
+def test_bad_arguments_of_a_search(cli, elsewhere, override, said):
+    status, _, err = cli(*SEARCH, override)
+    assert (status, list(elsewhere.iterdir())) == (2, [])
+    assert said in err and err.count("\n") == 1
