@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help run test test-all golden lint list readme tables bench
+.PHONY: help run test ci test-all golden lint list readme tables bench
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ run: $(STAMP) ## run an experiment: make run ARGS="algo=ewc backend=jax"
 # One thread: with another busy process, two threads on two cores are many times slower.
 test: $(STAMP) ## run the tests: make test ARGS="tests/conf -x"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+ci: $(STAMP) ## run the tests that start many processes: kills, searches, SLURM
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "ci and not full" -n auto --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## run the full matrices too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n auto --dist loadfile $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,43 @@ _CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+
+
+# What `make test` leaves to others, besides what is marked where it stands: tests that start many
+# processes, to .ci/run and `make ci`; and tests whose sibling on the other backend, or with another
+# option, says the same, to `make test-all`.
+CI = (
+    r"slurm/test_slurm",
+    r"sweeps/test_(killed|search)",
+    r"runs/test_interruption",
+    r"reliability/test_(signals|growth|configurations)",
+    r"loggers/test_trackers\.py::test_resumed_wandb",
+    r"runs/test_resume\.py::test_stopped_within_tasks\[(naive|kcl|mcsgd|lfl|icarl|derpp)-jax",
+)
+FULL = (
+    r"runs/test_resume\.py::test_stopped_within_tasks\[lamaml-jax",
+    r"parity/test_parity\.py::test_compiled_chunks.*\[(lamaml|kcl|agem|icarl|mcsgd)-momentum",
+    r"parity/test_parity\.py::test_twins_agree_at_every_step\[(?!naive|ewc|er-|icarl)\w+-class",
+    r"callbacks/test_stability_gap\.py::test_looking_changes_no_bit\[er-jax",
+    r"backbones/test_wrap\.py::test_noise_within_the_module_is_the_runs_own\[linen",
+    r"backbones/test_twins\.py::test_dropout_is_the_runs_own\[cnn-jax",
+    r"algorithms/test_(der|lfl|agem|lamaml)\.py::test_reduces_to_naive\[jax",
+    r"algorithms/test_lamaml\.py::test_both_gradients_are_as_by_hand\[second-jax",
+    r"algorithms/test_mcsgd\.py::test_twins_agree\[",
+    r"algorithms/test_independent\.py::test_twins_agree\[",
+    r"algorithms/test_replay\.py::test_every_policy_makes_a_method\[(ring|class|random).*jax",
+    r"flow/test_augmentation\.py::test_steps_get_what_was_planned\[derpp-jax",
+    r"formulas/test_shared\.py::test_per_sample_powers_on_jax\[(True|False)-1-",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them, before tests are chosen by their marks."""
+    for item in items:
+        for mark, patterns in (("ci", CI), ("full", FULL)):
+            if any(re.search(pattern, item.nodeid) for pattern in patterns):
+                item.add_marker(mark)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

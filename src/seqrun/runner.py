@@ -185,6 +185,7 @@ def _run_seeds(
             measured_on=first.benchmark.evaluation_split,
             seeds=seeds,
         )
+    if not (directory / CONFIG_FILE).exists():  # a kill may have come between the two files
         recorded = without_secrets(config)
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     try:

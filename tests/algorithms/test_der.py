@@ -144,12 +144,12 @@ def test_logits_are_kept_with_their_samples(algo: str):
 @pytest.mark.parametrize(
     ("algo", "option"),
     [
-        ("der", {"alpha": 1.0}),
+        ("der", {"alpha": 0.5}),
         ("der", {"memory_size": 20}),
         ("der", {"memory_batch_size": 3}),
         ("der", {"observe": "every_epoch"}),
         ("derpp", {"alpha": 1.0}),
-        ("derpp", {"beta": 1.0}),
+        ("derpp", {"beta": 0.5}),
     ],
 )
 def test_options_matter(algo: str, option: dict):

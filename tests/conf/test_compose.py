@@ -50,6 +50,8 @@ def test_option_builds_with_every_key_written_out(jobs_of, own_data, group, opti
     stream = [] if group != "algo" or option != "icarl" else ["benchmark=split_digits"]
     stream += ["benchmark.scenario=class"] * len(stream)  # the only one that iCaRL has
     stream += own_data.get(option, [])
+    if option == "early_stopping":
+        stream.append("benchmark.validation_fraction=0.1")
     (job,) = jobs_of(f"{group}={option}", f"backend={backend}", *stream)
     algorithm = runner.build(job.config, seed=0)
     assert isinstance(algorithm, BaseAlgorithm)

@@ -83,10 +83,10 @@ QUIET: dict[str, Any] = {
 }
 
 
-@settings(max_examples=20, **QUIET)
+@settings(max_examples=10, **QUIET)
 @given(experiments())
 def test_a_few(config: dict[str, Any]):
-    """The same twenty at every run."""
+    """The same ten at every run."""
     try_out(config)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import every_backend
 from reliability.small_runs import config_of, good_checkpoints
 
 from seqrun import runner
@@ -40,8 +39,15 @@ def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -
     return caught.value.number
 
 
-@every_backend
-@pytest.mark.parametrize("seeds", ["0", "[0,1]"])
+@pytest.mark.parametrize(
+    ("seeds", "backend"),
+    [
+        ("0", "torch"),
+        ("[0,1]", "torch"),
+        ("[0,1]", "jax"),
+        pytest.param("0", "jax", marks=pytest.mark.full),
+    ],
+)
 def test_several_seeds_and_signals(seeds: str, backend: str, tmp_path: Path):
     """Stopped at random chunks (of 8 a seed), in either seed, twice."""
     config = config_of("algo=er", f"seed={seeds}", f"backend={backend}")
@@ -79,4 +85,4 @@ def test_a_scheduler_may_repeat_itself(tmp_path: Path):
     config = config_of("algo=naive")
     callback = Signalled(2, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM)
     assert interrupted(config, tmp_path / "run", callback) == signal.SIGTERM
-    assert good_checkpoints(tmp_path / "run", config_hash(config)) [-1] == "000000006"
+    assert good_checkpoints(tmp_path / "run", config_hash(config))[-1] == "000000006"

@@ -12,7 +12,10 @@ JOBS = {"seeds": 5, "learning_rate": 7, "ewc_lambda": 7, "batch_size_lr": 12}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize("experiment", [(), ("benchmark=split_digits", "backend=jax")])
+@pytest.mark.parametrize(
+    "experiment",
+    [(), pytest.param(("benchmark=split_digits", "backend=jax"), marks=pytest.mark.full)],
+)
 def test_composes(elsewhere, name, experiment):
     jobs = preflight.check([f"sweeps={name}", *experiment], CONF)
     if name in JOBS:

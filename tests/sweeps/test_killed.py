@@ -73,6 +73,7 @@ def test_forty_jobs_killed_three_times(start, cli):
     assert_survives(start, cli, 3, "-m", *LONGER, *launcher, *grid)
 
 
+@pytest.mark.full
 def test_a_killed_worker_costs_no_job(start, cli, mypkg, elsewhere):
     """Its job is taken up by another process; the others never notice."""
     grid = ("-m", *LONGER, *MINE, "seed=0,1,2,3")

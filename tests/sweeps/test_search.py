@@ -62,6 +62,7 @@ def test_a_failed_trial_is_one_to_optuna_and_is_tried_again(cli, mypkg):
     assert trials()[2].params == trials()[0].params
 
 
+@pytest.mark.full
 def test_a_signal_leaves_the_trial_to_the_next_search(cli, mypkg):
     (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGTERM)")
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=1")
@@ -71,6 +72,7 @@ def test_a_signal_leaves_the_trial_to_the_next_search(cli, mypkg):
     assert trials()[1].params == trials()[0].params
 
 
+@pytest.mark.full
 def test_experiments_have_studies_of_their_own(cli):
     """Another experiment in the same directory: its trials say nothing about this one's."""
     cli(*SEARCH, "hydra.sweeper.n_trials=1")

@@ -119,6 +119,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             )
         self.task = self.epoch = self.global_step = self.total_steps = 0
         self.samples_seen = self.gradient_steps = self.memory_bytes = 0
+        self._checkpoint: Checkpoint | None = None
         self.task_is_done = False
         self.epoch_first_step = self.epoch_steps = 0
         self.epoch_loss_sum = self.epoch_samples = 0.0

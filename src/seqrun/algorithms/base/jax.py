@@ -121,7 +121,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
             parts.append(np.asarray(self.compiled("features", self._features_of, args)(*args)))
         return np.concatenate(parts)[: len(x)]
 
-    def _features_of(self, params: Arrays, stats: Arrays, x: Array) -> Array:
+    def _features_of(self, params: dict, stats: dict, x: Array) -> Array:
         return self.encode(params, stats, self.inputs(x))
 
     def evaluation_logits(

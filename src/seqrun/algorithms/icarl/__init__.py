@@ -139,7 +139,7 @@ class ICaRLOptions(MemoryOwner):
     def on_after_task(self, algorithm: Any) -> None:
         """Choose exemplars, and keep the network as it is before the next task."""
         current = algorithm.host_pool.x[: algorithm.num_current]
-        self.memory.end_task(algorithm.task, algorithm.random, self.features(current))
+        self.memory.end_task(algorithm.task, algorithm.random, algorithm.features(current))
         algorithm.memory_bytes = self.memory.num_bytes
         algorithm.state = algorithm.initial_state()
 
@@ -151,7 +151,7 @@ class ICaRLOptions(MemoryOwner):
         if samples is None or samples.t.max() < algorithm.task - 1:  # the task has not ended
             samples = algorithm.host_pool.rows(slice(algorithm.num_current + self.memory.filled))
         classes = algorithm.benchmark.num_classes
-        means, known = class_means(self.features(samples.x), samples.y, classes)
+        means, known = class_means(algorithm.features(samples.x), samples.y, classes)
         self.kept = self.as_kept(means, known)
 
     def evaluation_reads(self, task: int) -> ICaRLKept | None:

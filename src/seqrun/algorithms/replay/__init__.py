@@ -1,7 +1,7 @@
 """Replay: train on stored samples of the stream beside the current ones.
 
-A method states its memory's budget and policy, and its loss if that is not the mean cross-entropy
-of both batches (`ReplayAlgorithm` of the twins); reads, writes and the memory itself are the plan's.
+A method states the budget and policy of its memory, and its loss if that is not the mean CE of
+both batches (`ReplayAlgorithm` of the twins). Reads, writes and the memory itself are the plan's.
 Replayed samples are in `step.reads["replay"]`.
 """
 
