@@ -95,7 +95,12 @@ def test_what_claims_to_forget_less_does(method: str):
 
 @pytest.mark.parametrize(
     ("method", "keys"),
-    [("er", {}), ("derpp", {"alpha": 0.3, "beta": 1.0}), ("icarl", {"lr": 0.5}), ("mcsgd", {"lmc_lr": 0.1, "lmc_epochs": 40})],
+    [
+        ("er", {}),
+        ("derpp", {"alpha": 0.3, "beta": 1.0}),
+        ("icarl", {"lr": 0.5}),
+        ("mcsgd", {"lmc_lr": 0.1, "lmc_epochs": 40}),
+    ],
 )
 def test_replay_knows_old_classes(method: str, keys: dict[str, Any]):
     """Class-incremental Split Digits, where naive knows the last task's classes alone: 0.2."""
