@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help run test ci test-all golden lint list readme tables bench
+.PHONY: help run test ci test-all golden lint list readme tables reproduce bench
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ readme: $(STAMP) ## write that list into README.md
 
 tables: $(STAMP) ## measure every algorithm: make tables ARGS="--search --algorithms er"
 	$(BIN)/python bench/tables.py $(ARGS)
+
+reproduce: $(STAMP) ## run reproductions: make reproduce ARGS="--only 'hsu2018/*'"
+	$(BIN)/python -m seqrun.reproduce $(ARGS)
 
 bench: $(STAMP) ## measure speed: make bench ARGS="..."
 	$(BIN)/python bench/run.py $(ARGS)

@@ -28,6 +28,33 @@ def whole(name: str, value: Any, low: int) -> None:
         raise ConfigError(f"{name}={value!r}: must be an integer >= {low}")
 
 
+def whole_per_task(name: str, value: Any, low: int) -> None:
+    """Raise ConfigError unless `value` is an integer >= `low`, or a list of such, one per task."""
+    if isinstance(value, int):
+        whole(name, value, low)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for one in value:
+            whole(name, one, low)
+    else:
+        raise ConfigError(
+            f"{name}={value!r}: must be an integer >= {low} or a list with one per task"
+        )
+
+
+def one_per_task(name: str, value: Any, num_tasks: int) -> None:
+    """Raise ConfigError if `value` is a list with more or fewer entries than there are tasks."""
+    if not isinstance(value, int) and len(value) != num_tasks:
+        raise ConfigError(
+            f"{name}={list(value)}: has {len(value)} entries, must have "
+            f"benchmark.num_tasks={num_tasks}"
+        )
+
+
+def of_task(value: Any, task: int) -> int:
+    """Return the entry of `task` (1-based) of what may be a list with one per task."""
+    return value if isinstance(value, int) else value[task - 1]
+
+
 def within(
     name: str,
     value: Any,

@@ -31,9 +31,10 @@ from seqrun.checks import ConfigError, nearest, one_of, whole
 from seqrun.environment import read_variable
 from seqrun.plan import STREAMS, RandomStreams
 from seqrun.targets import TARGET, check_arguments, check_backend, find_class, nested
+from seqrun.verdict import Expected
 
 GROUPS = ("algo", "benchmark", "backbone", "optimizer", "callbacks", "logger")
-NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets")
+NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
 ONLY_SHOW = (
     CheckpointCallback,
     MetricCallback,
@@ -74,6 +75,7 @@ class Experiment:
     allow_targets: list[str] = field(default_factory=list)
     training: Training = field(default_factory=Training)  # type: ignore[valid-type]
     streams: Streams = field(default_factory=Streams)  # type: ignore[valid-type]
+    expected: Any = None  # of a reproduction: seqrun.verdict.Expected
 
 
 def register() -> None:
@@ -138,6 +140,8 @@ def check_values(config: Mapping[str, Any]) -> None:
         if not all(part.isidentifier() for part in str(package).split(".")):
             raise ConfigError(f"allow_targets={package!r}: must be the name of a package")
     RandomStreams(seeds_of(config)[0], config["streams"])
+    if config["expected"] is not None:
+        Expected.of(config["expected"])
 
 
 def _check_structure(config: Mapping[str, Any]) -> None:

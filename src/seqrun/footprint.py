@@ -58,7 +58,8 @@ def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
     weights = sum(map(math.prod, algorithm.parameter_shapes().values())) * 4
     per_step = algorithm.samples_per_step()
     gathered = 1 if algorithm.execution.get("compiled") else algorithm.chunk_steps
-    steps = math.ceil(most / benchmark.batch_size)
+    smallest = min(benchmark.batch_size_of(t) for t in tasks)
+    steps = math.ceil(most / smallest)
     parts = [
         weights_part(algorithm, weights + _state_bytes(algorithm)),
         Part(

@@ -122,6 +122,30 @@ def run_metrics(
     return metrics
 
 
+def published_metrics(
+    R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
+) -> dict[str, float | None]:
+    """Return a run's metrics and those that only papers use, to be compared with published ones."""
+    metrics = run_metrics(R, R_task_aware, test_sizes)
+    for name, metric in PUBLISHED_AS.items():
+        metrics[name] = metric(R)
+        if R_task_aware is not None:
+            metrics[f"{name}_task_aware"] = metric(R_task_aware)
+    return metrics
+
+
+def backward_transfer_over_all(R: np.ndarray) -> float | None:
+    """Return mean_{j<=T} (R[T, j] - R[j, j]), in [-1, 1]: the last task counts, with 0.
+
+    Gupta et al. 2020 (La-MAML), "BTI"; Riemer et al. 2019 (MER).
+    """
+    return _mean(_final_row(R) - _just_learned(R))
+
+
+PUBLISHED_AS = {"backward_transfer_over_all": backward_transfer_over_all}
+"""Metrics by definitions of papers that differ from ours."""
+
+
 def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
     """Return the number of samples that each task's accuracy is measured on."""
     split = benchmark.evaluation_split

@@ -255,8 +255,7 @@ class Results:
         """End the run with `status`, what went wrong, the verdict if any, and write."""
         self.status = status
         self.error = None if error is None else describe_error(error)
-        if verdict is not None:
-            self.verdict = verdict
+        self.verdict = verdict
         self.write()
 
     def reopen(self) -> None:

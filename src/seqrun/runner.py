@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,11 @@ from seqrun.config import (
 from seqrun.files import remove_temporaries, write_atomically
 from seqrun.locks import is_locked, locked
 from seqrun.loggers import BaseLogger, LocalLogger
-from seqrun.loggers.console import ConsoleLogger, show_results
+from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.results import FILE, MATRIX_FILE, RecordError, Results, RunRecord
 from seqrun.sweep import Outcome, SweepJob
+from seqrun.verdict import Expected, judge, protocol_changes
 
 CONFIG_FILE = "config.yaml"
 PRODUCTS = (
@@ -76,7 +77,8 @@ def run(cfg: DictConfig) -> float | None:
     interruption = InterruptionCallback()
     try:
         with interruption.listening():
-            results = run_experiment(plain(cfg), directory, interruption)
+            overrides = list(HydraConfig.get().overrides.task)
+            results = run_experiment(plain(cfg), directory, interruption, overrides)
     except Interrupted as error:
         sys.stderr.write(f"interrupted: the same command continues (in {directory})\n")
         raise SystemExit(128 + error.number) from None
@@ -106,7 +108,7 @@ def run_job(job: SweepJob, interruption: InterruptionCallback) -> Outcome:
         if was_done:
             results = Results.read(job.directory)
         else:
-            results = run_experiment(job.config, job.directory, interruption)
+            results = run_experiment(job.config, job.directory, interruption, job.overrides)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -143,7 +145,10 @@ def _in_one_line(error: Exception) -> str:
 
 
 def run_experiment(
-    config: Mapping[str, Any], directory: Path, interruption: InterruptionCallback | None = None
+    config: Mapping[str, Any],
+    directory: Path,
+    interruption: InterruptionCallback | None = None,
+    overrides: Sequence[str] = (),
 ) -> Results:
     """Run every seed of a plain experiment in `directory`, or what is left of it.
 
@@ -153,6 +158,7 @@ def run_experiment(
         config: the plain experiment.
         directory: its run directory.
         interruption: what ends the run early; None = nothing.
+        overrides: what of the experiment was said on the command line, for a verdict.
 
     Raises:
         ConfigError: the directory holds another experiment, or another process runs in it.
@@ -164,13 +170,30 @@ def run_experiment(
         remove_temporaries(directory)
         if is_done(directory, config):
             results = Results.read(directory)
+            verdict = _verdict(config, results, overrides)
+            if verdict != results.verdict:
+                results.finish("completed", verdict=verdict)
             show_results(results)
             return results
-        return _run_seeds(config, directory, interruption or InterruptionCallback())
+        return _run_seeds(config, directory, interruption or InterruptionCallback(), overrides)
+
+
+def _verdict(
+    config: Mapping[str, Any], results: Results, overrides: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the verdict of a reproduction, None of anything else."""
+    if config["expected"] is None:
+        return None
+    changed = protocol_changes(overrides)
+    expected = Expected.of(config["expected"])
+    return judge(expected, results.runs, measured_on=results.measured_on, changed=changed)
 
 
 def _run_seeds(
-    config: Mapping[str, Any], directory: Path, interruption: InterruptionCallback
+    config: Mapping[str, Any],
+    directory: Path,
+    interruption: InterruptionCallback,
+    overrides: Sequence[str],
 ) -> Results:
     seeds = seeds_of(config)
     first = build(config, seeds[0], directory)
@@ -203,9 +226,9 @@ def _run_seeds(
     except Exception as error:
         results.finish("failed", error=error)
         raise
-    results.finish("completed")
-    if len(seeds) > 1 and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
-        show_results(results)
+    results.finish("completed", verdict=_verdict(config, results, overrides))
+    if any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
+        (show_results if len(seeds) > 1 else show_verdict)(results)
     return results
 
 

@@ -39,6 +39,7 @@ def ewc_by_hand(
     fisher_weight: str = "none",
     fisher_running: bool = False,
     fisher_samples: int | None = None,
+    fisher_batch_size: int = 3,
 ) -> Result:
     """Train by SGD on the cross-entropy plus sum over past tasks k of lambda s F_k (w - w_k)^2."""
     streams, benchmark = RandomStreams(seed), TinyBenchmark()
@@ -74,7 +75,8 @@ def ewc_by_hand(
                 rows = np.sort(chance.choice(len(y), fisher_samples, replace=False))
             uniform = draws.random(len(rows), dtype=np.float32)
             chosen = (w, x[rows], y[rows])
-            result.fishers.append(fisher_of(*chosen, fisher, fisher_weight, uniform))
+            how = fisher, fisher_weight, uniform, fisher_batch_size
+            result.fishers.append(fisher_of(*chosen, *how))
         result.solutions.append(w)
     return result
 
@@ -85,12 +87,18 @@ def mean_gradient(w: Arrays, x: np.ndarray, y: np.ndarray) -> Arrays:
 
 
 def fisher_of(
-    w: Arrays, x: np.ndarray, y: np.ndarray, fisher: str, weight: str, uniform: np.ndarray
+    w: Arrays,
+    x: np.ndarray,
+    y: np.ndarray,
+    fisher: str,
+    weight: str,
+    uniform: np.ndarray,
+    batch_size: int,
 ) -> Arrays:
     """Return mean_n w_n (d log p(y_n | x_n) / d w)^2 with the labels that `fisher` names."""
     p = softmax(x @ w[KERNEL] + w[BIAS])
     if fisher == "batched":
-        batches = [slice(i, i + 3) for i in range(0, len(y), 3)]
+        batches = [slice(i, i + batch_size) for i in range(0, len(y), batch_size)]
         squares = [{n: g**2 for n, g in mean_gradient(w, x[b], y[b]).items()} for b in batches]
         return {n: np.mean([s[n] for s in squares], 0) for n in w}
     if fisher == "exact":

@@ -85,12 +85,14 @@ def test_reduces_to_naive_with_an_empty_memory(backend: str):
         {"memory_batch_size": 3},
         {"memory_weight": 0.3},
         {"observe": "every_epoch"},
+        {"rehearsal": "shuffled"},
     ],
 )
 def test_options_matter(option: dict):
     """A run with the option differs."""
     shipped, changed = (shared_run("er", "torch", **SPEC | o) for o in ({}, option))
-    assert abs(shipped.losses - changed.losses).max() > 1e-3
+    steps = min(len(shipped.losses), len(changed.losses))
+    assert abs(shipped.losses[:steps] - changed.losses[:steps]).max() > 1e-3
 
 
 def test_twins_agree_on_the_options():
@@ -98,6 +100,52 @@ def test_twins_agree_on_the_options():
     options = {"memory_weight": 0.4, "observe": "every_epoch"}
     by_torch, by_jax = (shared_run("er", b, **SPEC, **options) for b in BACKENDS)
     assert {"memory/x", "memory/y", "memory/t", "memory/seen"} <= set(by_torch.arrays)
+    assert_same_run(by_jax, by_torch, 1e-5)
+
+
+def planned_epochs(algorithm) -> list[tuple[int, np.ndarray, int]]:
+    """Return (task, rows of the pool in an epoch's order, samples of the task) of each epoch."""
+    epochs: list[tuple[int, np.ndarray, int]] = []
+    inner = algorithm.plan_epoch
+
+    def plan_epoch(task: int, epoch: int, num_samples: int):
+        parts = inner(task, epoch, num_samples)
+        order = np.concatenate([part["index"].ravel() for part in parts])
+        epochs.append((task, order, num_samples))
+        return parts
+
+    algorithm.plan_epoch = plan_epoch
+    algorithm.fit()
+    return epochs
+
+
+@pytest.mark.parametrize(("memory_size", "copies"), [(10, 4), (30, 1), (60, 1)])
+def test_shuffled_rehearsal(memory_size: int, copies: int):
+    """Each sample of 45 once, each stored one max(1, 45 // memory_size) times, in any order."""
+    spec = {"benchmark": "split_digits", "training": {"epochs_per_task": 2}}
+    options = {"rehearsal": "shuffled", "memory_size": memory_size}
+    algorithm = build("er", "torch", **spec, **options)
+    epochs = planned_epochs(algorithm)
+    assert len(epochs) == 10
+    for task, order, size in epochs:
+        filled = 0 if task == 1 else min(memory_size, 45 * (task - 1))
+        counts = np.bincount(order, minlength=size + filled)
+        assert size == 45 and len(order) == size + filled * copies
+        assert (counts[:size] == 1).all() and (counts[size:] == copies).all()
+        if filled:
+            assert (np.diff(order) < 0).sum() > len(order) / 4  # shuffled
+        assert algorithm.training_size(task) == len(order)
+    assert algorithm.global_step == algorithm.total_steps
+    assert set(algorithm.memory.data.t) == {0, 1, 2, 3, 4}
+    assert algorithm.memory.filled == min(memory_size, 225)
+    one, other = epochs[2:4]
+    assert (one[1] != other[1]).any()
+
+
+def test_twins_agree_on_shuffled_rehearsal():
+    """Every step and field, with partial last batches."""
+    options = {"rehearsal": "shuffled", "memory_size": 20, "benchmark": "split_digits"}
+    by_torch, by_jax = (run("er", b, **options) for b in BACKENDS)
     assert_same_run(by_jax, by_torch, 1e-5)
 
 
@@ -118,6 +166,11 @@ def test_memory_is_counted_and_within_its_budget(backend: str):
         ({"memory_size": 0}, "memory_size=0: must be an integer >= 1"),
         ({"memory_batch_size": 0}, "memory_batch_size=0: must be an integer >= 1"),
         ({"memory_weight": 1.5}, r"memory_weight=1.5: must be a number in \[0, 1\]"),
+        ({"rehearsal": "shuffle"}, "rehearsal='shuffle': must be one of .*did you mean shuffled"),
+        (
+            {"rehearsal": "shuffled", "memory_weight": 0.5},
+            "memory_weight=0.5: must be null with rehearsal=shuffled",
+        ),
         ({"observe": "first"}, "observe='first': must be one of .*did you mean first_epoch"),
     ],
 )

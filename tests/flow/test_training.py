@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparison import assert_same_run
 from experiments import (
     LossRecorder,
     algorithm_class,
@@ -231,3 +232,30 @@ def test_fixed_rules():
     assert chunk_rule(10**12, 4) == 1
     assert default_num_threads(w1) == 1
     assert default_num_threads(10**9) >= 1
+
+
+@pytest.mark.parametrize("sizes", [[10, 40, 25], [85, 1, 2]])
+def test_a_batch_size_per_task(sizes: list[int]):
+    """Each task's batches have its own size, the last what is left; the twins agree."""
+    runs = [run("naive", b, stream={"batch_size": sizes}) for b in ("torch", "jax")]
+    for one in runs:
+        assert one.algorithm.global_step == one.algorithm.total_steps
+        steps = [-(-85 // size) for size in sizes]
+        epochs = one.algorithm.training.epochs(1)
+        assert len(one.losses) == epochs * sum(steps)
+    assert_same_run(runs[1], runs[0], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([10, 20], "benchmark.batch_size=.*: has 2 entries, must have benchmark.num_tasks=3"),
+        ([10, 0, 5], "benchmark.batch_size=0: must be an integer >= 1"),
+        ("ten", "benchmark.batch_size='ten': must be an integer >= 1 or a list with one per task"),
+        (2.5, "benchmark.batch_size=2.5: must be an integer >= 1 or a list with one per task"),
+    ],
+)
+def test_refuses_batch_sizes(sizes: Any, said: str):
+    """One message each."""
+    with pytest.raises(ConfigError, match=said):
+        build("naive", "torch", stream={"batch_size": sizes})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,7 +29,16 @@ from seqrun.benchmarks.normalization import (
 )
 from seqrun.benchmarks.source import ImageSource, RawImages
 from seqrun.benchmarks.validity import check_tasks, checked
-from seqrun.checks import ConfigError, boolean, one_of, whole, within
+from seqrun.checks import (
+    ConfigError,
+    boolean,
+    of_task,
+    one_of,
+    one_per_task,
+    whole,
+    whole_per_task,
+    within,
+)
 from seqrun.plan import RandomStreams
 
 __all__ = ["BaseBenchmark", "Dataset", "Draw", "LazyTasks", "Transform"]
@@ -58,7 +67,7 @@ class BaseBenchmark:
 
     Args:
         num_tasks: length of the stream, >= 1.
-        batch_size: samples of a training batch, >= 1.
+        batch_size: samples of a training batch, >= 1; one integer, or one per task.
         eval_batch_size: samples of an evaluation batch, >= 1; changes no result.
         scenario: "task" (the task is known at test), "domain" (same classes in every task) or
             "class" (all classes compete), of those that the benchmark has.
@@ -82,7 +91,7 @@ class BaseBenchmark:
     """
 
     num_tasks: int
-    batch_size: int = 10
+    batch_size: Any = 10  # int | list[int]
     eval_batch_size: int = 1000
     scenario: str = "domain"
     samples_per_task: int | None = None
@@ -108,7 +117,8 @@ class BaseBenchmark:
     def __post_init__(self) -> None:
         """Check the arguments and take over what is known of the source."""
         whole("benchmark.num_tasks", self.num_tasks, 1)
-        whole("benchmark.batch_size", self.batch_size, 1)
+        whole_per_task("benchmark.batch_size", self.batch_size, 1)
+        one_per_task("benchmark.batch_size", self.batch_size, self.num_tasks)
         whole("benchmark.eval_batch_size", self.eval_batch_size, 1)
         one_of("benchmark.scenario", self.scenario, self.scenarios)
         if self.samples_per_task is not None:
@@ -183,6 +193,15 @@ class BaseBenchmark:
     def evaluation_split(self) -> str:
         """The split that results are measured on: "test", or "validation" if any is held out."""
         return "validation" if self.validation_fraction > 0 else "test"
+
+    def batch_size_of(self, t: int) -> int:
+        """Return the samples of a training batch of task t."""
+        return of_task(self.batch_size, t)
+
+    @property
+    def largest_batch_size(self) -> int:
+        """The samples of the largest training batch."""
+        return max(self.batch_size_of(t) for t in range(1, self.num_tasks + 1))
 
     def task_size(self, t: int, split: str = "train") -> int:
         """Return the number of samples of task t without computing them."""

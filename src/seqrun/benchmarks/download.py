@@ -76,19 +76,30 @@ def download(url: str, path: Path, md5: str) -> None:
         if not part.exists():
             _open(url, 0).close()  # offline nothing is made
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists():
+        while not path.exists():
+            with open(part, "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _stands_at(file, part):
+                    continue  # who had the lock before has taken this file away
+                if path.exists():
+                    part.unlink()  # made by opening it, after another process had finished
+                    return
                 _complete(url, file, path.name)
                 found = md5_of(part)
                 if found != md5:
                     part.unlink()
                     raise OSError(f"{url} has md5 {found}, must be {md5}")
                 os.replace(part, path)
-            elif part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                part.unlink()  # made by opening it, after another process had finished
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def _stands_at(file: BinaryIO, path: Path) -> bool:
+    """Return whether the open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _open(url: str, start: int) -> http.client.HTTPResponse:

@@ -162,9 +162,48 @@ def show_results(results: Results, console: Console | None = None) -> None:
         for key, value in summary.items()
         if value["mean"] is not None
     }
+    show_verdict(results, console)
     status = [] if results.status == "completed" else [results.status]
     parts = [*status, _headline(shown), *_place(results.directory)]
     _line(console, [part for part in parts if part], style="bold")
+
+
+def show_verdict(results: Results, console: Console | None = None) -> None:
+    """Print the verdict of a reproduction: each published number, what was measured, and where."""
+    verdict = results.verdict
+    if verdict is None:
+        return
+    console = console or new_console()
+    rows = []
+    for name, found in verdict["metrics"].items():
+        signed = found["difference"]
+        rows.append(
+            [
+                _label(name),
+                _with_spread(found["expected"], found["expected_std"]),
+                _with_spread(found["mean"], found["half_width"]),
+                "" if signed is None else f"{_points(signed):+.1f}",
+                f"{_points(found['tolerance']):.1f}",
+                found["verdict"],
+            ]
+        )
+    header = ["metric", "published", "measured", "difference", "tolerance", "verdict"]
+    console.print(_table(header, rows))
+    first = next(iter(verdict["metrics"].values()))
+    seeds = first["seeds"]
+    parts = [f"verdict: {verdict['verdict']}", f"{seeds} seed{'s' * (seeds != 1)}"]
+    parts += [f"{verdict['paper']}, {verdict['table']}", f"the number is {verdict['status']}"]
+    if verdict["measured_on"] != "test":
+        parts.append(f"measured on {verdict['measured_on']} data")
+    if verdict["changed"]:
+        parts.append(f"not the protocol as it stands: {' '.join(verdict['changed'])}")
+    _line(console, parts, style="bold")
+
+
+def _with_spread(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{_points(value):.1f}" + ("" if spread is None else f" ± {_points(spread):.1f}")
 
 
 def accuracy_table(matrix: np.ndarray, width: int) -> Table:

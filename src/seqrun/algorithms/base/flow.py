@@ -82,8 +82,6 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     These samples are augmented, if the benchmark says so; `step.pool` is as it is stored.
     """
-    trains_on_task_alone: ClassVar[bool] = True
-    """Whether the batches of `index` are of the current task's samples and of no others."""
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
     """Scenarios that the algorithm can work in."""
     scenarios_reason: ClassVar[str] = ""
@@ -220,6 +218,11 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         """Return the tasks (1-based) that the flow trains on and measures a row after."""
         return range(1, self.num_tasks + 1)
 
+    @property
+    def trains_on_task_alone(self) -> bool:
+        """Whether the batches of `index` are of the current task's samples and of no others."""
+        return True
+
     def training_data(self, task: int) -> Dataset:
         """Return the samples that `task` is trained on."""
         return self.benchmark.task_data(task, "train")
@@ -234,13 +237,13 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Return the epoch's plan arrays: stretches of batches of one shape."""
-        batch_size = self.benchmark.batch_size
+        batch_size = self.benchmark.batch_size_of(task)
         full, partial = batch_order(self.random, task, epoch, num_samples, batch_size)
         return [{"index": order} for order in (full, partial) if len(order)]
 
     def samples_per_step(self) -> int:
         """Return the most samples that a step runs through the network."""
-        return self.benchmark.batch_size
+        return self.benchmark.largest_batch_size
 
     def hyper(self) -> dict[str, float]:
         """Return the scalars that enter the arithmetic of this task's steps."""
@@ -520,15 +523,16 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     def _plan_lengths(self) -> None:
         sizes = {t: self.training_size(t) for t in self.trained_tasks()}
-        batch_size = self.benchmark.batch_size
+        longest = 1
         for task, size in sizes.items():
+            batch_size = self.benchmark.batch_size_of(task)
+            longest = max(longest, size // batch_size)
             if self.backbone.has_batch_statistics and size % batch_size == 1:
                 raise ConfigError(
                     f"benchmark.batch_size={batch_size}: the last batch of task {task} "
                     f"({size} samples) has one sample, which BatchNorm cannot normalise"
                 )
             self.total_steps += math.ceil(size / batch_size) * self.training.epochs(task)
-        longest = max(1, max(sizes.values()) // batch_size)
         input_bytes = 4 * self.samples_per_step() * math.prod(self.benchmark.input_shape)
         rule = self.training.chunk_steps or chunk_rule(self.work_per_batch(), input_bytes)
         self.chunk_steps = min(rule, longest)

@@ -264,8 +264,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
         Their number of steps is an argument, so one program serves chunks of every length.
         """
-        room = self.chunk_steps if chunk.batch_size == self.benchmark.batch_size else 1
-        room = max(room, chunk.steps)
+        is_full = chunk.batch_size == self.benchmark.batch_size_of(chunk.task)
+        room = max(self.chunk_steps if is_full else 1, chunk.steps)
         return {
             n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
             for n, a in chunk.arrays.items()

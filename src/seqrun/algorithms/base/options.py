@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seqrun.checks import ConfigError, at_least, boolean, one_of, whole, within
+from seqrun.checks import (
+    at_least,
+    boolean,
+    of_task,
+    one_of,
+    one_per_task,
+    whole,
+    whole_per_task,
+    within,
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,7 @@ class TrainingOptions:
     chunk_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.epochs_per_task, int):
-            whole("training.epochs_per_task", self.epochs_per_task, 1)
-        elif isinstance(self.epochs_per_task, Sequence) and not isinstance(
-            self.epochs_per_task, str
-        ):
-            for epochs in self.epochs_per_task:
-                whole("training.epochs_per_task", epochs, 1)
-        else:
-            raise ConfigError(
-                f"training.epochs_per_task={self.epochs_per_task!r}: "
-                "must be an integer >= 1 or a list with one per task"
-            )
+        whole_per_task("training.epochs_per_task", self.epochs_per_task, 1)
         within("training.lr_decay", self.lr_decay, 0.0, 1.0, open_low=True)
         at_least("training.lr_min", self.lr_min, 0.0)
         boolean("training.decay_first_task", self.decay_first_task)
@@ -66,17 +63,11 @@ class TrainingOptions:
 
     def check_tasks(self, num_tasks: int) -> None:
         """Raise ConfigError unless a list of epochs has one entry per task."""
-        if not isinstance(self.epochs_per_task, int) and len(self.epochs_per_task) != num_tasks:
-            raise ConfigError(
-                f"training.epochs_per_task={list(self.epochs_per_task)}: has "
-                f"{len(self.epochs_per_task)} entries, must have benchmark.num_tasks={num_tasks}"
-            )
+        one_per_task("training.epochs_per_task", self.epochs_per_task, num_tasks)
 
     def epochs(self, task: int) -> int:
         """Return the number of epochs of `task` (1-based)."""
-        if isinstance(self.epochs_per_task, int):
-            return self.epochs_per_task
-        return self.epochs_per_task[task - 1]
+        return of_task(self.epochs_per_task, task)
 
     def learning_rate(self, lr: float, task: int) -> float:
         """Return the learning rate of `task` (1-based) from the optimizer's `lr`."""

@@ -67,6 +67,7 @@ class EWCOptions(RegularizationOptions):
             steps F <- 0.9 F + 0.1 mean of the 10 squared batch gradients; at the task's end
             min-max scaled to [0, 1] over all parameters; the latest task only.
         fisher_samples: training samples that F is averaged over, >= 1; None = all.
+        fisher_batch_size: samples of each batch of "batched", >= 1; None = as in training.
         penalty_scale: factor s of the penalty lambda * s * F (theta - theta*)^2; 1/2 in the paper.
 
     Raises:
@@ -78,6 +79,7 @@ class EWCOptions(RegularizationOptions):
     fisher_weight: str = "none"
     fisher_running: bool = False
     fisher_samples: int | None = None
+    fisher_batch_size: int | None = None
     penalty_scale: float = 0.5
 
     name: ClassVar[str] = "ewc"
@@ -90,11 +92,25 @@ class EWCOptions(RegularizationOptions):
         boolean("fisher_running", self.fisher_running)
         if self.fisher_samples is not None:
             whole("fisher_samples", self.fisher_samples, 1)
+        if self.fisher_batch_size is not None:
+            whole("fisher_batch_size", self.fisher_batch_size, 1)
+            if self.fisher != "batched" or self.fisher_running:
+                raise ConfigError(
+                    f"fisher_batch_size={self.fisher_batch_size}: must be null unless "
+                    "fisher='batched' without fisher_running"
+                )
         if self.fisher_weight == "p" and self.fisher in ("exact", "batched"):
             raise ConfigError(
                 f"fisher_weight='p': must be none with fisher={self.fisher!r}, which "
                 + ("weighs by p already" if self.fisher == "exact" else "has no p(y|x) of a sample")
             )
+
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Samples of each batch of fisher = "batched"."""
+        task_batch = self.benchmark.batch_size_of(self.task)  # type: ignore[attr-defined]
+        return self.fisher_batch_size or task_batch
 
 
 @dataclass(kw_only=True, eq=False)

@@ -48,7 +48,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         rows = fisher_rows(self, self.num_current)
         draws = label_draws(self, len(rows))
         batched = self.fisher == "batched"
-        size = self.benchmark.batch_size if batched else self.per_sample_rows
+        size = self.rows_per_batch if batched else self.per_sample_rows
         total = jax.tree.map(jnp.zeros_like, self.params)
         cuts = np.arange(size, len(rows), size)
         for row, draw in zip(np.split(rows, cuts), np.split(draws, cuts), strict=True):

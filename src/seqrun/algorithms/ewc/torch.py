@@ -45,7 +45,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         rows = torch.from_numpy(fisher_rows(self, self.num_current)).to(self._device)
         draws = torch.from_numpy(label_draws(self, len(rows))).to(self._device)
         batched = self.fisher == "batched"
-        size = self.benchmark.batch_size if batched else self.benchmark.eval_batch_size
+        size = self.rows_per_batch if batched else self.benchmark.eval_batch_size
         terms = self._squared_batch_gradient if batched else self._squared_sample_gradients
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
         for row, draw in zip(rows.split(size), draws.split(size), strict=True):

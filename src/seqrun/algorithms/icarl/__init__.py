@@ -79,7 +79,6 @@ class ICaRLOptions(MemoryOwner):
     classify_by: str = "nearest_mean"
 
     name: ClassVar[str] = "icarl"
-    trains_on_task_alone: ClassVar[bool] = False
     scenarios: ClassVar[tuple[str, ...]] = ("class",)
     scenarios_reason: ClassVar[str] = "which learns one classifier over a growing set of classes"
 
@@ -101,6 +100,11 @@ class ICaRLOptions(MemoryOwner):
             )
 
     # ---- what the tasks train on
+
+    @property
+    def trains_on_task_alone(self) -> bool:
+        """No: on exemplars too."""
+        return False
 
     def training_size(self, task: int) -> int:
         """Return the samples of the task and the exemplars that are there by then."""

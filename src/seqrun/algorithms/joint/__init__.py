@@ -38,7 +38,6 @@ class JointOptions:
     from_scratch: bool = False
 
     name: ClassVar[str] = "joint"
-    trains_on_task_alone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
@@ -46,12 +45,20 @@ class JointOptions:
         boolean("from_scratch", self.from_scratch)
         if self.mode == "all_at_once" and self.from_scratch:
             raise ConfigError("from_scratch=True: must be false with mode=all_at_once, one run")
-        epochs = self.training.epochs_per_task  # type: ignore[attr-defined]
-        if self.mode == "all_at_once" and not isinstance(epochs, int):
-            raise ConfigError(
-                f"training.epochs_per_task={list(epochs)}: must be one integer with "
-                "mode=all_at_once, one run"
-            )
+        training, benchmark = self.training, self.benchmark  # type: ignore[attr-defined]
+        for key, value in (
+            ("training.epochs_per_task", training.epochs_per_task),
+            ("benchmark.batch_size", benchmark.batch_size),
+        ):
+            if self.mode == "all_at_once" and not isinstance(value, int):
+                raise ConfigError(
+                    f"{key}={list(value)}: must be one integer with mode=all_at_once, one run"
+                )
+
+    @property
+    def trains_on_task_alone(self) -> bool:
+        """No: on those of earlier tasks too."""
+        return False
 
     def trained_tasks(self) -> range:
         """Return every task, or the last one alone, which stands for all."""
