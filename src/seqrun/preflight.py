@@ -20,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -104,8 +104,7 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
     args, unknown = get_args_parser().parse_known_args(list(argv))
     if unknown:
         raise ConfigError(f"{' '.join(unknown)}: no such flag, or a flag stands after an override")
-    asks = (args.help, args.hydra_help, args.cfg, args.info, args.shell_completion)
-    if any(asks) or args.experimental_rerun:
+    if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
         return []
     overrides = list(args.overrides)
     if args.config_dir:
@@ -115,6 +114,11 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
     directory = os.path.abspath(args.config_path or config_dir)
     name = args.config_name or "config"
     with initialize_config_dir(version_base="1.3", config_dir=directory, job_name="run"):
+        if args.cfg or args.info:
+            parsed = _parse(overrides)
+            _refuse_empty_groups(parsed)
+            _compose(name, [_line(o) for o in parsed if not o.is_sweep_override()])
+            return []
         jobs = list(_jobs(name, overrides, multirun=args.multirun))
     for job in jobs:
         if job.directory is None or not runner.is_done(job.directory, job.config):
@@ -195,10 +199,12 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
-    """Raise ConfigError if a group is given no option in a way that Hydra does not take."""
+    """Raise ConfigError if a group is given no option, or what cannot be a name of one."""
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
-        if override.is_sweep_override() or not (override.is_delete() or override.value() is None):
+        if override.is_sweep_override():
+            continue
+        if not override.is_delete() and isinstance(override.value(), (str, QuotedString, list)):
             continue
         if key in ("callbacks", "logger"):
             raise ConfigError(f"{_line(override)}: must be a list; {key}=[] takes none")
@@ -370,6 +376,15 @@ def _explain(error: Exception, name: str, overrides: list[str]) -> str:
     if wrong_type and full_key:
         value, kind = wrong_type.groups()
         return f"{full_key[1]}={value}: must be {TYPES.get(kind, kind)}"
+    merged = re.search(r"Error merging override \+*([\w.]+)=", text)
+    if merged and "Invalid type assigned" in text:
+        key = merged[1]
+        keys = [k for k in _known_keys(name, overrides) if k.startswith(f"{key}.")]
+        given = next(o for o in overrides if o.lstrip("+").split("=")[0] == key)
+        return f"{given}: is a node, of which single keys are set: {', '.join(keys)}"
+    not_optional = re.search(r"field '([\w.]+)' is not Optional", text)
+    if not_optional:
+        return f"{not_optional[1]}=null: must not be null"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is )?not in ", text
     )

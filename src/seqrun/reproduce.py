@@ -121,8 +121,8 @@ def page(rows: Sequence[Row], content: Mapping[str, Mapping[str, Any]]) -> str:
         if folder != paper:
             paper = folder
             lines += ["", f"## {folder}", "", f"{row.expected.paper}", ""]
-            lines.append("| row | metric | published | torch | jax | seeds | verdict | s | commit |")
-            lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+            heads = "row metric published torch jax seeds verdict s commit".split()
+            lines += [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
         lines += _lines(name, row, content.get(row.name, {}))
     return "\n".join(lines) + "\n"
 

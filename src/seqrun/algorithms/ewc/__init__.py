@@ -105,7 +105,6 @@ class EWCOptions(RegularizationOptions):
                 + ("weighs by p already" if self.fisher == "exact" else "has no p(y|x) of a sample")
             )
 
-
     @property
     def rows_per_batch(self) -> int:
         """Samples of each batch of fisher = "batched"."""
