@@ -30,6 +30,7 @@ from seqrun.callbacks import (
 from seqrun.checks import ConfigError, nearest, one_of, whole
 from seqrun.environment import read_variable
 from seqrun.plan import STREAMS, RandomStreams
+from seqrun.seeds import STRATEGIES
 from seqrun.targets import TARGET, check_arguments, check_backend, find_class, nested
 from seqrun.verdict import Expected
 
@@ -133,7 +134,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     check_backend(config["backend"])
     one_of("device", config["device"], ("auto", "cpu", "cuda"))
     one_of("resume", config["resume"], ("auto", "never"))
-    one_of("seeds_strategy", config["seeds_strategy"], ("auto", "sequential"))
+    one_of("seeds_strategy", config["seeds_strategy"], STRATEGIES)
     if config["num_threads"] is not None:
         whole("num_threads", config["num_threads"], 1)
     for package in config["allow_targets"]:

@@ -74,6 +74,7 @@ class Chunk:
             holds crops and flips of the samples in "<name>"; replay methods add their own.
         losses: (steps,) float32 task loss of each step, filled in by the engine.
         correct: (steps,) int number of samples of each batch classified correctly before the step.
+        stretch: steps of the epoch's stretch of batches of this shape that it is cut from.
     """
 
     task: int
@@ -82,6 +83,7 @@ class Chunk:
     arrays: dict[str, np.ndarray]
     losses: np.ndarray | None = None
     correct: np.ndarray | None = None
+    stretch: int = 0
 
     @property
     def steps(self) -> int:
@@ -169,7 +171,7 @@ def chunks(
         steps = len(arrays["index"])
         for start in range(0, steps, chunk_steps):
             piece = {name: a[start : start + chunk_steps] for name, a in arrays.items()}
-            yield Chunk(task, epoch, first_step + start, piece)
+            yield Chunk(task, epoch, first_step + start, piece, stretch=steps)
         first_step += steps
 
 

@@ -45,6 +45,7 @@ from seqrun.loggers import BaseLogger, LocalLogger
 from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.results import FILE, MATRIX_FILE, RecordError, Results, RunRecord
+from seqrun.seeds import SeedJob, SendingCallback, choose_strategy, output_of, run_seeds
 from seqrun.sweep import Outcome, SweepJob
 from seqrun.verdict import Expected, judge, protocol_changes
 
@@ -212,10 +213,18 @@ def _run_seeds(
         recorded = without_secrets(config)
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     try:
-        for seed in seeds:
-            if not results.has_completed(seed):
-                run = _run_seed(config, seed, results, interruption)
-                results.update(run, completed=True)
+        left = [seed for seed in seeds if not results.has_completed(seed)]
+        if choose_strategy(config["seeds_strategy"], first, len(left)) == "processes":
+            jobs = [
+                SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))
+                for seed in left
+            ]
+            run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
+            left = []
+        for seed in left:
+            record = RecordCallback(results=results)
+            algorithm = build(config, seed, results.seed_directory(seed))
+            results.update(_fit(algorithm, record, interruption), completed=True)
         for logger in first.loggers:
             if len(seeds) > 1 and isinstance(logger, LocalLogger):
                 place = Path(logger.directory or directory)
@@ -232,14 +241,32 @@ def _run_seeds(
     return results
 
 
-def _run_seed(
-    config: Mapping[str, Any], seed: int, results: Results, interruption: InterruptionCallback
+def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
+    """Run a seed in this process, a worker; None = a signal ended it."""
+    interruption = InterruptionCallback()
+    with output_of(job):
+        try:
+            with interruption.listening():
+                algorithm = build(job.config, job.seed, job.directory)
+                algorithm.num_threads = algorithm.num_threads or 1
+                algorithm.execution["strategy"] = "processes"
+                return _fit(algorithm, SendingCallback(), interruption)
+        except KeyboardInterrupt:
+            return None
+        except Exception as error:
+            traceback.print_exc()
+            return RuntimeError(_in_one_line(error))
+
+
+def _fit(
+    algorithm: BaseAlgorithm, record: BaseCallback, interruption: InterruptionCallback
 ) -> RunRecord:
-    directory = results.seed_directory(seed)
-    algorithm = build(config, seed, directory)
+    """Run a seed from its last checkpoint on."""
     own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
     # What others did at an event is part of the checkpoint that is written at it.
-    algorithm.callbacks = [RecordCallback(results=results), *own, interruption]
+    algorithm.callbacks = [record, *own, interruption]
+    directory = algorithm.run_dir
+    assert directory is not None
     start, wrong = checkpoint.latest(directory, config_hash=algorithm.config_hash)
     for message in wrong:
         where = "the one before" if start else "the beginning"

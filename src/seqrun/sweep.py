@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,21 +107,6 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
     lines.append(f"{told} · {_shown(directory / 'summary.md') if places else 'no summary'}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failed else 0
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables in this block, and for processes that start in it."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _percent(value: float | None) -> str:

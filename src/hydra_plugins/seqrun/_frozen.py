@@ -14,7 +14,8 @@ import yaml
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
-from seqrun.sweep import SweepJob, environment
+from seqrun.processes import variables
+from seqrun.sweep import SweepJob
 
 FILE = Path(".hydra", "job.yaml")
 MASK = "from the environment variable "
@@ -104,7 +105,7 @@ class FrozenJob:
             signal.signal(number, signal.SIG_DFL)
         interruption = InterruptionCallback()
         try:
-            with environment(job.environment), interruption.listening():
+            with variables(job.environment), interruption.listening():
                 runner.run_job(job, interruption)
         except Interrupted as error:
             # After SIGTERM SLURM itself queues a job again, unless a user ended it.

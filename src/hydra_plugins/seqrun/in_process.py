@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.seqrun._jobs import FreezingLauncher
-from seqrun.sweep import Outcome, SweepJob, environment, progress, stopped
+from seqrun.processes import variables
+from seqrun.sweep import Outcome, SweepJob, progress, stopped
 
 NODE = {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"}
 """Takes the place of Hydra's own, which composes a job when it starts and knows no interruption."""
@@ -27,7 +28,7 @@ class InProcessLauncher(FreezingLauncher):
         with interruption.listening():
             try:
                 for job in jobs:
-                    with environment(job.environment):
+                    with variables(job.environment):
                         outcomes.append(runner.run_job(job, interruption))
                     progress(job, outcomes[-1], len(outcomes), len(jobs))
             except KeyboardInterrupt:

@@ -32,6 +32,6 @@ class LocalProcessesLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal makes those that run save a checkpoint, and ends the multirun."""
-        from hydra_plugins.seqrun._processes import run_in_processes
+        from hydra_plugins.seqrun._processes import run_jobs
 
-        return run_in_processes(jobs, processes=min(self.n_jobs, len(jobs)), retries=self.retries)
+        return run_jobs(jobs, processes=min(self.n_jobs, len(jobs)), retries=self.retries)

@@ -18,7 +18,15 @@ from seqrun.results import FILE, NAMES, RecordError, Results, RunRecord
 
 CONFIG_FILE = "config.yaml"
 TARGET = "_target_"
-NOT_COMPARED = ("seed", "logger", "data_dir", "resume", "seeds_strategy", "allow_targets")
+NOT_COMPARED = (
+    "seed",
+    "logger",
+    "data_dir",
+    "resume",
+    "seeds_strategy",
+    "allow_targets",
+    "expected",
+)
 """Keys at the top of a configuration that make no other experiment."""
 OBSERVERS = (
     "CheckpointCallback",

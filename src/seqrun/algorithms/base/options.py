@@ -31,6 +31,8 @@ class TrainingOptions:
         reinit_optimizer: when the optimizer's state is fresh: "task", "epoch" or "never".
         evaluate_every: "task" or "epoch".
         evaluate_on: "seen_and_next" (tasks so far and the next one), "seen" or "all".
+        compile: whether PyTorch's training steps are compiled: "auto", by the fixed rule of
+            `is_worth_compiling`; "always" or "never". JAX compiles whatever it runs.
         chunk_steps: longest stretch of steps that an engine runs in one call, >= 1; None = by
             the fixed rule of `chunk_rule`.
 
@@ -46,6 +48,7 @@ class TrainingOptions:
     reinit_optimizer: str = "task"
     evaluate_every: str = "task"
     evaluate_on: str = "seen_and_next"
+    compile: str = "auto"
     chunk_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class TrainingOptions:
         one_of("training.reinit_optimizer", self.reinit_optimizer, ("task", "epoch", "never"))
         one_of("training.evaluate_every", self.evaluate_every, ("task", "epoch"))
         one_of("training.evaluate_on", self.evaluate_on, ("seen_and_next", "seen", "all"))
+        one_of("training.compile", self.compile, ("auto", "always", "never"))
         if self.chunk_steps is not None:
             whole("training.chunk_steps", self.chunk_steps, 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
+from seqrun.algorithms.base.compiling import is_worth_compiling
+from seqrun.algorithms.base.compiling.torch import CompiledStep, has_compiler
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
@@ -45,6 +48,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     """
 
     backend: ClassVar[str] = "torch"
+    is_compilable: ClassVar[bool] = True
+    """Whether a step is short enough to be compiled as one program."""
 
     # ---- what an algorithm overrides, besides the hooks
 
@@ -139,7 +144,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         self._test_data: dict[int, tuple[Tensor, Tensor]] = {}
 
     def stop_engine(self) -> None:
-        """Give back the threads."""
+        """Give back the threads and torch's settings."""
+        program: CompiledStep | None = self.__dict__.pop("_program", None)
+        if program is not None:
+            program.close()
         if hasattr(self, "_threads_before"):
             torch.set_num_threads(self._threads_before)
 
@@ -180,34 +188,46 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     def run_chunk(self, chunk: Chunk) -> None:
         """Walk the chunk's steps; batches are gathered for the whole chunk at once."""
-        hyper = self.hyper()
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
         batches = {n: self.gather(rows[n], rows.get(f"augment/{n}")) for n in self.pool_reads}
         steps = zip(*(map(Batch, *(a.unbind(0) for a in b)) for b in batches.values()), strict=True)
         plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
         losses, logits = [], []
+        # Short stretches of batches are not worth a program of their own.
+        program = self._program if chunk.stretch >= self.chunk_steps else None
+        run, compiled = program or self._run_step, program.seconds if program else 0.0
+        hyper = self.hyper()
         with self._noise(chunk.first_step):
             for done, (reads, row) in enumerate(zip(steps, plan, strict=True), 1):
-                step = Step(
-                    dict(zip(batches, reads, strict=True)),
-                    self.params,
-                    self.stats,
-                    self.opt_state,
-                    self.state,
-                    hyper,
-                    self._mask,
-                    dict(zip(rows, row, strict=True)),
-                    self.pool,
+                given = dict(zip(batches, reads, strict=True)), dict(zip(rows, row, strict=True))
+                self.opt_state, self.state, loss, logit = run(
+                    *given, self.opt_state, self.state, hyper
                 )
-                self.training_step(step)
-                self.opt_state, self.state = step.opt_state, step.state
-                losses.append(step.loss)
-                logits.append(step.logits)
+                losses.append(loss)
+                logits.append(logit)
                 if self._pausing:
                     self.pause(chunk.first_step + done)
+        if program is not None:
+            self.timing["compile_seconds"] += program.seconds - compiled
+            self.execution["compiled"] = program.failure is None
         chunk.losses = torch.stack(losses).cpu().numpy()
         predictions = torch.stack(logits).argmax(-1)
         chunk.correct = (predictions == batches["index"].y).sum(1).cpu().numpy()
+
+    def _run_step(
+        self,
+        reads: dict[str, Batch],
+        row: dict[str, Tensor],
+        opt_state: Any,
+        state: Any,
+        hyper: dict[str, float],
+    ) -> tuple[Any, Any, Tensor, Tensor]:
+        """Run one step; return what it leaves of both states, its loss and its logits."""
+        step = Step(
+            reads, self.params, self.stats, opt_state, state, hyper, self._mask, row, self.pool
+        )
+        self.training_step(step)
+        return step.opt_state, step.state, step.loss, step.logits
 
     def gather(self, index: Tensor, offsets: Tensor | None = None) -> Batch:
         """Return the pool's samples, augmented if there are offsets.
@@ -242,6 +262,26 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         step.params, step.opt_state = self.optimizer.update(
             step.gradients, step.opt_state, step.params, step.hyper
         )
+
+    @cached_property
+    def _program(self) -> CompiledStep | None:
+        """Return the step's program if training is to be compiled, by the fixed rule, and can be.
+
+        Raises:
+            ConfigError: it is to be compiled and there is no compiler.
+        """
+        choice = self.training.compile
+        wanted = choice == "always" or (
+            choice == "auto"
+            and is_worth_compiling(self.total_steps, self.work_per_batch(), self.device_kind)
+        )
+        if not (wanted and self.is_compilable) or self.has_host_step_hooks:
+            return None
+        if not has_compiler(self.device_kind):
+            if choice == "always":
+                raise ConfigError("training.compile='always': there is no compiler here, as g++ is")
+            return None
+        return CompiledStep(self._run_step)
 
     @contextmanager
     def _noise(self, first_step: int) -> Iterator[None]:

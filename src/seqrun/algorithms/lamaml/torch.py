@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ Tensors = dict[str, Tensor]
 @dataclass(kw_only=True, eq=False)
 class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
     """Look-ahead meta-learning with a learned rate for every parameter (Gupta et al. 2020)."""
+
+    is_compilable: ClassVar[bool] = False  # its inner steps, one after another, take minutes
 
     def initial_state(self) -> LaMAMLState:
         """Return the initial learning rates."""

@@ -1,0 +1,79 @@
+"""Training steps as compiled programs, where a compiler can be had."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+import torch
+
+COMPILERS = ("g++", "clang++", "c++")
+SMALLEST_CAPABILITY = (7, 0)  # of a GPU that Triton, torch's compiler for it, supports
+
+
+@cache
+def has_compiler(device_kind: str) -> bool:
+    """Return whether programs for this kind of device can be compiled here."""
+    if device_kind == "cuda":
+        return torch.cuda.get_device_capability() >= SMALLEST_CAPABILITY
+    return any(map(shutil.which, COMPILERS))
+
+
+class CompiledStep:
+    """A training step as one program per shape of its arguments.
+
+    The learning rate, which changes from task to task, is an argument of the program; whatever
+    else is no tensor is part of it. Random numbers are those of eager execution.
+
+    Args:
+        step: function of (reads, plan rows, optimizer state, algorithm state, hyper).
+
+    Attributes:
+        seconds: that compiling took so far.
+        failure: why the step cannot be compiled and is run as it is; None = it can.
+    """
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        """Compile nothing yet."""
+        import torch._dynamo
+        import torch._inductor.config
+
+        self.seconds = 0.0
+        self.failure: str | None = None
+        self._step = step
+        self._program = torch.compile(step, fullgraph=True, dynamic=False)
+        self._shapes: set[Any] = set()
+        self._lr: tuple[float, torch.Tensor] | None = None
+        self._settings = ExitStack()  # process-wide, and entering them takes as long as a step
+        self._settings.enter_context(
+            torch._dynamo.config.patch(
+                trace_autograd_ops=True, recompile_limit=4096, accumulated_recompile_limit=4096
+            )
+        )
+        self._settings.enter_context(torch._inductor.config.patch(fallback_random=True))
+
+    def close(self) -> None:
+        """Give back torch's settings."""
+        self._settings.close()
+
+    def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
+        """Run a step."""
+        if self.failure is not None:
+            return self._step(reads, row, opt_state, state, hyper)
+        if self._lr is None or self._lr[0] != hyper["lr"]:
+            self._lr = hyper["lr"], torch.tensor(hyper["lr"])
+        shape = tuple(batch.x.shape for batch in reads.values())
+        started = time.perf_counter()
+        try:
+            found = self._program(reads, row, opt_state, state, {**hyper, "lr": self._lr[1]})
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self.failure = str(error).strip().splitlines()[0]
+            return self._step(reads, row, opt_state, state, hyper)
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            self.seconds += time.perf_counter() - started
+        return found

@@ -1,0 +1,110 @@
+"""Compiled steps on PyTorch: which ones, by which rule, and with the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import ALGORITHMS, admits, build, run
+
+from seqrun.algorithms.base import compiling
+from seqrun.algorithms.base.compiling import is_worth_compiling
+from seqrun.algorithms.base.compiling import torch as of_torch
+from seqrun.checks import ConfigError
+
+ALWAYS = {"training": {"compile": "always", "chunk_steps": 4}}
+EAGER = {"training": {"compile": "never", "chunk_steps": 4}}
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [
+        algo if algo == "naive" else pytest.param(algo, marks=[pytest.mark.full])
+        for algo in ALGORITHMS
+        if algo != "lamaml"  # a hundred unrolled steps take minutes to compile
+    ],
+)
+def test_numbers_are_those_of_eager_steps(algo: str):
+    """Every loss, parameter and state, to float32 rounding over 54 steps, as between twins."""
+    network = {"backbone": {"width": 16, "dropout": 0.2 if algo == "naive" else 0.0}}
+    stream: dict[str, Any] = {"benchmark": "rotated_digits"}
+    if not admits(algo, {"benchmark": "rotated_digits"}):
+        stream = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
+    eager, compiled = (run(algo, "torch", **stream, **network, **how) for how in (EAGER, ALWAYS))
+    assert compiled.algorithm.execution["compiled"]
+    assert not eager.algorithm.execution["compiled"]
+    assert compiled.algorithm.timing["compile_seconds"] > 0
+    np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-5)
+    for name, array in eager.arrays.items():
+        np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
+
+
+class Counted:
+    """Stands for a compiled program and counts its calls."""
+
+    calls: list[int]
+
+    def __init__(self, step: Any) -> None:
+        self.step, self.seconds, self.failure = step, 0.0, None
+
+    def __call__(self, reads: Any, *rest: Any) -> Any:
+        Counted.calls.append(len(reads["index"].y))
+        return self.step(reads, *rest)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
+    """Put it in the compiled program's place."""
+    from seqrun.algorithms.base import torch as engine
+
+    Counted.calls = []
+    monkeypatch.setattr(engine, "CompiledStep", Counted)
+    return Counted
+
+
+def test_stretches_shorter_than_a_chunk_stay_eager(counted: type[Counted]):
+    """8 full batches of 10 in chunks of 3, 3 and 2 are compiled, the last of 5 is not."""
+    run("naive", "torch", training={"compile": "always", "chunk_steps": 3, "epochs_per_task": 1})
+    assert counted.calls == [10] * 24
+
+
+def test_the_rule_is_of_planned_steps_and_work(
+    counted: type[Counted], monkeypatch: pytest.MonkeyPatch
+):
+    """20,000 steps and a small network, or a GPU."""
+    assert is_worth_compiling(20_000, 1_000_000, "cpu")
+    assert not is_worth_compiling(19_999, 1_000_000, "cpu")
+    assert not is_worth_compiling(10**6, 10**9, "cpu")
+    assert is_worth_compiling(20_000, 10**9, "cuda")
+    run("naive", "torch", training={"chunk_steps": 3})
+    assert not counted.calls
+    monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
+    run("naive", "torch", training={"chunk_steps": 3})
+    assert counted.calls
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
+    """By the rule: eager; if told to compile: refused."""
+    monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
+    monkeypatch.setattr(of_torch.shutil, "which", lambda name: None)
+    of_torch.has_compiler.cache_clear()
+    try:
+        eager = run("naive", "torch", training={"chunk_steps": 3})
+        assert not eager.algorithm.execution["compiled"]
+        algorithm = build("naive", "torch", **ALWAYS)
+        with pytest.raises(ConfigError, match="training.compile='always': there is no compiler"):
+            algorithm.fit()
+    finally:
+        of_torch.has_compiler.cache_clear()
+
+
+def test_what_cannot_be_compiled_runs_as_it_is():
+    """The running Fisher looks at a count: the record says that nothing was compiled."""
+    how = {"fisher_running": True}
+    compiled, eager = (run("ewc", "torch", **how, **h) for h in (ALWAYS, EAGER))
+    assert not compiled.algorithm.execution["compiled"]
+    assert (np.array(compiled.losses) == np.array(eager.losses)).all()
