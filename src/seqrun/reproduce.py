@@ -1,8 +1,8 @@
 """Run the reproductions that fit a machine, and keep what they measured: `make reproduce`.
 
 `python -m seqrun.reproduce [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax] [--again]`
-runs every row of reproductions/ that is meant for the machine, on both backends, as many at once
-as there are cores. A row that reproductions/results.json holds already, by its config hash, is
+runs every row of reproductions/ that is meant for the machine, on both backends, one after the
+other: a row's seeds run side by side. A row that reproductions/results.json holds already, by its config hash, is
 left out, and a run that was stopped continues. After every row results.json and RESULTS.md are
 written anew.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -41,8 +40,8 @@ HEAD = """\
 Written by `make reproduce` from results.json; how a verdict comes about, and what is known of each
 row that is not reproduced, is in docs/reproductions.md. Numbers are percentages: mean ± the
 published standard deviation, mean ± half the 95 % interval over seeds. *Recalled* numbers were not
-read again in the paper or its code, so that a miss says nothing about them. Seconds are of all
-seeds, on one core unless the row is meant for a GPU, beside another run.
+read again in the paper or its code, so that a miss says nothing about them. Seconds (torch, jax)
+are the sum over seeds, each on one core beside another.
 """
 
 
@@ -201,7 +200,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default="*", help="rows, such as 'hsu2018/*'")
     parser.add_argument("--machine", default="cpu", choices=MACHINES, help="rows meant for it")
     parser.add_argument("--backend", choices=BACKENDS, help="one alone")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows at once")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at once")
     parser.add_argument("--again", action="store_true", help="measured ones too")
     parser.add_argument("--page", action="store_true", help="write RESULTS.md and run nothing")
     args = parser.parse_args(argv)

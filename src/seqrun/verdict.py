@@ -15,7 +15,16 @@ STATUSES = ("confirmed", "unconfirmed")
 MACHINES = ("cpu", "gpu")
 KEY = "expected"
 SMALLEST_TOLERANCE = 0.01
-FREE_KEYS = ("backend", "data_dir", "device", "hydra", "logger", "reproductions", "resume")
+FREE_KEYS = (
+    "backend",
+    "data_dir",
+    "device",
+    "hydra",
+    "logger",
+    "reproductions",
+    "resume",
+    "seeds_strategy",
+)
 """Overrides of a reproduction that leave its protocol as it is."""
 
 

@@ -117,11 +117,11 @@ def fisher_of(
 
 
 def running_fisher(squared_batches: list[Arrays]) -> Arrays:
-    """Return F <- 0.9 F + 0.1 (mean of 10 squared batch gradients), scaled to [0, 1] over all."""
+    """Return F <- 0.1 F + 0.9 (mean of 10 squared batch gradients), scaled to [0, 1] over all."""
     f = {n: np.zeros_like(a) for n, a in squared_batches[0].items()}
     for start in range(0, len(squared_batches) - 9, 10):
         ten = squared_batches[start : start + 10]
-        f = {n: 0.9 * f[n] + 0.1 * np.mean([s[n] for s in ten], 0) for n in f}
+        f = {n: 0.1 * f[n] + 0.9 * np.mean([s[n] for s in ten], 0) for n in f}
     everything = np.concatenate([a.ravel() for a in f.values()])
     low, high = everything.min(), everything.max()
     return {n: (a - low) / (high - low) for n, a in f.items()}

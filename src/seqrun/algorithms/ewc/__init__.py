@@ -28,7 +28,7 @@ from seqrun.checks import ConfigError, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
 RUNNING_EVERY = 10  # steps between updates of the running Fisher (A-GEM's authors)
-RUNNING_DECAY = 0.9
+RUNNING_DECAY = 0.1  # of what it was; their "decay" of 0.9 is the weight of the new squares
 
 
 class EWCState(NamedTuple):
@@ -64,7 +64,7 @@ class EWCOptions(RegularizationOptions):
             square of a training batch's mean gradient at the true labels).
         fisher_weight: "none", or "p" to weigh each squared gradient by p(y|x) (Mammoth).
         fisher_running: instead estimate F during training, as the authors of A-GEM do: every 10
-            steps F <- 0.9 F + 0.1 mean of the 10 squared batch gradients; at the task's end
+            steps F <- 0.1 F + 0.9 mean of the 10 squared batch gradients; at the task's end
             min-max scaled to [0, 1] over all parameters; the latest task only.
         fisher_samples: training samples that F is averaged over, >= 1; None = all.
         fisher_batch_size: samples of each batch of "batched", >= 1; None = as in training.

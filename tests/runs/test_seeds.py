@@ -1,0 +1,130 @@
+"""Several seeds of one run: in processes of their own, with the numbers of single runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seqrun import seeds
+from seqrun.seeds import WORTH_PROCESSES, choose_strategy
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["backbone.width=16", "benchmark.samples_per_task=100", "benchmark.num_tasks=3"]
+
+
+def command(directory: Path, *overrides: str) -> list[str]:
+    """Return the command line of a small run."""
+    return [sys.executable, "run.py", *SMALL, f"hydra.run.dir={directory}", *overrides]
+
+
+def call(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        command(directory, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def record(directory: Path) -> dict[str, Any]:
+    """Return results.json."""
+    return json.loads((directory / "results.json").read_text())
+
+
+def facts(directory: Path) -> list[Any]:
+    """Return what of each seed must not depend on how it was run."""
+    runs = record(directory)["runs"]
+    keys = ("seed", "completed", "accuracy_matrix", "metrics", "train_loss")
+    return [[run[key] for key in keys] for run in runs]
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_processes_give_the_numbers_of_one_after_the_other(backend: str, tmp_path: Path):
+    """To the bit: one thread each; files of each seed and those at the top as well."""
+    for strategy in ("sequential", "processes"):
+        algo = [f"backend={backend}", "algo=er", "seed=[0,1,2]", f"seeds_strategy={strategy}"]
+        done = call(tmp_path / strategy, *algo)
+        assert done.returncode == 0, done.stderr
+        assert "average accuracy" in done.stdout.splitlines()[-1]
+        assert record(tmp_path / strategy)["execution"]["strategy"] == strategy
+    one, other = tmp_path / "sequential", tmp_path / "processes"
+    assert facts(one) == facts(other)
+    for name in ("metrics.jsonl", "accuracy_matrix.csv", "seeds/1/metrics.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert record(one)["config_hash"] == record(other)["config_hash"]
+
+
+def test_a_seed_that_fails_costs_no_other(tmp_path: Path):
+    """The record says which and why; those that ended are kept, and the same command goes on."""
+    diverging = ["optimizer.lr=1e18", "seed=[0,1]", "seeds_strategy=processes"]
+    done = call(tmp_path, *diverging)
+    assert done.returncode == 1
+    assert "seed 0:" in done.stderr and "seed 1:" in done.stderr and "the loss is" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in (tmp_path / "seeds" / "1" / "output.log").read_text()
+    found = record(tmp_path)
+    assert found["status"] == "failed" and "seed 0" in found["error"]["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_and_continued(number: int, tmp_path: Path):
+    """The same command ends with the numbers of a run that was never stopped."""
+    long = ["training.epochs_per_task=60", "algo=er", "seed=[0,1,2]", "seeds_strategy=processes"]
+    long += ["callbacks.checkpoint.every_epoch=true"]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    process = subprocess.Popen(
+        command(stopped, *long),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while len(list(stopped.glob("seeds/*/checkpoints/*"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    code = process.wait(60)
+    assert code == (128 + number if number == signal.SIGTERM else -number)
+    if number == signal.SIGTERM:
+        assert record(stopped)["status"] == "interrupted"
+    for place in (stopped, whole):
+        done = call(place, *long)
+        assert done.returncode == 0, done.stderr
+    assert facts(stopped) == facts(whole)
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6) -> Any:
+    """Return what the choice looks at."""
+    return SimpleNamespace(
+        backend=backend,
+        device=device,
+        random=None,
+        find_device=lambda wanted: wanted,
+        benchmark=SimpleNamespace(prepare=lambda streams: None),
+        trained_tasks=lambda: [1, 2],
+        training_size=lambda task: samples // 4,
+        training=SimpleNamespace(epochs=lambda task: 2),
+    )
+
+
+def test_the_rule(monkeypatch: pytest.MonkeyPatch):
+    """A function of device, backend, cores, seeds and planned samples."""
+    monkeypatch.setattr(seeds, "num_processes", lambda: 2)
+    assert choose_strategy("auto", algorithm(), 2) == "processes"
+    assert choose_strategy("auto", algorithm(), 1) == "sequential"
+    assert choose_strategy("sequential", algorithm(), 2) == "sequential"
+    assert choose_strategy("auto", algorithm(device="cuda", backend="jax"), 2) == "vmap"
+    assert choose_strategy("auto", algorithm(device="cuda"), 2) == "sequential"
+    assert choose_strategy("auto", algorithm(samples=WORTH_PROCESSES // 2), 2) == "processes"
+    assert choose_strategy("auto", algorithm(samples=WORTH_PROCESSES // 2 - 4), 2) == "sequential"
+    monkeypatch.setattr(seeds, "num_processes", lambda: 1)
+    assert choose_strategy("auto", algorithm(), 2) == "sequential"
