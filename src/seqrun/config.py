@@ -286,7 +286,7 @@ def without_secrets(value: Any) -> Any:
     """Return plain data with every value under a key that names a secret replaced by "***"."""
     if isinstance(value, Mapping):
         return {
-            key: "***" if item and _names_secret(key) else without_secrets(item)
+            key: "***" if item and names_secret(key) else without_secrets(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
@@ -294,7 +294,8 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
-def _names_secret(key: str) -> bool:
+def names_secret(key: str) -> bool:
+    """Return whether what stands under a key is nobody's business."""
     return any(str(key).lower().endswith(secret) for secret in SECRETS)
 
 

@@ -34,9 +34,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqrun import runner
 from seqrun.checks import ConfigError, nearest, writable
-from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register, seeds_of
+from seqrun.config import GROUPS, config_hash, dotted_keys, names_secret, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
 from seqrun.results import RecordError
+from seqrun.selection import held_out
 
 BAD_INPUT = 2
 """Exit code."""
@@ -46,7 +47,10 @@ FILE_GROUPS = ("sweeps", "reproductions")
 OF_FILES = ("mode", "sweeper")
 OF_HYDRA = ("overrides", "runtime")
 """Keys of Hydra's node that a file may set, and those that Hydra itself sets."""
-SWEEPER_TARGETS = ("optuna.samplers.", "hydra_plugins.", "hydra._internal.core_plugins.")
+SEARCH = "hydra_plugins.seqrun.search.OptunaSweeper"
+OF_SWEEPER = ("params", "direction", "n_trials", "n_jobs", "sampler", "study_name")
+"""Keys of a sweeper that a file may set; others name functions to call and places to write to."""
+SAMPLER = re.compile(r"(optuna\.samplers|hydra_plugins\.seqrun\.\w+)\.[A-Z]\w*Sampler\w*")
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,10 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
         return
     _check_plugins(base)
     seen: dict[str, str] = {}
+    if base.hydra.sweeper._target_ == SEARCH:
+        params = OmegaConf.select(base, "hydra.sweeper.params") or {}
+        keys = [*params, *(o.get_key_element() for o in parsed)]
+        fixed += [f"{key}={value}" for key, value in held_out(base, keys).items()]
     grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
     for point in _points(parsed, base, grid=grid):
         cfg = _compose(name, [*fixed, *point])
@@ -187,8 +195,21 @@ def _directory(cfg: DictConfig) -> Path | None:
         return None
 
 
+def _refuse_secrets(node: Any, key: str = "") -> None:
+    """Raise ConfigError if a secret stands where Hydra will record it in plain text."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            _refuse_secrets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, str) and node and "${" not in node and names_secret(key):
+        raise ConfigError(
+            f"{key}: a secret would be recorded in plain text: put it into an environment "
+            "variable SEQRUN_<NAME> and give ${oc.env:SEQRUN_<NAME>} here"
+        )
+
+
 def _checked(cfg: DictConfig) -> dict[str, Any]:
     """Return the plain experiment after building all its parts."""
+    _refuse_secrets(OmegaConf.to_container(cfg, resolve=False))
     try:
         config = plain(cfg)
     except OmegaConfBaseException as error:
@@ -304,9 +325,36 @@ def _check_files(cfg: DictConfig, name: str) -> None:
             raise ConfigError(f"{where}: sets hydra.{key}; of hydra it may set only mode, sweeper")
     if cfg.allow_targets != alone.allow_targets:
         raise ConfigError(f"{where}: sets allow_targets, which only the command line may")
-    for target in _targets(node["sweeper"]):
-        if not str(target).startswith(SWEEPER_TARGETS):
-            raise ConfigError(f"{where}: _target_={target}: must be a sampler or sweeper")
+    _check_sweeper(node["sweeper"], cfg.hydra.runtime.choices.get("hydra/sweeper"), where, name)
+
+
+def _check_sweeper(node: Mapping[str, Any], choice: str | None, where: str, name: str) -> None:
+    """Raise ConfigError if a file sets more of a sweeper than what is searched, and how long.
+
+    Args:
+        node: the sweeper's node, unresolved.
+        choice: of hydra/sweeper.
+        where: the file, for messages.
+        name: of the primary configuration.
+    """
+    chosen = [] if choice is None else [f"hydra/sweeper={choice}"]
+    alone = _unresolved(_compose(name, chosen).hydra)["sweeper"]
+    for key, value in node.items():
+        if key not in OF_SWEEPER and value != alone.get(key):
+            allowed = ", ".join(OF_SWEEPER)
+            raise ConfigError(f"{where}: sets hydra.sweeper.{key}; of it it may set only {allowed}")
+    sampler = node.get("sampler")
+    if isinstance(sampler, Mapping) and not SAMPLER.fullmatch(str(sampler.get("_target_"))):
+        target = sampler.get("_target_")
+        raise ConfigError(f"{where}: hydra.sweeper.sampler._target_={target}: must be a sampler")
+    for target in _targets({k: v for k, v in node.items() if k not in ("_target_", "sampler")}):
+        raise ConfigError(f"{where}: hydra.sweeper: _target_={target}: only a sampler may have one")
+    for target in _targets([v for v in (sampler or {}).values() if not isinstance(v, str)]):
+        raise ConfigError(f"{where}: hydra.sweeper.sampler: _target_={target}: must not be there")
+    for key in node.get("params") or {}:
+        bare = str(key).lstrip("+~")
+        if bare.split(".")[0].split("/")[0] in ("hydra", "allow_targets"):
+            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: only the command line may")
 
 
 def _unresolved(node: DictConfig) -> Any:

@@ -112,6 +112,14 @@ CASES = {
     "asked to show": (["algo=3", "--cfg", "job"], ["algo=3", "must be one of agem"]),
     "list as number": (["logger=3"], ["logger=3", "must be a list"]),
     "expectation": (["expected=3"], ["expected=3", "must be a node"]),
+    "secret in plain text": (
+        ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.api_key=S3CRET"],
+        ["logger.m.api_key: a secret would be recorded", "SEQRUN_<NAME>"],
+    ),
+    "secret in a job's environment": (
+        ["-m", "seed=0,1", "+hydra.job.env_set.WANDB_API_KEY=S3CRET"],
+        ["hydra.job.env_set.WANDB_API_KEY: a secret would be recorded"],
+    ),
     "duplicate seeds": (["seed=[0,1,0]"], ["seed=[0, 1, 0]", "different"]),
     "no seeds": (["seed=[]"], ["seed=[]", "at least one"]),
     "negative seed": (["seed=-1"], ["seed=-1", "must be an integer >= 0"]),
@@ -177,6 +185,11 @@ def test_framework_that_is_not_installed(jobs_of, monkeypatch, backend):
         jobs_of(f"backend={backend}")
 
 
+SWEEP = "hydra:\n  mode: MULTIRUN\n  sweeper:\n"
+SEARCH = f"defaults:\n  - override /hydra/sweeper: search\n{SWEEP}"
+OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -188,7 +201,20 @@ def test_framework_that_is_not_installed(jobs_of, monkeypatch, backend):
         ("allow_targets: [os]\n", "sets allow_targets"),
         (
             "hydra:\n  mode: MULTIRUN\n  sweeper:\n    _target_: os.system\n",
-            "_target_=os.system",
+            "sets hydra.sweeper._target_",
+        ),
+        (f"{SWEEP}    params: {{allow_targets: '[logging]'}}\n", "params.allow_targets: only"),
+        (f"{SWEEP}    params: {{hydra.sweep.subdir: /x, seed: '0,1'}}\n", "params.hydra.sweep.sub"),
+        (f"{SWEEP}    params: {{+hydra.job.chdir: true}}\n", "params.+hydra.job.chdir: only"),
+        (f"{SWEEP}    params: {{hydra/launcher: slurm}}\n", "params.hydra/launcher: only"),
+        (f"{SEARCH}    direction: {{_target_: a.B}}\n", "only a sampler may have one"),
+        (f"{SEARCH}    storage: sqlite:////tmp/x.db\n", "sets hydra.sweeper.storage"),
+        (f"{SEARCH}    sampler: {{_target_: subprocess.Popen}}\n", "must be a sampler"),
+        (f"{SEARCH}    sampler: {{_target_: optuna.samplers.os.XSampler}}\n", "must be a sampler"),
+        (f"{SEARCH}    sampler: {{x: {{_target_: a.B}}}}\n", "must not be there"),
+        (
+            f"{OPTUNA}    custom_search_space: os.getcwd\n",
+            "sets hydra.sweeper.custom_search_space",
         ),
         ("trainig:\n  lr_decay: 0.5\n", "trainig"),
         ("algo:\n  ewc_lamda: 3\n", "ewc_lamda"),
