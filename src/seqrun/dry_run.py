@@ -24,14 +24,14 @@ class Preview:
         overrides: what makes it this job.
         directory: its run directory, None if not known yet.
         name: {"algo", "benchmark", "backbone", "backend"} -> name.
-        num_seeds: runs in it.
+        samples: that all its seeds train on, each as often as they do.
         is_done: whether that directory holds its completed run.
     """
 
     overrides: tuple[str, ...]
     directory: Path | None
     name: Mapping[str, str]
-    num_seeds: int
+    samples: int
     is_done: bool
 
 
@@ -74,11 +74,11 @@ def _estimate(todo: Sequence[Preview]) -> str:
     if not todo:
         return "nothing to wait for"
     folders = {job.directory.parent for job in todo if job.directory} | {RUNS}
-    past = _past_seconds(folders)
+    past = _past_rates(folders)
     missing = sorted({_title(job) for job in todo if _title(job) not in past})
     if missing:
         return f"no estimate of time, for there is no completed run of {'; '.join(missing)}"
-    seconds = sum(job.num_seeds * statistics.median(past[_title(job)]) for job in todo)
+    seconds = sum(job.samples * statistics.median(past[_title(job)]) for job in todo)
     count = sum(len(past[title]) for title in {_title(job) for job in todo})
     return f"about {_readable(seconds)} one after the other, by {count} completed runs like them"
 
@@ -87,21 +87,21 @@ def _title(job: Preview) -> str:
     return " ".join(job.name.values())
 
 
-def _past_seconds(folders: set[Path]) -> dict[str, list[float]]:
-    """Return the seconds of every completed seed below the folders, by what was run."""
+def _past_rates(folders: set[Path]) -> dict[str, list[float]]:
+    """Return every completed seed's seconds per sample below the folders, by what was run."""
     found: dict[str, list[float]] = {}
     for path in sorted(path for folder in folders for path in folder.glob(f"*/{FILE}")):
         try:
             results = Results.read(path.parent)
         except RecordError:
             continue
-        seconds = [
-            sum(run.timing.get(phase) or 0.0 for phase in PHASES)
+        rates = [
+            sum(run.timing.get(phase) or 0.0 for phase in PHASES) / run.cost["samples_seen"]
             for run in results.runs
-            if run.completed
+            if run.completed and run.cost.get("samples_seen")
         ]
-        found.setdefault(" ".join(results.name.values()), []).extend(seconds)
-    return {title: seconds for title, seconds in found.items() if seconds}
+        found.setdefault(" ".join(results.name.values()), []).extend(rates)
+    return {title: rates for title, rates in found.items() if rates}
 
 
 def _readable(seconds: float) -> str:

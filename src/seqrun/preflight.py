@@ -37,6 +37,7 @@ from seqrun.checks import ConfigError, nearest, writable
 from seqrun.config import GROUPS, config_hash, dotted_keys, names_secret, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
 from seqrun.results import RecordError
+from seqrun.seeds import planned_samples
 from seqrun.selection import held_out
 
 BAD_INPUT = 2
@@ -173,16 +174,23 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
 
 def show(jobs: Sequence[Job]) -> None:
     """Print the jobs of a command, which of them are done, and about how long the others take."""
-    previews = [
-        Preview(
-            overrides=job.overrides,
-            directory=job.directory,
-            name=runner.build(job.config, seeds_of(job.config)[0]).names,
-            num_seeds=len(seeds_of(job.config)),
-            is_done=bool(job.directory and runner.is_done(job.directory, job.config)),
+    samples: dict[str, int] = {}
+    previews = []
+    for job in jobs:
+        seeds = seeds_of(job.config)
+        algorithm = runner.build(job.config, seeds[0])
+        stream = str((job.config["benchmark"], job.config["training"]["epochs_per_task"]))
+        if stream not in samples:  # data are loaded once for all jobs of a stream
+            samples[stream] = planned_samples(algorithm)
+        previews.append(
+            Preview(
+                overrides=job.overrides,
+                directory=job.directory,
+                name=algorithm.names,
+                samples=samples[stream] * len(seeds),
+                is_done=bool(job.directory and runner.is_done(job.directory, job.config)),
+            )
         )
-        for job in jobs
-    ]
     trials = jobs[0].trials if jobs else None
     sys.stdout.write("\n".join(preview(previews, trials=trials)) + "\n")
 

@@ -3,8 +3,8 @@
 `python -m seqrun.reproduce [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax] [--again]`
 runs every row of reproductions/ that is meant for the machine, on both backends, one after the
 other: a row's seeds run side by side. A row that reproductions/results.json holds already, by its
-config hash, is left out, and a run that was stopped continues. After every row results.json and RESULTS.md are
-written anew.
+config hash, is left out, and a run that was stopped continues. After every row results.json and
+RESULTS.md are written anew.
 """
 
 from __future__ import annotations

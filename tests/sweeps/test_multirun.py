@@ -110,6 +110,9 @@ def test_dry_run_tells_the_jobs_and_touches_nothing(cli, elsewhere):
     assert out.count("completed  seed=") == 2
     # The median of 100 and 140, three times.
     assert "5 jobs, 2 completed, 3 to run: about 6 min one after the other, by 2" in out
+    # Twice as many samples take twice as long.
+    _, out, _ = cli("-m", *TINY, "seed=0,1", "training.epochs_per_task=2", "--dry-run")
+    assert "2 jobs, 0 completed, 2 to run: about 8 min one after the other, by 2" in out
     status, out, err = cli(*SEEDS, "--dry-run", "optimizer.lr=-1")
     assert status == 2 and "optimizer.lr=-1" in err
 
