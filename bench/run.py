@@ -166,6 +166,12 @@ def data_rows(repetitions: int) -> list[tuple[str, ...]]:
     return [("rotate 60,000 28 x 28 images (bilinear), s", median(seconds, 2), "")]
 
 
+def loading_rows() -> list[tuple[str, ...]]:
+    """Measure preparing data as large as Tiny ImageNet, decoding, and 20 tasks, with memory."""
+    lines = command("bench/loading.py").splitlines()[:-1]  # the last one is of the machine
+    return [(*line.split(": ", 1), "") for line in lines]
+
+
 def machine() -> str:
     """Describe the machine and the packages in a line."""
     cpu = platform.processor() or platform.machine()
@@ -185,7 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     n = arguments.repetitions
     rows = training_rows(n) + convolution_rows(n) + whole_rows("naive") + whole_rows("ewc")
-    rows += start_rows(n) + data_rows(n)
+    rows += start_rows(n) + data_rows(n) + loading_rows()
     table = Table("what", "median (min-max)", "ratio or parts", title="W1 and start-up")
     for row in rows:
         table.add_row(*row)

@@ -11,10 +11,11 @@ from experiments import ALGORITHMS, admits, build, run
 from seqrun.algorithms.base import compiling
 from seqrun.algorithms.base.compiling import is_worth_compiling
 from seqrun.algorithms.base.compiling import torch as of_torch
+from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 
-ALWAYS = {"training": {"compile": "always", "chunk_steps": 4}}
-EAGER = {"training": {"compile": "never", "chunk_steps": 4}}
+ALWAYS = {"training": {"compile": "always", "chunk_steps": 8}}
+EAGER = {"training": {"compile": "never", "chunk_steps": 8}}
 
 
 @pytest.mark.parametrize(
@@ -43,14 +44,15 @@ def test_numbers_are_those_of_eager_steps(algo: str):
 class Counted:
     """Stands for a compiled program and counts its calls."""
 
-    calls: list[int]
+    calls: list[tuple[int, int]]
+    lengths = of_torch.CompiledSteps.lengths
 
-    def __init__(self, step: Any) -> None:
-        self.step, self.seconds, self.failure = step, 0.0, None
+    def __init__(self, steps: Any) -> None:
+        self.steps, self.seconds, self.failure = steps, 0.0, None
 
     def __call__(self, reads: Any, *rest: Any) -> Any:
-        Counted.calls.append(len(reads["index"].y))
-        return self.step(reads, *rest)
+        Counted.calls.append(tuple(reads["index"].y.shape))
+        return self.steps(reads, *rest)
 
     def close(self) -> None:
         """Do nothing."""
@@ -62,14 +64,37 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     from seqrun.algorithms.base import torch as engine
 
     Counted.calls = []
-    monkeypatch.setattr(engine, "CompiledStep", Counted)
+    monkeypatch.setattr(engine, "CompiledSteps", Counted)
     return Counted
 
 
 def test_stretches_shorter_than_a_chunk_stay_eager(counted: type[Counted]):
-    """8 full batches of 10 in chunks of 3, 3 and 2 are compiled, the last of 5 is not."""
+    """8 full batches of 10 are compiled, the last of 5 is not."""
+    run("naive", "torch", training={"compile": "always", "chunk_steps": 8, "epochs_per_task": 1})
+    assert counted.calls == [(8, 10)] * 3
+
+
+def test_what_is_left_of_a_chunk_runs_singly(counted: type[Counted]):
+    """Chunks of 3, 3 and 2 steps."""
     run("naive", "torch", training={"compile": "always", "chunk_steps": 3, "epochs_per_task": 1})
-    assert counted.calls == [10] * 24
+    assert counted.calls == [(1, 10)] * 24
+
+
+def test_a_look_between_steps_changes_no_bit():
+    """Programs of 8 steps and of one give the same bits, so that looking is free to cut them."""
+    how = {"training": {"compile": "always", "chunk_steps": 8}}
+
+    class Looking(BaseCallback):
+        pause_every = 5
+
+        def on_pause(self, algorithm: Any, step: int) -> None:
+            """Look at nothing."""
+
+    plain = run("naive", "torch", **how)
+    looked = run("naive", "torch", callbacks=[Looking()], **how)
+    assert (np.array(plain.losses) == np.array(looked.losses)).all()
+    for name, array in plain.arrays.items():
+        assert (array == looked.arrays[name]).all(), name
 
 
 def test_the_rule_is_of_planned_steps_and_work(

@@ -6,6 +6,7 @@ from seqrun.callbacks.early_stopping import EarlyStoppingCallback
 from seqrun.callbacks.interruption import Interrupted, InterruptionCallback
 from seqrun.callbacks.metrics import MetricCallback
 from seqrun.callbacks.preview import PreviewCallback
+from seqrun.callbacks.profile import ProfileCallback
 from seqrun.callbacks.progress import TqdmCallback
 from seqrun.callbacks.record import RecordCallback
 from seqrun.callbacks.stability_gap import StabilityGapCallback
@@ -19,6 +20,7 @@ __all__ = [
     "InterruptionCallback",
     "MetricCallback",
     "PreviewCallback",
+    "ProfileCallback",
     "RecordCallback",
     "StabilityGapCallback",
     "TimingCallback",

@@ -1,0 +1,69 @@
+"""ProfileCallback: a trace that its readers' formats say is one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments import build, every_backend, shared_run
+
+from seqrun.callbacks import ProfileCallback
+from seqrun.checks import ConfigError
+
+SHORT = {"training": {"chunk_steps": 4}}
+
+
+def traced(backend: str, directory: Path, **options: int) -> Any:
+    algorithm = build("naive", backend, callbacks=[ProfileCallback(**options)], **SHORT)
+    algorithm.run_dir = directory
+    return algorithm.fit()
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    """Return the trace's events, from either backend's file."""
+    (path,) = [
+        *directory.glob("profile/trace.json"),
+        *directory.glob("profile/plugins/profile/*/perfetto_trace.json.gz"),
+    ]
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return json.loads(content)["traceEvents"]
+
+
+@every_backend
+def test_a_trace_of_one_chunk(backend: str, tmp_path: Path):
+    """Its events have names and durations; the numbers are those of a run without."""
+    record = traced(backend, tmp_path)
+    found = events(tmp_path)
+    names = {event.get("name", "") for event in found if event.get("dur", 0) > 0}
+    wanted = "aten::addmm" if backend == "torch" else "chunk"
+    assert any(wanted in name for name in names), sorted(names)[:50]
+    plain = shared_run("naive", backend, **SHORT)
+    assert (record.accuracy_matrix == plain.matrix)[~np.isnan(plain.matrix)].all()
+
+
+def test_more_chunks_are_a_longer_trace(tmp_path: Path):
+    """Three chunks of four steps have three times the products of matrices."""
+    counts = []
+    for chunks in (1, 3):
+        traced("torch", tmp_path / str(chunks), num_chunks=chunks, first_chunk=1)
+        names = [event.get("name") for event in events(tmp_path / str(chunks))]
+        counts.append(names.count("aten::cross_entropy_loss"))
+    assert counts == [4, 9]  # chunks of 4, 4 and 1 steps
+
+
+def test_a_run_that_is_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """And leaves no trace."""
+    traced("torch", tmp_path, first_chunk=1000)
+    assert "first_chunk=1000: nothing was traced" in capsys.readouterr().err
+    assert not (tmp_path / "profile").exists()
+
+
+@pytest.mark.parametrize("option", ["first_chunk", "num_chunks"])
+def test_refuses(option: str):
+    """Values out of range."""
+    with pytest.raises(ConfigError, match=f"{option}=0: must be an integer >= 1"):
+        ProfileCallback(**{option: 0})
