@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +32,12 @@ from seqrun.checkpoint_checks import (
     check_position,
     check_record,
     check_state,
+    check_weights,
+    check_whole,
     not_finite,
+    weights_of,
 )
+from seqrun.checks import ConfigError
 from seqrun.files import (
     naming,
     remove_temporaries,
@@ -43,8 +49,21 @@ from seqrun.files import (
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm
+    from seqrun.loggers.base import RunInfo
 
-__all__ = ["COUNTERS", "FOLDER", "Checkpoint", "CheckpointError", "latest", "load", "save"]
+__all__ = [
+    "COUNTERS",
+    "FOLDER",
+    "Checkpoint",
+    "CheckpointError",
+    "latest",
+    "load",
+    "load_weights",
+    "read_weights",
+    "save",
+    "set_aside",
+    "set_aside_after",
+]
 
 SCHEMA = 1
 FOLDER = "checkpoints"
@@ -54,6 +73,9 @@ CALLBACK = "callback/"
 """Where arrays of callbacks stand among the tensors."""
 LARGEST_STATE = 1 << 28
 """Bytes of a state.json that is read; real ones have some thousand."""
+NAME = re.compile("[0-9]{9,}(-end)?")
+DAMAGED = ".damaged"
+"""How the names of checkpoints end that could not be continued from."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +86,12 @@ class Checkpoint:
         arrays: name -> array: parameters, statistics, optimizer, algorithm state and memory in
             canonical layout, matrices, and what callbacks keep.
         state: plain data: counters, and what callbacks and loggers keep.
+        path: the folder that it was read from; None = it was not.
     """
 
     arrays: Mapping[str, np.ndarray]
     state: Mapping[str, Any]
+    path: Path | None = None
 
     @classmethod
     def of(cls, algorithm: BaseAlgorithm) -> Checkpoint:
@@ -113,6 +137,8 @@ class Checkpoint:
             CheckpointError: they are not those of a run of this experiment.
         """
         check_position(self.state["counters"], algorithm)
+        stored = sum(array.nbytes for array in self.arrays.values())
+        check_whole("checkpoint: memory_bytes", self.state["counters"]["memory_bytes"], stored)
         check_record(self.arrays, algorithm)
         for name, value in self.state["counters"].items():
             setattr(algorithm, name, value)
@@ -120,11 +146,27 @@ class Checkpoint:
             if RECORD + name in self.arrays:
                 getattr(algorithm, name)[:] = self.arrays[RECORD + name]
 
+    def check_parts(self, algorithm: BaseAlgorithm, run: RunInfo) -> None:
+        """Let callbacks and loggers see, before anything is opened, whether they can go on.
+
+        Raises:
+            CheckpointError: what one of them kept is not of a run of this experiment.
+        """
+        for name, callback in _named(algorithm.callbacks).items():
+            if name in self.state["callbacks"]:
+                with _of_part(f"callbacks.{name}"):
+                    callback.check_state(algorithm, self._kept_by(name))
+        for name, logger in _named(algorithm.loggers).items():
+            if name in self.state["loggers"]:
+                with _of_part(f"loggers.{name}"):
+                    logger.check_state(run, self.state["loggers"][name])
+
     def restore_loggers(self, algorithm: BaseAlgorithm) -> None:
         """Tell its loggers, which are open, where they stood; a new one knows nothing."""
         for name, logger in _named(algorithm.loggers).items():
             if name in self.state["loggers"]:
-                logger.import_state(self.state["loggers"][name])
+                with _of_part(f"loggers.{name}"):
+                    logger.import_state(self.state["loggers"][name])
 
     def restore_arrays(self, algorithm: BaseAlgorithm) -> None:
         """Give it parameters, statistics, states and memory.
@@ -135,19 +177,37 @@ class Checkpoint:
         own = (RECORD, CALLBACK)
         arrays = {n: a for n, a in self.arrays.items() if not n.startswith(own)}
         check_arrays(arrays, algorithm)
-        algorithm.import_arrays(arrays)
+        with _of_part(f"algo={algorithm.name}"):
+            algorithm.import_arrays(arrays)
 
     def restore_callbacks(self, algorithm: BaseAlgorithm) -> None:
         """Give its callbacks what they kept; a new one knows nothing."""
         for name, callback in _named(algorithm.callbacks).items():
             if name in self.state["callbacks"]:
-                prefix = f"{CALLBACK}{name}/"
-                arrays = {
-                    n.removeprefix(prefix): a
-                    for n, a in self.arrays.items()
-                    if n.startswith(prefix)
-                }
-                callback.import_state(algorithm, {**self.state["callbacks"][name], **arrays})
+                with _of_part(f"callbacks.{name}"):
+                    callback.import_state(algorithm, self._kept_by(name))
+
+    def _kept_by(self, name: str) -> dict[str, Any]:
+        """Return what a callback kept, plain data and arrays."""
+        prefix = f"{CALLBACK}{name}/"
+        own = [n for n in self.arrays if n.startswith(prefix)]
+        arrays = {n.removeprefix(prefix): self.arrays[n] for n in own}
+        return {**self.state["callbacks"][name], **arrays}
+
+
+@contextmanager
+def _of_part(name: str) -> Iterator[None]:
+    """Name the part that cannot go on from what it kept; a part may know nothing of checkpoints."""
+    try:
+        yield
+    except CheckpointError as error:
+        what = str(error).removeprefix("checkpoint: ")
+        raise CheckpointError(f"checkpoint: {name}: {what}") from error
+    except (ConfigError, OSError, MemoryError):
+        raise  # of the machine or the directory, which an earlier checkpoint would meet too
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"checkpoint: {name}: cannot be continued from: {told}") from error
 
 
 # ---- files
@@ -156,10 +216,11 @@ class Checkpoint:
 def save(
     checkpoint: Checkpoint, directory: Path, *, config_hash: str, keep: int = 2
 ) -> Path | None:
-    """Write a checkpoint into `directory`/checkpoints and delete all but the last `keep`.
+    """Write a checkpoint into `directory`/checkpoints and delete all but the last `keep` so far.
 
-    A good one of the same step stays as it is: a run comes to a step in one way only. With numbers
-    that are not finite none is written, and None returned: the next loss will end the run.
+    One of a later step is not counted, and stays until the run has come so far. A good one of the
+    same step stays as it is: a run comes to a step in one way only. With numbers that are not
+    finite none is written, and None returned: the next loss, or the task's end, will end the run.
 
     Raises:
         OSError: it could not be written; those before are as they were.
@@ -198,12 +259,13 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(folder)
-    for old in _all(folder)[:-keep]:
+    so_far = [p for p in _all(folder) if _position(p) <= _position(path)]
+    for old in so_far[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
-def latest(directory: Path, *, config_hash: str) -> tuple[Checkpoint | None, list[str]]:
+def latest(directory: Path, *, config_hash: str | None) -> tuple[Checkpoint | None, list[str]]:
     """Return the last good checkpoint of a run directory, and what is wrong with later ones."""
     wrong: list[str] = []
     for path in reversed(_all(directory / FOLDER)):
@@ -214,8 +276,12 @@ def latest(directory: Path, *, config_hash: str) -> tuple[Checkpoint | None, lis
     return None, wrong
 
 
-def load(path: Path, *, config_hash: str) -> Checkpoint:
+def load(path: Path, *, config_hash: str | None) -> Checkpoint:
     """Read a checkpoint.
+
+    Args:
+        path: its folder.
+        config_hash: of the experiment that it must be of; None = of any.
 
     Raises:
         CheckpointError: it is damaged, of another schema or of another experiment.
@@ -234,7 +300,7 @@ def load(path: Path, *, config_hash: str) -> Checkpoint:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise CheckpointError(f"{path / STATE_FILE}: must be an object with schema {SCHEMA}")
-    if state.get("config_hash") != config_hash:
+    if config_hash is not None and state.get("config_hash") != config_hash:
         raise CheckpointError(
             f"{path}: config_hash={state.get('config_hash')!r}: must be {config_hash!r}"
         )
@@ -250,7 +316,76 @@ def load(path: Path, *, config_hash: str) -> Checkpoint:
     check_state(kept, path / STATE_FILE)
     for name in not_finite(arrays, besides=(RECORD, CALLBACK)):
         raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
-    return Checkpoint(arrays, kept)
+    return Checkpoint(arrays, kept, path)
+
+
+def set_aside_after(directory: Path, start: Checkpoint | None) -> None:
+    """Rename the checkpoints after `start`, None = all: the run could not continue from them.
+
+    They keep no place among those that are kept, and nothing is lost that may be of use.
+
+    Raises:
+        OSError: the directory cannot be written to.
+    """
+    for path in _all(directory / FOLDER):
+        if start is None or _position(path) > _position(start.path):
+            _set_aside(path)
+
+
+def set_aside(checkpoint: Checkpoint) -> None:
+    """Rename one that was read and turned out to be damaged, as `set_aside_after` does."""
+    _set_aside(checkpoint.path)
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(path.name + DAMAGED)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the network of a checkpoint, of whichever experiment and backend.
+
+    Args:
+        path: a checkpoint's folder, or a run directory (one seed's), whose last good one is read.
+
+    Returns:
+        Canonical name -> float32 array of parameters and BatchNorm statistics, kernels as
+        (in, out) and HWIO; what `set_weights` of an algorithm takes.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = Path(path)
+    if not (path / FOLDER).is_dir():
+        arrays = load(path, config_hash=None).arrays
+    else:
+        found, wrong = latest(path, config_hash=None)
+        if found is None:
+            raise CheckpointError(wrong[0] if wrong else f"{path / FOLDER}: holds no checkpoint")
+        arrays = found.arrays
+    return weights_of(arrays)
+
+
+def load_weights(path: str | Path, algorithm: BaseAlgorithm) -> None:
+    """Give an algorithm that was made, and not run yet, the network of a checkpoint.
+
+    Its data are prepared and its network is built; optimizer and algorithm state are fresh, and
+    `fit` would start from initial weights again.
+
+    Args:
+        path: as `read_weights` takes it; of either backend.
+        algorithm: whose network has the same parameters.
+
+    Raises:
+        CheckpointError: of `read_weights`, or another network.
+    """
+    weights = read_weights(path)
+    algorithm.benchmark.prepare(algorithm.random)
+    algorithm.start_engine()
+    algorithm.set_weights(algorithm.initial_weights())
+    check_weights(weights, algorithm)
+    algorithm.set_weights(weights)
 
 
 def _is_good(path: Path, config_hash: str) -> bool:
@@ -278,7 +413,14 @@ def _named(parts: Iterable[Any]) -> dict[str, Any]:
 
 
 def _all(folder: Path) -> list[Path]:
-    """Return the complete checkpoints, oldest first."""
+    """Return the complete checkpoints, oldest first; what has another name is none."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    named = (p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir())
+    return sorted(named, key=_position)
+
+
+def _position(path: Path) -> tuple[int, str]:
+    """Return the step of a checkpoint's folder, and "end" if it was made after the task."""
+    step, _, end = path.name.partition("-")
+    return int(step), end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import re
+import reprlib
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,11 @@ WHOLE = (
 MATRICES = ("accuracy_matrix", "accuracy_matrix_task_aware")
 RECORD, MEMORY = "record/", "memory/"
 """Where the matrices and an algorithm's memory stand among the arrays."""
+WEIGHTS = ("params/", "stats/")
+"""Where the network stands among them."""
+
+
+LARGEST = 2**63 - 1
 
 
 class CheckpointError(ValueError):
@@ -62,29 +69,31 @@ def check_state(state: Mapping[str, Any], where: Path) -> None:
         state: "counters", "callbacks", "loggers".
         where: file, for messages.
     """
+    try:
+        _check_state(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _check_state(state: Mapping[str, Any]) -> None:
     counters = state["counters"]
     if not isinstance(counters, dict) or sorted(counters) != sorted(COUNTERS):
-        raise CheckpointError(f"{where}: counters must have {', '.join(COUNTERS)}")
+        raise CheckpointError(f"counters must have {', '.join(COUNTERS)}")
     for name in WHOLE:
-        value = counters[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CheckpointError(f"{where}: counters.{name}={value!r}: must be an integer >= 0")
+        check_whole(f"counters.{name}", counters[name])
     for name in ("epoch_loss_sum", "epoch_samples", "final_loss"):
-        if not _is_number(counters[name]):
-            raise CheckpointError(f"{where}: counters.{name}={counters[name]!r}: must be a number")
+        check_number(f"counters.{name}", counters[name], 0.0 if name == "epoch_samples" else None)
     for name, kind in (("task_is_done", bool), ("task_losses", list), ("timing", dict)):
         if not isinstance(counters[name], kind):
-            raise CheckpointError(f"{where}: counters.{name}: must be of type {kind.__name__}")
-    for name, values in (
-        ("task_losses", counters["task_losses"]),
-        ("timing", counters["timing"].values()),
-    ):
-        if not all(map(_is_number, values)):
-            raise CheckpointError(f"{where}: counters.{name}: must hold numbers")
+            raise CheckpointError(f"counters.{name}: must be of type {kind.__name__}")
+    for value in counters["task_losses"]:
+        check_number("counters.task_losses", value)
+    for name, value in counters["timing"].items():
+        check_number(f"counters.timing.{name}", value, 0.0)
     for name in ("callbacks", "loggers"):
         named = isinstance(state[name], dict)
         if not named or not all(isinstance(kept, dict) for kept in state[name].values()):
-            raise CheckpointError(f"{where}: {name} must be an object of objects")
+            raise CheckpointError(f"{name} must be an object of objects")
 
 
 def check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> None:
@@ -99,6 +108,9 @@ def check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> Non
             f"checkpoint: global_step={step}: must be between the epoch's first, "
             f"{counters['epoch_first_step']}, and the run's last, {algorithm.total_steps}"
         )
+    seen, most = counters["samples_seen"], step * algorithm.samples_per_step()
+    if seen > most:
+        raise CheckpointError(f"checkpoint: samples_seen={seen}: must be at most {most}")
     done = [t for t in algorithm.trained_tasks() if t < task + counters["task_is_done"]]
     if len(counters["task_losses"]) != len(done):
         raise CheckpointError(f"checkpoint: task_losses: must be of {len(done)} tasks")
@@ -135,6 +147,26 @@ def check_arrays(arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) -> 
     mechanism = getattr(algorithm, "memory", None)
     if mechanism is not None:  # KCL has a memory of its own kind, with checks of its own
         check_memory(memory, algorithm, mechanism.capacity(algorithm.num_tasks))
+
+
+def weights_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return canonical name -> array of the parameters and statistics among a run's arrays."""
+    return {
+        name.removeprefix(group): array
+        for group in WEIGHTS
+        for name, array in arrays.items()
+        if name.startswith(group)
+    }
+
+
+def check_weights(weights: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) -> None:
+    """Raise CheckpointError unless parameters and statistics are like those of `algorithm`."""
+    own = weights_of(algorithm.export_arrays())
+    for name in sorted(set(weights) ^ set(own)):
+        known = "is not in this network" if name in weights else "is missing"
+        raise CheckpointError(f"checkpoint: {name}: {known}")
+    for name, array in own.items():
+        _check_like(name, weights[name], array)
 
 
 def check_memory(
@@ -176,6 +208,52 @@ def _check_like(name: str, stored: np.ndarray, own: np.ndarray) -> None:
         )
 
 
-def _is_number(value: Any) -> bool:
+# ---- single values, for what callbacks and loggers keep too
+
+
+def check_keys(state: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise CheckpointError unless `state` has these entries and no others."""
+    if set(state) != set(names):
+        raise CheckpointError(f"must have {', '.join(names)}, not {reprlib.repr(list(state))}")
+
+
+def check_whole(name: str, value: Any, most: int = LARGEST) -> None:
+    """Raise CheckpointError unless `value` is an integer in 0..`most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        allowed = ">= 0" if most == LARGEST else f"in 0..{most}"
+        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be an integer {allowed}")
+
+
+def check_number(
+    name: str, value: Any, low: float | None = None, high: float | None = None
+) -> None:
+    """Raise CheckpointError unless `value` is a finite number, from `low` to `high` if given."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    if not number or not abs(value) <= sys.float_info.max:  # NaN is not; an int may be larger
+        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be a number")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise CheckpointError(f"{name}={value!r}: must be in [{low}, {high}]")
+
+
+def check_digits(name: str, value: Any, count: int) -> None:
+    """Raise CheckpointError unless `value` is a text of so many hexadecimal digits."""
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", value):
+        raise CheckpointError(
+            f"{name}={reprlib.repr(value)}: must have {count} hexadecimal digits"
+        )
+
+
+def check_integers(name: str, values: Any, ndim: int, most: int) -> None:
+    """Raise CheckpointError unless `values` is an array of integers in 0..`most`."""
+    fit = isinstance(values, np.ndarray) and values.ndim == ndim and values.dtype.kind in "iu"
+    if not fit or (values.size and not 0 <= values.min() <= values.max() <= most):
+        raise CheckpointError(f"{name}: must be an array of {ndim} axes, integers in 0..{most}")
+
+
+def check_like(name: str, stored: Any, own: np.ndarray) -> None:
+    """Raise CheckpointError unless `stored` has shape and type of `own` and is finite."""
+    if not isinstance(stored, np.ndarray):
+        raise CheckpointError(f"{name}: is missing, or no array")
+    _check_like(name, stored, own)
+    if not np.isfinite(stored).all():
+        raise CheckpointError(f"{name}: is not finite")

@@ -41,6 +41,15 @@ def whole_per_task(name: str, value: Any, low: int) -> None:
         )
 
 
+def whole_entries(name: str, values: Sequence[Any], low: int) -> None:
+    """Raise ConfigError unless a list holds integers >= `low`; name the list and the entry."""
+    for place, one in enumerate(values, 1):
+        if not isinstance(one, int) or isinstance(one, bool) or one < low:
+            raise ConfigError(
+                f"{name}={list(values)}: must have integers >= {low}; entry {place} is {one!r}"
+            )
+
+
 def one_per_task(name: str, value: Any, num_tasks: int) -> None:
     """Raise ConfigError if `value` is a list with more or fewer entries than there are tasks."""
     if not isinstance(value, int) and len(value) != num_tasks:

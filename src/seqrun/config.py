@@ -23,6 +23,7 @@ from seqrun.callbacks import (
     CheckpointCallback,
     MetricCallback,
     PreviewCallback,
+    ProfileCallback,
     StabilityGapCallback,
     TimingCallback,
     TqdmCallback,
@@ -40,6 +41,7 @@ ONLY_SHOW = (
     CheckpointCallback,
     MetricCallback,
     PreviewCallback,
+    ProfileCallback,
     StabilityGapCallback,
     TimingCallback,
     TqdmCallback,
@@ -135,6 +137,11 @@ def check_values(config: Mapping[str, Any]) -> None:
     one_of("device", config["device"], ("auto", "cpu", "cuda"))
     one_of("resume", config["resume"], ("auto", "never"))
     one_of("seeds_strategy", config["seeds_strategy"], STRATEGIES)
+    if config["seeds_strategy"] == "vmap" and config["backend"] != "jax":
+        raise ConfigError(
+            f"seeds_strategy=vmap: must be auto, processes or sequential with "
+            f"backend={config['backend']}: only JAX trains several seeds in one program"
+        )
     if config["num_threads"] is not None:
         whole("num_threads", config["num_threads"], 1)
     for package in config["allow_targets"]:
@@ -252,11 +259,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
         for key in parts_of(config, "callbacks")
         if not _only_shows(config, key)
     }
-    algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, config["allow_targets"])
-    kept["device"] = algorithm.find_device(config["device"])
+    kept["device"] = device_of(config)
     kept["data_checksum"] = make_benchmark(config).data_checksum()
     text = json.dumps(_canonical(kept), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def device_of(config: Mapping[str, Any]) -> str:
+    """Return the kind of device, "cpu" or "cuda", that the plain experiment runs on."""
+    algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, config["allow_targets"])
+    return algorithm.find_device(config["device"])
 
 
 def _only_shows(config: Mapping[str, Any], key: str) -> bool:

@@ -155,7 +155,7 @@ def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], title: str = "") -
         lowest = np.fmin.reduce(seen, axis=None, initial=lowest)
         mean = mean_matrix(list(seen))
         colour = (*OKABE_ITO[:6], "black")[place % 7]
-        style, marker = ("-", "--", ":")[place // 7 % 3], "osD^vPX"[place % 7]
+        style, marker = ("-", "--", ":")[place % 3], "osD^vPX"[place % 7]
         drawn += axes.plot(
             after, mean, style, marker=marker, color=colour, linewidth=1.8, markersize=5
         )

@@ -89,7 +89,7 @@ def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
 
 def weights_part(algorithm: BaseAlgorithm, num_bytes: int) -> Part:
     """Return the share of network and states of `num_bytes`."""
-    return Part("network and states", f"backbone={algorithm.backbone.name}", 2 * num_bytes)
+    return Part("network and states", algorithm.backbone.sized_by, 2 * num_bytes)
 
 
 def refuse_what_cannot_fit(parts: Iterable[Part], available: int | None = None) -> None:
@@ -99,11 +99,12 @@ def refuse_what_cannot_fit(parts: Iterable[Part], available: int | None = None) 
         parts: what is needed.
         available: bytes; None = what there is now, and no check where that cannot be told.
     """
+    parts = list(parts)
     available = available_bytes() if available is None else available
+    if available is None or fits(parts, available):
+        return
     ordered = sorted(parts, key=lambda part: -part.num_bytes)
     needed = sum(part.num_bytes for part in ordered)
-    if available is None or needed <= available:
-        return
     large = [part for part in ordered if part.num_bytes >= needed / 100]
     listed = ", ".join(f"{p.name} {_gib(p.num_bytes)} ({p.key})" for p in large)
     raise ConfigError(
@@ -112,16 +113,34 @@ def refuse_what_cannot_fit(parts: Iterable[Part], available: int | None = None) 
     )
 
 
+def fits(parts: Iterable[Part], available: int | None = None) -> bool:
+    """Return whether the parts fit together into what is available, as `refuse_what_cannot_fit`."""
+    available = available_bytes() if available is None else available
+    return available is None or sum(part.num_bytes for part in parts) <= available
+
+
 def available_bytes() -> int | None:
     """Return the memory that this process can still use: the machine's, or its cgroups' limit."""
     found = [_machine_bytes(), *_cgroup_bytes()]
     return min((b for b in found if b is not None), default=None)
 
 
+def total_bytes() -> int | None:
+    """Return the memory that this process could use at most: the machine's, or a cgroup's limit."""
+    found = [_cgroup_limit(folder, names[0]) for folder, names in _cgroups()]
+    with suppress(OSError, ValueError, KeyError):
+        found.append(_meminfo()["MemTotal"])
+    return min((b for b in found if b is not None), default=None)
+
+
+def _meminfo() -> dict[str, int]:
+    lines = (line.split(":") for line in MEMINFO.read_text().splitlines())
+    return {name: int(rest.split()[0]) * 1024 for name, rest in lines}
+
+
 def _machine_bytes() -> int | None:
     with suppress(OSError, ValueError, KeyError):
-        lines = (line.split(":") for line in MEMINFO.read_text().splitlines())
-        values = {name: int(rest.split()[0]) * 1024 for name, rest in lines}
+        values = _meminfo()
         return values["MemAvailable"] + values["SwapFree"]
     with suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -130,7 +149,18 @@ def _machine_bytes() -> int | None:
 
 def _cgroup_bytes() -> list[int]:
     """Return what is left in each cgroup with a limit that this process is in."""
-    left: list[int] = []
+    return [left for folder, names in _cgroups() for left in _left_in(folder, *names)]
+
+
+def _cgroup_limit(folder: Path, name: str) -> int | None:
+    with suppress(OSError, ValueError):  # "max" is no number, and no limit
+        return int((folder / name).read_text())
+    return None
+
+
+def _cgroups() -> list[tuple[Path, tuple[str, str, str]]]:
+    """Return the folder of each cgroup that this process is in, and the names of its files."""
+    found: list[tuple[Path, tuple[str, str, str]]] = []
     with suppress(OSError):
         for line in OWN_CGROUP.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -144,8 +174,8 @@ def _cgroup_bytes() -> list[int]:
             own = top / path.lstrip("/")
             for folder in (own, *own.parents):
                 if folder == top or top in folder.parents:
-                    left += _left_in(folder, *names)
-    return left
+                    found.append((folder, names))
+    return found
 
 
 def _left_in(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]:
@@ -159,14 +189,15 @@ def _left_in(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]
 def _state_bytes(algorithm: Any) -> int:
     carried = getattr(algorithm, "carry", algorithm)
     groups = [getattr(carried, name, None) for name in ("stats", "opt_state", "state")]
-    return _array_bytes([*groups, algorithm.kept])
+    return array_bytes([*groups, algorithm.kept])
 
 
-def _array_bytes(value: Any) -> int:
+def array_bytes(value: Any) -> int:
+    """Return the bytes of all arrays in nested containers."""
     if isinstance(value, Mapping):
-        return _array_bytes(list(value.values()))
+        return array_bytes(list(value.values()))
     if isinstance(value, (list, tuple)):
-        return sum(map(_array_bytes, value))
+        return sum(map(array_bytes, value))
     return int(getattr(value, "nbytes", 0))
 
 

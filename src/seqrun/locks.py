@@ -37,6 +37,12 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_locked(directory: Path) -> None:
+    """Raise ConfigError if a process is running in a run directory."""
+    if is_locked(directory):
+        raise ConfigError(f"hydra.run.dir={directory}: another process is running in it")
+
+
 def is_locked(directory: Path) -> bool:
     """Return whether a process is running in a run directory."""
     try:

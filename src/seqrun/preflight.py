@@ -36,6 +36,7 @@ from seqrun import runner
 from seqrun.checks import ConfigError, nearest, writable
 from seqrun.config import GROUPS, config_hash, dotted_keys, names_secret, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
+from seqrun.locks import refuse_locked
 from seqrun.results import RecordError
 from seqrun.seeds import planned_samples
 from seqrun.selection import held_out
@@ -87,8 +88,10 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
         jobs = check(argv, config_dir)
         if dry_run:
             show(jobs)
-        elif len(jobs) == 1 and jobs[0].is_alone and jobs[0].config["resume"] == "never":
-            runner.set_aside(jobs[0].directory)  # before Hydra writes its record there
+        elif len(jobs) == 1 and jobs[0].is_alone:  # before Hydra writes its record there
+            refuse_locked(jobs[0].directory)
+            if jobs[0].config["resume"] == "never":
+                runner.set_aside(jobs[0].directory)
     except (ConfigError, RecordError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -7,7 +7,8 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones.base import BaseBackbone
-from seqrun import checkpoint
+from seqrun import callbacks, checkpoint, loggers
 from seqrun.aggregate import aggregate
+from seqrun.callbacks.dispatch import has_step_hook
 from seqrun.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -40,13 +44,21 @@ from seqrun.config import (
     without_secrets,
 )
 from seqrun.files import remove_temporaries, write_atomically
-from seqrun.locks import is_locked, locked
+from seqrun.locks import LOCK_FILE, locked, refuse_locked
 from seqrun.loggers import BaseLogger, LocalLogger
 from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.results import FILE, MATRIX_FILE, RecordError, Results, RunRecord
-from seqrun.seeds import SeedJob, SendingCallback, choose_strategy, output_of, run_seeds
+from seqrun.seeds import (
+    SeedJob,
+    SeedReports,
+    SendingCallback,
+    choose_strategy,
+    output_of,
+    run_seeds,
+)
 from seqrun.sweep import Outcome, SweepJob
+from seqrun.together import Admit, run_together
 from seqrun.verdict import Expected, judge, protocol_changes
 
 CONFIG_FILE = "config.yaml"
@@ -54,12 +66,20 @@ PRODUCTS = (
     FILE,
     CONFIG_FILE,
     MATRIX_FILE,
-    "metrics.jsonl",
     checkpoint.FOLDER,
     "seeds",
-    "figures",
+    *sorted(
+        {
+            product
+            for module in (callbacks, loggers)
+            for name in module.__all__
+            for product in getattr(getattr(module, name), "products", ())
+        }
+    ),
 )
 """What a run leaves in its directory, besides Hydra's own record and its lock."""
+OF_A_CONFIG = ("algo", "benchmark", "backend")
+"""Keys by which the config.yaml of a run is known."""
 
 
 class RunFailed(CompactHydraException):
@@ -96,8 +116,15 @@ def run(cfg: DictConfig) -> float | None:
     return results.summary["average_accuracy"]["mean"]
 
 
-def run_job(job: SweepJob, interruption: InterruptionCallback) -> Outcome:
+def run_job(
+    job: SweepJob, interruption: InterruptionCallback, admit: Admit | None = None
+) -> Outcome:
     """Run a job of a multirun, or what is left of it; that it failed is an outcome like another.
+
+    Args:
+        job: which.
+        interruption: what ends the run early.
+        admit: as in `run_experiment`.
 
     Raises:
         KeyboardInterrupt: a signal ended it.
@@ -109,13 +136,49 @@ def run_job(job: SweepJob, interruption: InterruptionCallback) -> Outcome:
         if was_done:
             results = Results.read(job.directory)
         else:
-            results = run_experiment(job.config, job.directory, interruption, job.overrides)
+            results = run_experiment(job.config, job.directory, interruption, job.overrides, admit)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         return Outcome(status="failed", error=_in_one_line(error), **told)
     value, seconds = results.summary["average_accuracy"]["mean"], time.perf_counter() - began
     return Outcome(status="completed", value=value, was_done=was_done, seconds=seconds, **told)
+
+
+def has_ended(job: SweepJob) -> bool:
+    """Return whether `run_job` only tells: the job is completed, or its directory is not its."""
+    try:
+        return is_done(job.directory, job.config)
+    except (ConfigError, RecordError):
+        return True
+
+
+def run_jobs_together(
+    jobs: Sequence[SweepJob],
+    interruption: InterruptionCallback,
+    ended: Callable[[SweepJob, Outcome], None],
+) -> None:
+    """Run jobs that share their compiled programs, each as `run_job` does.
+
+    Args:
+        jobs: at least one, of one structure (see seqrun.grouping), each with one seed.
+        interruption: what ends the runs early.
+        ended: called with each job and its outcome.
+
+    Raises:
+        KeyboardInterrupt: a signal ended them.
+    """
+
+    def work_of(job: SweepJob) -> Callable[[Admit], Outcome]:
+        return lambda admit: run_job(job, interruption, admit)
+
+    def told(place: int, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        ended(jobs[place], outcome)
+
+    first = build(jobs[0].config, seeds_of(jobs[0].config)[0])
+    run_together(first, [work_of(job) for job in jobs], told)
 
 
 def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcome:
@@ -150,6 +213,7 @@ def run_experiment(
     directory: Path,
     interruption: InterruptionCallback | None = None,
     overrides: Sequence[str] = (),
+    admit: Admit | None = None,
 ) -> Results:
     """Run every seed of a plain experiment in `directory`, or what is left of it.
 
@@ -160,6 +224,7 @@ def run_experiment(
         directory: its run directory.
         interruption: what ends the run early; None = nothing.
         overrides: what of the experiment was said on the command line, for a verdict.
+        admit: called with the algorithm of a run that is one of several; nothing is printed then.
 
     Raises:
         ConfigError: the directory holds another experiment, or another process runs in it.
@@ -174,9 +239,11 @@ def run_experiment(
             verdict = _verdict(config, results, overrides)
             if verdict != results.verdict:
                 results.finish("completed", verdict=verdict)
-            show_results(results)
+            if admit is None:
+                show_results(results)
             return results
-        return _run_seeds(config, directory, interruption or InterruptionCallback(), overrides)
+        heard = interruption or InterruptionCallback()
+        return _run_seeds(config, directory, heard, overrides, admit)
 
 
 def _verdict(
@@ -195,6 +262,7 @@ def _run_seeds(
     directory: Path,
     interruption: InterruptionCallback,
     overrides: Sequence[str],
+    admit: Admit | None,
 ) -> Results:
     seeds = seeds_of(config)
     first = build(config, seeds[0], directory)
@@ -214,17 +282,21 @@ def _run_seeds(
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     try:
         left = [seed for seed in seeds if not results.has_completed(seed)]
-        if choose_strategy(config["seeds_strategy"], first, len(left)) == "processes":
+        strategy = choose_strategy(config["seeds_strategy"], first, len(left))
+        if strategy == "processes":
             jobs = [
                 SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))
                 for seed in left
             ]
             run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
             left = []
+        elif strategy == "vmap" and len(left) > 1:
+            _run_in_one_program(config, first, left, results, interruption)
+            left = []
         for seed in left:
             record = RecordCallback(results=results)
-            algorithm = build(config, seed, results.seed_directory(seed))
-            results.update(_fit(algorithm, record, interruption), completed=True)
+            make_seed = partial(_build_admitted, config, seed, results, admit)
+            results.update(_fit(make_seed, record, interruption), completed=True)
         for logger in first.loggers:
             if len(seeds) > 1 and isinstance(logger, LocalLogger):
                 place = Path(logger.directory or directory)
@@ -236,9 +308,53 @@ def _run_seeds(
         results.finish("failed", error=error)
         raise
     results.finish("completed", verdict=_verdict(config, results, overrides))
-    if any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
+    if admit is None and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
         (show_results if len(seeds) > 1 else show_verdict)(results)
     return results
+
+
+def _build_admitted(
+    config: Mapping[str, Any], seed: int, results: Results, admit: Admit | None
+) -> BaseAlgorithm:
+    algorithm = build(config, seed, results.seed_directory(seed))
+    if admit is not None:
+        admit(algorithm)
+    return algorithm
+
+
+def _run_in_one_program(
+    config: Mapping[str, Any],
+    first: BaseAlgorithm,
+    seeds: Sequence[int],
+    results: Results,
+    interruption: InterruptionCallback,
+) -> None:
+    """Run several seeds in step, their compiled calls shared.
+
+    Raises:
+        KeyboardInterrupt: a signal came; the seeds have saved a checkpoint.
+        SeedFailed: a seed's run failed; the others have ended.
+    """
+    reports = SeedReports(lambda run, end: results.update(run, completed=end))
+    causes: list[Exception] = []
+
+    def work_of(seed: int) -> Callable[[Admit], RunRecord]:
+        def work(admit: Admit) -> RunRecord:
+            make_seed = partial(_build_admitted, config, seed, results, admit)
+            return _fit(make_seed, SendingCallback(to=reports.tell), interruption)
+
+        return work
+
+    def ended(place: int, found: RunRecord | Exception) -> None:
+        if isinstance(found, RunRecord):
+            reports.tell(found, completed=True)
+            return
+        causes.append(found)
+        where = results.seed_directory(seeds[place])
+        reports.failed(seeds[place], f"{_in_one_line(found)} (in {where})")
+
+    run_together(first, [work_of(seed) for seed in seeds], ended)
+    reports.finish(causes[0] if causes else None)
 
 
 def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
@@ -247,10 +363,7 @@ def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
     with output_of(job):
         try:
             with interruption.listening():
-                algorithm = build(job.config, job.seed, job.directory)
-                algorithm.num_threads = algorithm.num_threads or 1
-                algorithm.execution["strategy"] = "processes"
-                return _fit(algorithm, SendingCallback(), interruption)
+                return _fit(partial(_build_for_process, job), SendingCallback(), interruption)
         except KeyboardInterrupt:
             return None
         except Exception as error:
@@ -258,20 +371,42 @@ def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
             return RuntimeError(_in_one_line(error))
 
 
+def _build_for_process(job: SeedJob) -> BaseAlgorithm:
+    algorithm = build(job.config, job.seed, job.directory)
+    algorithm.num_threads = algorithm.num_threads or 1
+    algorithm.execution["strategy"] = "processes"
+    return algorithm
+
+
 def _fit(
-    algorithm: BaseAlgorithm, record: BaseCallback, interruption: InterruptionCallback
+    make_seed: Callable[[], BaseAlgorithm], record: BaseCallback, interruption: InterruptionCallback
 ) -> RunRecord:
-    """Run a seed from its last checkpoint on."""
-    own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
-    # What others did at an event is part of the checkpoint that is written at it.
-    algorithm.callbacks = [record, *own, interruption]
-    directory = algorithm.run_dir
-    assert directory is not None
-    start, wrong = checkpoint.latest(directory, config_hash=algorithm.config_hash)
-    for message in wrong:
+    """Run a seed from its last checkpoint that can be continued from, or from the beginning.
+
+    Whether it can may show only when all parts have seen what they kept; what was restored by then
+    goes with the algorithm, and another one tries the checkpoint before.
+    """
+    refused: list[str] = []
+    while True:
+        algorithm = make_seed()
+        own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
+        # What others did at an event is part of the checkpoint that is written at it.
+        algorithm.callbacks = [record, *own, interruption]
+        directory = algorithm.run_dir
+        assert directory is not None
+        start, wrong = checkpoint.latest(directory, config_hash=algorithm.config_hash)
         where = "the one before" if start else "the beginning"
-        sys.stderr.write(f"warning: {message}; the run continues from {where}\n")
-    return algorithm.fit(resume_from=start)
+        for message in refused + wrong:
+            sys.stderr.write(f"warning: {message}; the run continues from {where}\n")
+        checkpoint.set_aside_after(directory, start)
+        try:
+            return algorithm.fit(resume_from=start)
+        except checkpoint.CheckpointError as error:
+            if start is None:
+                raise
+            what = str(error).removeprefix("checkpoint: ")
+            refused = [f"{start.path}: this checkpoint is damaged: {what}"]
+            checkpoint.set_aside(start)
 
 
 # ---- parts
@@ -302,15 +437,28 @@ def build(config: Mapping[str, Any], seed: int, run_dir: Path | None = None) -> 
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a plain experiment can be built."""
+    """Raise ConfigError unless a plain experiment can be built, and its network fits."""
     check_values(config)
-    for logger in build(config, seeds_of(config)[0]).loggers:
+    algorithm = build(config, seeds_of(config)[0])
+    for logger in algorithm.loggers:
         logger.check()
+    algorithm.check_size()
+    for callback in algorithm.callbacks:
+        if config["seeds_strategy"] == "vmap" and has_step_hook(type(callback)):
+            raise ConfigError(
+                f"seeds_strategy=vmap: must be auto, processes or sequential with "
+                f"{type(callback).__name__}, which is to see every step on the host"
+            )
 
 
 def check_data(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the data of a plain experiment are there or can be got."""
-    make_benchmark(config).check_data()
+    """Raise ConfigError unless a plain experiment has data that it can be trained on."""
+    seeds = seeds_of(config)
+    first = build(config, seeds[0])
+    first.benchmark.check_data()
+    if first.may_normalise_batches:
+        for seed in seeds:  # a random order of classes gives tasks other sizes with each
+            build(config, seed).check_lengths_beforehand()
 
 
 # ---- run directories
@@ -324,13 +472,14 @@ def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
         RecordError: it holds a record that cannot be read.
     """
     if config["resume"] == "never":
+        _check_movable(directory)
         return False
     if not (directory / FILE).exists():
-        strange = [name for name in PRODUCTS if (directory / name).exists()]
-        if strange:
+        if products := _products_in(directory):
+            remedy = ", or resume=never to move that one aside" if _is_of_a_run(directory) else ""
             raise ConfigError(
-                f"hydra.run.dir={directory}: has {', '.join(strange)} but no record of a run: "
-                "choose another directory, or resume=never to move that one aside"
+                f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run: "
+                f"choose another directory{remedy}"
             )
         return False
     results = Results.read(directory)
@@ -347,14 +496,54 @@ def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
 
 
 def set_aside(directory: Path) -> None:
-    """Rename a directory with a run in it to <name>.1, .2, ...; Hydra's record stays with both."""
-    if not any((directory / name).exists() for name in PRODUCTS):
+    """Rename a directory with a run in it to <name>.1, .2, ...; Hydra's record stays with both.
+
+    Raises:
+        ConfigError: it has such files but no run made it, or it must not be moved.
+    """
+    _check_movable(directory)
+    if not _products_in(directory):
         return
-    if is_locked(directory):
-        raise ConfigError(f"hydra.run.dir={directory}: another process is running in it")
+    refuse_locked(directory)
     number = 1
     while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1
     directory.rename(aside)
     if (aside / ".hydra").is_dir():
         shutil.copytree(aside / ".hydra", directory / ".hydra")
+
+
+def _products_in(directory: Path) -> list[str]:
+    return [name for name in PRODUCTS if (directory / name).exists()]
+
+
+def _check_movable(directory: Path) -> None:
+    """Raise ConfigError if `directory` is to be moved aside, but must stay where it is."""
+    products = _products_in(directory)
+    if not products:
+        return
+    if not _is_of_a_run(directory):
+        raise ConfigError(
+            f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run: it is "
+            "not moved aside; choose another directory"
+        )
+    here = Path.cwd().resolve()
+    if directory.resolve() in (here, *here.parents):
+        raise ConfigError(
+            f"hydra.run.dir={directory}: must not be the current directory or one around it with "
+            "resume=never, which moves it aside"
+        )
+
+
+def _is_of_a_run(directory: Path) -> bool:
+    """Return whether a run left its record or its checkpoints, and something that shows it."""
+    left = (directory / FILE).exists() or (directory / checkpoint.FOLDER).is_dir()
+    return left and ((directory / LOCK_FILE).exists() or _has_config(directory))
+
+
+def _has_config(directory: Path) -> bool:
+    try:
+        config = OmegaConf.load(directory / CONFIG_FILE)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return False
+    return OmegaConf.is_dict(config) and all(key in config for key in OF_A_CONFIG)

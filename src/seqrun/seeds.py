@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqrun.callbacks.base import BaseCallback
+from seqrun.callbacks.dispatch import has_step_hook
 from seqrun.processes import Killed, output_in, run_in_processes, send
 from seqrun.results import RunRecord
 
@@ -47,11 +48,54 @@ class SeedJob:
 
 @dataclass(kw_only=True, eq=False)
 class SendingCallback(BaseCallback):
-    """Tell the parent process of every row of the accuracy matrix that was measured."""
+    """Tell of every row of the accuracy matrix that was measured.
+
+    Args:
+        to: who is told; the parent process unless another is given.
+    """
+
+    to: Callable[[RunRecord], None] = send
 
     def on_after_validation(self, algorithm: Any) -> None:
         """Send the run as it stands."""
-        send(RunRecord.of(algorithm))
+        self.to(RunRecord.of(algorithm))
+
+
+class SeedReports:
+    """Pass on what seeds that run at a time have measured, and say it in a line each.
+
+    Args:
+        update: takes a run's record as it stands, and whether it is completed.
+    """
+
+    def __init__(self, update: Callable[[RunRecord, bool], None]) -> None:
+        self._update = update
+        self._done: set[int] = set()
+        self._failures: list[str] = []
+
+    def tell(self, run: RunRecord, *, completed: bool = False) -> None:
+        """Take a run as it stands."""
+        if run.seed in self._done:  # said before it ended and heard after
+            return
+        if completed:
+            self._done.add(run.seed)
+        self._update(run, completed)
+        measured = np.flatnonzero(~np.isnan(run.accuracy_matrix).all(1))
+        task, total = int(measured.max(initial=0)), run.accuracy_matrix.shape[1]
+        if task and not completed:
+            mean = 100 * run.accuracy_matrix[task, :task].mean()
+            told = f"seed {run.seed}: task {task}/{total}, average accuracy {mean:.1f} %"
+            sys.stderr.write(f"{told}\n")
+
+    def failed(self, seed: int, what: str) -> None:
+        """Take the end of a run that failed."""
+        self._failures.append(f"seed {seed}: {what}")
+        sys.stderr.write(f"failed: {self._failures[-1]}\n")
+
+    def finish(self, cause: Exception | None = None) -> None:
+        """Raise SeedFailed, from `cause` if given, if any run failed."""
+        if self._failures:
+            raise SeedFailed("; ".join(self._failures)) from cause
 
 
 def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
@@ -59,7 +103,7 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
 
     On a CPU one single-threaded process per core, unless all is done before processes have
     started; within a process of a sweep, and for one seed, one after the other; on a GPU in one
-    program, which JAX alone has. Never a matter of timing.
+    program, which JAX alone has, unless a callback is to see every step. Never a matter of timing.
 
     Args:
         choice: one of STRATEGIES.
@@ -71,7 +115,8 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
     if num_seeds < 2:
         return "sequential"
     if first.find_device(first.device) == "cuda":
-        return "vmap" if first.backend == "jax" else "sequential"
+        can = first.backend == "jax" and not any(has_step_hook(type(c)) for c in first.callbacks)
+        return "vmap" if can else "sequential"
     is_alone = multiprocessing.parent_process() is None
     if not is_alone or num_processes() < 2:
         return "sequential"
@@ -109,40 +154,24 @@ def run_seeds(
         Interrupted: a signal came; the seeds that ran have saved a checkpoint.
         SeedFailed: a seed's run failed, or its process was killed; the others have ended.
     """
-    failures: list[str] = []
-    done: set[int] = set()
-
-    def tell(run: RunRecord, *, completed: bool) -> None:
-        if run.seed in done:  # said before it ended and heard after
-            return
-        if completed:
-            done.add(run.seed)
-        update(run, completed)
-        measured = np.flatnonzero(~np.isnan(run.accuracy_matrix).all(1))
-        task, total = int(measured.max(initial=0)), run.accuracy_matrix.shape[1]
-        if task and not completed:
-            mean = 100 * run.accuracy_matrix[task, :task].mean()
-            told = f"seed {run.seed}: task {task}/{total}, average accuracy {mean:.1f} %"
-            sys.stderr.write(f"{told}\n")
+    reports = SeedReports(update)
 
     def ended(job: SeedJob, found: RunRecord | Exception | Killed) -> None:
         if isinstance(found, RunRecord):
-            tell(found, completed=True)
+            reports.tell(found, completed=True)
             return
         killed = isinstance(found, Killed)
         what = "its process was killed, out of memory perhaps" if killed else found
-        failures.append(f"seed {job.seed}: {what} (in {job.directory / LOG})")
-        sys.stderr.write(f"failed: {failures[-1]}\n")
+        reports.failed(job.seed, f"{what} (in {job.directory / LOG})")
 
     run_in_processes(
         jobs,
         work,
         ended,
         processes=min(len(jobs), num_processes()),
-        updated=lambda run: tell(run, completed=False),
+        updated=reports.tell,
     )
-    if failures:
-        raise SeedFailed("; ".join(failures))
+    reports.finish()
 
 
 def output_of(job: SeedJob) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import jax
@@ -197,6 +198,22 @@ def test_initial_weights_by_kind(name):
     assert len(norms) == (20 if name == "resnet18_thin" else 0)
     assert all((uniform[f"{n}/scale"] == 1).all() for n in norms)
     assert all((uniform[f"{n}/bias"] == 0).all() for n in norms)
+
+
+def test_the_bound_of_xavier_uniform():
+    """sqrt(6 / (fan_in + fan_out)); both fans of a convolution count its receptive field."""
+    bounds = {
+        "dense/kernel": ((200, 100), sqrt(6 / 300)),
+        "conv/kernel": ((3, 5, 16, 40), sqrt(6 / (15 * 16 + 15 * 40))),
+    }
+    shapes = {name: shape for name, (shape, _) in bounds.items()}
+    shapes |= {"dense/bias": (100,), "conv/bias": (40,)}
+    drawn = draw_initial_weights(shapes, "xavier_uniform", RandomStreams(0))
+    for name, (shape, bound) in bounds.items():
+        # of n uniform draws the largest is on average the n-th part of the bound below it
+        assert 0.998 * bound < abs(drawn[name]).max() <= np.float32(bound)
+        assert drawn[name].std() == pytest.approx(bound / sqrt(3), rel=0.03)
+    assert not drawn["dense/bias"].any() and not drawn["conv/bias"].any()
 
 
 @pytest.mark.parametrize(

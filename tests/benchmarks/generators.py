@@ -84,6 +84,7 @@ def cifar_set(
     key: str = "labels",
     protocol: int = 2,
     folder: str = "cifar-tiny-py",
+    archive: str = "cifar-tiny-python.tar.gz",
 ) -> CifarFiles:
     """Write an archive of pickled batches; the name of a test batch starts with "test"."""
     contents = {
@@ -91,8 +92,8 @@ def cifar_set(
         for name, batch in batches.items()
     }
     root.mkdir(parents=True, exist_ok=True)
-    archive = root / "cifar-tiny-python.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
+    path = root / archive
+    with tarfile.open(path, "w:gz") as tar:
         for name, content in contents.items():
             info = tarfile.TarInfo(f"{folder}/{name}")
             info.size = len(content)
@@ -100,8 +101,8 @@ def cifar_set(
     named = [(name, md5(content)) for name, content in contents.items()]
     return CifarFiles(
         title="CIFAR",
-        archive=archive.name,
-        md5=md5(archive.read_bytes()),
+        archive=archive,
+        md5=md5(path.read_bytes()),
         folder=folder,
         train=tuple(pair for pair in named if not pair[0].startswith("test")),
         test=tuple(pair for pair in named if pair[0].startswith("test")),

@@ -44,7 +44,6 @@ def benchmark(files, root, **options):
     return Tiny(data_dir=root, **options)
 
 
-@pytest.mark.full  # importing torchvision takes seconds
 @pytest.mark.parametrize("kind", ["CIFAR10", "CIFAR100"])
 def test_names_and_checksums_are_those_of_torchvision(kind):
     """Archive, folder and every batch."""
@@ -103,6 +102,31 @@ def test_fine_labels(tmp_path):
     assert raw.y_test.tolist() == [*range(20)]
 
 
+def test_the_published_files_have_fine_labels(tmp_path):
+    """What CIFAR-100's source reads, from a set of its names and layout with both kinds."""
+    batches = cifar_batches({"train": 200, "test": 100}, 100, "fine_labels")
+    for batch in batches.values():
+        batch["coarse_labels"] = [label // 5 for label in batch["fine_labels"]]
+    made = cifar_set(
+        tmp_path,
+        batches,
+        archive=CIFAR100_FILES.archive,
+        folder=CIFAR100_FILES.folder,
+    )
+    named = {"train": made.train, "test": made.test, "md5": made.md5}
+    raw = source_of(dataclasses.replace(CIFAR100_FILES, **named), 100, 2).load(tmp_path)
+    assert raw.y_train.tolist() == [*range(100)] * 2 and raw.y_test.tolist() == [*range(100)]
+
+
+def test_known_means_and_deviations():
+    """Of the training pixels, as the literature has them."""
+    ten, hundred = (kind(normalize=True).transform for kind in (SplitCIFAR10, SplitCIFAR100))
+    assert ten.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)
+    assert ten.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
+    assert hundred.mean == pytest.approx((0.5071, 0.4865, 0.4409), abs=1e-4)
+    assert hundred.std == pytest.approx((0.2673, 0.2564, 0.2762), abs=1e-4)
+
+
 def test_unpacked_folder_is_found(tmp_path, batches):
     """Without the archive; its files are checked too."""
     files = cifar_set(tmp_path / "a", batches)
@@ -119,9 +143,17 @@ def test_unpacked_folder_is_found(tmp_path, batches):
     with pytest.raises(ConfigError, match="data_batch_2 is truncated or another file"):
         benchmark(files, tmp_path / "c").check_data()
     (damaged / "data_batch_2").unlink()
-    with pytest.raises(ConfigError, match="data_batch_2 is missing"):
+    with pytest.raises(ConfigError, match=f"data_batch_2 is missing: delete {damaged} to have"):
         benchmark(files, tmp_path / "c").check_data()
     assert not (tmp_path / "c" / ".seqrun").exists()
+
+
+def test_an_archive_goes_before_a_folder_that_is_half_unpacked(tmp_path, batches):
+    """As `tar` leaves it when it is stopped."""
+    files = cifar_set(tmp_path, batches)
+    with tarfile.open(tmp_path / files.archive) as tar:
+        tar.extract(f"{files.folder}/data_batch_1", tmp_path, filter="data")
+    assert source_of(files).load(tmp_path).y_train.tolist() == [*range(10)] * 4
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "one byte"])

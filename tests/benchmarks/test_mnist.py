@@ -83,6 +83,13 @@ def test_streams_over_mnist(mnist_dir, streams):
     assert split.data_checksum() == permuted.data_checksum() == MNIST.checksum
 
 
+def test_known_mean_and_deviation():
+    """As in the frameworks' own examples; no file is needed."""
+    transform = SplitMNIST(normalize=True).transform
+    assert transform.mean == pytest.approx((0.1307,), abs=1e-4)
+    assert transform.std == pytest.approx((0.3081,), abs=1e-4)
+
+
 def test_unpacked_files_are_read_and_preferred(archives):
     """The same arrays from either form; an unpacked file is checked too."""
     raw = archives / "MNIST" / "raw"

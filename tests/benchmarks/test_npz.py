@@ -182,6 +182,34 @@ def test_command_line(tmp_path, monkeypatch, capfd):
     )
     save(path, npz_arrays())
     assert preflight.main(argv, CONF) == preflight.BAD_INPUT
-    assert "benchmark.num_tasks=5: must be at most 4" in capfd.readouterr().err
+    assert "benchmark.num_tasks=5: must divide the 4 classes" in capfd.readouterr().err
     assert preflight.main([*argv, "benchmark.num_tasks=2"], CONF) == 0
     assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize("multirun", [(), ("-m", "seed=0,1")])
+def test_what_cannot_be_normalised_is_found_before_anything_starts(
+    tmp_path, monkeypatch, capfd, multirun
+):
+    """A channel in which all training pixels are equal; without normalising it is no matter."""
+    arrays = npz_arrays()
+    arrays["x_train"][..., 1] = 7
+    path = save(tmp_path / "a.npz", arrays)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    argv = [*multirun, "benchmark=split_npz", f"benchmark.path={path}", "benchmark.num_tasks=2"]
+    assert preflight.main([*argv, "benchmark.normalize=true"], CONF) == preflight.BAD_INPUT
+    assert capfd.readouterr().err == (
+        "error: benchmark.normalize=True: must be false, since all training pixels of channel 1 "
+        "are equal\n"
+    )
+    assert preflight.main(argv, CONF) == 0
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_crops_of_images_of_any_size(tmp_path):
+    """The shorter side of 6 x 5 is the most."""
+    path = save(tmp_path / "a.npz", npz_arrays())
+    assert SplitNPZ(path=path, num_tasks=2, crop_padding=5).crop_padding == 5
+    with pytest.raises(ConfigError, match="benchmark.crop_padding=6: must be at most 5"):
+        SplitNPZ(path=path, num_tasks=2, crop_padding=6)

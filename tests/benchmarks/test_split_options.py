@@ -119,15 +119,22 @@ def test_preflight_knows_an_order_with_a_seed():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_tasks": 7}, "num_tasks=7: must divide .* or come with benchmark.classes_per_task"),
+        ({"num_tasks": 4}, "num_tasks=4: must divide .* or come with benchmark.classes_per_task"),
         ({"num_tasks": 3, "classes_per_task": [5, 5]}, r"=\[5, 5\]: must be .* list of .*tasks=3"),
         ({"num_tasks": 2, "classes_per_task": [6, 5]}, r"\[6, 5\]: makes 11 .* must make at most"),
         ({"num_tasks": 4, "classes_per_task": 3}, "=3: makes 12 classes in 4 tasks, .* most 10"),
-        ({"num_tasks": 2, "classes_per_task": [9, 1]}, "classes_per_task=1: .* integer >= 2"),
-        ({"classes_per_task": [2, 0, 2, 2, 4], "scenario": "class"}, "=0: must be an integer >= 1"),
+        (
+            {"num_tasks": 2, "classes_per_task": [9, 1]},
+            r"^benchmark.classes_per_task=\[9, 1\]: must have integers >= 2; entry 2 is 1$",
+        ),
+        (
+            {"classes_per_task": [2, 0, 2, 2, 4], "scenario": "class"},
+            r"=\[2, 0, 2, 2, 4\]: must have integers >= 1; entry 2 is 0$",
+        ),
         ({"classes_per_task": 0, "scenario": "class"}, "classes_per_task=0: must be an .* >= 1"),
         ({"classes_per_task": "even"}, "classes_per_task='even': must be an integer >= 2"),
-        ({"classes_per_task": [2, 2, 2, 2, 2.0]}, "classes_per_task=2.0: must be an integer"),
+        ({"classes_per_task": [2, 2, 2, 2, 2.0]}, "entry 5 is 2.0$"),
+        ({"classes_per_task": [True, 2, 2, 2, 2]}, "entry 1 is True$"),
         ({"class_order_seed": 1}, "class_order_seed=1: must be null unless .*class_order=random"),
         ({"class_order_seed": -1, "class_order": "random"}, "class_order_seed=-1: must be an int"),
         (

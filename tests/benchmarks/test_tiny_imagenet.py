@@ -38,6 +38,10 @@ def test_the_published_set():
     assert (TINY_IMAGENET.num_classes, sum(TINY_IMAGENET.train_counts)) == (200, 100000)
     assert SplitTinyImageNet().input_shape == (64, 64, 3)
     assert SplitTinyImageNet().num_tasks == 20
+    # As Mammoth has them (datasets/seq_tinyimagenet.py), which measured the training images.
+    transform = SplitTinyImageNet(normalize=True).transform
+    assert transform.mean == pytest.approx((0.4802, 0.4480, 0.3975), abs=2e-4)
+    assert transform.std == pytest.approx((0.2770, 0.2691, 0.2821), abs=2e-4)
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
@@ -88,6 +92,34 @@ def test_a_changed_folder_is_decoded_anew(tmp_path):
     name = "train/n01/images/n01_0.JPEG"
     (tmp_path / NAME / name).write_bytes(tiny_imagenet_tree(seed=1)[name])
     assert (source.load(tmp_path).x_train[0] != before[0]).any()
+
+
+def test_what_is_read_enters_the_hash(tmp_path):
+    """The archive by its md5, which is checked; a folder by its files, which nobody has checked."""
+    tree = tiny_imagenet_tree()
+
+    def checksum(source, root):
+        class Tiny(Split):
+            pass
+
+        Tiny.source = source
+        return Tiny(num_tasks=2, data_dir=root).data_checksum()
+
+    archive = source_of(tmp_path / "a", tree)
+    assert checksum(archive, tmp_path / "a") == archive.checksum
+    write_tree(tmp_path / "a" / NAME, tree)  # the archive goes first
+    assert checksum(archive, tmp_path / "a") == archive.checksum
+    archive.load(tmp_path / "a")
+    (tmp_path / "a" / f"{NAME}.zip").unlink()  # what was decoded from it is still what is read
+    assert checksum(archive, tmp_path / "a") == archive.checksum
+    folder = source_of(tmp_path / "b", tree, unpacked=True)
+    before = checksum(folder, tmp_path / "b")
+    assert before != folder.checksum
+    folder.load(tmp_path / "b")
+    assert checksum(folder, tmp_path / "b") == before
+    name = "train/n01/images/n01_0.JPEG"
+    (tmp_path / "b" / NAME / name).write_bytes(tiny_imagenet_tree(seed=1)[name])
+    assert checksum(folder, tmp_path / "b") not in (before, folder.checksum)
 
 
 def without(name):

@@ -14,10 +14,10 @@ ROOT = CONF.parent
 SOURCE = ROOT / "src"
 FILES = sorted((SOURCE / "seqrun").rglob("*.py"))
 HYDRA = {"config.py", "preflight.py", "runner.py"}
-TOP = HYDRA | {"explain.py"}
+TOP = HYDRA | {"explain.py", "reproduce.py"}
 TORCH, JAX = {"torch"}, {"jax", "jaxlib", "flax", "optax"}
 UPPER = ("seqrun.runner", "seqrun.config", "seqrun.preflight", "seqrun.listing")
-UPPER += ("seqrun.explain",)
+UPPER += ("seqrun.explain", "seqrun.reproduce")
 LAZY = {"torchvision", "matplotlib", "rich", "tqdm", "sklearn", "wandb", "comet_ml", "optuna"}
 
 

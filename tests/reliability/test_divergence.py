@@ -18,18 +18,23 @@ from seqrun.checkpoint import Checkpoint, save
 from seqrun.config import config_hash
 
 
+def set_bias(algorithm: Any, values: Any) -> None:
+    """Set the classifier's bias."""
+    arrays = algorithm.export_arrays()
+    arrays["params/classifier/bias"] = np.full(10, values, np.float32)
+    algorithm.import_arrays(arrays)
+
+
 class Poison(BaseCallback):
     """Make a parameter infinite before a chunk that holds a step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, values: Any = np.inf) -> None:
+        self.step, self.values = step, values
 
     def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
         """Do it."""
         if chunk.first_step <= self.step < chunk.first_step + chunk.steps:
-            arrays = algorithm.export_arrays()
-            arrays["params/classifier/bias"] = np.full(10, np.inf, np.float32)
-            algorithm.import_arrays(arrays)
+            set_bias(algorithm, self.values)
 
 
 @every_backend
@@ -51,6 +56,63 @@ def test_in_the_middle_of_a_chunk(backend: str, tmp_path: Path):
     algorithm = build("naive", backend, optimizer_options={"lr": 1e18})
     with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at task 1, epoch 1, step "):
         algorithm.fit()
+
+
+@every_backend
+def test_an_infinite_loss_is_no_number_either(backend: str):
+    """A logit of minus infinity for half of the classes: the mean of the losses is infinite."""
+    poison = Poison(20, [-np.inf] * 5 + [0.0] * 5)
+    training = {"epochs_per_task": 2, "chunk_steps": 2}
+    algorithm = build("naive", backend, training=training, callbacks=[poison])
+    with pytest.raises(TrainingDiverged, match="the loss is inf at task 2, epoch 1, step 20;"):
+        algorithm.fit()
+
+
+@every_backend
+def test_the_last_update_is_looked_at(backend: str, tmp_path: Path):
+    """One step in all, whose loss is that of the initial weights."""
+    one = {"num_tasks": 1, "samples_per_task": 10}
+    far = {"lr": 1e38, "weight_decay": 1e5}
+    keeper = CheckpointCallback()
+    algorithm = build(
+        "naive", backend, stream=one, optimizer_options=far, callbacks=[keeper],
+        training={"epochs_per_task": 1},
+    )  # fmt: skip
+    algorithm.run_dir = tmp_path
+    with pytest.raises(TrainingDiverged, match="not finite after task 1, epoch 1, step 0;"):
+        algorithm.fit()
+    assert np.isnan(algorithm.accuracy_matrix[1]).all()
+
+
+class PoisonAtTheEnd(BaseCallback):
+    """Make a parameter infinite at the end of the second task's training, or after it."""
+
+    def __init__(self, event: str, value: float) -> None:
+        self.event, self.value, self.tasks_seen = event, value, 0
+
+    def on_after_epoch(self, algorithm: Any) -> None:
+        """After the last chunk."""
+        if self.event == "epoch" and (algorithm.task, algorithm.epoch) == (2, 2):
+            set_bias(algorithm, self.value)
+
+    def on_after_task(self, algorithm: Any) -> None:
+        """As an algorithm may that consolidates."""
+        self.tasks_seen += 1
+        if self.event == "task" and algorithm.task == 2:
+            set_bias(algorithm, self.value)
+
+
+@pytest.mark.parametrize(("event", "value"), [("epoch", np.inf), ("task", np.nan)])
+@every_backend
+def test_weights_at_a_tasks_end(backend: str, event: str, value: float):
+    """The steps are of 9 an epoch: 35 is the last of the second task's two."""
+    poison = PoisonAtTheEnd(event, value)
+    algorithm = build("naive", backend, callbacks=[poison])
+    with pytest.raises(TrainingDiverged, match="not finite after task 2, epoch 2, step 35;"):
+        algorithm.fit()
+    assert poison.tasks_seen == (1 if event == "epoch" else 2)  # nothing is made of bad weights
+    measured = ~np.isnan(algorithm.accuracy_matrix).all(1)
+    assert measured.tolist() == [True, True, False, False]
 
 
 def test_the_record_says_so(tmp_path: Path):

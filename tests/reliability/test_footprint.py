@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import build, every_backend
+from experiments import ALGORITHMS, CONF, build, every_backend
 
-from seqrun import footprint
+from seqrun import footprint, preflight
 from seqrun.checks import ConfigError
 from seqrun.footprint import Part, available_bytes, parts_of, refuse_what_cannot_fit
 
@@ -57,7 +57,7 @@ def test_states_are_counted(backend: str):
     [
         ("er", {"memory_size": 10**9}, "algo.memory_size=1000000000"),
         ("mcsgd", {"per_task_memory_samples": 10**9}, "algo.per_task_memory_samples=1000000000"),
-        ("naive", {"backbone": {"width": 10**6}}, "backbone=mlp"),
+        ("naive", {"backbone": {"width": 10**6}}, "backbone.width=1000000"),
     ],
 )
 @every_backend
@@ -65,6 +65,48 @@ def test_what_cannot_fit(algo: str, backend: str, options: dict, key: str):
     """The message names the key, what is needed and what there is."""
     with pytest.raises(ConfigError, match=rf"{key}: must need less memory: .* GiB are available"):
         build(algo, backend, **options).fit()
+
+
+BY_DEFAULT = ("ewc", "icarl", "independent", "kcl")
+
+
+@pytest.mark.parametrize(
+    "algo", [pytest.param(a, marks=[] if a in BY_DEFAULT else pytest.mark.full) for a in ALGORITHMS]
+)
+@every_backend
+def test_shapes_alone_give_the_same_size(algo: str, backend: str):
+    """Weights, optimizer and states, counted before there is anything and when all is there."""
+    counted = build(algo, backend, optimizer="adam").carried_bytes(states=True)
+    algorithm = build(algo, backend, optimizer="adam")
+    algorithm._checkpoint = None
+    algorithm.setup()
+    arrays = algorithm.export_arrays()
+    there = sum(a.nbytes for n, a in arrays.items() if not n.startswith("memory/"))
+    assert counted == there
+
+
+@every_backend
+def test_states_are_refused_before_data(backend: str, monkeypatch: pytest.MonkeyPatch):
+    """Three arrays of EWC where the network alone would fit; nothing is prepared."""
+    weights = build("naive", backend).carried_bytes(states=False)
+    monkeypatch.setattr(footprint, "available_bytes", lambda: 5 * weights)
+    build("naive", backend).check_size()
+    with pytest.raises(ConfigError, match="backbone.width=16: must need less memory"):
+        build("ewc", backend).check_size()
+
+
+@pytest.mark.parametrize("width", [10**8, 10**30])
+@every_backend
+def test_a_command_says_it_before_anything_else(
+    backend: str, width: int, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Exit status 2, the key, and no directory."""
+    argv = [f"backbone.width={width}", f"backend={backend}", f"hydra.run.dir={tmp_path}/run"]
+    assert preflight.main(argv, CONF) == preflight.BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: backbone.width={width}: ") and message.count("\n") == 1
+    assert width > 10**9 or "the run needs about" in message
+    assert not list(tmp_path.iterdir())
 
 
 def test_message():

@@ -19,6 +19,13 @@ from reliability.mutations import FILES, HOSTILE, places, replaced, without
 from reliability.small_runs import config_of
 
 from seqrun import runner
+from seqrun.callbacks import (
+    CheckpointCallback,
+    EarlyStoppingCallback,
+    MetricCallback,
+    StabilityGapCallback,
+    TimingCallback,
+)
 from seqrun.checkpoint import (
     FOLDER,
     STATE_FILE,
@@ -31,6 +38,7 @@ from seqrun.checkpoint import (
 )
 from seqrun.checks import ConfigError
 from seqrun.config import config_hash
+from seqrun.loggers import LocalLogger, TensorBoardLogger, WandbLogger
 from seqrun.results import RecordError, Results
 
 CONFIGS = [("algo=er",), ("algo=ewc", "benchmark=split_digits", "optimizer=adam")]
@@ -172,6 +180,7 @@ def test_any_damage_of_a_checkpoint_is_seen(run: tuple[Path, str], tmp_path: Pat
                 continue
             same = json.loads(damaged[1]) == state  # white space, say
             assert same and found.arrays, f"byte {place} of file {other}"
+            assert damaged[0] == tensors, f"byte {place} of the tensors"
 
 
 def prepared() -> Any:
@@ -241,3 +250,127 @@ def test_arrays_of_checkpoints():
         with pytest.raises(CheckpointError):
             restore(Checkpoint(arrays, whole.state), algorithm)
             pytest.fail(f"case {place}: {sorted(set(arrays) ^ set(whole.arrays))}")
+
+
+# ---- what callbacks and loggers keep
+
+
+def with_parts(directory: Path) -> Any:
+    """Build a run whose callbacks and loggers keep all kinds of state."""
+    callbacks = [MetricCallback(), EarlyStoppingCallback(patience=9), TimingCallback()]
+    callbacks += [StabilityGapCallback(every_steps=2), CheckpointCallback(every_steps=1, keep=99)]
+    training = {"epochs_per_task": 3, "chunk_steps": 2}
+    stream = {"samples_per_task": 40, "num_tasks": 2, "validation_fraction": 0.25}
+    algorithm = build("naive", "torch", stream=stream, training=training, callbacks=callbacks)
+    algorithm.run_dir, algorithm.config_hash = directory, "abc"
+    algorithm.loggers = [LocalLogger(figures=False), TensorBoardLogger(), WandbLogger()]
+    return algorithm
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Checkpoint]:
+    """Leave a run of which a checkpoint lies in the second task's second epoch, set up again."""
+    directory = tmp_path_factory.mktemp("parts")
+    donor = with_parts(directory)
+    donor.loggers = donor.loggers[:2]
+    donor.fit()
+    whole = load(directory / FOLDER / "000000018", config_hash="abc")
+    whole.state["loggers"]["WandbLogger-1"] = {"id": "0123abcd", "rows": 3}
+    algorithm = with_parts(directory)
+    algorithm._checkpoint = whole
+    algorithm.setup()
+    whole.restore_callbacks(algorithm)
+    return algorithm, whole
+
+
+def go_on(case: Checkpoint, algorithm: Any) -> None:
+    """Restore what `fit` would, but for parameters."""
+    case.check_parts(algorithm, algorithm._run_info())
+    case.restore_loggers(algorithm)
+    case.restore_callbacks(algorithm)
+
+
+def refusal(case: Checkpoint, algorithm: Any) -> str:
+    """Return why a checkpoint is refused, "" = it is not; the part must have seen it itself."""
+    try:
+        go_on(case, algorithm)
+    except CheckpointError as error:
+        assert "cannot be continued from" not in str(error) and "\n" not in str(error)
+        return str(error)
+    json.dumps(Checkpoint.of(algorithm).state)
+    return ""
+
+
+def test_parts_of_checkpoints(kept: tuple[Any, Checkpoint], capsys: pytest.CaptureFixture):
+    """Every entry that a callback or logger keeps with every hostile value: refused, or of use.
+
+    A tracker's is dropped, with a warning.
+    """
+    algorithm, whole = kept
+    assert not refusal(whole, algorithm)
+    refused = 0
+    for group in ("callbacks", "loggers"):
+        for path in places(whole.state[group]):
+            if len(path) == 1 and path[0] not in ("EarlyStoppingCallback-1", "LocalLogger-1"):
+                continue  # the object of objects is checked with the counters
+            for by in (*HOSTILE, -5, 10**400):
+                if len(path) == 1 and not isinstance(by, dict):
+                    continue
+                changed = replaced(whole.state[group], path, by)
+                case = Checkpoint(whole.arrays, {**whole.state, group: changed})
+                refused += bool(refusal(case, algorithm))
+            case_without = {**whole.state, group: without(whole.state[group], path)}
+            if len(path) > 1:
+                refused += bool(refusal(Checkpoint(whole.arrays, case_without), algorithm))
+    assert refused >= 120
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) >= 30 and all("begins anew" in line for line in warnings)
+
+
+def test_arrays_of_parts(kept: tuple[Any, Checkpoint]):
+    """Shapes, types, NaN and what cannot have been measured."""
+    algorithm, whole = kept
+    own = {n: a for n, a in whole.arrays.items() if n.startswith("callback/")}
+    refused = 0
+    for name, array in own.items():
+        others = [array[None], np.concatenate([array.ravel()] * 2), array.astype(np.complex64)]
+        others += [np.full_like(array, -7), np.zeros((0, 2**40), array.dtype)]
+        if array.dtype.kind == "f":
+            others += [np.full_like(array, np.nan), np.full_like(array, np.inf)]
+        cases = [{**whole.arrays, name: other} for other in others]
+        cases.append({n: a for n, a in whole.arrays.items() if n != name})
+        for place, arrays in enumerate(cases):
+            is_weight = "EarlyStopping" in name
+            if place == 3 and is_weight:
+                continue  # any finite number may be a weight
+            assert refusal(Checkpoint(arrays, whole.state), algorithm), f"{name}: case {place}"
+            refused += 1
+    stranger = {**whole.arrays, "callback/MetricCallback-1/x": np.zeros(2)}
+    assert refusal(Checkpoint(stranger, whole.state), algorithm)
+    assert refused >= 50
+
+
+@pytest.mark.parametrize(
+    ("counter", "value", "what"),
+    [
+        ("memory_bytes", 10**30, "memory_bytes"),
+        ("memory_bytes", 10**7, "memory_bytes=10000000: must be an integer in 0.."),
+        ("timing", {"train_seconds": -5}, "train_seconds=-5: must be in"),
+        ("samples_seen", 10**6, "samples_seen=1000000: must be at most"),
+        ("epoch_samples", -1, "epoch_samples=-1: must be in"),
+        ("final_loss", 10**400, "final_loss"),
+    ],
+)
+def test_counters(
+    counter: str, value: Any, what: str, kept: tuple[Any, Checkpoint], tmp_path: Path
+):
+    """What no run can have counted."""
+    from safetensors.numpy import save
+
+    algorithm, whole = kept
+    counters = dict(whole.state["counters"])
+    counters[counter] = {**counters["timing"], **value} if counter == "timing" else value
+    state = {"schema": 1, "config_hash": "abc", **whole.state, "counters": counters}
+    write(tmp_path, state, save({n: np.array(a, order="C") for n, a in whole.arrays.items()}))
+    with pytest.raises(CheckpointError, match=what):
+        load(tmp_path, config_hash="abc").restore_counters(algorithm)

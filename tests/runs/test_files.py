@@ -9,7 +9,7 @@ import stat
 import numpy as np
 import pytest
 
-from seqrun import files
+from seqrun import checkpoint, files
 from seqrun.files import matrix_from_csv, matrix_to_csv, to_json, write_atomically, write_json
 
 
@@ -89,3 +89,44 @@ def test_matrix_csv():
         "2,0.3333333333333333,1.0",
     ]
     np.testing.assert_array_equal(matrix_from_csv(text), matrix)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Note what is synced and renamed, in order."""
+    calls: list[tuple[str, str]] = []
+    sync, replace = os.fsync, os.replace
+
+    def noting_sync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        calls.append((kind, os.path.basename(path)))
+        sync(descriptor)
+
+    def noting_replace(source, target) -> None:
+        calls.append(("name", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    return calls
+
+
+def test_a_name_reaches_the_disk_too(tmp_path, monkeypatch):
+    """First the content, then the name, then the directory that holds the name."""
+    calls = recorded(monkeypatch)
+    write_atomically(tmp_path / "a.json", "x")
+    assert [kind for kind, _ in calls] == ["file", "name", "folder"]
+    assert calls[0][1] != "a.json" and calls[1:] == [("name", "a.json"), ("folder", tmp_path.name)]
+
+
+def test_a_checkpoints_name_reaches_the_disk_too(tmp_path, monkeypatch):
+    """Both files, the folder that names them, its name, the folder around it."""
+    counters = dict.fromkeys(checkpoint.COUNTERS, 0)
+    counters |= {"global_step": 7, "task_is_done": False, "task_losses": [], "timing": {}}
+    state = {"counters": counters, "callbacks": {}, "loggers": {}}
+    calls = recorded(monkeypatch)
+    made = checkpoint.Checkpoint({"a": np.ones(3)}, state)
+    checkpoint.save(made, tmp_path, config_hash="abc")
+    assert [kind for kind, _ in calls] == ["file", "file", "folder", "name", "folder"]
+    assert calls[2][1].startswith(".000000007.")
+    assert calls[3:] == [("name", "000000007"), ("folder", checkpoint.FOLDER)]

@@ -107,6 +107,7 @@ def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6)
     return SimpleNamespace(
         backend=backend,
         device=device,
+        callbacks=(),
         random=None,
         find_device=lambda wanted: wanted,
         benchmark=SimpleNamespace(prepare=lambda streams: None),

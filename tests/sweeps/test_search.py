@@ -89,6 +89,32 @@ def test_the_checked_in_search_selects_on_validation(cli):
     assert "sweeps=" not in out.splitlines()[-1]
 
 
+def measured_on(directory: Path) -> set[str]:
+    """Return what the records in a sweep's directory were measured on."""
+    paths = directory.glob("*/results.json")
+    return {json.loads(path.read_text())["measured_on"] for path in paths}
+
+
+def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
+    status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=2")
+    assert status == 0 and measured_on(Path("search")) == {"validation"}
+    told = out.splitlines()[-1]
+    assert "%; on the test data, once: python run.py " in told
+    words = told.split("python run.py ")[1].split(" ")
+    assert words.count("benchmark.validation_fraction=0.0") == 1
+    assert sum(word.startswith("benchmark.validation_fraction") for word in words) == 1
+    status, _, _ = cli(*words, "hydra.run.dir=tested/best")
+    assert status == 0 and measured_on(Path("tested")) == {"test"}
+
+
+def test_who_selects_on_the_test_data_is_told_so(cli):
+    status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=1", "benchmark.validation_fraction=0")
+    assert status == 0 and measured_on(Path("search")) == {"test"}
+    told = out.splitlines()[-1]
+    assert "once" not in told and "% on the test data, which chose it: python run.py" in told
+    assert "benchmark.validation_fraction=0 " in f"{told} "
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.seqrun._jobs import ending, outcome_of
 from seqrun.checks import one_of, whole
 from seqrun.locks import locked
+from seqrun.selection import command, held_out
 from seqrun.sweep import Outcome, finish
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class OptunaSweeper(Sweeper):
     """Ask Optuna for trials until there are `n_trials` of this search, completed or just failed.
 
     A trial that failed, or was running when the search was killed, is tried again by the next run
-    of the same command, with its own values. None that is completed is repeated.
+    of the same command, with its own values. None that is completed is repeated. Trials are
+    measured on held-out training data (see seqrun.selection) unless it is said on what.
 
     Args:
         sampler: a sampler, or what makes one from `seed`, anew for every batch.
@@ -86,6 +88,7 @@ class OptunaSweeper(Sweeper):
         lines = [f"{key}={value}" for key, value in self.params.items()]
         space, fixed = create_params_from_overrides([*lines, *arguments])
         space = {key: chosen for key, chosen in space.items() if key not in fixed}
+        fixed |= held_out(self.config, [*space, *fixed])
         directory = Path(self.config.hydra.sweep.dir).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
@@ -93,7 +96,7 @@ class OptunaSweeper(Sweeper):
             study = self._study(space, fixed)
             outcomes = self._run(study, space, fixed, directory)
             status = finish(outcomes, directory)
-            _show_best(study, fixed)
+            _show_best(study, fixed, self.config)
         if status:
             raise SystemExit(status)
         return outcomes
@@ -192,15 +195,14 @@ def _earlier(trial: Any, directory: Path) -> Outcome:
     )
 
 
-def _show_best(study: Study, fixed: dict[str, str]) -> None:
+def _show_best(study: Study, fixed: dict[str, str], config: DictConfig) -> None:
     from optuna.trial import TrialState
 
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return
     best = study.best_trial
-    chosen = {key: value for key, value in (fixed | best.params).items() if key != "sweeps"}
-    command = " ".join(f"{key}={value}" for key, value in chosen.items())
+    again, on_other_data = command(config, fixed | best.params)
+    told = "; on the test data, once" if on_other_data else " on the test data, which chose it"
     sys.stdout.write(
-        f"best of {len(study.trials)} trials: {100 * best.value:.1f} %; on the test data, once: "
-        f"python run.py {command}\n"
+        f"best of {len(study.trials)} trials: {100 * best.value:.1f} %{told}: {again}\n"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from seqrun.checks import boolean, one_of, whole, within
 from seqrun.plan import RandomStreams
 
+MOST_LAYERS = 1000
 INITIALIZATIONS = ("torch_default", "kaiming_normal", "xavier_uniform")
 
 
@@ -40,6 +41,11 @@ class BaseBackbone:
 
     def __post_init__(self) -> None:
         one_of("initialization", self.initialization, self.initializations)
+
+    @property
+    def sized_by(self) -> str:
+        """The option that the network's size follows from most, "key=value"."""
+        return f"backbone={self.name}"
 
     @property
     def is_noisy(self) -> bool:
@@ -76,7 +82,7 @@ class MLPOptions(BaseBackbone):
 
     Args:
         width: units of each hidden layer, >= 1.
-        n_hidden_layers: >= 1.
+        n_hidden_layers: 1 to 1000.
         dropout: probability of dropping a hidden activation, in [0, 1).
         batch_norm: normalise before each ReLU (momentum 0.1, eps 1e-5, unbiased running variance).
         initialization: see BaseBackbone.
@@ -96,8 +102,14 @@ class MLPOptions(BaseBackbone):
         super().__post_init__()
         whole("width", self.width, 1)
         whole("n_hidden_layers", self.n_hidden_layers, 1)
+        within("n_hidden_layers", self.n_hidden_layers, 1, MOST_LAYERS)
         within("dropout", self.dropout, 0.0, 1.0, open_high=True)
         boolean("batch_norm", self.batch_norm)
+
+    @property
+    def sized_by(self) -> str:
+        """Its width."""
+        return f"backbone.width={self.width}"
 
     @property
     def is_noisy(self) -> bool:

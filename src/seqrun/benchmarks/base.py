@@ -24,7 +24,7 @@ from seqrun.benchmarks.dataset import (
 )
 from seqrun.benchmarks.normalization import (
     check_channels,
-    measured_transform,
+    measured_of,
     stated_transform,
 )
 from seqrun.benchmarks.source import ImageSource, RawImages
@@ -82,7 +82,7 @@ class BaseBenchmark:
         mean, std: of `normalize`, in place of the source's: numbers for pixels in [0, 1], one per
             channel; std > 0.
         crop_padding: train on random crops in the image's size, of the image with this many black
-            pixels added on each side, >= 0; 0 = on the images as they are.
+            pixels added on each side, from 0 (the images as they are) to the image's shorter side.
         horizontal_flip: turn every other training image left to right, at random.
         data_dir: where data sets live; None = $SEQRUN_DATA, else ./data.
 
@@ -142,7 +142,7 @@ class BaseBenchmark:
             self.input_shape = (self.pad_to, self.pad_to, self.input_shape[2])
         self.transform = stated_transform(self.normalize, self.mean, self.std, self.source)
         if self.input_shape is not None:
-            check_channels(self.transform, self.input_shape[2])
+            self._check_shape(self.input_shape)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return the training and the test data of every task: task (1-based) -> Dataset.
@@ -156,7 +156,7 @@ class BaseBenchmark:
         """Load the source's images, and measure their mean and deviation if it states none."""
         raw = self.source.load(self.data_dir)
         if self.normalize and self.transform.mean is None:
-            self.transform = measured_transform(raw.x_train)
+            self.transform = measured_of(self.data_checksum(), raw.x_train)
         return raw
 
     def padded(self, images: np.ndarray) -> np.ndarray:
@@ -164,13 +164,20 @@ class BaseBenchmark:
         return images if self.pad_to is None else pad(images, self.pad_to)
 
     def check_data(self) -> None:
-        """Raise ConfigError if the data are missing or damaged and cannot be got."""
-        if self.source is not None:
-            self.source.check(self.data_dir)
+        """Raise ConfigError if the data are missing, damaged, or cannot be normalised as asked."""
+        if self.source is None:
+            return
+        self.source.check(self.data_dir)
+        if self.normalize and self.transform.mean is None:
+            self.load_images()
 
     def data_checksum(self) -> str:
         """Return what identifies the data, known before they are loaded; "" = not known."""
-        return "" if self.source is None else self.source.checksum
+        if self.source is None:
+            return ""
+        if self.source.checksum_in is not None:
+            return self.source.checksum_in(self.data_dir)
+        return self.source.checksum
 
     def prepare(self, streams: RandomStreams) -> None:
         """Load the data and make the stream; forget the memories of an earlier one.
@@ -291,6 +298,16 @@ class BaseBenchmark:
                     f"the training samples of task {task}"
                 )
 
+    def _check_shape(self, input_shape: tuple[int, int, int]) -> None:
+        """Raise ConfigError unless images (H, W, C) can be normalised and cropped as asked."""
+        check_channels(self.transform, input_shape[2])
+        side = min(input_shape[:2])
+        if self.crop_padding > side:
+            raise ConfigError(
+                f"benchmark.crop_padding={self.crop_padding}: must be at most {side}, the shorter "
+                "side of the images"
+            )
+
     def _check_position(self, t: int, split: str) -> None:
         if not hasattr(self, "_train"):
             raise RuntimeError("call prepare(streams) before reading data")
@@ -307,7 +324,7 @@ class BaseBenchmark:
         """
         if self.input_shape is None:
             self.input_shape = read_rows(self._train, 1, slice(1)).x.shape[1:]
-            check_channels(self.transform, self.input_shape[-1])
+            self._check_shape(self.input_shape)
         unstated_mask = self.class_mask is None and self.scenario != "domain"
         if self.num_classes is None or unstated_mask:
             tasks = range(1, self.num_tasks + 1)

@@ -80,7 +80,7 @@ def cifar_source(
 def _load(files: CifarFiles, root: Path, classes: int) -> RawImages:
     where = f"data_dir={root}"
     key = decoded.key_of(files.md5)
-    if decoded.find(root, key) is None and not (root / files.folder).is_dir():
+    if decoded.find(root, key) is None and not _is_unpacked(files, root):
         url = files.url + files.archive
         ensure_archive(files.title, root / files.archive, files.folder, url, files.md5, where)
 
@@ -100,10 +100,15 @@ def _load(files: CifarFiles, root: Path, classes: int) -> RawImages:
     return decoded.decoded(root, key, write, where)
 
 
+def _is_unpacked(files: CifarFiles, root: Path) -> bool:
+    """Return whether there is the folder alone: an archive is whole, which a folder may not be."""
+    return (root / files.folder).is_dir() and not (root / files.archive).is_file()
+
+
 def _reader(files: CifarFiles, root: Path, where: str) -> Callable[[str, str], bytes]:
     """Return (name, md5) -> content of a batch, in the folder or the archive."""
     folder, archive = root / files.folder, root / files.archive
-    if folder.is_dir():
+    if _is_unpacked(files, root):
         return lambda name, md5: _verified(folder / name, md5, where)
     return lambda name, md5: _from_archive(files, archive, name, md5, where)
 
@@ -112,7 +117,9 @@ def _verified(path: Path, md5: str, where: str) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError(f"{where}: {path} is missing") from error
+        raise ConfigError(
+            f"{where}: {path} is missing: delete {path.parent} to have the archive downloaded"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{where}: cannot read {path}: {error}") from error
     same_md5(hashlib.md5(content).hexdigest(), md5, path, where)

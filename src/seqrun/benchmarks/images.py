@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits per channel
 _MAX_PIXELS = 100_000_000
 _CHUNK = 64
+_OBJECT = re.compile(r"\s*<\S+ object at 0x\w+>")  # in what PIL says: the file in memory
 _SMALL = 128 * 128  # pixels; below, Python's own work dominates and threads wait for each other
 
 
@@ -87,6 +89,8 @@ def decode(content: bytes, name: str, size: Size, where: str) -> np.ndarray:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             if image.mode not in _MODES:
                 raise ValueError(f"mode {image.mode}, must have 8 bits per channel")
+            if any(";16" in str(tile[3]) for tile in image.tile):  # the mode alone hides them
+                raise ValueError("16 bits per channel, must have 8 bits per channel")
             rgb = image.convert("RGB")
             if rgb.size != wanted:
                 rgb = rgb.resize(wanted, Image.Resampling.BILINEAR)
@@ -157,5 +161,6 @@ def _content(read: Read, name: str, where: str) -> bytes:
 
 
 def _unreadable(name: str, where: str, error: Exception) -> ConfigError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    told = _OBJECT.sub("", str(error)).strip()
+    reason = (told or type(error).__name__).splitlines()[0]
     return ConfigError(f"{where}: {name} cannot be read as an image: {reason}")

@@ -33,6 +33,8 @@ class ImageSource:
         check: data_dir -> None; raises ConfigError if the data are missing or damaged and cannot
             be got, leaving nothing behind.
         load: data_dir -> RawImages; raises ConfigError likewise.
+        checksum_in: data_dir -> checksum, of a source whose `load` also reads data that it cannot
+            verify; None = `checksum` wherever they are.
     """
 
     input_shape: tuple[int, int, int]
@@ -42,6 +44,7 @@ class ImageSource:
     checksum: str
     check: Callable[[str | Path | None], None]
     load: Callable[[str | Path | None], RawImages]
+    checksum_in: Callable[[str | Path | None], str] | None = None
 
     @property
     def num_classes(self) -> int:

@@ -11,7 +11,7 @@ from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
 from seqrun.benchmarks.dataset import LazyTasks, Rows
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
-from seqrun.checks import ConfigError, one_of, whole
+from seqrun.checks import ConfigError, one_of, whole, whole_entries
 from seqrun.plan import RandomStreams
 
 
@@ -86,8 +86,7 @@ class Split(BaseBenchmark):
                     f"{key}={list(asked)}: must be an integer or a list of "
                     f"benchmark.num_tasks={self.num_tasks} integers"
                 )
-            for count in asked:
-                whole(key, count, fewest)
+            whole_entries(key, asked, fewest)
             counts = list(asked)
         else:
             whole(key, asked, fewest)
@@ -100,18 +99,14 @@ class Split(BaseBenchmark):
         return counts
 
     def _even_count(self, classes: int, fewest: int) -> int:
-        key = f"benchmark.num_tasks={self.num_tasks}"
-        if self.num_tasks > classes:
-            raise ConfigError(f"{key}: must be at most {classes}, the number of classes")
-        if classes % self.num_tasks:
-            divisors = [n for n in range(1, classes + 1) if classes % n == 0]
+        most = classes // fewest
+        divisors = [n for n in range(1, most + 1) if classes % n == 0]
+        if self.num_tasks not in divisors:
+            alone = "" if fewest == 1 else f", with {fewest} or more in each"
+            uneven = ", or come with benchmark.classes_per_task" if self.num_tasks <= most else ""
             raise ConfigError(
-                f"{key}: must divide the {classes} classes evenly "
-                f"({', '.join(map(str, divisors))}), or come with benchmark.classes_per_task"
-            )
-        if classes // self.num_tasks < fewest:
-            raise ConfigError(
-                f"{key}: must leave at least {fewest} classes per task in scenario {self.scenario}"
+                f"benchmark.num_tasks={self.num_tasks}: must divide the {classes} classes evenly"
+                f"{alone} ({', '.join(map(str, divisors))}){uneven}"
             )
         return classes // self.num_tasks
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +50,10 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
     def check(data_dir: str | Path | None) -> None:
         load(data_dir)
 
+    def checksum_in(data_dir: str | Path | None) -> str:
+        unpacked = _unpacked(files, data_root(data_dir))
+        return files.md5 if unpacked is None else f"{files.md5} {unpacked.fingerprint}"
+
     return ImageSource(
         input_shape=(64, 64, 3),
         train_counts=(files.train_per_class,) * files.classes,
@@ -59,27 +62,34 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
         checksum=files.md5,
         check=check,
         load=load,
+        checksum_in=checksum_in,
     )
+
+
+def _unpacked(published: TinyImageNetFiles, root: Path) -> Files | None:
+    """Return the files of the unpacked folder if it is what is read, else None.
+
+    No checksum is published for it: any change of a file makes it other data.
+    """
+    folder = root / published.folder
+    decoded_before = decoded.find(root, decoded.key_of(published.md5)) is not None
+    if decoded_before or (root / published.archive).is_file() or not folder.is_dir():
+        return None
+    return folder_files(folder, _PARTS, f"data_dir={root}")
 
 
 def _load(published: TinyImageNetFiles, root: Path) -> RawImages:
     where = f"data_dir={root}"
-    archive, folder = root / published.archive, root / published.folder
+    archive, unpacked = root / published.archive, _unpacked(published, root)
     key = decoded.key_of(published.md5)
-    find: Callable[[], Files] = lambda: zip_files(archive, where)
-    unpacked = folder.is_dir() and not archive.is_file()
-    if decoded.find(root, key) is None:
-        if unpacked:  # no checksum is published for it: any change of a file makes it anew
-            listed = folder_files(folder, _PARTS, where)
-            key, find = decoded.key_of(published.md5, listed.fingerprint), lambda: listed
-        else:
-            url = published.url + published.archive
-            ensure_archive(
-                "Tiny ImageNet", archive, published.folder, url, published.md5, where
-            )
+    if unpacked is not None:
+        key = decoded.key_of(published.md5, unpacked.fingerprint)
+    elif decoded.find(root, key) is None:
+        url = published.url + published.archive
+        ensure_archive("Tiny ImageNet", archive, published.folder, url, published.md5, where)
 
     def write(into: Path) -> None:
-        files = find()
+        files = zip_files(archive, where) if unpacked is None else unpacked
         with files.open() as read:
             for split, (names, labels) in _samples(published, files, read, where).items():
                 blocks = decoded_blocks(read, names, _SIZE, f"decoding {split}", where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm
@@ -37,6 +37,9 @@ class BaseCallback:
     is host code: on JAX it gets one compiled step per call instead of a compiled stretch.
     """
 
+    products: ClassVar[tuple[str, ...]] = ()
+    """Files and folders that it leaves in a run's directory."""
+
     @property
     def pause_every(self) -> int | None:
         """Steps after which `on_pause` is called, counted from the run's first; None = never."""
@@ -54,6 +57,13 @@ class BaseCallback:
     def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
         """Return what a resumed run must know: name -> plain data, or a NumPy array."""
         return {}
+
+    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless `import_state` can go on from `state`, which anyone wrote.
+
+        The data are prepared, counters and arrays are the checkpoint's, and nothing has started.
+        Then the checkpoint before is tried.
+        """
 
     def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         """Continue from what `export_state` returned; hooks before the position have run again."""

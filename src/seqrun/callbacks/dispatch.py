@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from seqrun.callbacks.base import EVENTS, BaseCallback
+from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
+
+
+def has_step_hook(kind: type[BaseCallback]) -> bool:
+    """Return whether a class of callbacks overrides a step-level hook, and so is host code."""
+    hooks = [f"on_{when}_{event}" for event in STEP_EVENTS for when in ("before", "after")]
+    return any(getattr(kind, hook) is not getattr(BaseCallback, hook) for hook in hooks)
 
 
 class CallbackDispatch:

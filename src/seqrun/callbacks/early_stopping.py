@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqrun.callbacks.base import BaseCallback
+from seqrun.checkpoint_checks import (
+    WEIGHTS,
+    CheckpointError,
+    check_keys,
+    check_like,
+    check_number,
+    check_whole,
+)
 from seqrun.checks import ConfigError, at_least, boolean, one_of, whole
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm
-
-WEIGHTS = ("params/", "stats/")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,6 +70,21 @@ class EarlyStoppingCallback(BaseCallback):
     def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
         """Return the best epoch and its weights."""
         return {"best": self._best, "best_epoch": self._best_epoch, **self._weights}
+
+    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless this is an epoch so far, with weights of this network."""
+        own: dict[str, np.ndarray] = {}
+        if self.restore_best and state.get("best") is not None:
+            arrays = algorithm.export_arrays()
+            own = {name: array for name, array in arrays.items() if name.startswith(WEIGHTS)}
+        check_keys(state, ("best", "best_epoch", *own))
+        check_whole("best_epoch", state["best_epoch"], algorithm.epoch)
+        if (state["best"] is None) != (state["best_epoch"] == 0):
+            raise CheckpointError("best: must be there from the first epoch on")
+        if state["best"] is not None:
+            check_number("best", state["best"], 0.0, 1.0)
+        for name, array in own.items():
+            check_like(name, state[name], array)
 
     def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         """Go on with this best epoch."""

@@ -37,11 +37,12 @@ class Interrupted(KeyboardInterrupt):
 class InterruptionCallback(BaseCallback):
     """Save a checkpoint and raise Interrupted after the chunk in which a signal came.
 
-    Before the first step, and at a second Ctrl-C, it is raised at once and nothing is saved.
+    Before the first step, and at a second Ctrl-C, it is raised at once and nothing is saved. Runs
+    that are trained in step share one: each ends after its own chunk.
     """
 
     _requested: int | None = field(default=None, init=False, repr=False)
-    _is_training: bool = field(default=False, init=False, repr=False)
+    _training: set[int] = field(default_factory=set, init=False, repr=False)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -65,12 +66,12 @@ class InterruptionCallback(BaseCallback):
     def _request(self, number: int, frame: FrameType | None) -> None:
         again = self._requested is not None and number == signal.SIGINT
         self._requested = number
-        if again or not self._is_training:
+        if again or not self._training:
             raise Interrupted(number)
 
     def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
         """From here on a signal waits for the chunk's end."""
-        self._is_training = True
+        self._training.add(id(algorithm))
 
     def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
         """End the run if asked to."""
@@ -84,12 +85,16 @@ class InterruptionCallback(BaseCallback):
 
     def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
         """From here on a signal waits for nothing."""
-        self._is_training = False
+        self._training.discard(id(algorithm))
+
+    def on_before_teardown(self, algorithm: BaseAlgorithm) -> None:
+        """Nor after a failure."""
+        self._training.discard(id(algorithm))
 
     def _end(self, algorithm: BaseAlgorithm) -> None:
         if self._requested is None:
             return
-        self._is_training = False
+        self._training.discard(id(algorithm))
         for callback in algorithm.callbacks:
             if isinstance(callback, CheckpointCallback):
                 callback.save(algorithm)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqrun.callbacks.base import BaseCallback
+from seqrun.checkpoint_checks import check_keys, check_number, check_whole
 from seqrun.metrics import evaluation_sizes, run_metrics
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class MetricCallback(BaseCallback):
     def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
         """Return the sums of the epoch's means."""
         return {"loss_sum": self._loss_sum, "correct": self._correct, "samples": self._samples}
+
+    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless these are sums over samples that the run has seen."""
+        check_keys(state, ("loss_sum", "correct", "samples"))
+        check_number("loss_sum", state["loss_sum"])
+        check_whole("samples", state["samples"], algorithm.samples_seen)
+        check_whole("correct", state["correct"], state["samples"])
 
     def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         """Go on with these sums."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class PreviewCallback(BaseCallback):
     """
 
     num_images: int = 20
+
+    products: ClassVar[tuple[str, ...]] = ("figures",)
 
     def __post_init__(self) -> None:
         whole("num_images", self.num_images, 1)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from seqrun.callbacks.base import BaseCallback
+from seqrun.checkpoint_checks import (
+    CheckpointError,
+    check_integers,
+    check_keys,
+    check_like,
+    check_number,
+)
 from seqrun.checks import whole
 from seqrun.files import write_atomically, write_json
 
@@ -50,6 +57,8 @@ class StabilityGapCallback(BaseCallback):
 
     every_steps: int = 10
 
+    products: ClassVar[tuple[str, ...]] = (FILE, FIGURE)
+
     _steps: list[int] = field(default_factory=list, init=False, repr=False)
     _tasks: list[int] = field(default_factory=list, init=False, repr=False)
     _rows: list[np.ndarray] = field(default_factory=list, init=False, repr=False)
@@ -76,6 +85,28 @@ class StabilityGapCallback(BaseCallback):
             "minimum": self._minimum,
             "worst": self._worst,
         }
+
+    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless this is what can have been measured so far."""
+        check_keys(state, ("steps", "tasks", "rows", "minimum", "worst"))
+        steps, tasks, rows = state["steps"], state["tasks"], state["rows"]
+        check_integers("steps", steps, 1, algorithm.global_step)
+        check_integers("tasks", tasks, 1, algorithm.task)
+        check_like("rows", rows, np.empty((len(steps), algorithm.num_tasks)))
+        in_order = len(steps) == len(tasks) and (np.diff(steps) >= 0).all()
+        if not in_order or (np.diff(tasks) < 0).any() or not (tasks >= 1).all():
+            raise CheckpointError("steps, tasks: must be in order, one task for each step")
+        if not (((rows >= 0) & (rows <= 1)) | (rows == NOT_MEASURED)).all():
+            raise CheckpointError(f"rows: must hold fractions in [0, 1], or {NOT_MEASURED}")
+        for name in ("minimum", "worst"):
+            values = state[name]
+            if not isinstance(values, list) or len(values) > len(algorithm.task_losses):
+                raise CheckpointError(f"{name}: must be a list with one number per task done")
+            for place, value in enumerate(values):
+                if value is not None or name == "worst" or place > 0:
+                    check_number(name, value, 0.0, 1.0)
+        if len(state["minimum"]) != len(state["worst"]):
+            raise CheckpointError("minimum, worst: must be of the same tasks")
 
     def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         """Go on after what was measured."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqrun.callbacks.base import BaseCallback
 
@@ -24,6 +24,8 @@ class TimingCallback(BaseCallback):
     lines to what is there, each of time that was really spent; a phase that was cut off has no
     line. A clock is not reproducible, which is why these stand in no other file.
     """
+
+    products: ClassVar[tuple[str, ...]] = (FILE,)
 
     _started: dict[str, tuple[float, int]] = field(default_factory=dict, init=False, repr=False)
     _lines: list[str] = field(default_factory=list, init=False, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,9 @@ class BaseLogger:
     epochs are 1-based; task 0 stands for the untrained model.
     """
 
+    products: ClassVar[tuple[str, ...]] = ()
+    """Files and folders that it leaves in a run's directory."""
+
     def check(self) -> None:
         """Raise ConfigError if the destination cannot be reached; nothing is made there."""
 
@@ -52,6 +55,12 @@ class BaseLogger:
     def export_state(self) -> dict[str, Any]:
         """Return what a resumed run must know, plain data; all that was logged is safe by then."""
         return {}
+
+    def check_state(self, run: RunInfo, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless `import_state` can go on from `state`, which anyone wrote.
+
+        Called before `open`; the checkpoint before is tried then.
+        """
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Go on, after `open`, from where `export_state` was called: drop what came later."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from seqrun.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
 from seqrun.loggers.tracker import TrackerLogger, as_text, flat
 from seqrun.loggers.wandb import MODES
 
+KEY_DIGITS = 32
 QUIET: dict[str, Any] = {
     "log_code": False,
     "log_graph": False,
@@ -61,6 +63,7 @@ class CometLogger(TrackerLogger):
 
     name: ClassVar[str] = "comet"
     package: ClassVar[str] = "comet_ml"
+    products: ClassVar[tuple[str, ...]] = (name,)
 
     _key: str = field(default="", init=False, repr=False)
     _client: Any = field(default=None, init=False, repr=False)
@@ -78,15 +81,16 @@ class CometLogger(TrackerLogger):
     def open(self, run: RunInfo) -> None:
         """Give the experiment a key."""
         super().open(run)
-        self._key = secrets.token_hex(16)
+        self._key = secrets.token_hex(KEY_DIGITS // 2)
 
     def own_state(self) -> dict[str, Any]:
         """Return the experiment's key (a name, no secret)."""
         return {"experiment": self._key}
 
-    def import_state(self, state: Mapping[str, Any]) -> None:
+    def take_state(self, state: Mapping[str, Any]) -> None:
         """Continue the same experiment."""
-        super().import_state(state)
+        check_digits("experiment", state.get("experiment"), KEY_DIGITS)
+        super().take_state(state)
         self._key = state["experiment"]
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from seqrun.checks import ConfigError, boolean, whole, writable
+from seqrun.checkpoint_checks import CheckpointError, check_keys, check_whole
+from seqrun.checks import ConfigError, boolean, writable
 from seqrun.files import matrix_to_csv, plain, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
 
@@ -40,6 +41,9 @@ class LocalLogger(BaseLogger):
 
     directory: str | Path | None = None
     figures: bool = True
+
+    products: ClassVar[tuple[str, ...]] = (METRICS_FILE, "accuracy_matrix.csv", FIGURES)
+
     _run: RunInfo | None = field(default=None, init=False, repr=False)
     _file: IO[str] | None = field(default=None, init=False, repr=False)
     _keep: int = field(default=0, init=False, repr=False)
@@ -101,9 +105,11 @@ class LocalLogger(BaseLogger):
     @property
     def path(self) -> Path:
         """The directory of the open run's files."""
-        run = self._opened()
+        return self._place(self._opened())
+
+    def _place(self, run: RunInfo) -> Path:
         if self.directory is None:
-            assert run.directory is not None  # open has made sure
+            assert run.directory is not None  # open makes sure
             return Path(run.directory)
         several_seeds = run.directory is not None and Path(run.directory).parent.name == "seeds"
         own = ("seeds", str(run.seed)) if several_seeds else ()  # or they would mix in one file
@@ -116,13 +122,38 @@ class LocalLogger(BaseLogger):
         os.fsync(file.fileno())
         return {"bytes": os.fstat(file.fileno()).st_size}
 
+    def check_state(self, run: RunInfo, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless metrics.jsonl has so many bytes, and a line ends there.
+
+        Raises:
+            ConfigError: there is no metrics.jsonl, or an empty one: no checkpoint would fit.
+        """
+        check_keys(state, ("bytes",))
+        check_whole("bytes", state["bytes"])
+        if not state["bytes"]:
+            return
+        path, ends_line = self._place(run) / METRICS_FILE, False
+        size = path.stat().st_size if path.exists() else 0
+        if size == 0:
+            raise ConfigError(
+                f"{path}: must be as it was at the checkpoint, but is not there or empty; "
+                "resume=never starts afresh"
+            )
+        if state["bytes"] <= size:
+            with open(path, "rb") as file:
+                file.seek(state["bytes"] - 1)
+                ends_line = file.read(1) == b"\n"
+        if not ends_line:
+            raise CheckpointError(
+                f"bytes={state['bytes']}: must be where a line of {path} ends, which has {size}"
+            )
+
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Keep the first bytes of an earlier metrics.jsonl and go on from there.
 
         A byte position rather than a step, since values of the same step stand on either side of a
         checkpoint: what was logged before it must stay, what comes after will be logged again.
         """
-        whole("logger.local.bytes", state.get("bytes"), 0)
         self._keep = state["bytes"]
 
     def _lines(self) -> IO[str]:

@@ -37,6 +37,7 @@ class TensorBoardLogger(TrackerLogger):
 
     name: ClassVar[str] = "tensorboard"
     package: ClassVar[str] = "tensorboard"
+    products: ClassVar[tuple[str, ...]] = (name,)
 
     _file: IO[bytes] | None = field(default=None, init=False, repr=False)
     _flushed_at: float = field(default=0.0, init=False, repr=False)

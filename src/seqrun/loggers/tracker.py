@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from seqrun.checkpoint_checks import CheckpointError, check_whole
 from seqrun.checks import ConfigError, at_least, whole
 from seqrun.loggers.base import BaseLogger, RunInfo
 
@@ -131,7 +132,19 @@ class TrackerLogger(BaseLogger):
         return {**self.own_state(), "rows": self._rows}
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Continue what an earlier part of the run logged."""
+        """Continue what an earlier part of the run logged; begin anew if that cannot be."""
+        try:
+            self.take_state(state)
+        except CheckpointError as error:
+            self._warn(f"begins anew, for what the checkpoint holds of it is damaged: {error}")
+
+    def take_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from `own_state` and "rows", which anyone may have written.
+
+        Raises:
+            CheckpointError: they are not such; nothing was taken.
+        """
+        check_whole("rows", state.get("rows"))
         self._earlier, self._rows = dict(state), state["rows"]
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
@@ -236,8 +249,11 @@ class TrackerLogger(BaseLogger):
             if self._dropped:
                 return
             self._dropped = True
-        line = " ".join(reason.split())  # one warning is one line
-        sys.stderr.write(f"warning: logger {self.name} is dropped, the run goes on: {line}\n")
+        self._warn(f"is dropped, the run goes on: {reason}")
+
+    def _warn(self, what: str) -> None:
+        line = " ".join(what.split())  # one warning is one line
+        sys.stderr.write(f"warning: logger {self.name} {line}\n")
 
 
 def as_text(metrics: Mapping[str, float | None]) -> str:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from seqrun.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
 from seqrun.loggers.tracker import TrackerLogger
 
 MODES = ("online", "offline", "disabled")
+ID_DIGITS = 8
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,6 +49,7 @@ class WandbLogger(TrackerLogger):
 
     name: ClassVar[str] = "wandb"
     package: ClassVar[str] = "wandb"
+    products: ClassVar[tuple[str, ...]] = (name,)
 
     _id: str = field(default="", init=False, repr=False)
     _client: Any = field(default=None, init=False, repr=False)
@@ -65,15 +68,16 @@ class WandbLogger(TrackerLogger):
     def open(self, run: RunInfo) -> None:
         """Give the run an id."""
         super().open(run)
-        self._id = secrets.token_hex(4)
+        self._id = secrets.token_hex(ID_DIGITS // 2)
 
     def own_state(self) -> dict[str, Any]:
         """Return the run's id."""
         return {"id": self._id}
 
-    def import_state(self, state: Mapping[str, Any]) -> None:
+    def take_state(self, state: Mapping[str, Any]) -> None:
         """Continue under the same id."""
-        super().import_state(state)
+        check_digits("id", state.get("id"), ID_DIGITS)
+        super().take_state(state)
         self._id = state["id"]
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:

@@ -9,6 +9,12 @@ import numpy as np
 
 from seqrun.benchmarks import Dataset
 from seqrun.callbacks.base import BaseCallback
+from seqrun.checkpoint_checks import (
+    CheckpointError,
+    check_integers,
+    check_keys,
+    check_memory,
+)
 from seqrun.checks import ConfigError
 from seqrun.memory.mechanism import MemoryMechanism
 from seqrun.plan import Chunk
@@ -58,6 +64,25 @@ class MemoryCallback(BaseCallback):
             state |= self.memory.export_progress()
             state |= {f"seen_{n}": part["index"] for n, part in enumerate(self._parts)}
         return state
+
+    def check_state(self, algorithm: Any, state: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless these are samples of the stream, and a place in the task."""
+        capacity = self.memory.capacity(algorithm.num_tasks)
+        memory = [name for name in ("seen", "x", "y", "t") if name in state]
+        parts = [name for name in state if name.startswith("seen_")]
+        progress = [] if algorithm.task_is_done else ["occupant", "offered", "order", *parts]
+        check_keys(state, (*memory, *progress))
+        check_memory({name: np.asarray(state[name]) for name in memory}, algorithm, capacity)
+        if algorithm.task_is_done:
+            return
+        size = algorithm.training_size(algorithm.task)
+        check_integers("occupant", state["occupant"], 1, size + capacity)
+        check_integers("offered", state["offered"], 0, np.iinfo(np.int64).max)
+        check_integers("order", state["order"], 1, size - 1)
+        if len(state["occupant"]) != capacity + 1:
+            raise CheckpointError(f"occupant: must have {capacity + 1} entries")
+        for n in range(len(parts)):
+            check_integers(f"seen_{n}", state.get(f"seen_{n}"), 2, size - 1)
 
     def import_state(self, algorithm: Any, state: Mapping[str, Any]) -> None:
         """Continue with the memory of a checkpoint."""

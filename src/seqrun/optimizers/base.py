@@ -29,6 +29,8 @@ class BaseOptimizer:
     name: ClassVar[str]
     backend: ClassVar[str]
     hyper_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    """As in BaseAlgorithm."""
 
     def __post_init__(self) -> None:
         at_least("lr", self.lr, 0.0, strictly=True)
@@ -72,6 +74,7 @@ class SGDOptions(BaseOptimizer):
 
     name: ClassVar[str] = "sgd"
     hyper_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "momentum")
+    vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "momentum")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,6 +108,7 @@ class AdamOptions(BaseOptimizer):
 
     name: ClassVar[str] = "adam"
     hyper_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2", "eps")
+    vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2", "eps")
 
     def __post_init__(self) -> None:
         super().__post_init__()

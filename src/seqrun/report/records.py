@@ -32,6 +32,7 @@ OBSERVERS = (
     "CheckpointCallback",
     "MetricCallback",
     "PreviewCallback",
+    "ProfileCallback",
     "StabilityGapCallback",
     "TimingCallback",
     "TqdmCallback",

@@ -22,7 +22,7 @@ from seqrun.callbacks.base import EVENTS, STEP_EVENTS, BaseCallback
 from seqrun.callbacks.dispatch import CallbackDispatch
 from seqrun.checkpoint import Checkpoint
 from seqrun.checks import ConfigError, one_of, whole
-from seqrun.footprint import parts_of, refuse_what_cannot_fit
+from seqrun.footprint import fits, parts_of, refuse_what_cannot_fit, weights_part
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.plan import Chunk, RandomStreams, augmentation, batch_order, chunks
@@ -30,10 +30,12 @@ from seqrun.results import RunRecord
 
 
 MOST_TASKS = 10_000
+MOST_COPIES = 10
+"""Arrays of a weight's size in a run's states, besides one per task: no algorithm has as many."""
 
 
 class TrainingDiverged(RuntimeError):
-    """The task loss became NaN or infinite; the message names task, epoch and step."""
+    """Loss or parameters became NaN or infinite; the message names task, epoch and step."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -77,6 +79,12 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     name: ClassVar[str]
     backend: ClassVar[str]
     hyper_names: ClassVar[tuple[str, ...]] = ()
+    vectorizable: ClassVar[tuple[str, ...]] = ()
+    """Arguments, numbers, in whose values runs may differ that share their compiled programs.
+
+    Such a value reaches compiled code as an argument (`hyper`, or data and state that it made) and
+    is never read while one is traced, but for being None or 0, which keeps runs apart.
+    """
     pool_reads: ClassVar[tuple[str, ...]] = ("index",)
     """Plan arrays that are rows of the pool: a step finds their samples in `step.reads`.
 
@@ -146,12 +154,33 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         """
         raise NotImplementedError
 
+    @classmethod
+    def new_ensemble(cls) -> Any:
+        """Return a new `ensemble.BaseEnsemble` for several runs; None = the engine has none."""
+        return None
+
+    def device_bytes(self) -> int | None:
+        """Return the bytes of a device's own memory; None: it is the machine's."""
+        return None
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape of every parameter."""
         raise NotImplementedError
 
     def start_engine(self) -> None:
         """Choose device and threads and build the module (no weights yet)."""
+        raise NotImplementedError
+
+    def carried_bytes(self, *, states: bool) -> int:
+        """Return the size of the weights, and of what else a run carries if `states`.
+
+        From shapes alone: nothing large is made, and the data need not be there if the shapes of
+        inputs and outputs are known.
+        """
+        raise NotImplementedError
+
+    def weights_are_finite(self) -> bool:
+        """Return whether all parameters and statistics are finite numbers."""
         raise NotImplementedError
 
     def built_weights(self) -> dict[str, np.ndarray]:
@@ -184,6 +213,14 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """Return the (N, D) classifier's inputs of stored images (N, H, W, C), in eval mode."""
+        raise NotImplementedError
+
+    def start_trace(self, folder: Path) -> None:
+        """Begin to trace what the framework does, into `folder`."""
+        raise NotImplementedError
+
+    def stop_trace(self) -> None:
+        """End it and write the trace."""
         raise NotImplementedError
 
     def export_arrays(self) -> dict[str, np.ndarray]:
@@ -263,7 +300,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
             resume_from: where a run of this very experiment stood; None = from the beginning.
 
         Raises:
-            TrainingDiverged: the loss became NaN or infinite.
+            TrainingDiverged: the loss, or a parameter at a task's end, became NaN or infinite.
         """
         self._checkpoint = resume_from
         self.collect_callbacks()
@@ -288,7 +325,8 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         started = time.perf_counter()
         self.benchmark.prepare(self.random)
         self.start_engine()
-        self._plan_lengths()
+        self.check_lengths()
+        self.plan_lengths()
         refuse_what_cannot_fit(parts_of(self))
         self.set_weights(self.initial_weights())
         self.kept = self.initial_kept()
@@ -296,6 +334,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         if self._checkpoint is not None:
             self._checkpoint.restore_counters(self)
             self._checkpoint.restore_arrays(self)
+            self._checkpoint.check_parts(self, self._run_info())
         for logger in self.loggers:
             logger.open(self._run_info())
         if self._checkpoint is not None:
@@ -321,6 +360,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 continue
             self.task, self.task_is_done = task, False
             self._event("task", self._fit_task)
+            self._refuse_infinite_weights()  # an algorithm may have moved them after the task
             self.task_is_done = True
             self._validate()
 
@@ -351,6 +391,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 break
             if self.training.evaluate_every == "epoch" and epoch < epochs:
                 self._validate()
+        self._refuse_infinite_weights()
         self.task_losses.append(self.epoch_loss_sum / self.epoch_samples)
 
     def _fit_epoch(self) -> None:
@@ -521,17 +562,64 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         per_sample = multiply_adds(self.parameter_shapes(), images, convolutions)
         return per_sample * self.samples_per_step()
 
-    def _plan_lengths(self) -> None:
+    @property
+    def may_normalise_batches(self) -> bool:
+        """Whether the backbone has BatchNorm, or is one that knows its layers when it is built."""
+        return self.backbone.has_batch_statistics or "own" in self.backbone.initializations
+
+    def check_size(self) -> None:
+        """Raise ConfigError if weights and states cannot fit, as far as that is known before data.
+
+        A module of someone else's is not made just to see how large it is.
+        """
+        shape, classes = self.benchmark.input_shape, self.benchmark.num_classes
+        if shape is None or classes is None or "own" in self.backbone.initializations:
+            return
+        try:
+            weights = self.carried_bytes(states=False)
+        except (OverflowError, RuntimeError, TypeError) as error:  # beyond what a shape can be
+            told = str(error).partition("\n")[0]
+            raise ConfigError(f"{self.backbone.sized_by}: cannot be built: {told}") from error
+        refuse_what_cannot_fit([weights_part(self, weights)])
+        if not fits([weights_part(self, weights * (self.num_tasks + MOST_COPIES))]):
+            refuse_what_cannot_fit([weights_part(self, self.carried_bytes(states=True))])
+
+    def check_lengths_beforehand(self) -> None:
+        """Prepare the data and check the lengths of batches before anything starts.
+
+        Raises:
+            ConfigError: of preparing, or of `check_lengths`.
+        """
+        self.benchmark.prepare(self.random)
+        if not self.backbone.has_batch_statistics and self._single_samples():
+            self.start_engine()  # builds the network
+            self.stop_engine()
+        self.check_lengths()
+
+    def check_lengths(self) -> None:
+        """Raise ConfigError if BatchNorm is given a batch of one sample; the data are prepared."""
+        if self.backbone.has_batch_statistics and (wrong := self._single_samples()):
+            raise ConfigError(f"{wrong}, which BatchNorm cannot normalise")
+
+    def _single_samples(self) -> str:
+        """Say which batches of training samples have one sample; "" = none."""
+        for task in self.trained_tasks():
+            size, batch_size = self.training_size(task), self.benchmark.batch_size_of(task)
+            if batch_size == 1 or size % batch_size == 1:
+                which = "every batch" if batch_size == 1 else "the last batch"
+                return (
+                    f"benchmark.batch_size={batch_size}: {which} of task {task} ({size} samples) "
+                    "has one sample"
+                )
+        return ""
+
+    def plan_lengths(self) -> None:
+        """Count the run's steps and choose the length of chunks; the engine has started."""
         sizes = {t: self.training_size(t) for t in self.trained_tasks()}
         longest = 1
         for task, size in sizes.items():
             batch_size = self.benchmark.batch_size_of(task)
             longest = max(longest, size // batch_size)
-            if self.backbone.has_batch_statistics and size % batch_size == 1:
-                raise ConfigError(
-                    f"benchmark.batch_size={batch_size}: the last batch of task {task} "
-                    f"({size} samples) has one sample, which BatchNorm cannot normalise"
-                )
             self.total_steps += math.ceil(size / batch_size) * self.training.epochs(task)
         input_bytes = 4 * self.samples_per_step() * math.prod(self.benchmark.input_shape)
         rule = self.training.chunk_steps or chunk_rule(self.work_per_batch(), input_bytes)
@@ -546,6 +634,15 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 f"the loss is {chunk.losses[first]} at task {chunk.task}, epoch {chunk.epoch}, "
                 f"step {chunk.first_step + first}; a smaller optimizer.lr or training.grad_clip "
                 "may help"
+            )
+
+    def _refuse_infinite_weights(self) -> None:
+        """Raise TrainingDiverged if the task's last update, which no loss tells of, went wrong."""
+        if not self.weights_are_finite():
+            raise TrainingDiverged(
+                f"the parameters are not finite after task {self.task}, epoch {self.epoch}, "
+                f"step {self.global_step - 1}; a smaller optimizer.lr or training.grad_clip may "
+                "help"
             )
 
     def _run_info(self) -> RunInfo:

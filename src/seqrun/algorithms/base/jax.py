@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -17,6 +20,8 @@ from jax import Array
 
 from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
 from seqrun.algorithms.base.cache import compilation_cache
+from seqrun.algorithms.base.ensemble import Call, Member
+from seqrun.algorithms.base.ensemble.jax import Ensemble
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
@@ -51,7 +56,7 @@ class Fixed(NamedTuple):
 
     pool: Batch
     mask: Array | None
-    hyper: dict[str, Array]
+    hyper: dict[str, Any]
     noise_key: Array
 
 
@@ -66,9 +71,12 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         module: the flax module.
         carry: parameters, BatchNorm statistics, optimizer state and algorithm state.
         per_sample_rows: the most samples that one call takes per-sample gradients of.
+        member: what makes this run one of several that share their compiled calls; or None.
     """
 
     backend: ClassVar[str] = "jax"
+
+    member: Member | None = field(init=False, default=None, repr=False)
 
     # ---- what an algorithm overrides, besides the hooks
 
@@ -148,6 +156,17 @@ class JaxBaseAlgorithm(BaseAlgorithm):
             raise ConfigError("device='cuda': jax finds no GPU here; must be auto or cpu")
         return "cuda" if available else "cpu"
 
+    @classmethod
+    def new_ensemble(cls) -> Ensemble:
+        """Return what runs of one structure share their compiled calls by."""
+        return Ensemble()
+
+    def device_bytes(self) -> int | None:
+        """Return the memory of the GPU that the engine has chosen; None on a CPU."""
+        if self.device_kind == "cpu":
+            return None
+        return (self._device.memory_stats() or {}).get("bytes_limit")
+
     def start_engine(self) -> None:
         """Choose device and threads and build the module."""
         self.module = self.build_module()
@@ -179,6 +198,29 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape."""
         return {name: tuple(s.shape) for name, s in self._param_shapes.items()}
+
+    def carried_bytes(self, *, states: bool) -> int:
+        """Return sizes by tracing how the weights, and states if wanted, are made."""
+        blank = copy.copy(self)
+        blank.module, blank._device = self.build_module(), None
+
+        def make() -> Any:
+            variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
+            params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
+            if not states:
+                return params, stats
+            blank._param_shapes = params
+            blank.carry = Carry(params, stats, self.optimizer.init(params), None)
+            blank.carry = blank.carry._replace(state=blank.initial_state())
+            return blank.carry, blank.initial_kept()
+
+        images = self.benchmark.input_shape
+        shapes = jax.tree.leaves(jax.eval_shape(make))
+        return sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
+
+    def weights_are_finite(self) -> bool:
+        """Return whether all parameters and statistics are finite."""
+        return all(np.isfinite(v).all() for v in (self.params | self.stats).values())
 
     def built_weights(self) -> dict[str, np.ndarray]:
         """Return what the module's own initializers draw from the stream "init"."""
@@ -239,7 +281,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def run_chunk(self, chunk: Chunk) -> None:
         """Run the chunk in one compiled program, or step by step for callbacks' step hooks."""
-        hyper = {n: jnp.float32(v) for n, v in self.hyper().items()}
+        hyper: dict[str, Any] = {n: np.float32(v) for n, v in self.hyper().items()}
         noise = jax.random.key(self.random.key("noise") & 0xFFFFFFFF)
         fixed = Fixed(self.pool, self._mask, hyper, noise)
         run = self._run_single if self._one_step_per_call else self._run_compiled
@@ -253,7 +295,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         chunk.losses, chunk.correct = np.concatenate(losses), np.concatenate(correct)
 
     def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
-        steps, first = jnp.int32(chunk.steps), jnp.int32(chunk.first_step)
+        steps, first = np.int32(chunk.steps), np.int32(chunk.first_step)
         args = (self.carry, fixed, self._padded(chunk), first, steps)
         program = self.compiled("chunk", self._chunk_program, args)
         self.carry, losses, correct = program(*args)
@@ -360,7 +402,14 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         )
 
     def compiled(self, name: str, function: Callable, args: tuple) -> Callable:
-        """Return `function` compiled for the shapes of `args`, counting the time it takes."""
+        """Return `function` compiled for the shapes of `args`, counting the time it takes.
+
+        In a run that is a member of several, what is returned waits for the others' calls, with
+        which it may share a program.
+        """
+        member = self.member
+        if member is not None:
+            return lambda *given: member.call(Call(name, function, given, self.timing))
         leaves, tree = jax.tree.flatten(args)
         key = (name, tree, tuple((a.shape, a.dtype) for a in leaves))
         if key not in self._programs:
@@ -395,7 +444,18 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         return (masked.argmax(-1) == y).sum(-1)
 
     def _on_device(self, array: np.ndarray) -> Array:
+        if self.member is not None:
+            return self.member.ensemble.place(array, self._device)
         return jax.device_put(array, self._device)
+
+    def start_trace(self, folder: Path) -> None:
+        """Begin to trace programs."""
+        jax.profiler.start_trace(folder, create_perfetto_trace=True)
+
+    def stop_trace(self) -> None:
+        """Write plugins/profile/<time>/."""
+        jax.block_until_ready(self.carry)
+        jax.profiler.stop_trace()
 
     # ---- state as data
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from seqrun.checks import (
     at_least,
@@ -50,6 +50,9 @@ class TrainingOptions:
     evaluate_on: str = "seen_and_next"
     compile: str = "auto"
     chunk_steps: int | None = None
+
+    vectorizable: ClassVar[tuple[str, ...]] = ("lr_decay", "lr_min", "grad_clip")
+    """As in BaseAlgorithm."""
 
     def __post_init__(self) -> None:
         whole_per_task("training.epochs_per_task", self.epochs_per_task, 1)

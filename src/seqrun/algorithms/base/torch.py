@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
 from seqrun.algorithms.base.compiling import is_worth_compiling
-from seqrun.algorithms.base.compiling.torch import CompiledStep, has_compiler
+from seqrun.algorithms.base.compiling.torch import CompiledSteps, has_compiler
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
@@ -27,7 +29,7 @@ from seqrun.backbones.torch import (
 )
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
-from seqrun.footprint import refuse_what_cannot_fit, weights_part
+from seqrun.footprint import array_bytes
 from seqrun.formulas.augmentation.torch import augmented
 from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk
@@ -118,10 +120,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Choose device and threads and build the module."""
         self.device_kind = self.find_device(self.device)
         self._device = torch.device(self.device_kind)
-        if "own" not in self.backbone.initializations:  # sizes alone, before anything is as large
-            with torch.device("meta"):
-                sizes = [p.nbytes for p in self.build_module().parameters()]
-            refuse_what_cannot_fit([weights_part(self, sum(sizes))])
+        self.check_size()  # before anything is as large
         with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
             torch.manual_seed(self.random.key("init"))
             self.module = self.build_module().to(self._device)
@@ -145,7 +144,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     def stop_engine(self) -> None:
         """Give back the threads and torch's settings."""
-        program: CompiledStep | None = self.__dict__.pop("_program", None)
+        program: CompiledSteps | None = self.__dict__.pop("_program", None)
         if program is not None:
             program.close()
         if hasattr(self, "_threads_before"):
@@ -154,6 +153,23 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape."""
         return {name: tuple(to_canonical(p, name).shape) for name, p in self.params.items()}
+
+    def carried_bytes(self, *, states: bool) -> int:
+        """Return sizes by building the weights, and states if wanted, on torch's meta device."""
+        blank = copy.copy(self)
+        blank._device = torch.device("meta")
+        with blank._device:
+            blank.module = self.build_module()
+            blank.params, blank.stats = canonical_names(blank.module)
+            carried: list[Any] = [blank.params, blank.stats]
+            if states:  # some of these take torch a second of imports
+                blank.reset_optimizer()
+                carried += [blank.opt_state, blank.initial_state(), blank.initial_kept()]
+        return array_bytes(carried)
+
+    def weights_are_finite(self) -> bool:
+        """Return whether all parameters and statistics are finite."""
+        return all(bool(v.isfinite().all()) for v in (self.params | self.stats).values())
 
     def built_weights(self) -> dict[str, np.ndarray]:
         """Return the parameters and statistics that the backbone keeps as they were built."""
@@ -190,44 +206,65 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Walk the chunk's steps; batches are gathered for the whole chunk at once."""
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
         batches = {n: self.gather(rows[n], rows.get(f"augment/{n}")) for n in self.pool_reads}
-        steps = zip(*(map(Batch, *(a.unbind(0) for a in b)) for b in batches.values()), strict=True)
-        plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
-        losses, logits = [], []
         # Short stretches of batches are not worth a program of their own.
         program = self._program if chunk.stretch >= self.chunk_steps else None
-        run, compiled = program or self._run_step, program.seconds if program else 0.0
-        hyper = self.hyper()
+        compiled, hyper, done = program.seconds if program else 0.0, self.hyper(), 0
+        losses, logits = [], []
         with self._noise(chunk.first_step):
-            for done, (reads, row) in enumerate(zip(steps, plan, strict=True), 1):
-                given = dict(zip(batches, reads, strict=True)), dict(zip(rows, row, strict=True))
-                self.opt_state, self.state, loss, logit = run(
-                    *given, self.opt_state, self.state, hyper
-                )
-                losses.append(loss)
-                logits.append(logit)
-                if self._pausing:
-                    self.pause(chunk.first_step + done)
+            for piece in self.pieces(chunk):
+                for n in program.lengths(piece.steps) if program else [piece.steps]:
+                    cut = slice(done, done + n)
+                    self.opt_state, self.state, loss, logit = (program or self._run_steps)(
+                        {name: Batch(*(a[cut] for a in batch)) for name, batch in batches.items()},
+                        {name: row[cut] for name, row in rows.items()},
+                        self.opt_state,
+                        self.state,
+                        hyper,
+                    )
+                    losses.append(loss)
+                    logits.append(logit)
+                    done += n
+                self.pause(piece.first_step + piece.steps)
         if program is not None:
             self.timing["compile_seconds"] += program.seconds - compiled
             self.execution["compiled"] = program.failure is None
-        chunk.losses = torch.stack(losses).cpu().numpy()
-        predictions = torch.stack(logits).argmax(-1)
+        chunk.losses = torch.cat(losses).cpu().numpy()
+        predictions = torch.cat(logits).argmax(-1)
         chunk.correct = (predictions == batches["index"].y).sum(1).cpu().numpy()
 
-    def _run_step(
+    def _run_steps(
         self,
         reads: dict[str, Batch],
-        row: dict[str, Tensor],
+        rows: dict[str, Tensor],
         opt_state: Any,
         state: Any,
         hyper: dict[str, float],
     ) -> tuple[Any, Any, Tensor, Tensor]:
-        """Run one step; return what it leaves of both states, its loss and its logits."""
-        step = Step(
-            reads, self.params, self.stats, opt_state, state, hyper, self._mask, row, self.pool
-        )
-        self.training_step(step)
-        return step.opt_state, step.state, step.loss, step.logits
+        """Run the steps whose samples and plan rows are given, one after the other.
+
+        Returns:
+            What they leave of both states, their losses (steps,) and logits (steps, B, C).
+        """
+        batches = zip(*(map(Batch, *(a.unbind(0) for a in b)) for b in reads.values()), strict=True)
+        plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
+        losses, logits = [], []
+        for given, row in zip(batches, plan, strict=True):
+            step = Step(
+                dict(zip(reads, given, strict=True)),
+                self.params,
+                self.stats,
+                opt_state,
+                state,
+                hyper,
+                self._mask,
+                dict(zip(rows, row, strict=True)),
+                self.pool,
+            )
+            self.training_step(step)
+            opt_state, state = step.opt_state, step.state
+            losses.append(step.loss)
+            logits.append(step.logits)
+        return opt_state, state, torch.stack(losses), torch.stack(logits)
 
     def gather(self, index: Tensor, offsets: Tensor | None = None) -> Batch:
         """Return the pool's samples, augmented if there are offsets.
@@ -264,8 +301,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         )
 
     @cached_property
-    def _program(self) -> CompiledStep | None:
-        """Return the step's program if training is to be compiled, by the fixed rule, and can be.
+    def _program(self) -> CompiledSteps | None:
+        """Return the steps' program if training is to be compiled, by the fixed rule, and can be.
 
         Raises:
             ConfigError: it is to be compiled and there is no compiler.
@@ -281,7 +318,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             if choice == "always":
                 raise ConfigError("training.compile='always': there is no compiler here, as g++ is")
             return None
-        return CompiledStep(self._run_step)
+        return CompiledSteps(self._run_steps)
 
     @contextmanager
     def _noise(self, first_step: int) -> Iterator[None]:
@@ -328,6 +365,18 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
                 allowed = logits.masked_fill(denied, -torch.inf)
             counts.append(int((allowed.argmax(1) == y).sum()))
         return counts
+
+    def start_trace(self, folder: Path) -> None:
+        """Begin to trace operators."""
+        from torch import profiler
+
+        self._trace, self._trace_file = profiler.profile(), folder / "trace.json"
+        self._trace.start()
+
+    def stop_trace(self) -> None:
+        """Write trace.json, in Chrome's format."""
+        self._trace.stop()
+        self._trace.export_chrome_trace(str(self._trace_file))
 
     # ---- state as data
 

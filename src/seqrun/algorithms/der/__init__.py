@@ -59,6 +59,7 @@ class DEROptions(ReplayOptions):
 
     name: ClassVar[str] = "der"
     hyper_names: ClassVar[tuple[str, ...]] = ("alpha",)
+    vectorizable: ClassVar[tuple[str, ...]] = ("alpha",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +107,7 @@ class DERPPOptions(DEROptions):
 
     name: ClassVar[str] = "derpp"
     hyper_names: ClassVar[tuple[str, ...]] = ("alpha", "beta")
+    vectorizable: ClassVar[tuple[str, ...]] = ("alpha", "beta")
     pool_reads: ClassVar[tuple[str, ...]] = ("index", "replay", "replay_labels")
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ class EROptions(ReplayOptions):
     observe: str = "first_epoch"
 
     name: ClassVar[str] = "er"
+    vectorizable: ClassVar[tuple[str, ...]] = ("memory_weight",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -84,6 +84,7 @@ class EWCOptions(RegularizationOptions):
 
     name: ClassVar[str] = "ewc"
     coefficient_name: ClassVar[str] = "ewc_lambda"
+    vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale")
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
@@ -132,6 +133,7 @@ class OnlineEWCOptions(EWCOptions):
     gamma: float = 0.95
 
     name: ClassVar[str] = "online_ewc"
+    vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "gamma")
 
     def __post_init__(self) -> None:
         super().__post_init__()

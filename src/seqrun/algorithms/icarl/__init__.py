@@ -166,4 +166,6 @@ class ICaRLOptions(MemoryOwner):
     def past_classes(self) -> np.ndarray:
         """Return the (C,) bool classes of the tasks so far."""
         benchmark, task = self.benchmark, self.task  # type: ignore[attr-defined]
+        if task == 0:  # before the data, which tell the classes of tasks, too
+            return np.zeros(benchmark.num_classes, bool)
         return benchmark.class_mask[:task].any(0)

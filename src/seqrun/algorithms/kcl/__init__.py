@@ -105,6 +105,7 @@ class KCLOptions:
 
     name: ClassVar[str] = "kcl"
     hyper_names: ClassVar[tuple[str, ...]] = ("tau",)
+    vectorizable: ClassVar[tuple[str, ...]] = ("tau", "lambda_init")
     scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")
     scenarios_reason: ClassVar[str] = "which must be given the task of a test sample"
 

@@ -108,6 +108,7 @@ class LaMAMLOptions(ReplayOptions, Glances):
 
     name: ClassVar[str] = "lamaml"
     hyper_names: ClassVar[tuple[str, ...]] = ("lr_alpha",)
+    vectorizable: ClassVar[tuple[str, ...]] = ("lr_alpha", "alpha_init")
 
     def __post_init__(self) -> None:
         whole("replay_batch_size", self.replay_batch_size, 1)

@@ -62,6 +62,7 @@ class LFLOptions:
 
     name: ClassVar[str] = "lfl"
     hyper_names: ClassVar[tuple[str, ...]] = ("lfl_lambda", "factor")
+    vectorizable: ClassVar[tuple[str, ...]] = ("lfl_lambda", "factor")
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line

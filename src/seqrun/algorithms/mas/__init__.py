@@ -46,6 +46,7 @@ class MASOptions(RegularizationOptions):
 
     name: ClassVar[str] = "mas"
     coefficient_name: ClassVar[str] = "mas_lambda"
+    vectorizable: ClassVar[tuple[str, ...]] = ("mas_lambda", "penalty_scale", "alpha")
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line

@@ -100,6 +100,12 @@ class MCSGDOptions:
     lmc_memory_includes_current: bool = False
 
     name: ClassVar[str] = "mcsgd"
+    vectorizable: ClassVar[tuple[str, ...]] = (
+        "lmc_lr",
+        "lmc_momentum",
+        "lmc_init_position",
+        "lmc_current_weight",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line

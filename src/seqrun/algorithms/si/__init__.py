@@ -59,6 +59,7 @@ class SIOptions(RegularizationOptions):
 
     name: ClassVar[str] = "si"
     coefficient_name: ClassVar[str] = "si_lambda"
+    vectorizable: ClassVar[tuple[str, ...]] = ("si_lambda", "penalty_scale", "xi")
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the engine's, next in line

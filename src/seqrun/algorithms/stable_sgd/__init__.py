@@ -56,6 +56,7 @@ class StableSGDOptions:
     dropout: float | None = 0.1
 
     name: ClassVar[str] = "stable_sgd"
+    vectorizable: ClassVar[tuple[str, ...]] = ("gamma", "lr_min")
 
     def __post_init__(self) -> None:
         within("gamma", self.gamma, 0.0, 1.0, open_low=True)

@@ -61,6 +61,11 @@ class CNNOptions(BaseBackbone):
         boolean("batch_norm", self.batch_norm)
 
     @property
+    def sized_by(self) -> str:
+        """Its channels and dense layers."""
+        return f"backbone.channels={list(self.channels)}, backbone.hidden={list(self.hidden)}"
+
+    @property
     def is_noisy(self) -> bool:
         """Dropout draws random numbers."""
         return self.dropout > 0

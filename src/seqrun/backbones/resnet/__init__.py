@@ -49,6 +49,11 @@ class ResNet18Options(BaseBackbone):
         within("dropout", self.dropout, 0.0, 1.0, open_high=True)
 
     @property
+    def sized_by(self) -> str:
+        """Its filters."""
+        return f"backbone.nf={self.nf}"
+
+    @property
     def is_noisy(self) -> bool:
         """Dropout draws random numbers."""
         return self.dropout > 0

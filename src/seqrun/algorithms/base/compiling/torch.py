@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+TOGETHER = 8
+"""Steps of one program: calling one takes about as long as a small step itself."""
 COMPILERS = ("g++", "clang++", "c++")
 SMALLEST_CAPABILITY = (7, 0)  # of a GPU that Triton, torch's compiler for it, supports
 
@@ -23,29 +25,29 @@ def has_compiler(device_kind: str) -> bool:
     return any(map(shutil.which, COMPILERS))
 
 
-class CompiledStep:
-    """A training step as one program per shape of its arguments.
+class CompiledSteps:
+    """Training steps as programs of several at a time, one program per shape of their arguments.
 
     The learning rate, which changes from task to task, is an argument of the program; whatever
     else is no tensor is part of it. Random numbers are those of eager execution.
 
     Args:
-        step: function of (reads, plan rows, optimizer state, algorithm state, hyper).
+        steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
 
     Attributes:
         seconds: that compiling took so far.
-        failure: why the step cannot be compiled and is run as it is; None = it can.
+        failure: why the steps cannot be compiled and are run as they are; None = it can.
     """
 
-    def __init__(self, step: Callable[..., Any]) -> None:
+    def __init__(self, steps: Callable[..., Any]) -> None:
         """Compile nothing yet."""
         import torch._dynamo
         import torch._inductor.config
 
         self.seconds = 0.0
         self.failure: str | None = None
-        self._step = step
-        self._program = torch.compile(step, fullgraph=True, dynamic=False)
+        self._steps = steps
+        self._program = torch.compile(steps, fullgraph=True, dynamic=False)
         self._shapes: set[Any] = set()
         self._lr: tuple[float, torch.Tensor] | None = None
         self._settings = ExitStack()  # process-wide, and entering them takes as long as a step
@@ -56,14 +58,18 @@ class CompiledStep:
         )
         self._settings.enter_context(torch._inductor.config.patch(fallback_random=True))
 
+    def lengths(self, steps: int) -> list[int]:
+        """Return how so many steps are cut into programs: by TOGETHER, and the rest singly."""
+        return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
+
     def close(self) -> None:
         """Give back torch's settings."""
         self._settings.close()
 
     def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
-        """Run a step."""
+        """Run steps."""
         if self.failure is not None:
-            return self._step(reads, row, opt_state, state, hyper)
+            return self._steps(reads, row, opt_state, state, hyper)
         if self._lr is None or self._lr[0] != hyper["lr"]:
             self._lr = hyper["lr"], torch.tensor(hyper["lr"])
         shape = tuple(batch.x.shape for batch in reads.values())
@@ -72,7 +78,7 @@ class CompiledStep:
             found = self._program(reads, row, opt_state, state, {**hyper, "lr": self._lr[1]})
         except torch._dynamo.exc.TorchDynamoException as error:
             self.failure = str(error).strip().splitlines()[0]
-            return self._step(reads, row, opt_state, state, hyper)
+            return self._steps(reads, row, opt_state, state, hyper)
         if shape not in self._shapes:
             self._shapes.add(shape)
             self.seconds += time.perf_counter() - started

@@ -1,0 +1,61 @@
+"""hydra/launcher=vectorized: jobs that differ in numbers alone, in one program (JAX)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hydra_plugins.seqrun._jobs import FreezingLauncher
+from seqrun.processes import variables
+from seqrun.sweep import Outcome, SweepJob, progress, stopped
+
+
+class VectorizedLauncher(FreezingLauncher):
+    """Train jobs that share their structure in step, as one program; the others one by one.
+
+    Each job leaves the run directory that it would have left alone. What cannot be grouped runs
+    after the groups, and stderr says why.
+    """
+
+    _is_told = False
+
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
+        """Run every job; a signal makes those that run save a checkpoint, and ends the multirun."""
+        from seqrun import runner
+        from seqrun.callbacks import InterruptionCallback
+        from seqrun.grouping import group
+
+        outcomes: dict[int, Outcome] = {}
+
+        def ended(job: SweepJob, outcome: Outcome) -> None:
+            outcomes[job.number] = outcome
+            progress(job, outcome, len(outcomes), len(jobs))
+
+        interruption = InterruptionCallback()
+        with interruption.listening():
+            try:
+                for job in jobs:
+                    if runner.has_ended(job):
+                        ended(job, runner.run_job(job, interruption))
+                groups, alone = group([job for job in jobs if job.number not in outcomes])
+                for members in groups:
+                    self._advise(members[0])
+                    sys.stderr.write(f"{len(members)} jobs in one program\n")
+                    with variables(members[0].environment):
+                        runner.run_jobs_together(members, interruption, ended)
+                for job, reason in alone:
+                    sys.stderr.write(f"{job.name}: runs alone: {reason}\n")
+                    with variables(job.environment):
+                        ended(job, runner.run_job(job, interruption))
+            except KeyboardInterrupt:
+                stopped(len(outcomes), len(jobs))
+                raise
+        return [outcomes[job.number] for job in jobs]
+
+    def _advise(self, job: SweepJob) -> None:
+        """Say once where this launcher is of no use."""
+        from seqrun.config import device_of
+
+        if not self._is_told and device_of(job.config) == "cpu":
+            sys.stderr.write("on a CPU hydra/launcher=local_processes is faster\n")
+            self._is_told = True

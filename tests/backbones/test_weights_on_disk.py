@@ -1,0 +1,121 @@
+"""A checkpoint on disk gives its network to the other backend, whatever it was trained by."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from backbones.test_twins import NETWORKS, spec
+from comparison import assert_close
+from experiments import BACKENDS, build
+
+from seqrun import checkpoint
+from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.callbacks import CheckpointCallback
+from seqrun.checkpoint import Checkpoint, CheckpointError, load_weights, read_weights
+
+
+def made(network: str, backend: str, **more: Any) -> BaseAlgorithm:
+    return build("naive", backend, **spec(network), **more)
+
+
+def saved(algorithm: BaseAlgorithm, directory: Any, seed: int) -> Any:
+    """Give a started algorithm noise for a network and write its checkpoint; return the folder."""
+    chance = np.random.default_rng(seed)
+    arrays = algorithm.export_arrays()
+    for name in arrays:
+        if name.startswith(("params/", "stats/")):
+            noise = chance.uniform(0.05, 0.3, arrays[name].shape).astype(np.float32)
+            signs = 1 if name.endswith(("/var", "/scale")) else chance.choice([-1, 1], noise.shape)
+            arrays[name] = (noise * signs).astype(np.float32)
+    algorithm.import_arrays(arrays)
+    algorithm.final_loss = 0.0
+    return checkpoint.save(Checkpoint.of(algorithm), directory, config_hash=f"of {seed}")
+
+
+class Predictor:
+    """Logits of uint8 images; on JAX compiled once, however many weights are tried."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self.algorithm = algorithm
+        self.call = jax.jit(lambda p, s, x: algorithm.predict(p, s, algorithm.inputs(x)))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        a = self.algorithm
+        if a.backend == "jax":
+            return np.asarray(self.call(a.params, a.stats, images))
+        with torch.no_grad():
+            return a.predict(a.params, a.stats, a.inputs(torch.from_numpy(images))).numpy()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_either_way_gives_the_same_outputs(network, tmp_path):
+    """Noise in every parameter and statistic; outputs to float32 rounding."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
+    by_torch, by_jax = (made(network, backend, seed=n) for n, backend in enumerate(BACKENDS))
+    for algorithm in (by_torch, by_jax):
+        algorithm.benchmark.prepare(algorithm.random)
+        algorithm.start_engine()
+        algorithm.set_weights(algorithm.initial_weights())
+    predictors = Predictor(by_torch), Predictor(by_jax)
+    for seed, (source, target) in enumerate([predictors, predictors[::-1]]):
+        folder = saved(source.algorithm, tmp_path / f"{seed}", seed)
+        expected = source(images)
+        assert np.ptp(expected) > 0.01
+        before = target(images)
+        load_weights(folder, target.algorithm)
+        found = target(images)
+        scale = max(1.0, float(abs(expected).max()))
+        assert abs(before - expected).max() > 0.01 * scale
+        assert_close("logits", found / scale, expected / scale, 2e-5)
+        for name, array in read_weights(tmp_path / f"{seed}").items():
+            group = "stats/" if name.endswith(("/mean", "/var")) else "params/"
+            np.testing.assert_array_equal(target.algorithm.export_arrays()[group + name], array)
+
+
+def test_from_a_run_to_an_experiment_of_another_kind(tmp_path):
+    """What a run of one backend left, into another method that was only made; outputs as a user."""
+    run_dir = tmp_path / "run"
+    keys = spec("mlp") | {"callbacks": [CheckpointCallback()]}
+    trained = build("naive", "torch", **keys)
+    trained.run_dir, trained.config_hash = run_dir, "of the run"
+    trained.fit()
+    other = build("si", "jax", **spec("mlp"), seed=5)
+    load_weights(str(run_dir), other)
+    images = trained.benchmark.task_data(1, "test").x[:30]
+    assert_close("logits", Predictor(other)(images), Predictor(trained)(images), 1e-5)
+    live = trained.export_arrays()
+    weights = read_weights(run_dir)
+    stats = {name.removeprefix("stats/") for name in live if name.startswith("stats/")}
+    groups = {name: f"{'stats' if name in stats else 'params'}/{name}" for name in weights}
+    assert set(groups.values()) == {n for n in live if n.startswith(("params/", "stats/"))}
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, live[groups[name]])
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    """Another network, no checkpoint, a damaged one."""
+    small = made("mlp", "torch")
+    small.benchmark.prepare(small.random)
+    small.start_engine()
+    small.set_weights(small.initial_weights())
+    folder = saved(small, tmp_path / "run", 0)
+    wide = spec("mlp") | {"backbone": {"batch_norm": True, "width": 8}}
+    with pytest.raises(CheckpointError, match=r"hidden_0/kernel: is float32\[64, 16\], must be"):
+        load_weights(folder, build("naive", "torch", **wide))
+    plain = spec("mlp") | {"backbone": {}}
+    with pytest.raises(CheckpointError, match="norm_0/bias: is not in this network"):
+        load_weights(folder, build("naive", "torch", **plain))
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        read_weights(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_weights(tmp_path / "nowhere")
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"sha256": "0"}))
+    with pytest.raises(CheckpointError, match="its checksum is not the one in it"):
+        read_weights(tmp_path / "run")

@@ -1,0 +1,210 @@
+"""Damaged checkpoints give way to good ones, whatever of them is damaged, and never the reverse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reliability.small_runs import config_of
+from reliability.test_signals import Signalled, interrupted
+from safetensors.numpy import load_file, save
+
+from seqrun import checkpoint, runner
+from seqrun.callbacks import MetricCallback
+from seqrun.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
+from seqrun.config import config_hash
+
+OFTEN = ("callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.every_epoch=false")
+PARTS = (
+    "callbacks=[metrics,checkpoint,early_stopping,stability_gap,timing]",
+    "logger=[local,tensorboard]",
+    "benchmark.validation_fraction=0.2",
+    "callbacks.stability_gap.every_steps=3",
+    *OFTEN,
+)
+
+
+def good(directory: Path, config: dict[str, Any]) -> str | None:
+    """Return the name of the checkpoint that a run would continue from."""
+    found, _ = checkpoint.latest(directory, config_hash=config_hash(config))
+    return found.path.name if found else None
+
+
+def last(directory: Path) -> Path:
+    """Return the last checkpoint's folder."""
+    return max(p for p in (directory / FOLDER).iterdir() if p.name[0].isdigit())
+
+
+def test_a_damaged_one_takes_no_good_ones_place(tmp_path: Path):
+    """Kept is one alone; the damaged is later than all that the continued run writes."""
+    config = config_of("algo=naive", *OFTEN, "callbacks.checkpoint.keep=1")
+    run = tmp_path / "run"
+    runner.run_experiment(config, tmp_path / "whole")
+    interrupted(config, run, Signalled(6, signal.SIGTERM))
+    damaged = last(run)
+    assert damaged.name == "000000014"
+    tensors = (damaged / TENSORS_FILE).read_bytes()
+    (damaged / TENSORS_FILE).write_bytes(tensors[:-9])
+    (run / FOLDER / "backup").mkdir()
+    interrupted(config, run, Signalled(2, signal.SIGTERM))
+    assert good(run, config) == "000000006"
+    names = {p.name for p in (run / FOLDER).iterdir()}
+    assert names == {"000000006", damaged.name + DAMAGED, "backup"}
+    runner.run_experiment(config, run)
+    assert_same_end(run, tmp_path / "whole")
+
+
+def test_what_was_written_before_stays_if_later_ones_are_there(tmp_path: Path):
+    """A caller may go on from one that is not the last: what it writes then is kept."""
+    config = config_of("algo=naive", *OFTEN, "callbacks.checkpoint.keep=1")
+    interrupted(config, tmp_path, Signalled(4, signal.SIGTERM))
+    assert good(tmp_path, config) == "000000010"
+    start = checkpoint.load(last(tmp_path), config_hash=config_hash(config))
+    counters = {**start.state["counters"], "global_step": 4}
+    earlier = checkpoint.Checkpoint(start.arrays, {**start.state, "counters": counters})
+    path = checkpoint.save(earlier, tmp_path, config_hash=config_hash(config), keep=1)
+    assert path is not None and path.is_dir()
+
+
+def assert_same_end(run: Path, whole: Path) -> None:
+    """Compare what two runs left, to the bit."""
+    for name in ("accuracy_matrix.csv", "metrics.jsonl"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert last(run).name == last(whole).name
+    a, b = (last(d) / TENSORS_FILE for d in (run, whole))
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Run to the end, and into the second task's second epoch, with parts that keep state."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = config_of("algo=naive", *PARTS)
+    runner.run_experiment(config, folder / "whole")
+    interrupted(config, folder / "cut", Signalled(6, signal.SIGTERM))
+    return config, folder
+
+
+def tamper(path: Path, change: Callable[[dict, dict], None]) -> None:
+    """Change state and arrays of a checkpoint, and set its checksums in order."""
+    state = json.loads((path / STATE_FILE).read_text())
+    arrays = load_file(path / TENSORS_FILE)
+    change(state, arrays)
+    tensors = save(arrays)
+    state.pop("state_sha256")
+    state["sha256"] = hashlib.sha256(tensors).hexdigest()
+    state["state_sha256"] = _checksum(state)
+    (path / STATE_FILE).write_text(json.dumps(state))
+    (path / TENSORS_FILE).write_bytes(tensors)
+
+
+def entry(part: str, key: str, value: Any) -> Callable[[dict, dict], None]:
+    """Change what a callback or logger keeps."""
+
+    def change(state: dict, arrays: dict) -> None:
+        group = "loggers" if "Logger" in part else "callbacks"
+        state[group][f"{part}-1"][key] = value
+
+    return change
+
+
+def nan_weights(state: dict, arrays: dict) -> None:
+    """Give early stopping a best epoch without numbers."""
+    name = "callback/EarlyStoppingCallback-1/params/classifier/bias"
+    arrays[name] = np.full_like(arrays[name], np.nan)
+
+
+def strange_parameter(state: dict, arrays: dict) -> None:
+    """Give the network a parameter of another shape."""
+    arrays["params/classifier/bias"] = np.zeros(3, np.float32)
+
+
+TAMPERED: dict[str, tuple[Callable[[dict, dict], None], str]] = {
+    "best accuracy": (entry("EarlyStoppingCallback", "best", "x"), "best='x': must be a number"),
+    "best weights": (nan_weights, "params/classifier/bias: is not finite"),
+    "lines": (entry("LocalLogger", "bytes", 3), "bytes=3: must be where a line of"),
+    "minimum": (entry("StabilityGapCallback", "minimum", "x"), "minimum: must be a list"),
+    "parameter": (strange_parameter, "params/classifier/bias: is float32[3], must be float32[10]"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_what_a_part_kept_is_damaged(
+    name: str, runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """One warning that says what, and the end of a run that was never stopped."""
+    config, folder = runs
+    change, what = TAMPERED[name]
+    shutil.copytree(folder / "cut", tmp_path / "cut")
+    damaged = last(tmp_path / "cut")
+    tamper(damaged, change)
+    runner.run_experiment(config, tmp_path / "cut")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {damaged}: this checkpoint is damaged: ")
+    assert what in warning and warning.endswith("the run continues from the one before")
+    assert (damaged.parent / (damaged.name + DAMAGED)).is_dir()
+    assert_same_end(tmp_path / "cut", folder / "whole")
+
+
+def test_a_part_that_checks_nothing(
+    runs: tuple[dict, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A callback of someone's own raises in `import_state`, when all else is restored already."""
+    config, folder = runs
+    shutil.copytree(folder / "cut", tmp_path / "cut")
+    tamper(last(tmp_path / "cut"), lambda state, _: state["callbacks"]["MetricCallback-1"].clear())
+    monkeypatch.setattr(MetricCallback, "check_state", lambda *_: None)
+    runner.run_experiment(config, tmp_path / "cut")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "callbacks.MetricCallback-1: cannot be continued from: KeyError: 'loss_sum'" in warning
+    assert_same_end(tmp_path / "cut", folder / "whole")
+
+
+def test_a_trackers_state_is_dropped(
+    runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """It begins anew, with one warning; the run continues where it was."""
+    config, folder = runs
+    shutil.copytree(folder / "cut", tmp_path / "cut")
+    tamper(last(tmp_path / "cut"), entry("TensorBoardLogger", "rows", "abc"))
+    runner.run_experiment(config, tmp_path / "cut")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: logger tensorboard begins anew") and "rows='abc'" in warning
+    assert_same_end(tmp_path / "cut", folder / "whole")
+
+
+def test_when_none_is_good(
+    runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The run begins again, and says so of each."""
+    config, folder = runs
+    shutil.copytree(folder / "cut", tmp_path / "cut")
+    kept = [p for p in (tmp_path / "cut" / FOLDER).iterdir()]
+    for path in kept:
+        tamper(path, strange_parameter)
+    runner.run_experiment(config, tmp_path / "cut")
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == len(kept) == 2
+    assert warnings[-1].endswith("the run continues from the beginning")
+    assert_same_end(tmp_path / "cut", folder / "whole")
+
+
+def test_metrics_that_are_gone_end_no_checkpoint(runs: tuple[dict, Path], tmp_path: Path):
+    """No checkpoint would fit: the run says so and leaves them."""
+    config, folder = runs
+    shutil.copytree(folder / "cut", tmp_path / "cut")
+    (tmp_path / "cut" / "metrics.jsonl").unlink()
+    before = good(tmp_path / "cut", config)
+    with pytest.raises(runner.ConfigError, match="metrics.jsonl: must be as it was"):
+        runner.run_experiment(config, tmp_path / "cut")
+    assert good(tmp_path / "cut", config) == before is not None

@@ -1,0 +1,75 @@
+"""What a search selects on, by the jobs that it checks and the command that it ends with."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+
+from seqrun import preflight
+from seqrun.listing import CONF
+from seqrun.selection import command
+
+SPACE = "optimizer.lr=interval(0.01, 0.1)"
+SEARCH = ("-m", "hydra/sweeper=search", "algo=naive", SPACE)
+KEY = "benchmark.validation_fraction"
+FILE = "# @package _global_\ndefaults:\n  - override /hydra/sweeper: search\n"
+
+
+def fractions(argv, conf=CONF) -> list[float]:
+    """Return the part that each job of a command holds out."""
+    return [job.config["benchmark"]["validation_fraction"] for job in preflight.check(argv, conf)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (SEARCH, [0.1, 0.1]),
+        ((*SEARCH, f"{KEY}=0"), [0, 0]),
+        ((*SEARCH, f"++{KEY}=0"), [0, 0]),
+        ((*SEARCH, f"{KEY}=0.3"), [0.3, 0.3]),
+        ((*SEARCH, f"{KEY}=choice(0.2,0.3)"), [0.2, 0.2, 0.3]),
+        ((*SEARCH, f"+hydra.sweeper.params={{{KEY}: '0'}}"), [0, 0]),
+        (("-m", "algo=naive", "seed=0,1"), [0, 0]),  # a grid is what it says
+    ],
+)
+def test_a_search_holds_out_unless_something_is_said(elsewhere, argv, expected):
+    assert fractions(argv) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("", 0.1), (f"benchmark:\n  {KEY.split('.')[1]}: 0\n", 0), ("benchmark:\n  pad_to: 9\n", 0.1)],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_file_of_a_sweep_may_say_it(tmp_path, elsewhere, content, expected, beside):
+    """0 too, which is what conf/benchmark says to everybody; in conf/ or in --config-dir."""
+    conf = tmp_path / "conf"
+    flags = ["--config-dir", str(conf)] if beside else []
+    if not beside:
+        shutil.copytree(CONF, conf)
+    (conf / "sweeps").mkdir(parents=True, exist_ok=True)
+    node = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {optimizer.lr: 'interval(0.1,1)'}\n"
+    (conf / "sweeps" / "mine.yaml").write_text(FILE + content + node)
+    found = fractions([*flags, "sweeps=mine"], CONF if beside else conf)
+    assert found == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("own", "chosen", "expected", "once"),
+    [
+        (0, {KEY: "0.1", "optimizer.lr": 0.2}, f"optimizer.lr=0.2 {KEY}=0.0", True),
+        (0, {"sweeps": "x", KEY: "0.1"}, f"{KEY}=0.0", True),
+        (0.2, {"algo": "si"}, f"algo=si {KEY}=0.0", True),
+        (0, {f"++{KEY}": 0.5}, f"{KEY}=0.0", True),
+        (0, {KEY: "0", "algo": "si"}, f"{KEY}=0 algo=si", False),
+        (0, {"algo": "si"}, "algo=si", False),
+        (None, {f"+{KEY}": "0.1"}, f"+{KEY}=0.0", True),
+    ],
+)
+def test_the_command_that_measures_the_best(own, chosen, expected, once):
+    """On the test data; whether for the first time hangs on what the best trial was told."""
+    node = {} if own is None else {"validation_fraction": own}
+    cfg = OmegaConf.create({"benchmark": node})
+    assert command(cfg, chosen) == (f"python run.py {expected}", once)

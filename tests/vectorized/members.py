@@ -1,0 +1,86 @@
+"""Small runs that share their compiled calls, and the same runs alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from comparison import assert_same_run
+from experiments import LossRecorder, RowRecorder, Trace, build, run
+
+from seqrun.algorithms.base.ensemble import Failure
+from seqrun.algorithms.base.ensemble.jax import Ensemble
+
+TOLERANCE = 1e-5
+"""On every number, absolute plus relative: sums within a product are ordered otherwise."""
+SHORT = {"num_tasks": 2, "samples_per_task": 40}
+UNEVEN = SHORT | {"samples_per_task": 45}
+"""The last batch of a task has 5 samples."""
+PATIENCE = 300
+"""Seconds after which runs that wait for each other have waited for ever."""
+
+
+def train(
+    algo: str, specs: Sequence[Mapping[str, Any]], ensemble: Ensemble | None = None
+) -> list[Trace | BaseException]:
+    """Train one run for each specification of `experiments.build`, in step."""
+    ensemble = ensemble or Ensemble()
+    recorders = [(LossRecorder(), RowRecorder()) for _ in specs]
+    algorithms = []
+    for spec, own in zip(specs, recorders, strict=True):
+        callbacks = [*spec.get("callbacks", ()), *own]
+        algorithms.append(build(algo, "jax", **{**spec, "callbacks": callbacks}))
+    found: dict[int, Any] = {}
+
+    def work_of(algorithm: Any) -> Any:
+        def work(member: Any) -> None:
+            algorithm.member = member
+            algorithm.fit()
+
+        return work
+
+    def in_time() -> None:
+        ensemble.run([work_of(a) for a in algorithms], found.__setitem__)
+
+    thread = threading.Thread(target=in_time, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the runs wait for each other"
+    assert len(found) == len(specs)
+    traces: list[Trace | BaseException] = []
+    for place, (algorithm, (losses, rows)) in enumerate(zip(algorithms, recorders, strict=True)):
+        if isinstance(found[place], Failure):
+            traces.append(found[place].error)
+            continue
+        algorithm.member = None
+        traces.append(
+            Trace(
+                algorithm,
+                np.concatenate(losses.losses),
+                np.concatenate(losses.correct),
+                [],
+                algorithm.export_arrays(),
+                algorithm.accuracy_matrix.copy(),
+                rows.rows,
+            )
+        )
+    return traces
+
+
+def assert_like_single(
+    algo: str, specs: Sequence[Mapping[str, Any]], traces: Sequence[Any], tolerance: float
+) -> None:
+    """Raise AssertionError unless each run is the one that it would have been alone."""
+    for spec, trace in zip(specs, traces, strict=True):
+        assert isinstance(trace, Trace), trace
+        alone = run(algo, "jax", **spec)
+        assert_same_run(trace, alone, tolerance)
+        np.testing.assert_array_equal(trace.correct, alone.correct)
+
+
+def together(ensemble: Ensemble, name: str = "chunk") -> int:
+    """Return the most runs whose call of a name was one program."""
+    keys = [key for key in ensemble._programs if isinstance(key[-1], int)]
+    return max((key[-1] for key in keys if key[0][0] == name), default=1)

@@ -1,0 +1,180 @@
+"""Which jobs may share programs: those that differ in seeds and declared numbers alone."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from experiments import ALGORITHMS, algorithm_class
+from reliability.small_runs import config_of
+
+from seqrun import footprint, together
+from seqrun.algorithms.ewc.jax import EWC
+from seqrun.checks import ConfigError
+from seqrun.grouping import group, structure_of, vectorizable_keys
+from seqrun.runner import build, check
+from seqrun.sweep import SweepJob
+
+PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"
+EWC_ON_JAX = ("backend=jax", "algo=ewc")
+
+
+def job(number: int, *overrides: str, environment: Mapping[str, str] | None = None) -> SweepJob:
+    """Return a job: options of groups are composed, keys with a dot are put in place."""
+    config = copy.deepcopy(config_of(*(o for o in overrides if "." not in o.split("=")[0])))
+    for key, value in (o.split("=") for o in overrides if "." in o.split("=")[0]):
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        assert last in node
+        node[last] = yaml.safe_load(value)
+    return SweepJob(
+        number=number,
+        name=" ".join(overrides),
+        overrides=overrides,
+        config=config,
+        directory=Path(f"/nowhere/{number}"),
+        environment=environment or {},
+    )
+
+
+def numbers(jobs: list[SweepJob]) -> list[int]:
+    return [found.number for found in jobs]
+
+
+def test_a_grid_is_one_group():
+    values = [(s, lr, c) for s in (0, 1) for lr in (0.01, 0.1) for c in (1, 30.0)]
+    grid = [
+        job(n, *EWC_ON_JAX, f"seed={s}", f"optimizer.lr={lr}", f"algo.ewc_lambda={c}")
+        for n, (s, lr, c) in enumerate(values)
+    ]
+    groups, alone = group(grid)
+    assert [numbers(members) for members in groups] == [list(range(8))] and not alone
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (("algo.fisher=exact",), "algo.fisher"),
+        (("algo.fisher_samples=20",), "algo.fisher_samples"),
+        (("algo.ewc_lambda=0",), "algo.ewc_lambda"),
+        (("optimizer.momentum=0.9",), "optimizer.momentum"),
+        (("optimizer.weight_decay=0.1",), "optimizer.weight_decay"),
+        (("training.grad_clip=1.0",), "training.grad_clip"),
+        (("backbone.width=16",), "backbone.width"),
+        (("training.epochs_per_task=1",), "training.epochs_per_task"),
+        (("benchmark.batch_size=20",), "benchmark.batch_size"),
+        (("optimizer=adam",), "optimizer._target_"),
+        (("algo=si",), "algo._target_"),
+        (("callbacks.checkpoint.keep=3",), "callbacks.checkpoint.keep"),
+    ],
+)
+def test_another_structure_is_another_group(changed: tuple[str, ...], named: str):
+    """It runs alone, and the reason names the keys."""
+    jobs = [job(0, *EWC_ON_JAX), job(1, *EWC_ON_JAX, "seed=1"), job(2, *EWC_ON_JAX, *changed)]
+    groups, alone = group(jobs)
+    assert [numbers(members) for members in groups] == [[0, 1]]
+    assert numbers([found for found, _ in alone]) == [2]
+    assert alone[0][1].startswith("no other has its") and named in alone[0][1]
+    again = job(3, *EWC_ON_JAX, *changed, "seed=1", "optimizer.lr=0.3")
+    groups, alone = group([*jobs, again])
+    assert [numbers(members) for members in groups] == [[0, 1], [2, 3]] and not alone
+
+
+def test_what_runs_alone_and_why():
+    jobs = [job(0, "backend=torch"), job(1, "backend=torch", "seed=1")]
+    jobs += [job(2, "backend=jax", "seed=[0,1]"), job(3, "backend=jax")]
+    jobs += [job(4, "backend=jax", "seed=1", "logger.local.figures=true", "streams.data=3")]
+    groups, alone = group(jobs)
+    assert [numbers(members) for members in groups] == [[3, 4]]
+    reasons = {found.number: reason for found, reason in alone}
+    assert "backend=torch: only JAX" in reasons[0] and "several seeds" in reasons[2]
+    jobs = [job(0, "backend=jax", environment={"A": "1"}), job(1, "backend=jax", "seed=1")]
+    groups, alone = group(jobs)
+    assert not groups and "hydra.job.env_set" in alone[0][1]
+
+
+@pytest.mark.parametrize(
+    "key", ["algo.fisher_samples", "benchmark.batch_size", "training.chunk_steps"]
+)
+def test_numbers_that_shapes_follow_from(key: str):
+    """They are numbers too, but never arguments."""
+    groups, _ = group([job(n, *EWC_ON_JAX, f"{key}={20 + n}") for n in (0, 1)])
+    assert not groups
+
+
+def test_the_page_lists_what_is_declared():
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.read_text(), re.M))
+    for algo in ALGORITHMS:
+        row = next(text for names, text in rows.items() if f"`{algo}`" in names)
+        told = row.split("; ")[-1 if algo == "derpp" else 0]
+        names = "" if told.startswith("none") else told
+        declared = algorithm_class(algo, "jax").vectorizable
+        assert set(re.findall("`(.+?)`", names)) == set(declared), algo
+
+
+def test_momentum_of_some_size():
+    """0.5 and 0.9 are one structure, 0 and 0.9 are two."""
+    sizes = (0, 0.5, 0.9)
+    found = [structure_of(job(0, *EWC_ON_JAX, f"optimizer.momentum={m}").config) for m in sizes]
+    assert found[1] == found[2] != found[0]
+
+
+def test_a_class_of_a_users_speaks_for_itself(monkeypatch: pytest.MonkeyPatch):
+    """What its parent only passes on it may read while a program is traced."""
+    module = ModuleType("mine_alone")
+    module.__file__ = "mine_alone.py"
+
+    class Mine(EWC):
+        pass
+
+    Mine.__module__ = "mine_alone"
+    module.Mine = Mine  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine_alone", module)
+    config: Any = dict(config_of(*EWC_ON_JAX)) | {"allow_targets": ["mine_alone"]}
+    config["algo"] = config["algo"] | {"_target_": "mine_alone.Mine"}
+    assert not [key for key in vectorizable_keys(config) if key.startswith("algo.")]
+    Mine.vectorizable = ("ewc_lambda",)
+    assert "algo.ewc_lambda" in vectorizable_keys(config)
+
+
+# ---- the keys of one run
+
+
+def test_vmap_needs_jax():
+    with pytest.raises(ConfigError, match="seeds_strategy=vmap: must be auto, processes or seq"):
+        check(dict(config_of("backend=torch")) | {"seeds_strategy": "vmap"})
+    check(dict(config_of("backend=jax")) | {"seeds_strategy": "vmap"})
+
+
+def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
+    """By the estimate of one run, and never by what happens to be free."""
+    algorithm = build(config_of("backend=jax"), 0)
+    assert together.runs_at_once(algorithm) == together.MOST_RUNS
+    needed = sum(part.num_bytes for part in footprint.parts_of(algorithm))
+    for room, runs in ((10.0, 5), (7.9, 3), (0.1, 1)):
+        monkeypatch.setattr(together, "total_bytes", lambda room=room: int(room * needed))
+        assert together.runs_at_once(algorithm) == runs
+
+
+def test_memory_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The machine's, or the limit of a cgroup, whatever is used of it."""
+    meminfo, own, top = tmp_path / "meminfo", tmp_path / "own", tmp_path / "fs"
+    meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\nSwapFree: 5 kB\n")
+    own.write_text("0::/jobs\n")
+    (top / "jobs").mkdir(parents=True)
+    for name, value in (("MEMINFO", meminfo), ("OWN_CGROUP", own), ("CGROUPS", top)):
+        monkeypatch.setattr(footprint, name, value)
+    assert footprint.total_bytes() == 100 * 1024
+    (top / "jobs" / "memory.max").write_text("7000\n")
+    assert footprint.total_bytes() == 7000
+    (top / "jobs" / "memory.max").write_text("max\n")
+    assert footprint.total_bytes() == 100 * 1024

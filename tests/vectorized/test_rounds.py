@@ -1,0 +1,158 @@
+"""Members meet at every call, one at a time works, and whoever ends is waited for no more."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrun.algorithms.base.ensemble import BaseEnsemble, Call, Failure, Member
+from seqrun.algorithms.base.ensemble import jax as ensembles
+from seqrun.algorithms.base.ensemble.jax import Ensemble
+
+
+class Adding(BaseEnsemble):
+    """Answers each call by the number of those who asked with it."""
+
+    def __init__(self) -> None:
+        self.rounds: list[int] = []
+
+    def answer(self, calls: Any) -> Any:
+        self.rounds.append(len(calls))
+        if any(call.name == "wrong" for call in calls.values()):
+            wrong = {m for m, call in calls.items() if call.name == "wrong"}
+            return {m: Failure(ValueError("no")) if m in wrong else 0 for m in calls}
+        return dict.fromkeys(calls, len(calls))
+
+
+def ask(member: Member, name: str = "call", *args: Any, function: Any = None) -> Any:
+    timing = {"compile_seconds": 0.0}
+    return member.call(Call(name, function, args, timing))
+
+
+def run(ensemble: BaseEnsemble, works: list[Any]) -> dict[int, Any]:
+    """Run them with a limit of time; return what each ended with."""
+    found: dict[int, Any] = {}
+    thread = threading.Thread(target=ensemble.run, args=(works, found.__setitem__), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    return found
+
+
+def test_those_who_end_are_waited_for_no_more():
+    """Work of 0, 3, 1 and 3 calls; in the order given, one at a time."""
+    log: list[str] = []
+    at_work = 0
+
+    def work_of(name: str, calls: int) -> Any:
+        def work(member: Member) -> list[int]:
+            nonlocal at_work
+            answers = []
+            for _ in range(calls):
+                at_work += 1
+                assert at_work == 1
+                log.append(name)
+                at_work -= 1
+                answers.append(ask(member))
+            return answers
+
+        return work
+
+    ensemble = Adding()
+    found = run(ensemble, [work_of(*w) for w in (("a", 0), ("b", 3), ("c", 1), ("d", 3))])
+    assert found == {0: [], 1: [3, 2, 2], 2: [3], 3: [3, 2, 2]}
+    assert "".join(log) == "bcdbdbd"
+    assert ensemble.rounds == [3, 2, 2, 0]
+
+
+def test_an_error_reaches_those_who_asked():
+    def caught(member: Member) -> int:
+        with pytest.raises(ValueError, match="no"):
+            ask(member, "wrong")
+        return ask(member)
+
+    found = run(Adding(), [caught, lambda m: ask(m, "wrong"), lambda m: [ask(m), ask(m)]])
+    assert found[0] == 2 and found[2] == [0, 2]
+    assert isinstance(found[1], Failure) and isinstance(found[1].error, ValueError)
+
+
+def test_a_signal_in_the_middle_ends_all():
+    """Wherever they stand: in their first round, later, or not begun."""
+    ended: list[str] = []
+
+    class Interrupting(Adding):
+        def answer(self, calls: Any) -> Any:
+            if len(self.rounds) == 2:
+                raise KeyboardInterrupt
+            return super().answer(calls)
+
+    def work(member: Member) -> None:
+        try:
+            while True:
+                ask(member)
+        finally:
+            ended.append("yes")
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupting().run([work, work, work], lambda place, result: None)
+    assert len(ended) == 3
+    with pytest.raises(ZeroDivisionError):
+        Adding().run([lambda m: 0, work], lambda place, result: 1 / 0)
+    assert len(ended) == 3
+
+
+def add(x: Any, y: Any) -> Any:
+    return x + y
+
+
+def test_groups_of_an_engine():
+    """By name and shapes; what is the same is not stacked; sizes are powers of two or all."""
+    shared = jnp.ones(3)
+
+    def work_of(value: float, calls: int, size: int) -> Any:
+        def work(member: Member) -> list[Any]:
+            own = np.full(size, value, np.float32)
+            one = shared if size == 3 else jnp.ones(size)
+            return [np.asarray(ask(member, "add", one, own, function=add)) for _ in range(calls)]
+
+        return work
+
+    ensemble = Ensemble()
+    works = [(1.0, 3, 3), (2.0, 3, 3), (3.0, 3, 3), (4.0, 2, 3), (5.0, 1, 3), (6.0, 2, 4)]
+    found = run(ensemble, [work_of(*w) for w in works])
+    for place, (value, calls, size) in enumerate(works):
+        assert len(found[place]) == calls
+        for array in found[place]:
+            np.testing.assert_array_equal(array, np.full(size, value + 1, np.float32))
+    sizes = [key[2] for key in ensemble._programs if len(key) == 3]
+    assert sorted(sizes) == [4, 6], "five members fill six, four and three fill four"
+    assert {key[1] for key in ensemble._programs if len(key) == 3} == {(True, False)}
+
+
+def test_functions_that_differ_are_kept_apart(capsys: pytest.CaptureFixture[str]):
+    def work_of(value: float) -> Any:
+        x = np.arange(3, dtype=np.float32) + value
+        return lambda member: ask(member, "scale", x, function=lambda x: value * x)
+
+    found = run(Ensemble(), [work_of(v) for v in (2.0, 3.0, 4.0)])
+    for place, value in enumerate((2.0, 3.0, 4.0)):
+        expected = value * (np.arange(3, dtype=np.float32) + value)
+        np.testing.assert_array_equal(found[place], expected)
+    assert "scale: differs from run to run" in capsys.readouterr().err
+
+
+def test_equal_data_are_found_while_they_are_held(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ensembles, "SHARED_BYTES", 16)
+    ensemble = Ensemble()
+    first = ensemble.place(np.arange(8, dtype=np.float32), None)
+    assert ensemble.place(np.arange(8, dtype=np.float32), None) is first
+    assert ensemble.place(np.arange(8, dtype=np.int32), None) is not first
+    assert ensemble.place(np.arange(8, dtype=np.float32)[::-1], None) is not first
+    tiny = np.zeros(1, np.float32)
+    assert ensemble.place(tiny, None) is not ensemble.place(tiny, None)
+    del first
+    assert len(ensemble._placed) == 0
