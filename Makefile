@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 ARGS ?=
 
-.PHONY: help run test ci test-all golden lint list readme tables reproduce bench
+.PHONY: help run test ci test-all golden lint list readme tables reproduce bench peers
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,10 +46,20 @@ reproduce: $(STAMP) ## run reproductions: make reproduce ARGS="--only 'hsu2018/*
 bench: $(STAMP) ## measure speed: make bench ARGS="..."
 	$(BIN)/python bench/run.py $(ARGS)
 
+peers: $(PEERS)/.installed ## install what make bench compares with, into .venv-peers
+
 # Made again only when what is to be installed has changed.
 $(STAMP): setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 or newer as $(PYTHON): make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer, but $(PYTHON) is older: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# They see .venv's packages through a .pth file, so that every library runs on the same frameworks.
+$(PEERS)/.installed: $(STAMP) bench/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers/requirements.txt
+	@site='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	$(BIN)/python -c "$$site" > "$$($(PEERS)/bin/python -c "$$site")/base.pth"
 	@touch $@

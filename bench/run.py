@@ -1,89 +1,89 @@
-"""Measure speed and print one table: python bench/run.py [--repetitions N] [--write].
+"""Measure speed and print a table for each part: python bench/run.py [--only PART ...] [--write].
 
 Work W1: Rotated MNIST, 5 tasks x 60,000 samples, batch 10, 1 epoch, MLP 784-256-256-10, SGD
 lr 0.01. Work W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. Rates are medians
-(min-max) of interleaved repetitions in one process per framework; only ratios of one run are
-comparable, since machines are noisy.
+(min-max) of interleaved repetitions; only ratios of one run are comparable, since machines are
+noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The peers'
+images come turned, uint8, and are made tensors by their own transforms.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 
+import beside_peers
+import scaling
+from report import (
+    BACKENDS,
+    Row,
+    command,
+    machine,
+    median,
+    ratio,
+    read_sections,
+    section,
+    write_sections,
+)
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-W1 = ["benchmark=rotated_mnist", "benchmark.num_tasks=5", "optimizer.lr=0.01"]
-W1 += ["training.evaluate_on=seen"]
-BACKENDS = ("torch", "jax")
+W1 = ["benchmark=rotated_mnist", "optimizer.lr=0.01", "training.evaluate_on=seen"]
+NUM_TASKS = 5
+NAMES = {
+    "hand": "hand-written loop, torch",
+    "hand compiled": "hand-written loop, torch compiled",
+    "jax": "hand-written jit(scan), jax",
+}
 
 
-def command(*arguments: str) -> str:
-    """Run a Python command in the project's root and return its stdout."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return done.stdout
+def sized(samples: int | None) -> list[str]:
+    """Return the override of a task's samples."""
+    return [] if samples is None else [f"benchmark.samples_per_task={samples}"]
 
 
-def median(values: list[float], digits: int = 0) -> str:
-    """Return "median (min-max)"."""
-    low, mid, high = min(values), statistics.median(values), max(values)
-    return f"{mid:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
-def ratio(over: list[float], under: list[float]) -> str:
-    """Return the median of the ratios of interleaved pairs."""
-    return f"{statistics.median(a / b for a, b in zip(over, under, strict=True)):.2f}"
-
-
-def training_rows(repetitions: int) -> list[tuple[str, ...]]:
+def training_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure training rates beside hand-written loops, and the Fisher."""
-    rows = []
+    rows: list[Row] = []
+    number = asked.samples or 60_000
     for backend in BACKENDS:
-        measured = json.loads(
-            command("bench/training.py", backend, "--repetitions", str(repetitions))
-        )
+        arguments = [backend, "--repetitions", str(asked.repetitions)]
+        arguments += [] if asked.samples is None else ["--samples", str(asked.samples)]
+        measured = json.loads(command("bench/training.py", *arguments))
         rates = measured["rates"]
-        name = {"torch": "hand-written loop, torch", "jax": "hand-written jit(scan), jax"}[backend]
-        rows += [
-            (f"{name}, naive, steps/s", median(rates["hand"]), "1"),
-            (
-                f"seqrun {backend}, naive, steps/s",
-                median(rates["naive"]),
-                f"{ratio(rates['naive'], rates['hand'])} of hand-written",
-            ),
-            (
-                f"seqrun {backend}, ewc, steps/s",
-                median(rates["ewc"]),
-                f"{ratio(rates['naive'], rates['ewc'])} x naive's time per step",
-            ),
-            (
-                f"seqrun {backend}, per-sample Fisher of 60,000 samples, s",
-                median(measured["fisher_seconds"], 2),
-                "",
-            ),
-        ]
+        for name, found in rates.items():
+            kind = " compiled" if name.endswith("compiled") else ""
+            if name.startswith("hand"):
+                shown = NAMES["jax" if backend == "jax" else name]
+                rows.append((f"{shown}, naive, steps/s", median(found), "1"))
+                continue
+            told = f"{ratio(rates[f'naive{kind}'], found)} x naive's time per step"
+            if name.startswith("naive"):
+                told = f"{ratio(found, rates[f'hand{kind}'])} of hand-written"
+            rows.append((f"seqrun {backend}, {name}, steps/s", median(found), told))
+        fisher = median(measured["fisher_seconds"], 2)
+        rows.append((f"seqrun {backend}, per-sample Fisher of {number:,} samples, s", fisher, ""))
     return rows
 
 
-def convolution_rows(repetitions: int) -> list[tuple[str, ...]]:
+def peer_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure training rates of other libraries beside seqrun's."""
+    algorithms = tuple(asked.algorithms.split(","))
+    sizes = asked.repetitions, asked.peer_steps, asked.samples
+    return beside_peers.rows(*sizes, asked.peer_data, algorithms)
+
+
+def convolution_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure W2's training rates beside hand-written loops."""
-    rows = []
+    rows: list[Row] = []
     for backend in BACKENDS:
         measured = json.loads(
-            command("bench/convolution.py", backend, "--repetitions", str(repetitions))
+            command("bench/convolution.py", backend, "--repetitions", str(asked.repetitions))
         )
         rates, threads = measured["rates"], measured["execution"]["num_threads"]
         rows += [
@@ -97,41 +97,42 @@ def convolution_rows(repetitions: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def whole_rows(algo: str) -> list[tuple[str, ...]]:
-    """Measure W1 from command to table, by phase."""
-    rows = []
-    for backend in BACKENDS:
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            run = [f"algo={algo}", f"backend={backend}", *W1, f"hydra.run.dir={folder}/run"]
-            command("run.py", *run)
-            total = time.perf_counter() - started
-            record = json.loads(Path(folder, "run", "results.json").read_text())
-        timing = record["runs"][0]["timing"]
-        phases = {k.removesuffix("_seconds"): v for k, v in timing.items() if k.endswith("seconds")}
-        rest = total - sum(phases.values())
-        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())
-        rows.append(
-            (
-                f"W1 {algo}, {backend}, command to table, s",
-                f"{total:.1f}",
-                f"{told}, imports and the rest {rest:.1f}",
-            )
-        )
+def whole_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure W1 from command to table, by phase, and the peers' whole programs."""
+    rows: list[Row] = []
+    for algo in ("naive", "ewc"):
+        ours = [_whole(algo, backend, asked.samples) for backend in BACKENDS]
+        rows += [row for row, _ in ours]
+        rows += beside_peers.whole_rows(algo, asked.samples, min(total for _, total in ours))
     return rows
 
 
-def start_rows(repetitions: int) -> list[tuple[str, ...]]:
+def _whole(algo: str, backend: str, samples: int | None) -> tuple[Row, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        run = [f"algo={algo}", f"backend={backend}", *W1, f"benchmark.num_tasks={NUM_TASKS}"]
+        command("run.py", *run, *sized(samples), f"hydra.run.dir={folder}/run")
+        total = time.perf_counter() - started
+        record = json.loads(Path(folder, "run", "results.json").read_text())
+    timing = record["runs"][0]["timing"]
+    phases = {k.removesuffix("_seconds"): v for k, v in timing.items() if k.endswith("seconds")}
+    rest = total - sum(phases.values())
+    told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())
+    what = f"W1 {algo}, {backend}, command to table, s"
+    return (what, f"{total:.1f}", f"{told}, imports and the rest {rest:.1f}"), total
+
+
+def start_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure start-up: --help, and the default experiment's time before its first step."""
     helps = []
-    for _ in range(repetitions):
+    for _ in range(asked.repetitions):
         started = time.perf_counter()
         command("run.py", "--help")
         helps.append(time.perf_counter() - started)
-    rows: list[tuple[str, ...]] = [("run.py --help, s", median(helps, 2), "")]
+    rows: list[Row] = [("run.py --help, s", median(helps, 2), "")]
     for backend in BACKENDS:
         firsts = []
-        for _ in range(repetitions):
+        for _ in range(asked.repetitions):
             with tempfile.TemporaryDirectory() as folder:
                 started = time.perf_counter()
                 command("run.py", f"backend={backend}", f"hydra.run.dir={folder}/run")
@@ -151,7 +152,7 @@ def start_rows(repetitions: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def data_rows(repetitions: int) -> list[tuple[str, ...]]:
+def data_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure rotating a task of 60,000 images."""
     import numpy as np
 
@@ -159,52 +160,81 @@ def data_rows(repetitions: int) -> list[tuple[str, ...]]:
 
     images = np.random.default_rng(0).integers(0, 256, (60_000, 28, 28, 1), np.uint8)
     seconds = []
-    for _ in range(repetitions):
+    for _ in range(asked.repetitions):
         started = time.perf_counter()
         rotate(images, 36.0)
         seconds.append(time.perf_counter() - started)
     return [("rotate 60,000 28 x 28 images (bilinear), s", median(seconds, 2), "")]
 
 
-def loading_rows() -> list[tuple[str, ...]]:
+def loading_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure preparing data as large as Tiny ImageNet, decoding, and 20 tasks, with memory."""
     lines = command("bench/loading.py").splitlines()[:-1]  # the last one is of the machine
-    return [(*line.split(": ", 1), "") for line in lines]
+    split = [line.split(": ", 1) for line in lines]
+    return [(what, found, "") for what, found in split]
 
 
-def machine() -> str:
-    """Describe the machine and the packages in a line."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
-    cores = len(os.sched_getaffinity(0))
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "jax", "numpy"))
-    return f"{cpu}, {cores} cores, Python {platform.python_version()}, {packages}"
+def scaling_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure how time and memory grow with tasks and with seeds."""
+    base = ["algo=naive", *W1, *sized(asked.samples)]
+    return scaling.rows(base, asked.repetitions, asked.tasks)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "training": training_rows,
+    "peers": peer_rows,
+    "convolution": convolution_rows,
+    "whole": whole_rows,
+    "start": start_rows,
+    "data": data_rows,
+    "loading": loading_rows,
+    "scaling": scaling_rows,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    parser.add_argument("--write", action="store_true", help="put them into bench/RESULTS.md")
+    parser.add_argument("--samples", type=int, help="of each task of W1; default: 60,000")
+    parser.add_argument("--tasks", type=int, default=NUM_TASKS, help="with several seeds")
+    parser.add_argument("--algorithms", default=",".join(beside_peers.ALGORITHMS), help="of peers")
+    parser.add_argument("--peer-steps", type=int, default=600, help="of a peer that are timed")
+    parser.add_argument(
+        "--peer-data", choices=("images", "turning", "tensors"), default="images", help="to peers"
+    )
+    return parser.parse_args()
+
+
+def how(asked: argparse.Namespace, part: str) -> str:
+    """Return the command that measures a part alone."""
+    told = f"--only {part} --write --repetitions {asked.repetitions}"
+    told += "" if asked.samples is None else f" --samples {asked.samples}"
+    if part == "peers":
+        told += f" --peer-steps {asked.peer_steps} --peer-data {asked.peer_data}"
+        told += f" --algorithms {asked.algorithms}"
+    if part == "scaling":
+        told += f" --tasks {asked.tasks}"
+    return f'make bench ARGS="{told}"'
 
 
 def main() -> None:
-    """Print the table; with --write, put it into bench/RESULTS.md too."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="rewrite bench/RESULTS.md")
-    arguments = parser.parse_args()
-    n = arguments.repetitions
-    rows = training_rows(n) + convolution_rows(n) + whole_rows("naive") + whole_rows("ewc")
-    rows += start_rows(n) + data_rows(n) + loading_rows()
-    table = Table("what", "median (min-max)", "ratio or parts", title="W1 and start-up")
-    for row in rows:
-        table.add_row(*row)
+    """Print the tables; with --write, put each into bench/RESULTS.md as it is there."""
+    asked = arguments()
     console = Console()
-    console.print(table)
-    console.print(machine())
-    if arguments.write:
-        told = f'`make bench ARGS="--write --repetitions {n}"` on {machine()}.'
-        lines = ["# Speed", "", told, ""]
-        lines += [(__doc__ or "").split("\n\n")[1].replace("\n", " ").strip(), ""]
-        lines += ["| what | median (min-max) | ratio or parts |", "|---|---|---|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-        (ROOT / "bench" / "RESULTS.md").write_text("\n".join(lines) + "\n")
+    for part in asked.only:
+        rows = PARTS[part](asked)
+        table = Table("what", "median (min-max)", "ratio or parts", title=part)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print(machine())
+        if asked.write:
+            found = read_sections() | {part: section(rows, how(asked, part))}
+            sections = {name: found[name] for name in PARTS if name in found}
+            write_sections(sections, (__doc__ or "").split("\n\n")[1].strip())
 
 
 if __name__ == "__main__":

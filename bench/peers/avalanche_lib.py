@@ -143,7 +143,7 @@ def main() -> None:
     if not arguments.whole:
         from avalanche.benchmarks.utils.data_loader import TaskBalancedDataLoader
 
-        data = stream.train_stream[-1].dataset.train()
+        data = stream.train_stream[len(tasks) - 1].dataset.train()
         loader = TaskBalancedDataLoader(
             data, batch_size=work.BATCH, shuffle=True, num_workers=arguments.workers
         )
