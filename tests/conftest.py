@@ -23,7 +23,7 @@ _CACHE = {
 
 
 # What `make test` leaves to others, besides what is marked where it stands: tests that start many
-# processes, to .ci/run and `make ci`; and tests whose sibling on the other backend, or with another
+# processes or compile for long, to .ci/run and `make ci`; and tests whose sibling on the other backend, or with another
 # option, says the same, to `make test-all`.
 CI = (
     r"slurm/test_slurm",
@@ -31,6 +31,9 @@ CI = (
     r"runs/test_interruption",
     r"reliability/test_(signals|growth|configurations)",
     r"loggers/test_trackers",
+    r"runs/test_seeds\.py::(?!test_the_rule)",
+    r"vectorized/test_(members|seeds_in_one_program)",
+    r"flow/test_compiled\.py::test_(numbers|a_look|what_cannot)",
     r"report/test_aggregate\.py::test_a_run_of_two_seeds",
     r"runs/test_resume\.py::test_stopped_within_tasks\[(naive|er|kcl|mcsgd|lfl|icarl|derpp)-jax",
 )

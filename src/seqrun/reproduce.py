@@ -119,7 +119,8 @@ def page(rows: Sequence[Row], content: Mapping[str, Mapping[str, Any]]) -> str:
         folder, name = row.name.split("/")
         if folder != paper:
             paper = folder
-            lines += ["", f"## {folder}", "", f"{row.expected.paper}", ""]
+            of_folder = (r.expected.paper for r in rows if r.name.startswith(f"{folder}/"))
+            lines += ["", f"## {folder}", "", "; ".join(dict.fromkeys(of_folder)), ""]
             heads = "row metric published torch jax seeds verdict s commit".split()
             lines += [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
         lines += _lines(name, row, content.get(row.name, {}))
