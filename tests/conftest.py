@@ -23,8 +23,8 @@ _CACHE = {
 
 
 # What `make test` leaves to others, besides what is marked where it stands: tests that start many
-# processes or compile for long, to .ci/run and `make ci`; and tests whose sibling on the other backend, or with another
-# option, says the same, to `make test-all`.
+# processes or compile for long, to .ci/run and `make ci`; and tests whose sibling on the other
+# backend, or with another option, says the same, to `make test-all`.
 CI = (
     r"slurm/test_slurm",
     r"sweeps/test_(killed|search|multirun)",
