@@ -305,7 +305,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Return the steps' program if training is to be compiled, by the fixed rule, and can be.
 
         Raises:
-            ConfigError: it is to be compiled and there is no compiler.
+            ConfigError: it is to be compiled and there is no compiler, or a callback has to look
+                between steps.
         """
         choice = self.training.compile
         wanted = choice == "always" or (
@@ -314,6 +315,12 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         )
         if not (wanted and self.is_compilable) or self.has_host_step_hooks:
             return None
+        if self._pausing:
+            raise ConfigError(
+                f"training.compile={choice!r}: must be never with a callback that looks between "
+                "steps, as stability_gap does: several steps are one program, and others than it "
+                "would give other last bits"
+            )
         if not has_compiler(self.device_kind):
             if choice == "always":
                 raise ConfigError("training.compile='always': there is no compiler here, as g++ is")
