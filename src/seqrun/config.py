@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.benchmarks.base import BaseBenchmark
@@ -309,6 +310,15 @@ def without_secrets(value: Any) -> Any:
 def names_secret(key: str) -> bool:
     """Return whether what stands under a key is nobody's business."""
     return any(str(key).lower().endswith(secret) for secret in SECRETS)
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """Return a run's config.yaml; None if there is none, or something else."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return None
+    return config if isinstance(config, dict) else None  # type: ignore[return-value]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -32,12 +32,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seqrun import runner
+from seqrun import experiment
 from seqrun.checks import ConfigError, nearest, writable
 from seqrun.config import GROUPS, config_hash, dotted_keys, names_secret, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
 from seqrun.locks import refuse_locked
 from seqrun.results import RecordError
+from seqrun.run_directory import is_done, set_aside
 from seqrun.seeds import planned_samples
 from seqrun.selection import held_out
 
@@ -91,7 +92,7 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
         elif len(jobs) == 1 and jobs[0].is_alone:  # before Hydra writes its record there
             refuse_locked(jobs[0].directory)
             if jobs[0].config["resume"] == "never":
-                runner.set_aside(jobs[0].directory)
+                set_aside(jobs[0].directory)
     except (ConfigError, RecordError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -114,6 +115,11 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
         raise ConfigError(f"{' '.join(unknown)}: no such flag, or a flag stands after an override")
     if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
         return []
+    if args.multirun and (args.cfg or args.info):
+        raise ConfigError(
+            "--multirun: must not stand with --cfg or --info, which show one experiment; --dry-run "
+            "shows the jobs"
+        )
     overrides = list(args.overrides)
     if args.config_dir:
         if not os.path.isdir(args.config_dir):
@@ -129,8 +135,8 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
             return []
         jobs = list(_jobs(name, overrides, multirun=args.multirun))
     for job in jobs:
-        if job.directory is None or not runner.is_done(job.directory, job.config):
-            runner.check_data(job.config)
+        if job.directory is None or not is_done(job.directory, job.config):
+            experiment.check_data(job.config)
     return jobs
 
 
@@ -181,7 +187,7 @@ def show(jobs: Sequence[Job]) -> None:
     previews = []
     for job in jobs:
         seeds = seeds_of(job.config)
-        algorithm = runner.build(job.config, seeds[0])
+        algorithm = experiment.build(job.config, seeds[0])
         stream = str((job.config["benchmark"], job.config["training"]["epochs_per_task"]))
         if stream not in samples:  # data are loaded once for all jobs of a stream
             samples[stream] = planned_samples(algorithm)
@@ -191,7 +197,7 @@ def show(jobs: Sequence[Job]) -> None:
                 directory=job.directory,
                 name=algorithm.names,
                 samples=samples[stream] * len(seeds),
-                is_done=bool(job.directory and runner.is_done(job.directory, job.config)),
+                is_done=bool(job.directory and is_done(job.directory, job.config)),
             )
         )
     trials = jobs[0].trials if jobs else None
@@ -226,7 +232,7 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{key}{_resolution(error)}") from None
-    runner.check(config)
+    experiment.check(config)
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def command(cfg: Any, chosen: dict[str, Any]) -> tuple[str, bool]:
     if selected_on_other_data:
         told = {k: v for k, v in told.items() if k.lstrip("+") != KEY}
         told[KEY if "validation_fraction" in cfg.benchmark else f"+{KEY}"] = "0.0"
-    words = " ".join(f"{key}={value}" for key, value in told.items())
+    words = " ".join(shlex.quote(f"{key}={value}") for key, value in told.items())
     return f"python run.py {words}", selected_on_other_data
 
 

@@ -322,12 +322,12 @@ def test_a_class_of_ones_own_is_a_backbone_for_yaml(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     from experiments import CONF
 
-    from seqrun import preflight, runner
+    from seqrun import experiment, preflight
 
     command = ["backbone._target_=my_net.MyNet", "allow_targets=[my_net]", "backbone.width=9"]
     command += [f"~backbone.{key}" for key in ("n_hidden_layers", "dropout", "batch_norm")]
     (job,) = preflight.check([*command, "benchmark.samples_per_task=30"], CONF)
-    algorithm = runner.build(job.config, seed=0)
+    algorithm = experiment.build(job.config, seed=0)
     assert isinstance(algorithm.backbone, Wrapped) and algorithm.backbone.width == 9
     algorithm.loggers = algorithm.callbacks = []
     algorithm.fit()

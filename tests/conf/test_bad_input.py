@@ -109,6 +109,9 @@ CASES = {
     "no node": (["training=null"], ["training=null", "must not be null"]),
     "no data directory": (["data_dir=null"], ["data_dir=null", "must not be null"]),
     "option as number": (["algo=3"], ["algo=3", "must be one of agem"]),
+    "shown and run": (
+        ["--cfg", "job", "-m"], ["--multirun: must not stand with --cfg", "--dry-run"],
+    ),
     "asked to show": (["algo=3", "--cfg", "job"], ["algo=3", "must be one of agem"]),
     "list as number": (["logger=3"], ["logger=3", "must be a list"]),
     "expectation": (["expected=3"], ["expected=3", "must be a node"]),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from benchmarks.generators import image_tree, npz_arrays, write_tree
 
-from seqrun import runner
+from seqrun import experiment
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import CheckpointCallback, MetricCallback, TqdmCallback
 from seqrun.listing import CONF, GROUPS, options
@@ -30,7 +30,7 @@ CHOICES = [
 @pytest.fixture(autouse=True)
 def _data_are_there(monkeypatch):
     """Looking for data is tested elsewhere; here even MNIST composes without them."""
-    monkeypatch.setattr(runner, "check_data", lambda config: None)
+    monkeypatch.setattr(experiment, "check_data", lambda config: None)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_option_builds_with_every_key_written_out(jobs_of, own_data, group, opti
     if option == "early_stopping":
         stream.append("benchmark.validation_fraction=0.1")
     (job,) = jobs_of(f"{group}={option}", f"backend={backend}", *stream)
-    algorithm = runner.build(job.config, seed=0)
+    algorithm = experiment.build(job.config, seed=0)
     assert isinstance(algorithm, BaseAlgorithm)
     assert algorithm.backend == algorithm.backbone.backend == algorithm.optimizer.backend == backend
     node = job.config[group] if group in SINGLE else job.config[group][option]
@@ -65,7 +65,7 @@ def test_option_builds_with_every_key_written_out(jobs_of, own_data, group, opti
 
 def test_default_experiment(jobs_of):
     (job,) = jobs_of()
-    algorithm = runner.build(job.config, seed=3)
+    algorithm = experiment.build(job.config, seed=3)
     names = {"algo": "ewc", "benchmark": "rotated_digits", "backbone": "mlp", "backend": "torch"}
     assert algorithm.names == names
     kinds = [MetricCallback, TqdmCallback, CheckpointCallback]
@@ -84,7 +84,7 @@ def test_conf_repeats_the_defaults_of_the_classes():
 
 def test_lists_of_callbacks_and_loggers(jobs_of):
     (job,) = jobs_of("callbacks=[]", "logger=[local]", "logger.local.figures=false")
-    algorithm = runner.build(job.config, seed=0)
+    algorithm = experiment.build(job.config, seed=0)
     assert algorithm.callbacks == []
     (logger,) = algorithm.loggers
     assert logger.figures is False
@@ -99,7 +99,7 @@ def test_relative_data_dir_is_of_the_working_directory(jobs_of, elsewhere, monke
 
 def test_epochs_may_be_one_per_task(jobs_of):
     (job,) = jobs_of("training.epochs_per_task=[3,1,1,1,1]")
-    assert runner.build(job.config, seed=0).training.epochs(1) == 3
+    assert experiment.build(job.config, seed=0).training.epochs(1) == 3
 
 
 def test_grid_is_expanded(jobs_of):
@@ -134,5 +134,5 @@ def test_every_option_has_a_description(group):
 
 def test_a_class_of_an_allowed_package_is_taken(jobs_of, mypkg):
     (job,) = jobs_of("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Fails")
-    algorithm = runner.build(job.config, seed=0)
+    algorithm = experiment.build(job.config, seed=0)
     assert type(algorithm.callbacks[-1]).__name__ == "Fails"

@@ -14,10 +14,9 @@ ROOT = CONF.parent
 SOURCE = ROOT / "src"
 FILES = sorted((SOURCE / "seqrun").rglob("*.py"))
 HYDRA = {"config.py", "preflight.py", "runner.py"}
-TOP = HYDRA | {"explain.py", "reproduce.py"}
+TOP = HYDRA | {"experiment.py", "explain.py", "jobs.py", "reproduce.py", "run_directory.py"}
 TORCH, JAX = {"torch"}, {"jax", "jaxlib", "flax", "optax"}
-UPPER = ("seqrun.runner", "seqrun.config", "seqrun.preflight", "seqrun.listing")
-UPPER += ("seqrun.explain", "seqrun.reproduce")
+UPPER = tuple(f"seqrun.{Path(name).stem}" for name in (*TOP, "listing.py"))
 LAZY = {"torchvision", "matplotlib", "rich", "tqdm", "sklearn", "wandb", "comet_ml", "optuna"}
 
 

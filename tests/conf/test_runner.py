@@ -10,6 +10,7 @@ import yaml
 
 from seqrun import preflight, runner
 from seqrun.checks import ConfigError
+from seqrun.config import without_secrets
 from seqrun.listing import CONF
 from seqrun.results import Results
 
@@ -120,8 +121,8 @@ def test_failure_is_recorded(config, elsewhere, mypkg):
 
 def test_secrets_are_not_written(config, elsewhere):
     logger = {**config["logger"]["local"]}
-    assert "***" not in str(runner.without_secrets(config))
-    hidden = runner.without_secrets({"logger": {"x": {**logger, "api_key": "k3y"}}})
+    assert "***" not in str(without_secrets(config))
+    hidden = without_secrets({"logger": {"x": {**logger, "api_key": "k3y"}}})
     assert hidden["logger"]["x"] == {**logger, "api_key": "***"}
 
 

@@ -27,7 +27,7 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
     """Says that it was compiled, and has the losses of one that was not."""
     losses = {}
     for how in ("always", "never"):
-        command = [sys.executable, "run.py", "algo=er", "benchmark.samples_per_task=105"]
+        command = [sys.executable, "run.py", "algo=naive", "benchmark.samples_per_task=105"]
         command += ["backbone.width=16", "benchmark.num_tasks=3", "training.chunk_steps=8"]
         command += [f"training.compile={how}", f"hydra.run.dir={tmp_path / how}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -56,6 +56,19 @@ def test_numbers_are_those_of_eager_steps(algo: str):
     np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-5)
     for name, array in eager.arrays.items():
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
+
+
+def test_one_run_s_end_leaves_another_its_settings():
+    """Without them its next shape would not compile, and the rest of it would run eagerly."""
+    import torch._dynamo as dynamo
+
+    before = dynamo.config.trace_autograd_ops
+    first, second = (of_torch.CompiledSteps(lambda *given: given) for _ in range(2))
+    assert dynamo.config.trace_autograd_ops
+    first.close()
+    assert dynamo.config.trace_autograd_ops
+    second.close()
+    assert dynamo.config.trace_autograd_ops == before
 
 
 class Counted:
@@ -140,9 +153,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
         of_torch.has_compiler.cache_clear()
 
 
-def test_what_cannot_be_compiled_runs_as_it_is():
-    """The running Fisher looks at a count: the record says that nothing was compiled."""
+def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):
+    """The running Fisher looks at a count: a warning and the record say so."""
     how = {"fisher_running": True}
     compiled, eager = (run("ewc", "torch", **how, **h) for h in (ALWAYS, EAGER))
     assert not compiled.algorithm.execution["compiled"]
+    reason = compiled.algorithm.execution["not_compiled_because"]
+    assert f"warning: training runs uncompiled: {reason}\n" in capsys.readouterr().err
     assert (np.array(compiled.losses) == np.array(eager.losses)).all()

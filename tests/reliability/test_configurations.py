@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reliability.small_runs import config_of
 
-from seqrun import runner
+from seqrun import experiment, runner
 from seqrun.algorithms.base.flow import TrainingDiverged
 from seqrun.checks import ConfigError
 
@@ -65,7 +65,7 @@ def try_out(config: dict[str, Any]) -> None:
     """Check, then run: an end, or an error that says what is wrong."""
     with tempfile.TemporaryDirectory() as directory:
         try:
-            runner.check(config)
+            experiment.check(config)
             results = runner.run_experiment(config, Path(directory) / "run")
         except (ConfigError, TrainingDiverged) as error:
             assert "\n" not in str(error)

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 from seqrun import checkpoint, runner
 from seqrun.callbacks import MetricCallback
 from seqrun.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
+from seqrun.checks import ConfigError
 from seqrun.config import config_hash
 
 OFTEN = ("callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.every_epoch=false")
@@ -205,6 +206,6 @@ def test_metrics_that_are_gone_end_no_checkpoint(runs: tuple[dict, Path], tmp_pa
     shutil.copytree(folder / "cut", tmp_path / "cut")
     (tmp_path / "cut" / "metrics.jsonl").unlink()
     before = good(tmp_path / "cut", config)
-    with pytest.raises(runner.ConfigError, match="metrics.jsonl: must be as it was"):
+    with pytest.raises(ConfigError, match="metrics.jsonl: must be as it was"):
         runner.run_experiment(config, tmp_path / "cut")
     assert good(tmp_path / "cut", config) == before is not None

@@ -18,7 +18,7 @@ from experiments import build
 from reliability.mutations import FILES, HOSTILE, places, replaced, without
 from reliability.small_runs import config_of
 
-from seqrun import runner
+from seqrun import experiment, runner
 from seqrun.callbacks import (
     CheckpointCallback,
     EarlyStoppingCallback,
@@ -66,7 +66,7 @@ def try_configurations(overrides: tuple[str, ...], every: int) -> tuple[int, dic
         cases.append(("left out", without(config, path)))
         for told, case in cases:
             try:
-                runner.check(case)
+                experiment.check(case)
             except ConfigError as error:
                 refused += 1
                 if "\n" in str(error):

@@ -11,7 +11,7 @@ from experiments import BACKENDS
 from hydra import compose, initialize_config_dir
 from reproductions import tiny_data
 
-from seqrun import preflight, runner
+from seqrun import experiment, preflight, runner
 from seqrun.config import plain, register, seeds_of
 from seqrun.listing import CONF, options
 from seqrun.reproduce import rows_of
@@ -33,7 +33,7 @@ SMALL = {"kcl": ["algo.num_bases=16"], "agem": ["algo.memory_batch_size=8"]}
 @pytest.fixture
 def without_data(monkeypatch):
     """Looking for data is tested elsewhere."""
-    monkeypatch.setattr(runner, "check_data", lambda config: None)
+    monkeypatch.setattr(experiment, "check_data", lambda config: None)
 
 
 def composed(*overrides: str) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def composed(*overrides: str) -> list[dict[str, Any]]:
     for backend in BACKENDS:
         cfg.backend = backend
         configs.append(plain(cfg))
-        runner.check(configs[-1])
+        experiment.check(configs[-1])
     return configs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reliability.small_runs import config_of
 
-from seqrun import preflight, runner
+from seqrun import preflight, run_directory, runner
 from seqrun.checks import ConfigError
 from seqrun.listing import CONF
 from seqrun.locks import LOCK_FILE, locked
@@ -61,7 +61,7 @@ def test_what_no_run_made_is_neither_moved_nor_used(
         assert f"hydra.run.dir={project}: has " in message and "no record of a run" in message
         assert ("resume=never to move" in message) is False
     with pytest.raises(ConfigError):
-        runner.set_aside(project)
+        run_directory.set_aside(project)
     assert [p.name for p in tmp_path.iterdir()] == ["project"]
     assert not (project / ".hydra").exists()
 
@@ -92,7 +92,7 @@ def test_a_run_is_known_by_what_is_left_of_it(config: dict, lost: str, tmp_path:
     if lost == "results.json":
         with pytest.raises(ConfigError, match="no record of a run: .* or resume=never to move"):
             runner.run_experiment(config, run)
-    runner.set_aside(run)
+    run_directory.set_aside(run)
     assert not run.exists() and (tmp_path / "run.1" / "tensorboard").is_dir()
 
 
@@ -101,7 +101,7 @@ def test_a_record_that_cannot_be_read_can_be_moved(config: dict, tmp_path: Path)
     run = tmp_path / "run"
     runner.run_experiment(config, run)
     (run / "results.json").write_text("{")
-    runner.set_aside(run)
+    run_directory.set_aside(run)
     assert not run.exists()
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from seqrun import checkpoint, runner
+from seqrun import checkpoint, run_directory
 from seqrun.checks import ConfigError
 from seqrun.locks import is_locked, locked
 
 RUN = Path(__file__).parents[2] / "run.py"
 LONG = [
-    "algo=er", "backbone.width=32", "training.epochs_per_task=40", "benchmark.num_tasks=2",
-    "callbacks.checkpoint.every_steps=100", "logger.local.figures=false", "training.chunk_steps=20",
+    "algo=er", "backbone.width=32", "training.epochs_per_task=20", "benchmark.num_tasks=2",
+    "callbacks.checkpoint.every_steps=50", "logger.local.figures=false", "training.chunk_steps=20",
 ]  # fmt: skip
 
 
@@ -152,4 +152,4 @@ def test_what_is_not_a_runs_own_is_left_alone(tmp_path: Path):
     assert "has figures but no record of a run" in err
     assert (tmp_path / "figures" / "mine.txt").read_text() == "thesis"
     assert os.listdir(tmp_path) == ["figures"]
-    assert runner.PRODUCTS[0] == "results.json"
+    assert run_directory.PRODUCTS[0] == "results.json"

@@ -20,8 +20,8 @@ RUN = Path(__file__).parents[2] / "run.py"
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.sweep.dir=cluster")
 SMALL = ("benchmark.num_tasks=2", "benchmark.samples_per_task=60", "backbone.width=16")
 LONG = (
-    "-m", "algo=er", "backbone.width=32", "benchmark.num_tasks=2", "training.epochs_per_task=60",
-    "training.chunk_steps=20", "callbacks.checkpoint.every_steps=100", "logger.local.figures=false",
+    "-m", "algo=er", "backbone.width=32", "benchmark.num_tasks=2", "training.epochs_per_task=30",
+    "training.chunk_steps=20", "callbacks.checkpoint.every_steps=50", "logger.local.figures=false",
     "seed=0,1",
 )  # fmt: skip
 

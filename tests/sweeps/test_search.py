@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_a_search_continues_where_it_stopped(cli):
     assert "4 of 4 jobs completed" in out
     best = max(trials(), key=lambda t: t.value or 0)
     told = out.splitlines()[-1]
-    assert told.startswith("best of ") and f"optimizer.lr={best.params['optimizer.lr']}" in told
+    assert told.startswith("best of 4 completed trials: ")
+    assert f"optimizer.lr={best.params['optimizer.lr']}" in told
     for trial in trials():
         if trial.value is not None:
             record = json.loads(
@@ -100,7 +102,7 @@ def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
     assert status == 0 and measured_on(Path("search")) == {"validation"}
     told = out.splitlines()[-1]
     assert "%; on the test data, once: python run.py " in told
-    words = told.split("python run.py ")[1].split(" ")
+    words = shlex.split(told.split("python run.py ")[1])
     assert words.count("benchmark.validation_fraction=0.0") == 1
     assert sum(word.startswith("benchmark.validation_fraction") for word in words) == 1
     status, _, _ = cli(*words, "hydra.run.dir=tested/best")

@@ -65,6 +65,7 @@ def test_the_file_of_a_sweep_may_say_it(tmp_path, elsewhere, content, expected, 
         (0, {f"++{KEY}": 0.5}, f"{KEY}=0.0", True),
         (0, {KEY: "0", "algo": "si"}, f"{KEY}=0 algo=si", False),
         (0, {"algo": "si"}, "algo=si", False),
+        (0, {"seed": [0, 1]}, "'seed=[0, 1]'", False),
         (None, {f"+{KEY}": "0.1"}, f"+{KEY}=0.0", True),
     ],
 )

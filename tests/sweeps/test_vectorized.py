@@ -122,7 +122,7 @@ def test_batches_of_a_search(cli):
     status, out, err = cli("-m", *SHORT, *search, *space)
     assert status == 0 and err.count("3 jobs in one program") == 2
     assert err.count("on a CPU hydra/launcher=local_processes is faster") == 1
-    assert "best of 6 trials" in out
+    assert "best of 6 completed trials" in out
 
 
 @pytest.mark.full

@@ -19,7 +19,7 @@ from seqrun import footprint, together
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.checks import ConfigError
 from seqrun.grouping import group, structure_of, vectorizable_keys
-from seqrun.runner import build, check
+from seqrun.experiment import build, check
 from seqrun.sweep import SweepJob
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"

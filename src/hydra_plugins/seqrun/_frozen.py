@@ -97,7 +97,7 @@ class FrozenJob:
         Raises:
             SystemExit: a signal ended it.
         """
-        from seqrun import runner
+        from seqrun.jobs import run_job
 
         job = thaw(Path(directory))
         queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait
@@ -106,7 +106,7 @@ class FrozenJob:
         interruption = InterruptionCallback()
         try:
             with variables(job.environment), interruption.listening():
-                runner.run_job(job, interruption)
+                run_job(job, interruption)
         except Interrupted as error:
             # After SIGTERM SLURM itself queues a job again, unless a user ended it.
             if error.number == signal.SIGUSR2 and self.requeue and callable(queue_again):

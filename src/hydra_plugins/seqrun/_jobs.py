@@ -49,7 +49,7 @@ class FreezingLauncher(Launcher):
         raise NotImplementedError
 
     def _freeze(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
-        from seqrun import runner
+        from seqrun.run_directory import set_aside
         from seqrun.config import plain
 
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -61,7 +61,7 @@ class FreezingLauncher(Launcher):
                 cfg.hydra.runtime.output_dir = str(directory)
             config = plain(cfg)
             if config["resume"] == "never":  # once, not each time that the job is tried
-                runner.set_aside(directory)
+                set_aside(directory)
                 config["resume"] = "auto"
             _record(cfg, directory)
             return SweepJob(

@@ -45,13 +45,13 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
 
 def _run(job: SweepJob) -> Outcome | None:
     """Run a job in this process; None = a signal ended it."""
-    from seqrun import runner
+    from seqrun.jobs import run_job
 
     with variables(job.environment), output_in(_log(job)):
         interruption = InterruptionCallback()
         try:
             with interruption.listening():
-                return runner.run_job(job, interruption)
+                return run_job(job, interruption)
         except KeyboardInterrupt:
             return None
 

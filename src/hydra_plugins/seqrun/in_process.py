@@ -20,7 +20,7 @@ class InProcessLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal ends the one that runs, after a checkpoint, and the multirun."""
-        from seqrun import runner
+        from seqrun.jobs import run_job
         from seqrun.callbacks import InterruptionCallback
 
         outcomes: list[Outcome] = []
@@ -29,7 +29,7 @@ class InProcessLauncher(FreezingLauncher):
             try:
                 for job in jobs:
                     with variables(job.environment):
-                        outcomes.append(runner.run_job(job, interruption))
+                        outcomes.append(run_job(job, interruption))
                     progress(job, outcomes[-1], len(outcomes), len(jobs))
             except KeyboardInterrupt:
                 stopped(len(outcomes), len(jobs))

@@ -198,11 +198,12 @@ def _earlier(trial: Any, directory: Path) -> Outcome:
 def _show_best(study: Study, fixed: dict[str, str], config: DictConfig) -> None:
     from optuna.trial import TrialState
 
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not completed:
         return
     best = study.best_trial
     again, on_other_data = command(config, fixed | best.params)
     told = "; on the test data, once" if on_other_data else " on the test data, which chose it"
     sys.stdout.write(
-        f"best of {len(study.trials)} trials: {100 * best.value:.1f} %{told}: {again}\n"
+        f"best of {len(completed)} completed trials: {100 * best.value:.1f} %{told}: {again}\n"
     )

@@ -104,10 +104,10 @@ class SlurmLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Submit what is not done or in the queue, wait for all, and return how each ended."""
-        from seqrun import runner
+        from seqrun.run_directory import is_done
 
         queued = self._queued(jobs)
-        open_jobs = [job for job in jobs if not runner.is_done(job.directory, job.config)]
+        open_jobs = [job for job in jobs if not is_done(job.directory, job.config)]
         new = [job for job in open_jobs if job.directory not in queued]
         try:
             queued |= self._submit(new)
@@ -160,7 +160,7 @@ class SlurmLauncher(FreezingLauncher):
 
     def _wait(self, jobs: Sequence[SweepJob], ids: Mapping[Path, str]) -> list[Outcome]:
         """Wait until every job has ended; return their outcomes in order."""
-        from seqrun import runner
+        from seqrun.jobs import recorded_outcome
 
         outcomes: dict[int, Outcome] = {}
         seen_ended: set[int] = set()
@@ -176,7 +176,7 @@ class SlurmLauncher(FreezingLauncher):
                     continue
                 # Believe the run's record: to SLURM a run that failed is COMPLETED.
                 error = f"SLURM's job {number} is {state}; see {self.folder}/{number}_0_log.err"
-                outcome = runner.recorded_outcome(job, was_done=not number, otherwise=error)
+                outcome = recorded_outcome(job, was_done=not number, otherwise=error)
                 if outcome.status == "failed" and job.number not in seen_ended:
                     seen_ended.add(job.number)  # a requeue, or a slow file system: ask once more
                     continue

@@ -21,7 +21,7 @@ class VectorizedLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal makes those that run save a checkpoint, and ends the multirun."""
-        from seqrun import runner
+        from seqrun.jobs import has_ended, run_job, run_jobs_together
         from seqrun.callbacks import InterruptionCallback
         from seqrun.grouping import group
 
@@ -35,18 +35,18 @@ class VectorizedLauncher(FreezingLauncher):
         with interruption.listening():
             try:
                 for job in jobs:
-                    if runner.has_ended(job):
-                        ended(job, runner.run_job(job, interruption))
+                    if has_ended(job):
+                        ended(job, run_job(job, interruption))
                 groups, alone = group([job for job in jobs if job.number not in outcomes])
                 for members in groups:
                     self._advise(members[0])
                     sys.stderr.write(f"{len(members)} jobs in one program\n")
                     with variables(members[0].environment):
-                        runner.run_jobs_together(members, interruption, ended)
+                        run_jobs_together(members, interruption, ended)
                 for job, reason in alone:
                     sys.stderr.write(f"{job.name}: runs alone: {reason}\n")
                     with variables(job.environment):
-                        ended(job, runner.run_job(job, interruption))
+                        ended(job, run_job(job, interruption))
             except KeyboardInterrupt:
                 stopped(len(outcomes), len(jobs))
                 raise

@@ -228,6 +228,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         if program is not None:
             self.timing["compile_seconds"] += program.seconds - compiled
             self.execution["compiled"] = program.failure is None
+            if program.failure is not None:
+                self.execution["not_compiled_because"] = program.failure
         chunk.losses = torch.cat(losses).cpu().numpy()
         predictions = torch.cat(logits).argmax(-1)
         chunk.correct = (predictions == batches["index"].y).sum(1).cpu().numpy()
