@@ -23,6 +23,8 @@ PEERS = {
     "sequel-core jax": ("sequel_core.py", "jax"),
 }
 ALGORITHMS = ("naive", "ewc", "er", "agem")
+CONVOLUTION = ("avalanche-lib", "sequel-core torch")
+"""Peers with W2's network; the JAX side of sequel-core has one with another stem."""
 SETTINGS = tuple(itertools.product((1, 2), (0, 2)))  # threads, the data loaders' workers
 PRINTED = ("imports", "data", "training", "rest")
 NOT_THERE: Row = ("peers: `make peers` installs them", "not run", "")
@@ -143,4 +145,35 @@ def whole_rows(algo: str, samples: int | None, ours: float) -> list[Row]:
             total = parts["total"]
             shown += f"; {total / ours:.1f} x seqrun's better backend"
             told.append((f"W1 {algo}, {peer}, whole program, s", f"{total:.1f}", shown))
+    return told
+
+
+def convolution_rows(repetitions: int, ours: float, steps: int = 40) -> list[Row]:
+    """Measure the peers' training rates on W2, their images float tensors in memory.
+
+    Args:
+        repetitions: how often.
+        ours: steps per second of seqrun's faster backend.
+        steps: that are timed, after a few.
+    """
+    if not PYTHON.exists():
+        return [NOT_THERE]
+    told = []
+    warm_up = 5
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "noise.npz")
+        command("bench/peers/tasks.py", str(file), "--noise", str((steps + warm_up) * 10))
+        how = ("--network", "resnet18_thin", "--data", "tensors", "--warm-up", str(warm_up))
+        how += ("--steps", str(steps))
+        for peer in CONVOLUTION:
+            rates = {
+                threads: [
+                    ask(peer, "naive", file, (threads, 0), *how)["rate"] for _ in range(repetitions)
+                ]
+                for threads in (1, 2)
+            }
+            threads = max(rates, key=lambda count: statistics.median(rates[count]))
+            over = ours / statistics.median(rates[threads])
+            shown = f"{threads} thread(s); seqrun's better backend is {over:.1f} x"
+            told.append((f"W2 naive, {peer}, steps/s", median(rates[threads], 1), shown))
     return told

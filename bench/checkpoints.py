@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from seqrun import preflight, runner
+from seqrun import experiment, preflight
 from seqrun.checkpoint import FOLDER, Checkpoint, latest, save
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -27,7 +27,7 @@ def measure(algo: str) -> tuple[float, float, float]:
     (job,) = preflight.check([f"algo={algo}", "callbacks=[metrics]", *KEYS], CONF)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         directory = Path(folder)
-        algorithm = runner.build(job.config, 0, directory)
+        algorithm = experiment.build(job.config, 0, directory)
         algorithm.fit()
         writing, reading = [], []
         for _ in range(REPETITIONS):

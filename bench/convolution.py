@@ -1,8 +1,8 @@
-"""Steps per second of W2's training on one backend, beside a hand-written minimal loop.
+"""Steps per second of W2's training on one backend, beside hand-written minimal loops.
 
 W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. seqrun runs with its default
 callbacks and loggers; what is timed is an epoch, with everything that happens between its first
-and its last hook, and without compilation. After each epoch comes one of the hand-written loop.
+and its last hook, and without compilation. After each epoch comes one of each hand-written loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,15 @@ class RandomImages(BaseBenchmark):
 
 
 class EpochTimer(BaseCallback):
-    """Take an epoch's steps per second, less compilation, then the hand-written loop's."""
+    """Take an epoch's steps per second, less compilation, then those of hand-written loops.
 
-    def __init__(self, make_hand):
-        self.make_hand, self.hand = make_hand, None
-        self.rates = {"seqrun": [], "hand": []}
+    Args:
+        make_hands: name -> what makes a loop with a method `rate`.
+    """
+
+    def __init__(self, make_hands):
+        self.make_hands, self.hands = make_hands, {}
+        self.rates = {name: [] for name in ("seqrun", *make_hands)}
 
     def on_before_epoch(self, algorithm):
         """Start the clock."""
@@ -64,8 +69,9 @@ class EpochTimer(BaseCallback):
         """Stop the clock and let the other run."""
         compiled = algorithm.timing["compile_seconds"] - self.compiled
         seconds = time.perf_counter() - self.started - compiled
-        self.hand = self.hand or self.make_hand()
-        rates = {"seqrun": (algorithm.global_step - self.step) / seconds, "hand": self.hand.rate()}
+        self.hands = self.hands or {name: make() for name, make in self.make_hands.items()}
+        rates = {"seqrun": (algorithm.global_step - self.step) / seconds}
+        rates |= {name: hand.rate() for name, hand in self.hands.items()}
         if algorithm.epoch > 1:  # the first warms up
             for name, rate in rates.items():
                 self.rates[name].append(rate)
@@ -79,9 +85,15 @@ def epoch(steps):
 
 
 class HandTorch:
-    """nn.Module and torch.optim.SGD over sliced tensors, images NCHW."""
+    """nn.Module and torch.optim.SGD over sliced tensors.
 
-    def __init__(self, steps: int) -> None:
+    Args:
+        steps: of an epoch.
+        channels_last: memory format of images and kernels; False = NCHW.
+        compiled: whether the network is.
+    """
+
+    def __init__(self, steps: int, *, channels_last: bool, compiled: bool) -> None:
         import torch
 
         self.torch = torch
@@ -89,6 +101,11 @@ class HandTorch:
         self.x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
         self.y, self.order = torch.from_numpy(y).long(), torch.from_numpy(order)
         self.model = _torch_resnet()
+        if channels_last:
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+            self.model = self.model.to(memory_format=torch.channels_last)
+        if compiled:
+            self.model = torch.compile(self.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
 
     def rate(self) -> float:
@@ -176,8 +193,14 @@ def measure(backend: str, threads: int | None, steps: int, repetitions: int) -> 
     twin = importlib.import_module(f"seqrun.algorithms.naive.{backend}")
     backbones = importlib.import_module(f"seqrun.backbones.resnet.{backend}")
     optimizers = importlib.import_module(f"seqrun.optimizers.{backend}")
-    hand = {"torch": HandTorch, "jax": HandJax}[backend]
-    timer = EpochTimer(lambda: hand(steps))
+    hands = {"": partial(HandJax, steps)}
+    if backend == "torch":
+        hands = {
+            f"{layout}{how}": partial(HandTorch, steps, channels_last=last, compiled=bool(how))
+            for layout, last in (("NCHW", False), ("channels last", True))
+            for how in ("", ", compiled")
+        }
+    timer = EpochTimer(hands)
     with tempfile.TemporaryDirectory() as folder:
         algorithm = twin.Naive(
             benchmark=RandomImages(size=steps * BATCH),

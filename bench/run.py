@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import beside_peers
+import first_chunk
 import scaling
 from report import (
     BACKENDS,
+    ROOT,
     Row,
     command,
     machine,
@@ -35,6 +40,8 @@ from rich.table import Table
 
 W1 = ["benchmark=rotated_mnist", "optimizer.lr=0.01", "training.evaluate_on=seen"]
 NUM_TASKS = 5
+SHORT_RUN = 10.0
+"""Seconds of the run of which start-up is a share."""
 NAMES = {
     "hand": "hand-written loop, torch",
     "hand compiled": "hand-written loop, torch compiled",
@@ -79,22 +86,24 @@ def peer_rows(asked: argparse.Namespace) -> list[Row]:
 
 
 def convolution_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure W2's training rates beside hand-written loops."""
+    """Measure W2's training rates beside hand-written loops, and those of the peers."""
     rows: list[Row] = []
+    better = 0.0
     for backend in BACKENDS:
         measured = json.loads(
             command("bench/convolution.py", backend, "--repetitions", str(asked.repetitions))
         )
         rates, threads = measured["rates"], measured["execution"]["num_threads"]
-        rows += [
-            (f"W2 hand-written loop, {backend}, naive, steps/s", median(rates["hand"], 1), "1"),
-            (
-                f"W2 seqrun {backend}, naive, steps/s",
-                median(rates["seqrun"], 1),
-                f"{ratio(rates['seqrun'], rates['hand'])} of hand-written, {threads} thread(s)",
-            ),
-        ]
-    return rows
+        ours = rates.pop("seqrun")
+        best = max(rates, key=lambda name: statistics.median(rates[name]))
+        for name, found in rates.items():
+            shown = f"W2 hand-written loop, {backend} {name}".rstrip()
+            told = "1" if name == best else ratio(found, rates[best])
+            rows.append((f"{shown}, naive, steps/s", median(found, 1), told))
+        told = f"{ratio(ours, rates[best])} of the best hand-written, {threads} thread(s)"
+        rows.append((f"W2 seqrun {backend}, naive, steps/s", median(ours, 1), told))
+        better = max(better, statistics.median(ours))
+    return rows + beside_peers.convolution_rows(asked.repetitions, better)
 
 
 def whole_rows(asked: argparse.Namespace) -> list[Row]:
@@ -123,33 +132,48 @@ def _whole(algo: str, backend: str, samples: int | None) -> tuple[Row, float]:
 
 
 def start_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure start-up: --help, and the default experiment's time before its first step."""
+    """Measure --help and the way to the first steps, without and with compiled programs kept."""
     helps = []
     for _ in range(asked.repetitions):
         started = time.perf_counter()
         command("run.py", "--help")
         helps.append(time.perf_counter() - started)
     rows: list[Row] = [("run.py --help, s", median(helps, 2), "")]
-    for backend in BACKENDS:
-        firsts = []
+    kinds = [("default experiment", [], backend) for backend in BACKENDS]
+    kinds += [("W1 naive", [*W1, *sized(asked.samples)], backend) for backend in BACKENDS]
+    for what, overrides, backend in kinds:
+        cold, warm = [], []
         for _ in range(asked.repetitions):
             with tempfile.TemporaryDirectory() as folder:
-                started = time.perf_counter()
-                command("run.py", f"backend={backend}", f"hydra.run.dir={folder}/run")
-                total = time.perf_counter() - started
-                record = json.loads(Path(folder, "run", "results.json").read_text())
-            timing = record["runs"][0]["timing"]
-            firsts.append((total, timing["compile_seconds"], timing["train_seconds"]))
-        totals, compiles, trains = zip(*firsts, strict=True)
-        rows.append(
-            (
-                f"default experiment, {backend}, s",
-                median(list(totals), 1),
-                f"of it compilation {statistics.median(compiles):.1f}, "
-                f"training {statistics.median(trains):.1f}",
-            )
-        )
+                cold.append(_first_steps(Path(folder), [*overrides, f"backend={backend}"]))
+                warm.append(_first_steps(Path(folder), [*overrides, f"backend={backend}"]))
+        for when, found in (("nothing compiled before", cold), ("again", warm)):
+            share = f"{statistics.median(found) / SHORT_RUN:.0%} of a run of {SHORT_RUN:.0f} s"
+            name = f"{what}, {backend}: command to first steps, {when}, s"
+            rows.append((name, median(found, 1), share))
     return rows
+
+
+def _first_steps(folder: Path, overrides: list[str]) -> float:
+    """Return the seconds from a command to the end of its first chunk, and end it there."""
+    caches = "JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
+    environment = os.environ | {name: str(folder / name) for name in caches}
+    file = folder / "first"
+    environment |= {first_chunk.FILE: str(file), "PYTHONPATH": str(ROOT / "bench")}
+    arguments = [sys.executable, "run.py", *overrides, f"hydra.run.dir={folder}/run"]
+    arguments += ["allow_targets=[first_chunk]", "resume=never"]
+    arguments += ["+callbacks.first._target_=first_chunk.FirstChunk"]
+    started = time.time()
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    while not file.exists() or not file.read_text():
+        if process.poll():
+            raise subprocess.CalledProcessError(process.returncode, arguments)
+        time.sleep(0.02)
+    process.terminate()  # it saves and ends
+    process.wait()
+    seconds = float(file.read_text()) - started
+    file.unlink()
+    return seconds
 
 
 def data_rows(asked: argparse.Namespace) -> list[Row]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from seqrun import preflight, runner
+from seqrun import experiment, preflight
 from seqrun.algorithms.base.flow import TrainingDiverged
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
@@ -32,7 +32,7 @@ QUIET = ["callbacks=[metrics]", "logger=[console]", "logger.console=null"]
 def metrics(overrides: list[str], seed: int) -> dict[str, float | None]:
     """Run one experiment and return its metrics."""
     (job,) = preflight.check([*overrides, *QUIET], ROOT / "conf")
-    algorithm = runner.build(job.config, seed)
+    algorithm = experiment.build(job.config, seed)
     algorithm.fit()
     return run_metrics(algorithm.accuracy_matrix, algorithm.accuracy_matrix_task_aware, None)
 

@@ -43,7 +43,7 @@ def benchmark(arguments, tasks):
 
         def __init__(self, split):
             self.targets = torch.from_numpy(split.labels)
-            super().__init__(torch.from_numpy(split.images)[:, None].float() / 255, self.targets)
+            super().__init__(torch.from_numpy(split.floats()), self.targets)
 
     def dataset(split):
         kind = Ready if arguments.data == "tensors" else Images
@@ -66,14 +66,17 @@ def benchmark(arguments, tasks):
     )
 
 
-def strategy(algo, timer):
+def strategy(arguments, timer):
     """Return a strategy with its default metrics and loggers."""
     import torch
-    from avalanche.models import SimpleMLP
+    from avalanche.models import SimpleMLP, SlimResNet18
     from avalanche.training import AGEM, EWC, Naive, Replay
     from torch import nn
 
-    model = SimpleMLP(10, 784, work.WIDTH, hidden_layers=2, drop_rate=0.0)
+    if arguments.network == "mlp":
+        model = SimpleMLP(10, 784, work.WIDTH, hidden_layers=2, drop_rate=0.0)
+    else:
+        model = SlimResNet18(10)
     kind, keys = {
         "naive": (Naive, {}),
         "ewc": (EWC, {"ewc_lambda": work.EWC_LAMBDA}),
@@ -82,7 +85,7 @@ def strategy(algo, timer):
             AGEM,
             {"patterns_per_exp": work.PER_TASK, "sample_size": work.REFERENCE_BATCH},
         ),
-    }[algo]
+    }[arguments.algo]
     return kind(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=work.LR),
@@ -127,7 +130,7 @@ def main() -> None:
     stream = benchmark(arguments, tasks)
     prepared = time.perf_counter()
     os.chdir(folder.name)
-    training = strategy(arguments.algo, Timer())
+    training = strategy(arguments, Timer())
     for task, experience in enumerate(stream.train_stream, 1):
         training.train(experience, num_workers=arguments.workers)
         if arguments.whole:

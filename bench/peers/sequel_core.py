@@ -27,7 +27,7 @@ def benchmark(arguments, tasks):
     def dataset(task, split):
         images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
         if arguments.data == "tensors":
-            ready = Ready(task, images[:, None].float() / 255, labels)
+            ready = Ready(task, torch.from_numpy(split.floats()), labels)
             ready.targets = labels
             return ready
         turn = [] if split.angle is None else [RotationTransform(split.angle)]
@@ -72,14 +72,18 @@ def keys(algo):
     }[algo]
 
 
-def torch_parts():
+def torch_parts(network):
     """Return the backbone, the optimizer and the metrics of the PyTorch side."""
     import torch
     from adapters import torch_metrics
     from sequel.backbones.pytorch import MLP
+    from sequel.backbones.pytorch.resnet import ResNet18Thin
 
-    backbone = MLP(width=work.WIDTH, n_hidden_layers=2, num_classes=10)
-    backbone(torch.ones(1, 1, 28, 28))  # its layers are lazy
+    if network == "mlp":
+        backbone = MLP(width=work.WIDTH, n_hidden_layers=2, num_classes=10)
+        backbone(torch.ones(1, 1, 28, 28))  # its layers are lazy
+    else:
+        backbone = ResNet18Thin(num_classes=10)
     optimizer = torch.optim.SGD(backbone.parameters(), lr=work.LR)
     return backbone, optimizer, torch_metrics()
 
@@ -131,7 +135,7 @@ def main() -> None:
     stream = benchmark(arguments, tasks)
     prepared = time.perf_counter()
     is_torch = arguments.backend == "torch"
-    backbone, optimizer, metrics = torch_parts() if is_torch else jax_parts()
+    backbone, optimizer, metrics = torch_parts(arguments.network) if is_torch else jax_parts()
     algos = sequel.algos.pytorch.ALGOS if is_torch else sequel.algos.jax.ALGOS
     algorithm = algos[arguments.algo](
         backbone=backbone,

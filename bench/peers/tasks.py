@@ -1,6 +1,6 @@
-"""Write W1's images for the peers: python bench/peers/tasks.py FILE [--tasks N].
+"""Write images for the peers: python bench/peers/tasks.py FILE [--tasks N | --noise N].
 
-They are those of seqrun's own benchmark: raw, and turned as every task has them.
+Those of W1 are of seqrun's own benchmark: raw, and turned as every task has them. W2's are noise.
 """
 
 from __future__ import annotations
@@ -27,9 +27,23 @@ def write(path: Path, num_tasks: int) -> None:
     np.savez(path, **found)
 
 
+def write_noise(path: Path, size: int) -> None:
+    """Write an .npz file of one task: uint8 images (size, 32, 32, 3) and labels."""
+    chance = np.random.default_rng(0)
+    found = {"angles": np.zeros(1)}
+    for split in ("train", "test"):
+        found[f"{split}_1"] = chance.integers(0, 256, (size, 32, 32, 3), np.uint8)
+        found[f"{split}_labels"] = chance.integers(0, 10, size)
+    np.savez(path, **found)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", type=Path)
     parser.add_argument("--tasks", type=int, default=5)
+    parser.add_argument("--noise", type=int, help="images of W2's kind, instead")
     asked = parser.parse_args()
-    write(asked.path, asked.tasks)
+    if asked.noise is None:
+        write(asked.path, asked.tasks)
+    else:
+        write_noise(asked.path, asked.noise)

@@ -31,6 +31,7 @@ FIRST, TESTED = 2000, 100
 measured."""
 ALGORITHMS = ("naive", "ewc", "er", "agem")
 DATA = ("images", "turning", "tensors")
+NETWORKS = ("mlp", "resnet18_thin")
 
 
 @dataclass
@@ -66,11 +67,19 @@ class Clock:
 
 @dataclass
 class Split:
-    """A task's uint8 images (N, 28, 28), labels, and the angle by which they are yet to turn."""
+    """A task's uint8 images, labels, and the angle by which they are yet to turn.
+
+    Images are (N, 28, 28), or (N, 32, 32, 3) for a network with convolutions.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     angle: float | None
+
+    def floats(self) -> np.ndarray:
+        """Return the images as float32 in [0, 1], channels first."""
+        images = self.images.astype(np.float32) / 255
+        return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2).copy()
 
 
 def asked(description: str) -> argparse.Namespace:
@@ -79,6 +88,7 @@ def asked(description: str) -> argparse.Namespace:
     parser.add_argument("algo", choices=ALGORITHMS)
     parser.add_argument("file", type=Path, help="written by bench/peers/tasks.py")
     parser.add_argument("--backend", choices=("torch", "jax"), default="torch")
+    parser.add_argument("--network", choices=NETWORKS, default="mlp")
     parser.add_argument("--data", choices=DATA, default="images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="of the data loaders")
