@@ -148,7 +148,7 @@ def whole_rows(algo: str, samples: int | None, ours: float) -> list[Row]:
     return told
 
 
-def convolution_rows(repetitions: int, ours: float, steps: int = 40) -> list[Row]:
+def convolution_rows(repetitions: int, ours: float, steps: int = 30) -> list[Row]:
     """Measure the peers' training rates on W2, their images float tensors in memory.
 
     Args:

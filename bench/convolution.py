@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("backend", choices=("torch", "jax"))
     parser.add_argument("--threads", type=int, help="default: seqrun's rule")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100, help="of a repetition")
+    parser.add_argument("--steps", type=int, default=30, help="of a repetition")
     arguments = parser.parse_args()
     stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
     measured = measure(
