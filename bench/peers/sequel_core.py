@@ -36,6 +36,11 @@ def benchmark(arguments, tasks):
     class Tasks(ContinualMNIST):
         classes_per_task = 10
 
+        @property
+        def dimensions(self):
+            """Return the shape of an image, channels first."""
+            return list(tasks[0][0].floats().shape[1:])
+
         def prepare_datasets(self):
             """Wrap the arrays."""
             pairs = [
