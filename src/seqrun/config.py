@@ -19,16 +19,7 @@ from yaml import YAMLError
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.benchmarks.base import BaseBenchmark
-from seqrun.callbacks import (
-    BaseCallback,
-    CheckpointCallback,
-    MetricCallback,
-    PreviewCallback,
-    ProfileCallback,
-    StabilityGapCallback,
-    TimingCallback,
-    TqdmCallback,
-)
+from seqrun.callbacks import OBSERVERS, BaseCallback
 from seqrun.checks import ConfigError, nearest, one_of, whole
 from seqrun.environment import read_variable
 from seqrun.plan import STREAMS, RandomStreams
@@ -38,15 +29,6 @@ from seqrun.verdict import Expected
 
 GROUPS = ("algo", "benchmark", "backbone", "optimizer", "callbacks", "logger")
 NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
-ONLY_SHOW = (
-    CheckpointCallback,
-    MetricCallback,
-    PreviewCallback,
-    ProfileCallback,
-    StabilityGapCallback,
-    TimingCallback,
-    TqdmCallback,
-)
 SECRETS = ("api_key", "apikey", "password", "secret", "token")
 
 # The types of `training` are those of the class that receives it; that one is frozen, which
@@ -276,7 +258,7 @@ def _only_shows(config: Mapping[str, Any], key: str) -> bool:
     """Whether the callback is one of those that observe a run and cannot change it."""
     target = config["callbacks"][key.removeprefix("callbacks.")][TARGET]
     found = find_class(key, target, BaseCallback, config["allow_targets"])
-    return found in ONLY_SHOW
+    return found in OBSERVERS
 
 
 def _canonical(value: Any) -> Any:

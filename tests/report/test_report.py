@@ -19,7 +19,7 @@ from seqrun.locks import locked
 from seqrun.report import collect, find, summarise_directory, write_report, write_summary
 from seqrun.report.differences import labels, varying_keys
 from seqrun.report.pairing import compare, streams
-from seqrun.report.records import NOT_COMPARED, OBSERVERS
+from seqrun.report.records import NOT_COMPARED
 from seqrun.report.tables import matrix_table, pairs_table, results_table, to_latex, to_markdown
 
 T3 = 4.302652729911275  # t quantile 0.975 with 2 degrees of freedom
@@ -67,7 +67,6 @@ def test_another_key_is_another_experiment(tmp_path, other):
 
 def test_an_experiment_is_what_the_config_hash_says():
     assert set(NOT_COMPARED) == {"seed", *config.NOT_HASHED}
-    assert set(OBSERVERS) == {kind.__name__ for kind in config.ONLY_SHOW}
 
 
 def test_of_two_runs_of_one_seed_the_newer_counts(tmp_path):

@@ -26,3 +26,14 @@ __all__ = [
     "TimingCallback",
     "TqdmCallback",
 ]
+
+OBSERVERS = (
+    CheckpointCallback,
+    MetricCallback,
+    PreviewCallback,
+    ProfileCallback,
+    StabilityGapCallback,
+    TimingCallback,
+    TqdmCallback,
+)
+"""Callbacks that only watch, so that a run with them is the same experiment as one without."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from seqrun.callbacks import OBSERVERS
 from seqrun.locks import is_locked
 from seqrun.metrics import mean_matrix, summarise
 from seqrun.results import FILE, NAMES, RecordError, Results, RunRecord
@@ -28,16 +29,7 @@ NOT_COMPARED = (
     "expected",
 )
 """Keys at the top of a configuration that make no other experiment."""
-OBSERVERS = (
-    "CheckpointCallback",
-    "MetricCallback",
-    "PreviewCallback",
-    "ProfileCallback",
-    "StabilityGapCallback",
-    "TimingCallback",
-    "TqdmCallback",
-)
-"""Callbacks that only watch, so that a run with them is the same experiment as one without."""
+WATCHING = [kind.__name__ for kind in OBSERVERS]
 SAME_STREAM = ("benchmark.batch_size", "benchmark.eval_batch_size", "benchmark.path")
 """Keys of a benchmark that leave its tasks and their samples as they are."""
 
@@ -230,7 +222,7 @@ def makes_stream(key: str) -> bool:
 def _only_watches(name: str, node: Any) -> bool:
     target = str(node.get(TARGET)) if isinstance(node, Mapping) else ""
     module, _, kind = target.rpartition(".")
-    return node is None or (module.startswith("seqrun.callbacks") and kind in OBSERVERS)
+    return node is None or (module.startswith("seqrun.callbacks") and kind in WATCHING)
 
 
 def _is_place(name: str, value: Any) -> bool:
