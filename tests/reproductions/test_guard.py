@@ -42,11 +42,9 @@ def test_a_row_ends_as_recorded(row: str, backend: str, tmp_path: Path):
         assert recorded["mean"] - allowed <= found <= recorded["mean"] + allowed, metric
 
 
-def test_bounds_are_narrow_enough_to_fail():
-    """No bound admits the row's neighbour: er is not naive, on any metric."""
-    naive, er = (RECORDS[row] for row in ROWS)
-    for backend in BACKENDS:
-        for metric, recorded in er[backend]["metrics"].items():
-            other = naive[backend]["metrics"][metric]
-            apart = abs(recorded["mean"] - other["mean"])
-            assert apart > max(largest_difference(r["std"]) for r in (recorded, other)), metric
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bounds_are_narrow_enough_to_fail(backend: str):
+    """None admits the other row: er is not naive."""
+    naive, er = (RECORDS[row][backend]["metrics"]["average_accuracy"] for row in ROWS)
+    apart = abs(naive["mean"] - er["mean"])
+    assert apart > 3 * max(largest_difference(record["std"]) for record in (naive, er))
