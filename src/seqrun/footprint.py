@@ -57,7 +57,7 @@ def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
     tested = sum(benchmark.task_size(t, benchmark.evaluation_split) for t in tasks)
     weights = sum(map(math.prod, algorithm.parameter_shapes().values())) * 4
     per_step = algorithm.samples_per_step()
-    gathered = 1 if algorithm.execution.get("compiled") else algorithm.chunk_steps
+    gathered = min(algorithm.gathered_steps, algorithm.chunk_steps)
     smallest = min(benchmark.batch_size_of(t) for t in tasks)
     steps = math.ceil(most / smallest)
     parts = [

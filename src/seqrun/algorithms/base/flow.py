@@ -78,6 +78,8 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
 
     name: ClassVar[str]
     backend: ClassVar[str]
+    gathered_steps: ClassVar[int] = 1
+    """Steps whose inputs the engine holds at a time."""
     hyper_names: ClassVar[tuple[str, ...]] = ()
     vectorizable: ClassVar[tuple[str, ...]] = ()
     """Arguments, numbers, in whose values runs may differ that share their compiled programs.

@@ -50,6 +50,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     """
 
     backend: ClassVar[str] = "torch"
+    gathered_steps: ClassVar[int] = 64
+    """Steps whose inputs are gathered at a time: few enough to stay in a processor's cache."""
     is_compilable: ClassVar[bool] = True
     """Whether a step is short enough to be compiled as one program."""
 
@@ -203,20 +205,22 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         return normalised_inputs(x, self._mean, self._std)
 
     def run_chunk(self, chunk: Chunk) -> None:
-        """Walk the chunk's steps; batches are gathered for the whole chunk at once."""
+        """Walk the chunk's steps, the batches of a few gathered at a time."""
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
-        batches = {n: self.gather(rows[n], rows.get(f"augment/{n}")) for n in self.pool_reads}
         # Short stretches of batches are not worth a program of their own.
         program = self._program if chunk.stretch >= self.chunk_steps else None
-        compiled, hyper, done = program.seconds if program else 0.0, self.hyper(), 0
+        compiled, hyper, done, gathered = program.seconds if program else 0.0, self.hyper(), 0, 0
         losses, logits = [], []
         with self._noise(chunk.first_step):
             for piece in self.pieces(chunk):
-                for n in program.lengths(piece.steps) if program else [piece.steps]:
-                    cut = slice(done, done + n)
+                for n in (program or self).lengths(piece.steps):
+                    if done + n > gathered:
+                        start, gathered = done, min(done + self.gathered_steps, chunk.steps)
+                        batches = self._batches(rows, slice(start, gathered))
+                    cut = slice(done - start, done - start + n)
                     self.opt_state, self.state, loss, logit = (program or self._run_steps)(
                         {name: Batch(*(a[cut] for a in batch)) for name, batch in batches.items()},
-                        {name: row[cut] for name, row in rows.items()},
+                        {name: row[done : done + n] for name, row in rows.items()},
                         self.opt_state,
                         self.state,
                         hyper,
@@ -231,8 +235,21 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             if program.failure is not None:
                 self.execution["not_compiled_because"] = program.failure
         chunk.losses = torch.cat(losses).cpu().numpy()
-        predictions = torch.cat(logits).argmax(-1)
-        chunk.correct = (predictions == batches["index"].y).sum(1).cpu().numpy()
+        labels = self.pool.y[rows["index"]]
+        chunk.correct = (torch.cat(logits).argmax(-1) == labels).sum(1).cpu().numpy()
+
+    def lengths(self, steps: int) -> list[int]:
+        """Return how so many steps are cut into stretches whose inputs are gathered together."""
+        whole, rest = divmod(steps, self.gathered_steps)
+        return [self.gathered_steps] * whole + [rest] * (rest > 0)
+
+    def _batches(self, rows: Mapping[str, Tensor], cut: slice) -> dict[str, Batch]:
+        """Return what the steps of a slice of the plan read, by the name of the read."""
+        offsets = {n: rows.get(f"augment/{n}") for n in self.pool_reads}
+        return {
+            n: self.gather(rows[n][cut], None if off is None else off[cut])
+            for n, off in offsets.items()
+        }
 
     def _run_steps(
         self,
