@@ -108,6 +108,12 @@ def check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> Non
             f"checkpoint: global_step={step}: must be between the epoch's first, "
             f"{counters['epoch_first_step']}, and the run's last, {algorithm.total_steps}"
         )
+    steps, batch_size = step - counters["epoch_first_step"], algorithm.benchmark.batch_size_of(task)
+    if not (steps - 1) * batch_size < counters["epoch_samples"] <= steps * batch_size:
+        raise CheckpointError(
+            f"checkpoint: epoch_samples={counters['epoch_samples']}: cannot be those of {steps} "
+            f"steps, from epoch_first_step={counters['epoch_first_step']} on"
+        )
     seen, most = counters["samples_seen"], step * algorithm.samples_per_step()
     if seen > most:
         raise CheckpointError(f"checkpoint: samples_seen={seen}: must be at most {most}")

@@ -29,7 +29,6 @@ from seqrun.verdict import Expected
 
 GROUPS = ("algo", "benchmark", "backbone", "optimizer", "callbacks", "logger")
 NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
-SECRETS = ("api_key", "apikey", "password", "secret", "token")
 
 # The types of `training` are those of the class that receives it; that one is frozen, which
 # OmegaConf would take for a node that no override may change.
@@ -178,6 +177,7 @@ def make(
         node = node[part]
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ConfigError(f"{key}: must be a node with a {TARGET}, such as conf/{key} offers")
+    _refuse_references(key, node)
     allowed = config["allow_targets"]
     found = find_class(key, node[TARGET], base, allowed)
     check_arguments(key, node, found, provided)
@@ -190,6 +190,18 @@ def make(
     return lambda **given: with_prefix(key, own, lambda: part(**given))
 
 
+def _refuse_references(key: str, node: Any) -> None:
+    """Raise ConfigError if plain data hold what would be resolved once more when it is made."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            _refuse_references(f"{key}.{name}", value)
+    elif isinstance(node, (list, tuple)):
+        for place, value in enumerate(node):
+            _refuse_references(f"{key}[{place}]", value)
+    elif isinstance(node, str) and "${" in node:
+        raise ConfigError(f"{key}={node}: must not hold ${{ once its references are resolved")
+
+
 def with_prefix(prefix: str, own: set[str], call: Any) -> Any:
     """Call; a ConfigError about one of the `own` keys gets `prefix`, for it stands below that."""
     try:
@@ -200,8 +212,6 @@ def with_prefix(prefix: str, own: set[str], call: Any) -> Any:
         if not isinstance(error.__cause__, ConfigError):
             raise
         cause = error.__cause__
-    except OmegaConfBaseException as error:  # text that looks like a reference
-        cause = ConfigError(f"{prefix}: {str(error).splitlines()[0]}")
     message = str(cause)
     word = message.split("=")[0].split(":")[0].split(".")[0].split("[")[0]
     raise ConfigError(f"{prefix}.{message}" if word in own else message) from None
@@ -275,23 +285,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
-
-
-def without_secrets(value: Any) -> Any:
-    """Return plain data with every value under a key that names a secret replaced by "***"."""
-    if isinstance(value, Mapping):
-        return {
-            key: "***" if item and names_secret(key) else without_secrets(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [without_secrets(item) for item in value]
-    return value
-
-
-def names_secret(key: str) -> bool:
-    """Return whether what stands under a key is nobody's business."""
-    return any(str(key).lower().endswith(secret) for secret in SECRETS)
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -18,9 +18,9 @@ from seqrun.config import (
     make_benchmark,
     parts_of,
     seeds_of,
-    without_secrets,
 )
 from seqrun.loggers import BaseLogger
+from seqrun.masking import without_secrets
 from seqrun.optimizers.base import BaseOptimizer
 
 

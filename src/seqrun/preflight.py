@@ -31,12 +31,14 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from seqrun import experiment
 from seqrun.checks import ConfigError, nearest, writable
-from seqrun.config import GROUPS, config_hash, dotted_keys, names_secret, plain, register, seeds_of
+from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
 from seqrun.locks import refuse_locked
+from seqrun.masking import names_secret
 from seqrun.results import RecordError
 from seqrun.run_directory import is_done, set_aside
 from seqrun.seeds import planned_samples
@@ -53,6 +55,10 @@ OF_HYDRA = ("overrides", "runtime")
 SEARCH = "hydra_plugins.seqrun.search.OptunaSweeper"
 OF_SWEEPER = ("params", "direction", "n_trials", "n_jobs", "sampler", "study_name")
 """Keys of a sweeper that a file may set; others name functions to call and places to write to."""
+FROM_VARIABLE = re.compile(r"\$\{oc\.env:SEQRUN_\w+\}")
+KEY = re.compile(r"[+~]*\w+(\.\w+)*")
+"""Of an experiment; others than these choose files, or say where what they hold goes."""
+NOT_SEARCHED = ("hydra", "allow_targets", *FILE_GROUPS)
 SAMPLER = re.compile(r"(optuna\.samplers|hydra_plugins\.seqrun\.\w+)\.[A-Z]\w*Sampler\w*")
 
 
@@ -145,8 +151,9 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
     parsed = _parse(overrides)
     fixed = [_line(o) for o in parsed if not o.is_sweep_override()]
     _refuse_empty_groups(parsed)
+    said = list(fixed)
     base = _compose(name, fixed)
-    _check_files(base, name)
+    _check_files(base, name, said, said)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         _refuse_sweep(parsed)
         config = _checked(base)
@@ -160,6 +167,8 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
         writable("hydra.run.dir", directory)
         yield Job(config, digest, Path(directory).absolute(), is_alone=True)
         return
+    if not OmegaConf.is_dict(base.hydra.sweeper):
+        raise ConfigError(f"hydra.sweeper={base.hydra.sweeper}: must be a node")
     _check_plugins(base)
     seen: dict[str, str] = {}
     if base.hydra.sweeper._target_ == SEARCH:
@@ -167,10 +176,12 @@ def _jobs(name: str, overrides: list[str], *, multirun: bool) -> Iterator[Job]:
         keys = [*params, *(o.get_key_element() for o in parsed)]
         fixed += [f"{key}={value}" for key, value in held_out(base, keys).items()]
     grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
+    swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
     for point in _points(parsed, base, grid=grid):
-        cfg = _compose(name, [*fixed, *point])
-        if any(o.split("=")[0] in FILE_GROUPS for o in point):  # else it is the one of the base
-            _check_files(cfg, name)
+        cfg = _compose(name, given := [*fixed, *point])
+        if any(_brings_a_file(o.split("=")[0]) for o in point):
+            own = [o for o in point if o.split("=")[0] in swept]
+            _check_files(cfg, name, [*said, *own], given)
         config = _checked(cfg)
         digest = config_hash(config)
         told = " ".join(point) or "the experiment"
@@ -212,12 +223,22 @@ def _directory(cfg: DictConfig) -> Path | None:
         return None
 
 
-def _refuse_secrets(node: Any, key: str = "") -> None:
-    """Raise ConfigError if a secret stands where Hydra will record it in plain text."""
+def _refuse_secrets(node: Any, key: str = "", *, is_secret: bool = False) -> None:
+    """Raise ConfigError if a secret stands where Hydra will record it in plain text.
+
+    Args:
+        node: unresolved.
+        key: where it stands.
+        is_secret: whether a key above it says that it is one.
+    """
     if isinstance(node, Mapping):
         for name, value in node.items():
-            _refuse_secrets(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, str) and node and "${" not in node and names_secret(key):
+            below = f"{key}.{name}" if key else str(name)
+            _refuse_secrets(value, below, is_secret=is_secret or names_secret(str(name)))
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            _refuse_secrets(value, f"{key}[{place}]", is_secret=is_secret)
+    elif is_secret and node not in (None, "") and not FROM_VARIABLE.fullmatch(str(node)):
         raise ConfigError(
             f"{key}: a secret would be recorded in plain text: put it into an environment "
             "variable SEQRUN_<NAME> and give ${oc.env:SEQRUN_<NAME>} here"
@@ -322,23 +343,35 @@ def _check_plugins(base: DictConfig) -> None:
 # ---- what files may say
 
 
-def _check_files(cfg: DictConfig, name: str) -> None:
+def _brings_a_file(key: str) -> bool:
+    """Return whether an override of this key may choose an option of a group, which is a file."""
+    return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILE_GROUPS)
+
+
+def _check_files(cfg: DictConfig, name: str, said: Sequence[str], given: Sequence[str]) -> None:
     """Raise ConfigError if a chosen sweep or reproduction sets what it may not.
 
     A launcher's `setup` or a logging configuration would run code before anything of ours. The
     command line may say these things: it is composed alone and whatever differs is the files'.
+
+    Args:
+        cfg: the composed experiment.
+        name: of the primary configuration.
+        said: the command line's overrides; the node's own list of them is for anyone to write.
+        given: all of which it was composed, those that a search chose too.
     """
     choices = {group: cfg.hydra.runtime.choices.get(group) for group in FILE_GROUPS}
     where = ", ".join(f"{group}={choice}" for group, choice in choices.items() if choice)
     if not where:
         return
-    given = [str(o) for o in (*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task)]
-    kept = [o for o in given if o.lstrip("+~").startswith(("hydra", "allow_targets"))]
+    kept = [o for o in said if o.lstrip("+~").startswith(("hydra", "allow_targets"))]
     kept = [o for o in kept if not o.lstrip("+~").startswith("hydra.sweeper.")]  # a file's own
     alone = _compose(name, kept)
     node, node_alone = _unresolved(cfg.hydra), _unresolved(alone.hydra)
     for key in node:
-        if key not in (*OF_FILES, *OF_HYDRA) and node[key] != node_alone[key]:
+        if key in OF_FILES or node[key] == node_alone.get(key):
+            continue
+        if key not in OF_HYDRA or _is_forged(key, node, node_alone, given):
             raise ConfigError(f"{where}: sets hydra.{key}; of hydra it may set only mode, sweeper")
     if cfg.allow_targets != alone.allow_targets:
         raise ConfigError(f"{where}: sets allow_targets, which only the command line may")
@@ -356,11 +389,19 @@ def _check_sweeper(node: Mapping[str, Any], choice: str | None, where: str, name
     """
     chosen = [] if choice is None else [f"hydra/sweeper={choice}"]
     alone = _unresolved(_compose(name, chosen).hydra)["sweeper"]
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{where}: hydra.sweeper={node}: must be a node")
     for key, value in node.items():
-        if key not in OF_SWEEPER and value != alone.get(key):
+        if value == alone.get(key):
+            continue
+        if key not in OF_SWEEPER:
             allowed = ", ".join(OF_SWEEPER)
             raise ConfigError(f"{where}: sets hydra.sweeper.{key}; of it it may set only {allowed}")
+        if "${" in str(value):
+            raise ConfigError(f"{where}: hydra.sweeper.{key}: must not hold references ${{...}}")
     sampler = node.get("sampler")
+    if not isinstance(sampler, Mapping | None):
+        raise ConfigError(f"{where}: hydra.sweeper.sampler={sampler}: must be a node")
     if isinstance(sampler, Mapping) and not SAMPLER.fullmatch(str(sampler.get("_target_"))):
         target = sampler.get("_target_")
         raise ConfigError(f"{where}: hydra.sweeper.sampler._target_={target}: must be a sampler")
@@ -368,10 +409,24 @@ def _check_sweeper(node: Mapping[str, Any], choice: str | None, where: str, name
         raise ConfigError(f"{where}: hydra.sweeper: _target_={target}: only a sampler may have one")
     for target in _targets([v for v in (sampler or {}).values() if not isinstance(v, str)]):
         raise ConfigError(f"{where}: hydra.sweeper.sampler: _target_={target}: must not be there")
-    for key in node.get("params") or {}:
-        bare = str(key).lstrip("+~")
-        if bare.split(".")[0].split("/")[0] in ("hydra", "allow_targets"):
+    params = node.get("params")
+    if not isinstance(params, Mapping | None):
+        raise ConfigError(f"{where}: hydra.sweeper.params={params}: must be a node")
+    for key in params or {}:
+        if not KEY.fullmatch(str(key)):
+            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: must be a key as optimizer.lr")
+        if str(key).lstrip("+~").split(".")[0] in NOT_SEARCHED:
             raise ConfigError(f"{where}: hydra.sweeper.params.{key}: only the command line may")
+
+
+def _is_forged(
+    key: str, node: Mapping[str, Any], alone: Mapping[str, Any], given: Sequence[str]
+) -> bool:
+    """Return whether a file wrote into what Hydra itself sets: the overrides, the run's facts."""
+    if key == "overrides":
+        return any(line not in given for line in (*node[key]["hydra"], *node[key]["task"]))
+    facts = {k: v for k, v in node[key].items() if k not in ("choices", "config_sources")}
+    return facts != {k: v for k, v in alone[key].items() if k not in ("choices", "config_sources")}
 
 
 def _unresolved(node: DictConfig) -> Any:
@@ -409,6 +464,8 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         return compose(name, overrides=overrides, return_hydra_config=True)
     except MissingConfigException as error:
         raise ConfigError(_missing_option(error)) from None
+    except YAMLError as error:
+        raise ConfigError(f"no YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, name, overrides)) from None
 

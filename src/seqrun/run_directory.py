@@ -9,8 +9,9 @@ from typing import Any
 
 from seqrun import callbacks, checkpoint, loggers
 from seqrun.checks import ConfigError
-from seqrun.config import config_hash, differences, read_config, without_secrets
+from seqrun.config import config_hash, differences, read_config
 from seqrun.locks import LOCK_FILE, refuse_locked
+from seqrun.masking import without_secrets
 from seqrun.results import FILE, MATRIX_FILE, Results
 
 CONFIG_FILE = "config.yaml"

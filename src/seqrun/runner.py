@@ -26,12 +26,13 @@ from seqrun.callbacks import (
     RecordCallback,
 )
 from seqrun.checks import ConfigError
-from seqrun.config import plain, seeds_of, without_secrets
+from seqrun.config import plain, seeds_of
 from seqrun.experiment import build
 from seqrun.files import remove_temporaries, write_atomically
 from seqrun.locks import locked
 from seqrun.loggers import LocalLogger
 from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
+from seqrun.masking import without_secrets
 from seqrun.results import FILE, RecordError, Results, RunRecord
 from seqrun.run_directory import CONFIG_FILE, is_done, set_aside
 from seqrun.seeds import (

@@ -46,7 +46,9 @@ def command(cfg: Any, chosen: dict[str, Any]) -> tuple[str, bool]:
         told = {k: v for k, v in told.items() if k.lstrip("+") != KEY}
         told[KEY if "validation_fraction" in cfg.benchmark else f"+{KEY}"] = "0.0"
     words = " ".join(shlex.quote(f"{key}={value}") for key, value in told.items())
-    return f"python run.py {words}", selected_on_other_data
+    sources = cfg.hydra.runtime.config_sources if "hydra" in cfg else ()
+    own = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
+    return " ".join(["python run.py", *map(shlex.quote, own), words]), selected_on_other_data
 
 
 def _in_sweeps_file(cfg: Any) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from seqrun.checks import ConfigError, nearest
+from seqrun.masking import names_secret
 
 TARGET = "_target_"
 INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
@@ -73,7 +74,8 @@ def check_arguments(
     has = f"{key} ({found.__name__}) has {', '.join(own) or 'no keys'}"
     for name, value in node.items():
         if name not in own and name != TARGET:
-            raise ConfigError(f"{key}.{name}={value}: no such key; {has}{nearest(name, own)}")
+            shown = "***" if names_secret(name) else value
+            raise ConfigError(f"{key}.{name}={shown}: no such key; {has}{nearest(name, own)}")
     for name, parameter in own.items():
         if parameter.default is parameter.empty and name not in node:
             raise ConfigError(f"{key}.{name}: must be given; {has}")

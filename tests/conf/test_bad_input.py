@@ -119,6 +119,22 @@ CASES = {
         ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.api_key=S3CRET"],
         ["logger.m.api_key: a secret would be recorded", "SEQRUN_<NAME>"],
     ),
+    "secret with a default in plain text": (
+        ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.token=${oc.env:SEQRUN_K,PLAIN}"],
+        ["logger.m.token: a secret would be recorded"],
+    ),
+    "secret as a number": (
+        ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.api_key=123"],
+        ["logger.m.api_key: a secret would be recorded"],
+    ),
+    "secret in a list": (
+        ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.password=[PLAIN]"],
+        ["logger.m.password[0]: a secret would be recorded"],
+    ),
+    "secret below a list": (
+        ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.o=[{password:{a:PLAIN}}]"],
+        ["logger.m.o[0].password.a: a secret would be recorded"],
+    ),
     "secret in a job's environment": (
         ["-m", "seed=0,1", "+hydra.job.env_set.WANDB_API_KEY=S3CRET"],
         ["hydra.job.env_set.WANDB_API_KEY: a secret would be recorded"],
@@ -209,7 +225,25 @@ OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
         (f"{SWEEP}    params: {{allow_targets: '[logging]'}}\n", "params.allow_targets: only"),
         (f"{SWEEP}    params: {{hydra.sweep.subdir: /x, seed: '0,1'}}\n", "params.hydra.sweep.sub"),
         (f"{SWEEP}    params: {{+hydra.job.chdir: true}}\n", "params.+hydra.job.chdir: only"),
-        (f"{SWEEP}    params: {{hydra/launcher: slurm}}\n", "params.hydra/launcher: only"),
+        (f"{SWEEP}    params: {{hydra/launcher: slurm}}\n", "params.hydra/launcher: must be a key"),
+        (f"{SWEEP}    params: {{+sweeps@hydra.job.env_set: seeds}}\n", "seeds|must be a key"),
+        (f"{SWEEP}    params: {{sweeps: seeds}}\n", "params.sweeps: only"),
+        (f"{SWEEP}    params: {{backbone: ../sweeps/evil, seed: '0,1'}}\n", "sets hydra.job"),
+        (f"{SWEEP}    params: '${{oc.create:{{seed: 0}}}}'\n", "params: must not hold references"),
+        (f"{SWEEP}    params: [1, 2]\n", "params=.*: must be a node"),
+        ("hydra:\n  sweeper: 5\n", "sweeper"),
+        ("hydra:\n  overrides: {task: ['allow_targets=[os]']}\n", "sets hydra.overrides"),
+        (
+            "allow_targets: [os]\nhydra:\n  overrides: {task: ['allow_targets=[os]']}\n",
+            "sets hydra.overrides|sets allow_targets",
+        ),
+        ("hydra:\n  runtime: {output_dir: /somewhere}\n", "sets hydra.runtime"),
+        ("a: b: c\n", "no YAML: .*mine.yaml"),
+        ("algo:\n  ewc_lambda: '\\${oc.create:{a: 1}}'\n", "algo.ewc_lambda=.*must not hold"),
+        ("algo:\n  ewc_lambda: ['\\${x}']\n", "algo.ewc_lambda.0.=.*must not hold"),
+        (f"{SEARCH}    study_name: '${{oc.create:{{a: 1}}}}'\n", "study_name: must not hold"),
+        (f"{SEARCH}    sampler: {{seed: '${{x}}'}}\n", "sampler: must not hold references"),
+        (f"{SEARCH}    sampler: x\n", "sampler"),
         (f"{SEARCH}    direction: {{_target_: a.B}}\n", "only a sampler may have one"),
         (f"{SEARCH}    storage: sqlite:////tmp/x.db\n", "sets hydra.sweeper.storage"),
         (f"{SEARCH}    sampler: {{_target_: subprocess.Popen}}\n", "must be a sampler"),
@@ -227,6 +261,8 @@ def test_what_a_sweep_file_may_not_say(tmp_path, elsewhere, content, message):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "sweeps" / "mine.yaml").write_text(f"# @package _global_\n{content}")
+    evil = "# @package _global_\nhydra:\n  job: {env_set: {PATH: x}}\n"
+    (conf / "sweeps" / "evil.yaml").write_text(evil)
     with pytest.raises(ConfigError, match=message):
         preflight.check(["-m", "sweeps=mine", "algo=ewc"], conf)
 

@@ -10,8 +10,8 @@ import yaml
 
 from seqrun import preflight, runner
 from seqrun.checks import ConfigError
-from seqrun.config import without_secrets
 from seqrun.listing import CONF
+from seqrun.masking import without_secrets
 from seqrun.results import Results
 
 SHORT = ("algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=40", "callbacks=[]")
@@ -124,6 +124,33 @@ def test_secrets_are_not_written(config, elsewhere):
     assert "***" not in str(without_secrets(config))
     hidden = without_secrets({"logger": {"x": {**logger, "api_key": "k3y"}}})
     assert hidden["logger"]["x"] == {**logger, "api_key": "***"}
+    assert without_secrets([{"a": [{"token": "k3y"}]}]) == [{"a": [{"token": "***"}]}]
+
+
+def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
+    """What a logger is told of the configuration, config.yaml and Hydra's own record."""
+    (mypkg / "keyed.py").write_text(
+        "import json\n"
+        "from seqrun.loggers import BaseLogger\n"
+        "class Keyed(BaseLogger):\n"
+        "    def __init__(self, api_key, options):\n"
+        "        assert api_key == options[0]['token'] == 'TOPSECRET'\n"
+        "    def open(self, run):\n"
+        "        (run.directory / 'told.json').write_text(json.dumps(run.config))\n"
+    )
+    key = "${oc.env:SEQRUN_KEY}"
+    mine = ["allow_targets=[keyed]", "logger=[local]", "+logger.my._target_=keyed.Keyed"]
+    mine += [f"+logger.my.api_key={key}", f"+logger.my.options=[{{token:{key}}}]"]
+    done = run_py(
+        *SHORT, *mine, "hydra.run.dir=run", PYTHONPATH=str(mypkg), SEQRUN_KEY="TOPSECRET"
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((elsewhere / "run" / "told.json").read_text())
+    assert told["logger"]["my"]["api_key"] == told["logger"]["my"]["options"][0]["token"] == "***"
+    files = [path for path in (elsewhere / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if b"TOPSECRET" in path.read_bytes()]
+    assert "TOPSECRET" not in done.stdout + done.stderr
 
 
 def test_failed_process_says_so_once(run_py, elsewhere, mypkg):

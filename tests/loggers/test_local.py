@@ -152,6 +152,12 @@ def test_a_directory_of_its_own(tmp_path):
     assert os.listdir(tmp_path) == ["own"]
 
 
+def test_the_directory_of_another_run_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match="logger.local.directory=.*: holds another run"):
+        LocalLogger(directory=tmp_path).check()
+
+
 def test_several_seeds_do_not_mix_in_one_directory(tmp_path):
     for seed in (0, 1):
         logger = LocalLogger(directory=tmp_path / "own", figures=False)

@@ -35,6 +35,7 @@ from seqrun.checkpoint import (
     _checksum,
     latest,
     load,
+    save,
 )
 from seqrun.checks import ConfigError
 from seqrun.config import config_hash
@@ -358,6 +359,7 @@ def test_arrays_of_parts(kept: tuple[Any, Checkpoint]):
         ("timing", {"train_seconds": -5}, "train_seconds=-5: must be in"),
         ("samples_seen", 10**6, "samples_seen=1000000: must be at most"),
         ("epoch_samples", -1, "epoch_samples=-1: must be in"),
+        ("epoch_samples", 1, "epoch_samples=1: cannot be those of"),
         ("final_loss", 10**400, "final_loss"),
     ],
 )
@@ -374,3 +376,12 @@ def test_counters(
     write(tmp_path, state, save({n: np.array(a, order="C") for n, a in whole.arrays.items()}))
     with pytest.raises(CheckpointError, match=what):
         load(tmp_path, config_hash="abc").restore_counters(algorithm)
+
+
+def test_a_checkpoint_of_another_experiment(kept: tuple[Any, Checkpoint], tmp_path: Path):
+    """It is sound, and refused by its config hash."""
+    _, whole = kept
+    save(whole, tmp_path, config_hash="abc")
+    assert latest(tmp_path, config_hash="abc")[0] is not None
+    found, wrong = latest(tmp_path, config_hash="abd")
+    assert found is None and len(wrong) == 1 and "config_hash='abc': must be 'abd'" in wrong[0]

@@ -130,7 +130,7 @@ class SlurmLauncher(FreezingLauncher):
         if not jobs:
             return {}
         from hydra_plugins.seqrun._frozen import FrozenJob, freeze
-        from seqrun.config import SECRETS
+        from seqrun.masking import SECRETS
 
         for job in jobs:
             freeze(job, SECRETS)

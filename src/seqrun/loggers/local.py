@@ -15,6 +15,7 @@ from seqrun.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.checks import ConfigError, boolean, writable
 from seqrun.files import matrix_to_csv, plain, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.results import FILE
 
 METRICS_FILE = "metrics.jsonl"
 FIGURES = "figures"
@@ -57,6 +58,11 @@ class LocalLogger(BaseLogger):
         """Raise ConfigError unless the directory can be written to."""
         if self.directory is not None:
             writable("logger.local.directory", self.directory)
+            if (Path(self.directory) / FILE).exists():
+                raise ConfigError(
+                    f"logger.local.directory={self.directory}: holds another run, whose files "
+                    "would be written over; without it they go into this run's directory"
+                )
 
     def open(self, run: RunInfo) -> None:
         """Note the run; files are opened by the first value."""

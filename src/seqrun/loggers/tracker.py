@@ -48,9 +48,10 @@ class TrackerLogger(BaseLogger):
     call_seconds: float = 30.0
     close_seconds: float = 10.0
 
-    name: ClassVar[str]
-    package: ClassVar[str]
-    """What must be installed."""
+    name: ClassVar[str] = "tracker"
+    """In messages, and of its folder in a run's directory."""
+    package: ClassVar[str] = ""
+    """What must be installed; "" = nothing."""
 
     _run: RunInfo | None = field(default=None, init=False, repr=False)
     _earlier: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -113,7 +114,7 @@ class TrackerLogger(BaseLogger):
 
     def check(self) -> None:
         """Raise ConfigError unless the client is installed."""
-        if self.enabled and find_spec(self.package) is None:
+        if self.enabled and self.package and find_spec(self.package) is None:
             raise ConfigError(
                 f"logger.{self.name}: needs the package {self.package}, which is not installed"
             )
