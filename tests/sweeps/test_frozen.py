@@ -6,7 +6,7 @@ import pytest
 
 from hydra_plugins.seqrun._frozen import FILE, freeze, thaw
 from seqrun.checks import ConfigError
-from seqrun.config import SECRETS
+from seqrun.masking import SECRETS
 from seqrun.sweep import SweepJob
 
 
