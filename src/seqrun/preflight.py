@@ -512,6 +512,9 @@ def _explain(error: Exception, name: str, overrides: list[str]) -> str:
     )
     if unknown is None:
         reason = _first_line(error)
+        if reason.endswith("raised while composing config:"):  # what: the next line
+            where, what = reason.split(": ")[0], str(error).splitlines()[1]
+            return f"{where}: {full_key[1]}: {what}" if full_key else f"{where}: {what}"
         cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
         return f"{reason}{cause}"
     key = full_key[1] if full_key and "Could not override" not in text else unknown[1]

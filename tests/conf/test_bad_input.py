@@ -238,6 +238,8 @@ OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
             "sets hydra.overrides|sets allow_targets",
         ),
         ("hydra:\n  runtime: {output_dir: /somewhere}\n", "sets hydra.runtime"),
+        ("hydra:\n  mode: FOO\n", "In 'sweeps/mine': hydra.mode: Invalid value 'FOO'"),
+        ("hydra: 5\n", "In 'sweeps/mine': Merge error: int is not"),
         ("a: b: c\n", "no YAML: .*mine.yaml"),
         ("algo:\n  ewc_lambda: '\\${oc.create:{a: 1}}'\n", "algo.ewc_lambda=.*must not hold"),
         ("algo:\n  ewc_lambda: ['\\${x}']\n", "algo.ewc_lambda.0.=.*must not hold"),
