@@ -25,6 +25,7 @@ from tiny import Linear, TinyBenchmark, cross_entropies, sample_gradients
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.algorithms.base.flow import TrainingDiverged, chunk_rule
 from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams, batch_order
 
@@ -259,3 +260,34 @@ def test_refuses_batch_sizes(sizes: Any, said: str):
     """One message each."""
     with pytest.raises(ConfigError, match=said):
         build("naive", "torch", stream={"batch_size": sizes})
+
+
+def test_denormal_numbers_are_zero_in_steps_and_nowhere_else():
+    """On PyTorch; neither a callback, nor what follows a run that failed, sees the setting."""
+    import torch
+
+    def flushed() -> bool:
+        return not bool(torch.tensor(1e-40) * 1.0)
+
+    seen: dict[str, bool] = {}
+    fails = False
+    kind = algorithm_class("naive", "torch")
+
+    class Watched(kind):
+        def training_step(self, step: Any) -> None:
+            seen["step"] = flushed()
+            super().training_step(step)
+            if fails:
+                raise ZeroDivisionError
+
+    class Callback(BaseCallback):
+        def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Any) -> None:
+            seen["callback"] = flushed()
+
+    run("naive", "torch", benchmark="split_digits", kind=Watched, callbacks=[Callback()])
+    assert seen == {"step": True, "callback": False}
+    assert not flushed()
+    fails = True
+    with pytest.raises(ZeroDivisionError):
+        run("naive", "torch", benchmark="split_digits", kind=Watched)
+    assert not flushed()

@@ -39,6 +39,22 @@ class NoState(NamedTuple):
     """The state of an algorithm that keeps nothing between steps."""
 
 
+@contextmanager
+def flushed_denormals(num_threads: int) -> Iterator[None]:
+    """Take numbers below 1e-38 for 0, as JAX does: a processor is many times slower on them.
+
+    Momentum and penalties of weights that nothing moves fade into them. The setting is a thread's
+    own, and those of a pool keep what they began with, so that it changes one-threaded runs only.
+    """
+    np.finfo(np.float32), np.finfo(np.float64)  # first asked for within, it would warn
+    flushed_before = not bool(torch.tensor(1e-40) * 1.0)  # torch cannot be asked
+    torch.set_flush_denormal(flushed_before or num_threads == 1)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed_before)
+
+
 @dataclass(kw_only=True, eq=False)
 class PyTorchBaseAlgorithm(BaseAlgorithm):
     """Walk the plan in a loop over live parameters; plain training if nothing is overridden.
@@ -123,7 +139,6 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         self.device_kind = self.find_device(self.device)
         self._device = torch.device(self.device_kind)
         self.check_size()  # before anything is as large
-        self._flush_denormals()
         with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
             torch.manual_seed(self.random.key("init"))
             self.module = self.build_module().to(self._device)
@@ -152,17 +167,6 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             program.close()
         if hasattr(self, "_threads_before"):
             torch.set_num_threads(self._threads_before)
-        if hasattr(self, "_flushed_before"):
-            torch.set_flush_denormal(self._flushed_before)
-
-    def _flush_denormals(self) -> None:
-        """Take numbers below 1e-38 for 0, as JAX does: a processor is many times slower on them.
-
-        Momentum and penalties of weights that nothing moves fade into them.
-        """
-        np.finfo(np.float32), np.finfo(np.float64)  # asked for later, it would warn
-        self._flushed_before = not bool(torch.tensor(1e-40) * 1.0)  # torch cannot be asked
-        torch.set_flush_denormal(True)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape."""
@@ -221,25 +225,19 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
         # Short stretches of batches are not worth a program of their own.
         program = self._program if chunk.stretch >= self.chunk_steps else None
-        compiled, hyper, done, gathered = program.seconds if program else 0.0, self.hyper(), 0, 0
+        compiled, hyper = program.seconds if program else 0.0, self.hyper()
         losses, logits = [], []
         with self._noise(chunk.first_step):
             for piece in self.pieces(chunk):
-                for n in (program or self).lengths(piece.steps):
-                    if done + n > gathered:
-                        start, gathered = done, min(done + self.gathered_steps, chunk.steps)
-                        batches = self._batches(rows, slice(start, gathered))
-                    cut = slice(done - start, done - start + n)
-                    self.opt_state, self.state, loss, logit = (program or self._run_steps)(
-                        {name: Batch(*(a[cut] for a in batch)) for name, batch in batches.items()},
-                        {name: row[done : done + n] for name, row in rows.items()},
-                        self.opt_state,
-                        self.state,
-                        hyper,
-                    )
-                    losses.append(loss)
-                    logits.append(logit)
-                    done += n
+                first = piece.first_step - chunk.first_step
+                lengths = (program or self).lengths(piece.steps)
+                with flushed_denormals(self.execution["num_threads"]):
+                    for reads, plan in self._stretches(rows, first, lengths):
+                        self.opt_state, self.state, loss, logit = (program or self._run_steps)(
+                            reads, plan, self.opt_state, self.state, hyper
+                        )
+                        losses.append(loss)
+                        logits.append(logit)
                 self.pause(piece.first_step + piece.steps)
         if program is not None:
             self.timing["compile_seconds"] += program.seconds - compiled
@@ -254,6 +252,26 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Return how so many steps are cut into stretches whose inputs are gathered together."""
         whole, rest = divmod(steps, self.gathered_steps)
         return [self.gathered_steps] * whole + [rest] * (rest > 0)
+
+    def _stretches(
+        self, rows: Mapping[str, Tensor], first: int, lengths: list[int]
+    ) -> Iterator[tuple[dict[str, Batch], dict[str, Tensor]]]:
+        """Yield the reads and the plan's rows of stretches of steps, from a step of the chunk on.
+
+        No stretch is longer than the steps that are gathered together.
+        """
+        start = gathered = first
+        last = first + sum(lengths)
+        for n in lengths:
+            if first + n > gathered:
+                start, gathered = first, min(first + self.gathered_steps, last)
+                batches = self._batches(rows, slice(start, gathered))
+            cut = slice(first - start, first - start + n)
+            yield (
+                {name: Batch(*(a[cut] for a in batch)) for name, batch in batches.items()},
+                {name: row[first : first + n] for name, row in rows.items()},
+            )
+            first += n
 
     def _batches(self, rows: Mapping[str, Tensor], cut: slice) -> dict[str, Batch]:
         """Return what the steps of a slice of the plan read, by the name of the read."""
