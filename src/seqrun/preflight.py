@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from seqrun import experiment
+from seqrun import experiment, yaml_files
 from seqrun.checks import ConfigError, nearest, writable
 from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
@@ -131,7 +131,10 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
         if not os.path.isdir(args.config_dir):
             raise ConfigError(f"--config-dir={args.config_dir}: must be a directory")
         overrides.append(f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]")
+        yaml_files.check(Path(args.config_dir), (*GROUPS, *FILE_GROUPS, "hydra"))
     directory = os.path.abspath(args.config_path or config_dir)
+    if any(group in override for override in overrides for group in FILE_GROUPS):
+        yaml_files.check(Path(directory), FILE_GROUPS)
     name = args.config_name or "config"
     with initialize_config_dir(version_base="1.3", config_dir=directory, job_name="run"):
         if args.cfg or args.info:
@@ -464,6 +467,8 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         return compose(name, overrides=overrides, return_hydra_config=True)
     except MissingConfigException as error:
         raise ConfigError(_missing_option(error)) from None
+    except RecursionError:
+        raise ConfigError("a chosen file is nested too deeply") from None
     except YAMLError as error:
         raise ConfigError(f"no YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -525,7 +530,7 @@ def _explain(error: Exception, name: str, overrides: list[str]) -> str:
         hint = " without -m, or this one has no such key" if alone else ""
         return f"{given}: no such key of Hydra's{hint}"
     if key in FILE_GROUPS:
-        return f"{given}: there is nothing in {key}/"
+        return f"{given}: must be one of {', '.join(_options(key))}"
     below = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == below]
     if not siblings:

@@ -291,6 +291,36 @@ def test_what_a_file_includes_is_checked_too(tmp_path, elsewhere):
     assert preflight.check(["hydra.run.dir=mine"], conf)  # the command line may
 
 
+LAYERS = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\n".join(["a0: &a0 [x]", *LAYERS]).encode(), "aliases that stand for over 100000 values"),
+        (b"a: &a [*a]", "is nested too deeply"),
+        (b"a: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
+        (b"a: \xff", "is no text in UTF-8"),
+    ],
+    ids=["bomb", "cycle", "depth", "binary"],
+)
+def test_yaml_that_cannot_be_loaded(tmp_path, elsewhere, content, message):
+    """In conf/ and in --config-dir; aliases as such may be used."""
+    conf, own = tmp_path / "conf", tmp_path / "own"
+    shutil.copytree(CONF, conf)
+    (own / "algo").mkdir(parents=True)
+    (own / "algo" / "mine.yaml").write_bytes(content)
+    (conf / "sweeps" / "mine.yaml").write_bytes(content)
+    for argv in (["-m", "sweeps=mine"], ["--config-dir", str(own), "algo=mine"]):
+        with pytest.raises(ConfigError, match=message):
+            preflight.check(argv, conf)
+    (own / "algo" / "mine.yaml").unlink()
+    aliased = "# @package _global_\ntraining: {lr_decay: &a 0.5, lr_min: *a}\n"
+    (conf / "sweeps" / "mine.yaml").write_text(aliased)
+    (job,) = preflight.check(["-m", "sweeps=mine"], conf)
+    assert job.config["training"]["lr_min"] == 0.5
+
+
 def test_process_ends_with_one_message_and_makes_nothing(run_py, elsewhere):
     done = run_py("algo=ewcc")
     assert done.returncode == preflight.BAD_INPUT
