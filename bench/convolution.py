@@ -188,17 +188,26 @@ class HandJax:
         return len(self.order) / (time.perf_counter() - started)
 
 
-def measure(backend: str, threads: int | None, steps: int, repetitions: int) -> dict:
-    """Train on one task; return rates and how the run was executed."""
+def measure(
+    backend: str, threads: int | None, steps: int, repetitions: int, *, compiled: bool
+) -> dict:
+    """Train on one task; return rates and how the run was executed.
+
+    Args:
+        backend: "torch" or "jax".
+        threads: of a run; None = by seqrun's rule.
+        steps: of a repetition.
+        repetitions: how often.
+        compiled: whether torch's networks are, by hand and in seqrun.
+    """
     twin = importlib.import_module(f"seqrun.algorithms.naive.{backend}")
     backbones = importlib.import_module(f"seqrun.backbones.resnet.{backend}")
     optimizers = importlib.import_module(f"seqrun.optimizers.{backend}")
     hands = {"": partial(HandJax, steps)}
     if backend == "torch":
         hands = {
-            f"{layout}{how}": partial(HandTorch, steps, channels_last=last, compiled=bool(how))
+            layout: partial(HandTorch, steps, channels_last=last, compiled=compiled)
             for layout, last in (("NCHW", False), ("channels last", True))
-            for how in ("", ", compiled")
         }
     timer = EpochTimer(hands)
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +215,9 @@ def measure(backend: str, threads: int | None, steps: int, repetitions: int) -> 
             benchmark=RandomImages(size=steps * BATCH),
             backbone=backbones.ResNet18Thin(nf=NF),
             optimizer=optimizers.SGD(lr=LR),
-            training=TrainingOptions(epochs_per_task=repetitions + 1),
+            training=TrainingOptions(
+                epochs_per_task=repetitions + 1, compile="always" if compiled else "never"
+            ),
             callbacks=[timer, MetricCallback(), TqdmCallback()],
             loggers=[ConsoleLogger(), LocalLogger(figures=False)],
             device="cpu",
@@ -224,10 +235,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: seqrun's rule")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30, help="of a repetition")
-    arguments = parser.parse_args()
+    parser.add_argument("--compiled", action="store_true", help="torch's networks")
+    asked = parser.parse_args()
     stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
     measured = measure(
-        arguments.backend, arguments.threads, arguments.steps, arguments.repetitions
+        asked.backend, asked.threads, asked.steps, asked.repetitions, compiled=asked.compiled
     )
     json.dump(measured, stdout)
 

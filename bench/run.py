@@ -89,19 +89,19 @@ def convolution_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure W2's training rates beside hand-written loops, and those of the peers."""
     rows: list[Row] = []
     better = 0.0
-    for backend in BACKENDS:
-        measured = json.loads(
-            command("bench/convolution.py", backend, "--repetitions", str(asked.repetitions))
-        )
+    for backend, *how in (("torch",), ("torch", "--compiled"), ("jax",)):
+        told = ("--repetitions", str(asked.repetitions))
+        measured = json.loads(command("bench/convolution.py", backend, *how, *told))
         rates, threads = measured["rates"], measured["execution"]["num_threads"]
-        ours = rates.pop("seqrun")
+        assert bool(how) == (measured["execution"]["compiled"] == "network"), "not as asked"
+        ours, kind = rates.pop("seqrun"), f"{backend}{', network compiled' if how else ''}"
         best = max(rates, key=lambda name: statistics.median(rates[name]))
         for name, found in rates.items():
-            shown = f"W2 hand-written loop, {backend} {name}".rstrip()
-            told = "1" if name == best else ratio(found, rates[best])
-            rows.append((f"{shown}, naive, steps/s", median(found, 1), told))
-        told = f"{ratio(ours, rates[best])} of the best hand-written, {threads} thread(s)"
-        rows.append((f"W2 seqrun {backend}, naive, steps/s", median(ours, 1), told))
+            shown = f"W2 hand-written loop, {kind} {name}".rstrip()
+            share = "1" if name == best else ratio(found, rates[best])
+            rows.append((f"{shown}, naive, steps/s", median(found, 1), share))
+        share = f"{ratio(ours, rates[best])} of the best of these, {threads} thread(s)"
+        rows.append((f"W2 seqrun {kind}, naive, steps/s", median(ours, 1), share))
         better = max(better, statistics.median(ours))
     return rows + beside_peers.convolution_rows(asked.repetitions, better)
 

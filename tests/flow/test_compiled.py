@@ -13,7 +13,7 @@ import pytest
 from experiments import ALGORITHMS, admits, build, run
 
 from seqrun.algorithms.base import compiling
-from seqrun.algorithms.base.compiling import is_worth_compiling
+from seqrun.algorithms.base.compiling import to_compile
 from seqrun.algorithms.base.compiling import torch as of_torch
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
@@ -33,7 +33,7 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         record = json.loads((tmp_path / how / "results.json").read_text())
-        assert record["execution"]["compiled"] == (how == "always")
+        assert record["execution"]["compiled"] == ("steps" if how == "always" else False)
         losses[how] = record["runs"][0]["train_loss"]["per_task"]
     np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
 
@@ -58,6 +58,49 @@ def test_numbers_are_those_of_eager_steps(algo: str):
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
 
 
+CONVOLVES: dict[str, Any] = {
+    "network": "cnn",
+    "backbone": {"batch_norm": True, "dropout": 0.2},
+    "benchmark": "split_digits",
+    "stream": {"num_tasks": 2, "classes_per_task": 2},
+}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("algo", ["naive", pytest.param("er", marks=pytest.mark.full)])
+def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
+    """Gives eager steps' losses, weights and statistics, with the same dropout."""
+    monkeypatch.setattr(compiling, "WORTH_LESS_THAN", 0)
+    eager, compiled = (
+        run(algo, "torch", **CONVOLVES, training={"chunk_steps": 2, "compile": how})
+        for how in ("never", "always")
+    )
+    assert compiled.algorithm.execution["compiled"] == "network"
+    np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-4)
+    for name, array in eager.arrays.items():
+        np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-4, err_msg=name)
+
+
+def test_what_calls_a_compiled_network(monkeypatch: pytest.MonkeyPatch):
+    """Training steps of full batches, 4 a task; no partial one, no test, no Fisher pass."""
+    from seqrun.algorithms.base import torch as engine
+
+    calls = []
+
+    class Counting(of_torch.CompiledNetwork):
+        def __call__(self, x: Any) -> Any:
+            calls.append(len(x))
+            return self._function(x)
+
+    monkeypatch.setattr(compiling, "WORTH_LESS_THAN", 0)
+    monkeypatch.setattr(engine, "CompiledNetwork", Counting)
+    how = {"chunk_steps": 2, "epochs_per_task": 1, "compile": "always"}
+    trace = run("ewc", "torch", **CONVOLVES, training=how)
+    assert calls == [10] * 8
+    assert len(trace.losses) == 10
+    assert trace.algorithm.network is trace.algorithm.module
+
+
 def test_one_run_s_end_leaves_another_its_settings():
     """Without them its next shape would not compile, and the rest of it would run eagerly."""
     import torch._dynamo as dynamo
@@ -71,11 +114,10 @@ def test_one_run_s_end_leaves_another_its_settings():
     assert dynamo.config.trace_autograd_ops == before
 
 
-class Counted:
+class Counted(of_torch.CompiledSteps):
     """Stands for a compiled program and counts its calls."""
 
     calls: list[tuple[int, int]]
-    lengths = of_torch.CompiledSteps.lengths
 
     def __init__(self, steps: Any) -> None:
         self.steps, self.seconds, self.failure = steps, 0.0, None
@@ -126,11 +168,19 @@ def test_a_look_between_compiled_steps_is_refused():
 def test_the_rule_is_of_planned_steps_and_work(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """20,000 steps and a small network, or a GPU."""
-    assert is_worth_compiling(20_000, 1_000_000, "cpu")
-    assert not is_worth_compiling(19_999, 1_000_000, "cpu")
-    assert not is_worth_compiling(10**6, 10**9, "cpu")
-    assert is_worth_compiling(20_000, 10**9, "cuda")
+    """20,000 steps and a small network, or a GPU; convolutions for about ten minutes."""
+    for how, part in (
+        ((20_000, 1_000_000, "cpu", False), "steps"),
+        ((20_000, 1_000_000, "cpu", True), "steps"),
+        ((19_999, 1_000_000, "cpu", False), None),
+        ((10**6, 10**9, "cpu", False), None),
+        ((20_000, 10**9, "cuda", True), "steps"),
+        ((4000, 10**9, "cpu", True), "network"),
+        ((3999, 10**9, "cpu", True), None),
+    ):
+        assert to_compile(*how) == part
+    assert to_compile(1, 10**9, "cpu", True, always=True) == "network"
+    assert to_compile(1, 10**9, "cpu", False, always=True) == "steps"
     run("naive", "torch", training={"chunk_steps": 3})
     assert not counted.calls
     monkeypatch.setattr(compiling, "WORTH_STEPS", 10)

@@ -31,6 +31,14 @@ class Signalled(InterruptionCallback):
                 signal.raise_signal(number)
 
 
+@pytest.fixture(autouse=True)
+def interrupts_reach_this_process():
+    """A shell may have started it in the background, where SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -> int:
     """Run until the signal and return its number."""
     with pytest.raises(Interrupted) as caught, callback.listening():

@@ -26,7 +26,7 @@ class AGEM(AGEMOptions, PyTorchBaseAlgorithm):
         if not len(y):
             return
         with self._without_trace():
-            loss = cross_entropy(allow_classes(self.module(x), step.mask, t), y)
+            loss = cross_entropy(allow_classes(self.network(x), step.mask, t), y)
             values = torch.autograd.grad(loss, list(self.params.values()))
         step.gradients = projected(step.gradients, dict(zip(self.params, values, strict=True)))
 

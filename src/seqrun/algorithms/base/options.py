@@ -31,8 +31,9 @@ class TrainingOptions:
         reinit_optimizer: when the optimizer's state is fresh: "task", "epoch" or "never".
         evaluate_every: "task" or "epoch".
         evaluate_on: "seen_and_next" (tasks so far and the next one), "seen" or "all".
-        compile: whether PyTorch's training steps are compiled: "auto", by the fixed rule of
-            `is_worth_compiling`; "always" or "never". JAX compiles whatever it runs.
+        compile: whether PyTorch's training steps are compiled, or the network of those that work
+            long: "auto", by the fixed rule of `to_compile`; "always" or "never". JAX compiles
+            whatever it runs.
         chunk_steps: longest stretch of steps that an engine runs in one call, >= 1; None = by
             the fixed rule of `chunk_rule`.
 

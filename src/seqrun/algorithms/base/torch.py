@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
-from seqrun.algorithms.base.compiling import is_worth_compiling
-from seqrun.algorithms.base.compiling.torch import CompiledSteps, has_compiler
+from seqrun.algorithms.base.compiling import to_compile
+from seqrun.algorithms.base.compiling.torch import (
+    CompiledNetwork,
+    CompiledSteps,
+    Program,
+    has_compiler,
+)
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
 from seqrun.algorithms.base.threads import default_num_threads
@@ -61,6 +66,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     Attributes:
         module: the network, in train mode except inside `evaluating`.
+        network: what a training step calls: the module, or its compiled passes.
         params, stats: canonical name -> live parameter or BatchNorm statistic (torch's layout).
         opt_state, state: NamedTuples of the optimizer and the algorithm.
     """
@@ -83,7 +89,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the scalar task loss and the (B, C) logits of `step.batch`."""
-        logits = allow_classes(self.module(step.batch.x), step.mask, step.batch.t)
+        logits = allow_classes(self.network(step.batch.x), step.mask, step.batch.t)
         return cross_entropy(logits, step.batch.y), logits
 
     def forward(self, params: dict[str, Tensor], stats: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -142,6 +148,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
             torch.manual_seed(self.random.key("init"))
             self.module = self.build_module().to(self._device)
+        self.network: Callable[[Tensor], Tensor] = self.module
         self.params, self.stats = canonical_names(self.module)
         live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
         names = {id(value): name for name, value in live.items()}
@@ -162,7 +169,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     def stop_engine(self) -> None:
         """Give back the threads and torch's settings."""
-        program: CompiledSteps | None = self.__dict__.pop("_program", None)
+        program: Program | None = self.__dict__.pop("_program", None)
         if program is not None:
             program.close()
         if hasattr(self, "_threads_before"):
@@ -225,15 +232,17 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
         # Short stretches of batches are not worth a program of their own.
         program = self._program if chunk.stretch >= self.chunk_steps else None
+        steps = program if isinstance(program, CompiledSteps) else None
+        self.network = program if isinstance(program, CompiledNetwork) else self.module
         compiled, hyper = program.seconds if program else 0.0, self.hyper()
         losses, logits = [], []
         with self._noise(chunk.first_step):
             for piece in self.pieces(chunk):
                 first = piece.first_step - chunk.first_step
-                lengths = (program or self).lengths(piece.steps)
+                lengths = (steps or self).lengths(piece.steps)
                 with flushed_denormals(self.execution["num_threads"]):
                     for reads, plan in self._stretches(rows, first, lengths):
-                        self.opt_state, self.state, loss, logit = (program or self._run_steps)(
+                        self.opt_state, self.state, loss, logit = (steps or self._run_steps)(
                             reads, plan, self.opt_state, self.state, hyper
                         )
                         losses.append(loss)
@@ -241,7 +250,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
                 self.pause(piece.first_step + piece.steps)
         if program is not None:
             self.timing["compile_seconds"] += program.seconds - compiled
-            self.execution["compiled"] = program.failure is None
+            self.execution["compiled"] = program.failure is None and program.part
             if program.failure is not None:
                 self.execution["not_compiled_because"] = program.failure
         chunk.losses = torch.cat(losses).cpu().numpy()
@@ -349,22 +358,29 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             step.gradients, step.opt_state, step.params, step.hyper
         )
 
+    @property
+    def _to_compile(self) -> str | None:
+        """Return what `training.compile` has compiled, if that can be: "steps" or "network"."""
+        convolves = any(p.ndim == 4 for p in self.params.values())
+        work = self.total_steps, self.work_per_batch()
+        choice, kind = self.training.compile, self.device_kind
+        always = choice == "always"
+        part = None if choice == "never" else to_compile(*work, kind, convolves, always=always)
+        if part == "steps" and (not self.is_compilable or self.has_host_step_hooks):
+            return None
+        return part
+
     @cached_property
-    def _program(self) -> CompiledSteps | None:
-        """Return the steps' program if training is to be compiled, by the fixed rule, and can be.
+    def _program(self) -> Program | None:
+        """Return the program of what is to be compiled, if there is a compiler.
 
         Raises:
-            ConfigError: it is to be compiled and there is no compiler, or a callback has to look
-                between steps.
+            ConfigError: there is none and it has to be, or a callback has to look between steps.
         """
-        choice = self.training.compile
-        wanted = choice == "always" or (
-            choice == "auto"
-            and is_worth_compiling(self.total_steps, self.work_per_batch(), self.device_kind)
-        )
-        if not (wanted and self.is_compilable) or self.has_host_step_hooks:
+        choice, part = self.training.compile, self._to_compile
+        if part is None:
             return None
-        if self._pausing:
+        if part == "steps" and self._pausing:
             raise ConfigError(
                 f"training.compile={choice!r}: must be never with a callback that looks between "
                 "steps, as stability_gap does: several steps are one program, and others than it "
@@ -374,7 +390,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             if choice == "always":
                 raise ConfigError("training.compile='always': there is no compiler here, as g++ is")
             return None
-        return CompiledSteps(self._run_steps)
+        return CompiledNetwork(self.module) if part == "network" else CompiledSteps(self._run_steps)
 
     @contextmanager
     def _noise(self, first_step: int) -> Iterator[None]:

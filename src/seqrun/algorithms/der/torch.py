@@ -25,13 +25,13 @@ class DER(DEROptions, PyTorchBaseAlgorithm):
 
     def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the batch's cross-entropy, and its logits of all classes."""
-        logits = self.module(step.batch.x)
+        logits = self.network(step.batch.x)
         allowed = allow_classes(logits, step.mask, step.batch.t)
         return cross_entropy(allowed, step.batch.y), logits
 
     def replay_loss(self, step: Step) -> Tensor:
         """Return what memory adds to the loss."""
-        logits = self.module(step.reads["replay"].x)
+        logits = self.network(step.reads["replay"].x)
         stored = step.state.logits[step.arrays["replay_slot"]]
         return step.hyper["alpha"] * (logits - stored).square().mean()
 
@@ -54,5 +54,5 @@ class DERPP(DERPPOptions, DER):
         """Return what memory adds to the loss."""
         x, y, t = step.reads["replay_labels"]
         distance = super().replay_loss(step)
-        logits = allow_classes(self.module(x), step.mask, t)
+        logits = allow_classes(self.network(x), step.mask, t)
         return distance + step.hyper["beta"] * cross_entropy(logits, y)

@@ -22,7 +22,7 @@ class ER(EROptions, ReplayAlgorithm):
         if "memory_weight" not in step.hyper or len(step.reads["replay"].y) == 0:
             return super().training_loss(step)
         x, y, t = together(step)
-        logits = allow_classes(self.module(x), step.mask, t)
+        logits = allow_classes(self.network(x), step.mask, t)
         weight = step.hyper["memory_weight"]
         on_batch = cross_entropy(logits[:current], y[:current])
         on_memory = cross_entropy(logits[current:], y[current:])

@@ -28,7 +28,7 @@ class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
 
     def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the binary cross-entropy of labels and old outputs, and the logits."""
-        logits, old = self.module(step.batch.x), step.state
+        logits, old = self.network(step.batch.x), step.state
         with torch.no_grad():
             given = self.predict(old.params, old.stats, step.batch.x).sigmoid()
         labels = one_hot(step.batch.y, logits.shape[1]).to(logits.dtype)

@@ -20,7 +20,7 @@ class ReplayAlgorithm(ReplayOptions, PyTorchBaseAlgorithm):
     def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the mean cross-entropy over batch and memory, and the batch's logits."""
         x, y, t = together(step)
-        logits = allow_classes(self.module(x), step.mask, t)
+        logits = allow_classes(self.network(x), step.mask, t)
         return cross_entropy(logits, y), logits[: len(step.batch.y)]
 
 

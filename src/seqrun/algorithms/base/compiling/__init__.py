@@ -1,18 +1,48 @@
-"""When a training step is compiled on PyTorch: a fixed rule, never a matter of timing."""
+"""What is compiled on PyTorch: a fixed rule, never a matter of timing."""
 
 from __future__ import annotations
 
 WORTH_STEPS = 20_000
 """Planned steps of a run from which compiling one pays: it takes about as long as these save.
 
-Measured on 2 cores with an MLP 784-256-256-10 at batch 10: see bench/RESULTS.md.
+Measured on 2 cores with an MLP 784-256-256-10 at batch 10.
 """
 WORTH_LESS_THAN = 5e7
-"""Multiply-adds of a batch's forward pass up to which it does: beyond, the time is that of the
-matrix products and convolutions themselves, which compiling leaves as they are."""
+"""Multiply-adds of a batch's forward pass up to which whole steps are compiled.
+
+Beyond, the time is that of the matrix products and convolutions themselves, and compiling the
+network alone, which lays out and fuses what is between its convolutions, takes less long.
+"""
+WORTH_MULTIPLY_ADDS = 4e12
+"""Planned multiply-adds of all forward passes from which compiling the network pays.
+
+Measured on 2 cores with ResNet18Thin at batch 10: compiling takes a minute, which a sixth of ten
+minutes' training makes good.
+"""
 
 
-def is_worth_compiling(total_steps: int, multiply_adds_per_batch: int, device_kind: str) -> bool:
-    """Return whether a run of so many steps, of so much work each, is to be compiled."""
-    is_small = multiply_adds_per_batch < WORTH_LESS_THAN or device_kind == "cuda"
-    return total_steps >= WORTH_STEPS and is_small
+def to_compile(
+    total_steps: int,
+    multiply_adds_per_batch: int,
+    device_kind: str,
+    convolves: bool,
+    *,
+    always: bool = False,
+) -> str | None:
+    """Return what is compiled in a run of so many steps, of so much work each.
+
+    Args:
+        total_steps: that the run plans.
+        multiply_adds_per_batch: of a batch's forward pass.
+        device_kind: "cpu" or "cuda".
+        convolves: whether the network has convolutions.
+        always: ask not whether it pays.
+
+    Returns:
+        "steps", "network" or None.
+    """
+    if device_kind == "cuda" or multiply_adds_per_batch < WORTH_LESS_THAN:
+        return "steps" if always or total_steps >= WORTH_STEPS else None
+    if convolves and total_steps * multiply_adds_per_batch >= WORTH_MULTIPLY_ADDS:
+        return "network"
+    return ("network" if convolves else "steps") if always else None

@@ -1,4 +1,4 @@
-"""Training steps as compiled programs, where a compiler can be had."""
+"""Training steps, or the network in them, as compiled programs, where there is a compiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -30,56 +30,98 @@ def has_compiler(device_kind: str) -> bool:
     return any(map(shutil.which, COMPILERS))
 
 
-class CompiledSteps:
-    """Training steps as programs of several at a time, one program per shape of their arguments.
+class Program:
+    """A function of which torch compiles one program per shape of its arguments.
 
-    The learning rate, which changes from task to task, is an argument of the program; whatever
-    else is no tensor is part of it. Random numbers are those of eager execution.
+    Whatever is no tensor is part of the program. Random numbers are those of eager execution.
 
     Args:
-        steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
+        function: to compile.
+        fullgraph: whether a function that is no single program fails.
 
     Attributes:
+        part: of the run that is compiled, as its record names it.
         seconds: that compiling took so far.
-        failure: why the steps cannot be compiled and are run as they are; None = it can.
+        failure: why the function cannot be compiled and is called as it is; None = it can.
     """
 
-    def __init__(self, steps: Callable[..., Any]) -> None:
+    part: ClassVar[str]
+
+    def __init__(self, function: Callable[..., Any], *, fullgraph: bool) -> None:
         """Compile nothing yet."""
         self.seconds = 0.0
         self.failure: str | None = None
-        self._steps = steps
-        self._program = torch.compile(steps, fullgraph=True, dynamic=False)
+        self._function = function
+        self._program = torch.compile(function, fullgraph=fullgraph, dynamic=False)
         self._shapes: set[Any] = set()
-        self._lr: tuple[float, torch.Tensor] | None = None
         _claim_settings(self)
-
-    def lengths(self, steps: int) -> list[int]:
-        """Return how so many steps are cut into programs: by TOGETHER, and the rest singly."""
-        return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
 
     def close(self) -> None:
         """Give back torch's settings, unless others compile yet."""
         _release_settings(self)
 
-    def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
-        """Run steps."""
+    def _call(self, shape: Any, args: tuple[Any, ...], plain: tuple[Any, ...]) -> Any:
+        """Call the program for a shape, or the function with `plain` if it cannot be compiled."""
         if self.failure is not None:
-            return self._steps(reads, row, opt_state, state, hyper)
-        if self._lr is None or self._lr[0] != hyper["lr"]:
-            self._lr = hyper["lr"], torch.tensor(hyper["lr"])
-        shape = tuple(batch.x.shape for batch in reads.values())
+            return self._function(*plain)
         started = time.perf_counter()
         try:
-            found = self._program(reads, row, opt_state, state, {**hyper, "lr": self._lr[1]})
+            found = self._program(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
             self.failure = str(error).strip().splitlines()[0]
             sys.stderr.write(f"warning: training runs uncompiled: {self.failure}\n")
-            return self._steps(reads, row, opt_state, state, hyper)
+            return self._function(*plain)
         if shape not in self._shapes:
             self._shapes.add(shape)
             self.seconds += time.perf_counter() - started
         return found
+
+
+class CompiledNetwork(Program):
+    """A network's training passes, forward and backward.
+
+    Args:
+        module: the network; others than this may go on calling it uncompiled.
+    """
+
+    part: ClassVar[str] = "network"
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        """Compile nothing yet."""
+        super().__init__(module, fullgraph=False)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Map inputs to logits."""
+        return self._call(x.shape, (x,), (x,))
+
+
+class CompiledSteps(Program):
+    """Training steps as programs of several at a time.
+
+    The learning rate, which changes from task to task, is an argument of the program.
+
+    Args:
+        steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
+    """
+
+    part: ClassVar[str] = "steps"
+
+    def __init__(self, steps: Callable[..., Any]) -> None:
+        """Compile nothing yet."""
+        super().__init__(steps, fullgraph=True)
+        self._lr: tuple[float, torch.Tensor] | None = None
+
+    def lengths(self, steps: int) -> list[int]:
+        """Return how so many steps are cut into programs: by TOGETHER, and the rest singly."""
+        return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
+
+    def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
+        """Run steps."""
+        if self._lr is None or self._lr[0] != hyper["lr"]:
+            self._lr = hyper["lr"], torch.tensor(hyper["lr"])
+        shape = tuple(batch.x.shape for batch in reads.values())
+        given = reads, row, opt_state, state
+        return self._call(shape, (*given, {**hyper, "lr": self._lr[1]}), (*given, hyper))
 
 
 def _claim_settings(owner: object) -> None:
