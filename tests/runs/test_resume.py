@@ -105,6 +105,22 @@ def test_stopped_within_tasks(algo: str, backend: str, tmp_path: Path):
     assert_resumes(algo, backend, tmp_path, [3, 3, int(drawn)])
 
 
+CONVOLVING = [
+    pytest.param(a, b, marks=[] if (a, b) == ("ewc", "torch") else pytest.mark.full)
+    for a in ALGORITHMS
+    for b in ("torch", "jax")
+]
+
+
+@pytest.mark.parametrize(("algo", "backend"), CONVOLVING)
+def test_stopped_with_convolutions(algo: str, backend: str, tmp_path: Path):
+    """Whose arrays have layouts of their own, by which sums would round."""
+    network = {"channels": [8, 8], "hidden": [16], "batch_norm": True}
+    spec = {"network": "cnn", "backbone": network}
+    clipped = {"training": {**SPEC["training"], "grad_clip": 1.0}}
+    assert_resumes(algo, backend, tmp_path, [3, 3], **spec, **clipped)
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "epochs evaluated": {"training": {**SPEC["training"], "evaluate_every": "epoch"}},
     "Adam, never fresh": {

@@ -40,6 +40,10 @@ from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entr
 from seqrun.plan import Chunk
 
 
+LAYOUT = torch.channels_last
+"""Of kernels, as of the images that they meet."""
+
+
 class NoState(NamedTuple):
     """The state of an algorithm that keeps nothing between steps."""
 
@@ -58,6 +62,11 @@ def flushed_denormals(num_threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(flushed_before)
+
+
+def laid_out(value: Tensor) -> Tensor:
+    """Return an array in the memory layout that the engine's own have."""
+    return value.contiguous(memory_format=LAYOUT if value.ndim == 4 else torch.contiguous_format)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -148,6 +157,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
             torch.manual_seed(self.random.key("init"))
             self.module = self.build_module().to(self._device)
+            self.module.to(memory_format=LAYOUT)
         self.network: Callable[[Tensor], Tensor] = self.module
         self.params, self.stats = canonical_names(self.module)
         live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
@@ -466,7 +476,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from exported arrays."""
         loaded = {
-            name: from_canonical(torch.from_numpy(np.array(a)), name).contiguous().to(self._device)
+            name: laid_out(from_canonical(torch.from_numpy(np.array(a)), name)).to(self._device)
             for name, a in arrays.items()
             if not name.startswith("memory/")
         }
