@@ -176,6 +176,26 @@ def _first_steps(folder: Path, overrides: list[str]) -> float:
     return seconds
 
 
+def sweep_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure what a job of a multirun costs besides training and evaluation, in one process."""
+    rows: list[Row] = []
+    for backend in BACKENDS:
+        with tempfile.TemporaryDirectory() as folder:
+            seeds = ",".join(map(str, range(asked.repetitions + 1)))
+            jobs = ["-m", "algo=naive", f"backend={backend}", *W1, *sized(asked.samples)]
+            command("run.py", *jobs, f"seed={seeds}", f"hydra.sweep.dir={folder}")
+            files = sorted(Path(folder).glob("*/results.json"), key=lambda f: f.stat().st_mtime)
+            ends = [file.stat().st_mtime for file in files]
+            timings = [json.loads(file.read_text())["runs"][0]["timing"] for file in files]
+        work = [t["train_seconds"] + t["eval_seconds"] for t in timings[1:]]
+        over = [b - a - w for a, b, w in zip(ends, ends[1:], work, strict=False)]
+        share = f"{statistics.median(over) / SHORT_RUN:.0%} of a job of {SHORT_RUN:.0f} s"
+        name = f"W1 naive, {backend}: a job after the first of a multirun in one process"
+        rows.append((f"{name}, s", median([o + w for o, w in zip(over, work, strict=True)], 1), ""))
+        rows.append((f"{name}, besides training and evaluation, s", median(over, 2), share))
+    return rows
+
+
 def data_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure rotating a task of 60,000 images."""
     import numpy as np
@@ -210,6 +230,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "convolution": convolution_rows,
     "whole": whole_rows,
     "start": start_rows,
+    "sweep": sweep_rows,
     "data": data_rows,
     "loading": loading_rows,
     "scaling": scaling_rows,
