@@ -177,7 +177,7 @@ def _first_steps(folder: Path, overrides: list[str]) -> float:
 
 
 def sweep_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure what a job of a multirun costs besides training and evaluation, in one process."""
+    """Measure what a job of a multirun in one process costs besides its own work."""
     rows: list[Row] = []
     for backend in BACKENDS:
         with tempfile.TemporaryDirectory() as folder:
@@ -187,12 +187,16 @@ def sweep_rows(asked: argparse.Namespace) -> list[Row]:
             files = sorted(Path(folder).glob("*/results.json"), key=lambda f: f.stat().st_mtime)
             ends = [file.stat().st_mtime for file in files]
             timings = [json.loads(file.read_text())["runs"][0]["timing"] for file in files]
-        work = [t["train_seconds"] + t["eval_seconds"] for t in timings[1:]]
+        parts = [[t[f"{p}_seconds"] for p in ("setup", "train", "eval")] for t in timings[1:]]
+        work = list(map(sum, parts))
         over = [b - a - w for a, b, w in zip(ends, ends[1:], work, strict=False)]
         share = f"{statistics.median(over) / SHORT_RUN:.0%} of a job of {SHORT_RUN:.0f} s"
         name = f"W1 naive, {backend}: a job after the first of a multirun in one process"
-        rows.append((f"{name}, s", median([o + w for o, w in zip(over, work, strict=True)], 1), ""))
-        rows.append((f"{name}, besides training and evaluation, s", median(over, 2), share))
+        setup, train, evaluation = map(statistics.median, zip(*parts, strict=True))
+        told = f"data and network {setup:.1f}, training {train:.1f}, evaluation {evaluation:.1f}"
+        total = [o + w for o, w in zip(over, work, strict=True)]
+        rows.append((f"{name}, s", median(total, 1), told))
+        rows.append((f"{name}, besides these, s", median(over, 2), share))
     return rows
 
 
