@@ -3,8 +3,9 @@
 Work W1: Rotated MNIST, 5 tasks x 60,000 samples, batch 10, 1 epoch, MLP 784-256-256-10, SGD
 lr 0.01. Work W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. Rates are medians
 (min-max) of interleaved repetitions; only ratios of one run are comparable, since machines are
-noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The peers'
-images come turned, uint8, and are made tensors by their own transforms.
+noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The peers
+turn an image whenever they read it, as their own Rotated MNIST does; in "peers_turned" theirs are
+uint8 images that were turned before, as seqrun's are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import beside_peers
@@ -78,11 +80,11 @@ def training_rows(asked: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def peer_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure training rates of other libraries beside seqrun's."""
+def peer_rows(asked: argparse.Namespace, data: str) -> list[Row]:
+    """Measure training rates of other libraries beside seqrun's; `data` as bench/peers/work.py."""
     algorithms = tuple(asked.algorithms.split(","))
     sizes = asked.repetitions, asked.peer_steps, asked.samples
-    return beside_peers.rows(*sizes, asked.peer_data, algorithms)
+    return beside_peers.rows(*sizes, data, algorithms)
 
 
 def convolution_rows(asked: argparse.Namespace) -> list[Row]:
@@ -230,7 +232,8 @@ def scaling_rows(asked: argparse.Namespace) -> list[Row]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "training": training_rows,
-    "peers": peer_rows,
+    "peers": partial(peer_rows, data="turning"),
+    "peers_turned": partial(peer_rows, data="images"),
     "convolution": convolution_rows,
     "whole": whole_rows,
     "start": start_rows,
@@ -251,9 +254,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=NUM_TASKS, help="with several seeds")
     parser.add_argument("--algorithms", default=",".join(beside_peers.ALGORITHMS), help="of peers")
     parser.add_argument("--peer-steps", type=int, default=600, help="of a peer that are timed")
-    parser.add_argument(
-        "--peer-data", choices=("images", "turning", "tensors"), default="images", help="to peers"
-    )
     return parser.parse_args()
 
 
@@ -261,9 +261,8 @@ def how(asked: argparse.Namespace, part: str) -> str:
     """Return the command that measures a part alone."""
     told = f"--only {part} --write --repetitions {asked.repetitions}"
     told += "" if asked.samples is None else f" --samples {asked.samples}"
-    if part == "peers":
-        told += f" --peer-steps {asked.peer_steps} --peer-data {asked.peer_data}"
-        told += f" --algorithms {asked.algorithms}"
+    if part.startswith("peers"):
+        told += f" --peer-steps {asked.peer_steps} --algorithms {asked.algorithms}"
     if part == "scaling":
         told += f" --tasks {asked.tasks}"
     return f'make bench ARGS="{told}"'
