@@ -1,10 +1,10 @@
 """Run the reproductions that fit a machine, and keep what they measured: `make reproduce`.
 
 `python -m seqrun.reproduce [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax] [--again]`
-runs every row of reproductions/ that is meant for the machine, on both backends, one after the
-other: a row's seeds run side by side. A row that reproductions/results.json holds already, by its
-config hash, is left out, and a run that was stopped continues. After every row results.json and
-RESULTS.md are written anew.
+runs every row of reproductions/ that is meant for the machine, on both backends: on a CPU as many
+rows at once as there are cores, each with its seeds one after the other. A row that
+reproductions/results.json holds already, by its config hash, is left out, and a run that was
+stopped continues. After every row results.json and RESULTS.md are written anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from seqrun import preflight
+from seqrun.cores import num_cores
 from seqrun.files import write_atomically, write_json
 from seqrun.results import Results
 from seqrun.verdict import KEY, MACHINES, Expected
@@ -181,11 +182,13 @@ def _percent(mean: float | None, spread: float | None) -> str:
     return f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
 
 
-def run_row(row: Row, backend: str, directory: Path, log: Path) -> Results | None:
+def run_row(
+    row: Row, backend: str, directory: Path, log: Path, strategy: str = "auto"
+) -> Results | None:
     """Run a row in a process of its own and return its record; None if it failed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "run.py"), f"reproductions={row.name}"]
-    command += [f"backend={backend}", f"hydra.run.dir={directory}"]
+    command += [f"backend={backend}", f"hydra.run.dir={directory}", f"seeds_strategy={strategy}"]
     with open(log, "w", encoding="utf-8") as output:
         code = subprocess.run(
             command, stdout=output, stderr=subprocess.STDOUT, check=False
@@ -201,7 +204,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default="*", help="rows, such as 'hsu2018/*'")
     parser.add_argument("--machine", default="cpu", choices=MACHINES, help="rows meant for it")
     parser.add_argument("--backend", choices=BACKENDS, help="one alone")
-    parser.add_argument("--jobs", type=int, default=1, help="rows at once")
+    parser.add_argument("--jobs", type=int, help="rows at once; default: one per core, 1 on a GPU")
     parser.add_argument("--again", action="store_true", help="measured ones too")
     parser.add_argument("--page", action="store_true", help="write RESULTS.md and run nothing")
     args = parser.parse_args(argv)
@@ -226,16 +229,21 @@ def main(argv: Sequence[str]) -> int:
         if args.again or not records.has(row.name, backend, job.hash):
             left.append((row, backend))
     sys.stdout.write(f"{len(chosen) - len(left)} of {len(chosen)} measured already\n")
+    jobs = args.jobs or (num_cores() if args.machine == "cpu" else 1)
+    jobs = max(1, min(jobs, len(left)))
+    # One row after the other leaves cores idle at each row's end; one alone shares out its seeds.
+    strategy = "auto" if jobs == 1 else "sequential"
     failed = 0
     started, done = time.perf_counter(), 0
 
     def measure(row: Row, backend: str) -> tuple[Row, str, Results | None, Path]:
         place = Path("runs", FOLDER, row.name, backend)
         log = place.with_suffix(".log")
-        return row, backend, run_row(row, backend, place, log), log
+        return row, backend, run_row(row, backend, place, log, strategy), log
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for row, backend, results, log in pool.map(lambda pair: measure(*pair), left):
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in as_completed([pool.submit(measure, *pair) for pair in left]):
+            row, backend, results, log = future.result()
             done += 1
             told = f"failed, see {log}"
             if results is not None and results.verdict is not None:

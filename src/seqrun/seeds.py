@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from seqrun.callbacks.base import BaseCallback
 from seqrun.callbacks.dispatch import has_step_hook
+from seqrun.cores import num_cores
 from seqrun.processes import Killed, output_in, run_in_processes, send
 from seqrun.results import RunRecord
 
@@ -118,7 +118,7 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
         can = first.backend == "jax" and not any(has_step_hook(type(c)) for c in first.callbacks)
         return "vmap" if can else "sequential"
     is_alone = multiprocessing.parent_process() is None
-    if not is_alone or num_processes() < 2:
+    if not is_alone or num_cores() < 2:
         return "sequential"
     worth = planned_samples(first) * num_seeds >= WORTH_PROCESSES
     return "processes" if worth else "sequential"
@@ -129,13 +129,6 @@ def planned_samples(algorithm: BaseAlgorithm) -> int:
     algorithm.benchmark.prepare(algorithm.random)
     tasks = algorithm.trained_tasks()
     return sum(algorithm.training_size(t) * algorithm.training.epochs(t) for t in tasks)
-
-
-def num_processes() -> int:
-    """Return the processes that work at a time: one per core."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_seeds(
@@ -168,7 +161,7 @@ def run_seeds(
         jobs,
         work,
         ended,
-        processes=min(len(jobs), num_processes()),
+        processes=min(len(jobs), num_cores()),
         updated=reports.tell,
     )
     reports.finish()

@@ -129,7 +129,7 @@ def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6)
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch):
     """A function of device, backend, cores, seeds and planned samples."""
-    monkeypatch.setattr(seeds, "num_processes", lambda: 2)
+    monkeypatch.setattr(seeds, "num_cores", lambda: 2)
     assert choose_strategy("auto", algorithm(), 2) == "processes"
     assert choose_strategy("auto", algorithm(), 1) == "sequential"
     assert choose_strategy("sequential", algorithm(), 2) == "sequential"
@@ -137,5 +137,5 @@ def test_the_rule(monkeypatch: pytest.MonkeyPatch):
     assert choose_strategy("auto", algorithm(device="cuda"), 2) == "sequential"
     assert choose_strategy("auto", algorithm(samples=WORTH_PROCESSES // 2), 2) == "processes"
     assert choose_strategy("auto", algorithm(samples=WORTH_PROCESSES // 2 - 4), 2) == "sequential"
-    monkeypatch.setattr(seeds, "num_processes", lambda: 1)
+    monkeypatch.setattr(seeds, "num_cores", lambda: 1)
     assert choose_strategy("auto", algorithm(), 2) == "sequential"

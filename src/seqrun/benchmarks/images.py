@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from seqrun.benchmarks.archive import Read
 from seqrun.benchmarks.progress import progress
 from seqrun.checks import ConfigError
+from seqrun.cores import num_cores
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits per channel
@@ -126,7 +126,7 @@ def decoded_blocks(
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     with progress(what, len(names), " images") as moved:
         small = not size.resize and size.height * size.width < _SMALL
-        for block in _in_order(work, chunks, 1 if small else _cores()):
+        for block in _in_order(work, chunks, 1 if small else num_cores()):
             moved(len(block))
             yield block
 
@@ -146,11 +146,6 @@ def _in_order(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _content(read: Read, name: str, where: str) -> bytes:

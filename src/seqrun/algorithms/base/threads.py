@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from seqrun.cores import num_cores
 
 WORTH_THREADS = 5e7
 """Multiply-adds of a batch's forward pass from which more than one thread pays.
@@ -17,4 +17,4 @@ def default_num_threads(multiply_adds_per_batch: int) -> int:
     """Return the CPU threads of one run: a function of shapes and cores, never of timing."""
     if multiply_adds_per_batch < WORTH_THREADS:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
