@@ -114,7 +114,7 @@ class Records:
 
 def page(rows: Sequence[Row], content: Mapping[str, Mapping[str, Any]]) -> str:
     """Return RESULTS.md: per paper a table, per row and metric a line."""
-    lines = [HEAD, *_counts(rows, content)]
+    lines = [HEAD, *_counts(rows, content), "", *_agreement(content)]
     paper = ""
     for row in rows:
         folder, name = row.name.split("/")
@@ -140,6 +140,24 @@ def _counts(rows: Sequence[Row], content: Mapping[str, Mapping[str, Any]]) -> It
             label = status if status == "confirmed" else "recalled"
             cells = " | ".join(str(found.count(kind)) for kind in kinds)
             yield f"| {label} | {backend} | {cells} |"
+
+
+def _agreement(content: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield where the backends' intervals overlap, and where they do not."""
+    compared, apart = 0, []
+    for name, measured in content.items():
+        if len(measured) < len(BACKENDS):
+            continue
+        torch, jax = (measured[backend]["metrics"] for backend in BACKENDS)
+        for metric in (metric for metric in torch if metric in jax):
+            pair = [(found["mean"], found["half_width"]) for found in (torch[metric], jax[metric])]
+            if any(value is None for found in pair for value in found):
+                continue  # undefined, or without an interval
+            compared += 1
+            if abs(pair[0][0] - pair[1][0]) > pair[0][1] + pair[1][1]:
+                apart.append(f"{name} ({metric.replace('_', ' ')})")
+    yield f"Torch's and JAX's intervals overlap in {compared - len(apart)} of {compared} numbers"
+    yield f"measured on both{'; not in ' if apart else ''}{', '.join(apart)}."
 
 
 def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
@@ -214,21 +232,22 @@ def main(argv: Sequence[str]) -> int:
         records.write_page()
         return 0
     backends = [args.backend] if args.backend else BACKENDS
-    chosen = [
+    wanted = [
         (row, backend)
         for row in rows_of(folder)
         for backend in backends
         if fnmatch(row.name, args.only) and row.expected.machine == args.machine
     ]
-    if not chosen:
+    if not wanted:
         sys.stderr.write(f"error: --only={args.only}: matches no row for {args.machine}\n")
         return 2
     left = []
-    for row, backend in chosen:
+    for row, backend in wanted:
         (job,) = preflight.check([f"reproductions={row.name}", f"backend={backend}"], ROOT / "conf")
         if args.again or not records.has(row.name, backend, job.hash):
-            left.append((row, backend))
-    sys.stdout.write(f"{len(chosen) - len(left)} of {len(chosen)} measured already\n")
+            # Named after the experiment, so that a changed protocol starts anew.
+            left.append((row, backend, Path("runs", FOLDER, row.name, f"{backend}-{job.hash}")))
+    sys.stdout.write(f"{len(wanted) - len(left)} of {len(wanted)} measured already\n")
     jobs = args.jobs or (num_cores() if args.machine == "cpu" else 1)
     jobs = max(1, min(jobs, len(left)))
     # One row after the other leaves cores idle at each row's end; one alone shares out its seeds.
@@ -236,13 +255,12 @@ def main(argv: Sequence[str]) -> int:
     failed = 0
     started, done = time.perf_counter(), 0
 
-    def measure(row: Row, backend: str) -> tuple[Row, str, Results | None, Path]:
-        place = Path("runs", FOLDER, row.name, backend)
+    def measure(row: Row, backend: str, place: Path) -> tuple[Row, str, Results | None, Path]:
         log = place.with_suffix(".log")
         return row, backend, run_row(row, backend, place, log, strategy), log
 
     with ThreadPoolExecutor(jobs) as pool:
-        for future in as_completed([pool.submit(measure, *pair) for pair in left]):
+        for future in as_completed([pool.submit(measure, *chosen) for chosen in left]):
             row, backend, results, log = future.result()
             done += 1
             told = f"failed, see {log}"

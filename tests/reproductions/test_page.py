@@ -69,6 +69,9 @@ def test_page():
         "| recalled | torch | 0 | 0 | 0 | 0 | 1 |",
         "| recalled | jax | 0 | 0 | 1 | 0 | 0 |",
         "",
+        "Torch's and JAX's intervals overlap in 0 of 1 numbers",
+        "measured on both; not in alpha2020/both (average accuracy).",
+        "",
         "## alpha2020",
         "",
         "Someone 2020",
@@ -90,6 +93,20 @@ def test_page():
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         "| none | average forgetting | 1.00 | not run | not run |  |  |  |  |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("mean", "said"),
+    [(0.5187, "in 1 of 1 numbers\nmeasured on both.\n"), (0.5189, "in 0 of 1 numbers\n")],
+)
+def test_backends_agree_where_their_intervals_overlap(mean, said):
+    """0.5123 + 0.0045 = 0.5168 is the upper end of one, `mean` - 0.002 the lower of the other."""
+    other = {"mean": mean, "half_width": 0.002}
+    measured = {
+        "torch": record("reproduced", 1.0, average_accuracy=ACCURACY),
+        "jax": record("reproduced", 1.0, average_accuracy=other),
+    }
+    assert said in reproduce.page(ROWS[:1], {"alpha2020/both": measured})
 
 
 @pytest.fixture
