@@ -57,7 +57,7 @@ def sized(samples: int | None) -> list[str]:
 
 
 def training_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure training rates beside hand-written loops, and the Fisher."""
+    """Measure training rates beside hand-written loops, the Fisher and evaluation."""
     rows: list[Row] = []
     number = asked.samples or 60_000
     for backend in BACKENDS:
@@ -77,6 +77,8 @@ def training_rows(asked: argparse.Namespace) -> list[Row]:
             rows.append((f"seqrun {backend}, {name}, steps/s", median(found), told))
         fisher = median(measured["fisher_seconds"], 2)
         rows.append((f"seqrun {backend}, per-sample Fisher of {number:,} samples, s", fisher, ""))
+        evaluation = median(measured["evaluation_seconds"], 2)
+        rows.append((f"seqrun {backend}, evaluation of 20 x 10,000 images, s", evaluation, ""))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""How W1 naive grows with tasks and with seeds: seconds and peak memory of whole commands."""
+"""How W1 naive grows with tasks, samples and seeds: seconds and peak memory of whole commands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from report import BACKENDS, ROOT, Row, median
 
-TASKS, SEEDS = (5, 10, 20), (1, 2, 5, 10)
+TASKS, SAMPLES, SEEDS = (5, 10, 20), (15_000, 30_000, 60_000), (1, 2, 5, 10)
 STEP_SECONDS = 0.2
 
 
@@ -58,27 +59,32 @@ def measured(*overrides: str) -> tuple[float, float, dict[str, Any]]:
 
 
 def rows(overrides: list[str], repetitions: int, tasks: int) -> list[Row]:
-    """Measure 5, 10, 20 tasks, then 1, 2, 5, 10 seeds by processes and one after the other."""
+    """Measure tasks, samples of `tasks` tasks, then seeds by processes and one after the other."""
     told: list[Row] = []
     for backend in BACKENDS:
         base = [f"backend={backend}", *overrides]
-        told += _by_tasks(base, backend)
-        told += _by_seeds([*base, f"benchmark.num_tasks={tasks}"], backend, repetitions)
+        told += _growing(base, backend, "benchmark.num_tasks", TASKS, "task")
+        base.append(f"benchmark.num_tasks={tasks}")
+        told += _growing(base, backend, "benchmark.samples_per_task", SAMPLES, "sample")
+        told += _by_seeds(base, backend, repetitions)
     return told
 
 
-def _by_tasks(base: list[str], backend: str) -> list[Row]:
+def _growing(base: list[str], backend: str, key: str, numbers: Sequence[int], of: str) -> list[Row]:
+    """Measure whole runs, and the training time of each task or sample."""
     told: list[Row] = []
     first = None
-    for number in TASKS:
-        seconds, peak, _ = measured(*base, f"benchmark.num_tasks={number}")
-        first = first or seconds / number
+    for number in numbers:
+        seconds, peak, record = measured(*base, f"{key}={number}")
+        timing = record["runs"][0]["timing"]
+        work = timing["train_seconds"] / number
+        first = first or work
         told.append(
             (
-                f"W1 naive, {backend}, {number} tasks, s",
+                f"W1 naive, {backend}, {number} {key.split('.')[1]}, s",
                 f"{seconds:.1f}",
-                f"{seconds / number:.2f} s a task, {seconds / number / first:.2f} of that of "
-                f"{TASKS[0]} tasks; peak {peak:.0f} MiB",
+                f"training a {of} takes {work / first:.2f} of its time with {numbers[0]}; "
+                f"evaluation {timing['eval_seconds']:.1f} s; peak {peak:.0f} MiB",
             )
         )
     return told

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from hand import BATCH, LR, WIDTH, HandJax, HandTorch, HandTorchCompiled
 
 from seqrun.algorithms.base import TrainingOptions
@@ -89,6 +90,34 @@ def seqrun_rate(
     return timer.rate, algorithm.timing, algorithm.execution
 
 
+class EvaluationTimer(BaseCallback):
+    """Take the seconds of the last row of the accuracy matrix, less compilation."""
+
+    def on_before_validation(self, algorithm):
+        """Remember what the rows before took."""
+        self.before = algorithm.timing["eval_seconds"]
+
+    def on_after_validation(self, algorithm):
+        """Take the difference."""
+        self.seconds = algorithm.timing["eval_seconds"] - self.before
+
+
+def evaluation_seconds(backend: str, threads: int | None) -> float:
+    """Return the seconds that evaluating 20 tasks of 10,000 images takes after the last of them."""
+    timer = EvaluationTimer()
+    algorithm = importlib.import_module(f"seqrun.algorithms.naive.{backend}").Naive(
+        benchmark=RotatedMNIST(num_tasks=20, batch_size=BATCH, samples_per_task=BATCH),
+        backbone=importlib.import_module(f"seqrun.backbones.{backend}").MLP(width=WIDTH),
+        optimizer=importlib.import_module(f"seqrun.optimizers.{backend}").SGD(lr=LR),
+        callbacks=[timer],
+        device="cpu",
+        num_threads=threads,
+    )
+    algorithm.fit()
+    assert not np.isnan(algorithm.accuracy_matrix[-1]).any()
+    return timer.seconds
+
+
 def main() -> None:
     """Measure and write one JSON object to stdout."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,7 +132,7 @@ def main() -> None:
     every = [*HAND[backend], *(f"{algo}{v}" for algo in ALGORITHMS for v in variants)]
     names = asked.rates.split(",") if asked.rates else every
     rates: dict[str, list[float]] = {name: [] for name in names}
-    fisher, execution = [], {}
+    fisher, evaluation, execution = [], [], {}
     stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
     seqrun_rate("naive", backend, threads, samples)  # sets jax's threads before anything uses it
     hands = {n: make(threads, samples) for n, make in HAND[backend].items() if n in names}
@@ -116,7 +145,9 @@ def main() -> None:
             rates[name].append(rate)
             if name == "ewc":  # the mean of its two tasks
                 fisher.append(timing["importance_seconds"] / 2)
-    json.dump({"rates": rates, "fisher_seconds": fisher, "execution": execution}, stdout)
+                evaluation.append(evaluation_seconds(backend, threads))
+    seconds = {"fisher_seconds": fisher, "evaluation_seconds": evaluation}
+    json.dump({"rates": rates, **seconds, "execution": execution}, stdout)
 
 
 if __name__ == "__main__":
