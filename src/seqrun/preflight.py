@@ -364,6 +364,11 @@ def _check_files(cfg: DictConfig, name: str, said: Sequence[str], given: Sequenc
         given: all of which it was composed, those that a search chose too.
     """
     choices = {group: cfg.hydra.runtime.choices.get(group) for group in FILE_GROUPS}
+    if isinstance(choices["reproductions"], Sequence) and not isinstance(
+        choices["reproductions"], str
+    ):
+        listed = ", ".join(choices["reproductions"])
+        raise ConfigError(f"reproductions=[{listed}]: must be one; -m runs several, without []")
     where = ", ".join(f"{group}={choice}" for group, choice in choices.items() if choice)
     if not where:
         return

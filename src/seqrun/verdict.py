@@ -14,7 +14,10 @@ from seqrun.metrics import published_metrics, summarise
 STATUSES = ("confirmed", "unconfirmed")
 MACHINES = ("cpu", "gpu")
 KEY = "expected"
+VERDICTS = ("reproduced", "above", "below", "inconclusive")
 SMALLEST_TOLERANCE = 0.01
+ROUNDING = 1e-9
+"""By which a difference may exceed the tolerance: 0.51 - 0.50 is more than 0.01 in floats."""
 FREE_KEYS = (
     "backend",
     "data_dir",
@@ -154,7 +157,7 @@ def judge(
         [published_metrics(run.accuracy_matrix, run.accuracy_matrix_task_aware) for run in runs]
     )
     comparisons = {
-        name: _compare(number, summary[name]) for name, number in expected.metrics.items()
+        name: _judged(number, summary[name]) for name, number in expected.metrics.items()
     }
     return {
         "verdict": next(iter(comparisons.values()))["verdict"],
@@ -172,13 +175,19 @@ def protocol_changes(overrides: Sequence[str]) -> list[str]:
     return [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in FREE_KEYS]
 
 
-def _compare(number: Number, found: Mapping[str, Any]) -> dict[str, Any]:
-    tolerance, mean, interval = number.largest_difference, found["mean"], found["ci95"]
+def compare(number: Number, mean: float | None, half_width: float | None) -> dict[str, Any]:
+    """Return the verdict on a measured mean, with the numbers that it rests on.
+
+    Args:
+        number: what was published.
+        mean: of the seeds, a fraction; None = undefined.
+        half_width: of its 95 % interval; None = one seed.
+    """
+    tolerance = number.largest_difference
     difference = None if mean is None else mean - number.mean
-    half_width = None if interval is None else interval[1] - mean
     if difference is None or half_width is None or half_width > tolerance:
         verdict = "inconclusive"
-    elif abs(difference) <= tolerance:
+    elif abs(difference) <= tolerance + ROUNDING:
         verdict = "reproduced"
     else:
         verdict = "above" if difference > 0 else "below"
@@ -188,11 +197,15 @@ def _compare(number: Number, found: Mapping[str, Any]) -> dict[str, Any]:
         "expected_std": number.std,
         "tolerance": tolerance,
         "mean": mean,
-        "std": found["std"],
         "half_width": half_width,
         "difference": difference,
-        "seeds": found["n"],
     }
+
+
+def _judged(number: Number, found: Mapping[str, Any]) -> dict[str, Any]:
+    mean, interval = found["mean"], found["ci95"]
+    half_width = None if interval is None else interval[1] - mean
+    return {**compare(number, mean, half_width), "std": found["std"], "seeds": found["n"]}
 
 
 def _check_keys(key: str, node: Any, kind: type) -> None:

@@ -1,4 +1,4 @@
-"""`make reproduce`: the page's lines from hand-made records, and what its arguments choose."""
+"""RESULTS.md: its lines from hand-made records, judged by what the rows expect now."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 import pytest
 
 from seqrun import reproduce
+from seqrun import reproduction_records as kept
+from seqrun.checks import ConfigError
 from seqrun.verdict import Expected
 
-COMMIT = "0123456789abcdef"
+COMMIT, PROTOCOL = "0123456789abcdef", "abc"
 
 
-def row(name: str, status: str = "confirmed", **metrics: dict[str, float]) -> reproduce.Row:
+def row(name: str, status: str = "confirmed", **metrics: dict[str, float]) -> kept.Row:
     """Return a row with these numbers."""
     node = {"paper": "Someone 2020", "table": "1", "source": "there", "status": status}
-    return reproduce.Row(name, Expected.of({**node, "metrics": metrics}))
+    return kept.Row(name, Expected.of({**node, "metrics": metrics}), PROTOCOL)
 
 
-def record(verdict: str, seconds: float, **metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return what results.json keeps of a run of three seeds."""
-    told = {name: {"verdict": verdict, **found} for name, found in metrics.items()}
-    kept = {"verdict": verdict, "metrics": told, "seeds": [0, 1, 2], "seconds": seconds}
-    return {**kept, "commit": COMMIT}
+def record(seconds: float, seeds: int = 3, **metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what results.json keeps of a run."""
+    found = {"metrics": metrics, "seeds": list(range(seeds)), "seconds": seconds}
+    return {**found, "commit": COMMIT, "protocol": PROTOCOL}
 
 
 ROWS = [
@@ -41,33 +42,35 @@ ACCURACY = {"mean": 0.5123, "half_width": 0.0045}
 CONTENT = {
     "alpha2020/both": {
         "torch": record(
-            "reproduced",
             61.4,
             average_accuracy=ACCURACY,
             average_accuracy_task_aware={"mean": 0.9512, "half_width": None},
         ),
         "jax": record(
-            "above",
             30.6,
+            5,
             average_accuracy={"mean": 0.53, "half_width": 0.002},
             average_accuracy_task_aware={"mean": None, "half_width": None},
         ),
     },
-    "alpha2020/one": {"jax": record("below", 5.0, average_accuracy=ACCURACY)},
+    "alpha2020/one": {"jax": record(5.0, average_accuracy=ACCURACY)},
+    "alpha2020/gone": {b: record(5.0, average_accuracy=ACCURACY) for b in kept.BACKENDS},
 }
 
 
 def test_page():
-    """Every line, by hand."""
-    page = reproduce.page(ROWS, CONTENT)
-    assert page.startswith(reproduce.HEAD) and page.endswith("|\n")
-    assert page[len(reproduce.HEAD) :].strip().splitlines() == [
+    """Every line, by hand; a row that is no longer there counts nowhere."""
+    page = kept.page(ROWS, CONTENT)
+    assert page.startswith(kept.HEAD) and page.endswith("|\n")
+    assert page[len(kept.HEAD) :].strip().splitlines() == [
         "| numbers | backend | reproduced | above | below | inconclusive | not run |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        "| confirmed | torch | 1 | 0 | 0 | 0 | 1 |",
-        "| confirmed | jax | 0 | 1 | 0 | 0 | 1 |",
-        "| recalled | torch | 0 | 0 | 0 | 0 | 1 |",
-        "| recalled | jax | 0 | 0 | 1 | 0 | 0 |",
+        "| confirmed, average accuracy | torch | 1 | 0 | 0 | 0 | 1 |",
+        "| confirmed, average accuracy | jax | 0 | 1 | 0 | 0 | 1 |",
+        "| confirmed, other metrics | torch | 0 | 0 | 0 | 1 | 0 |",
+        "| confirmed, other metrics | jax | 0 | 0 | 0 | 1 | 0 |",
+        "| recalled, average accuracy | torch | 0 | 0 | 0 | 0 | 1 |",
+        "| recalled, average accuracy | jax | 0 | 1 | 0 | 0 | 0 |",
         "",
         "Torch's and JAX's intervals overlap in 0 of 1 numbers",
         "measured on both; not in alpha2020/both (average accuracy).",
@@ -78,11 +81,11 @@ def test_page():
         "",
         "| row | metric | published | torch | jax | seeds | verdict | s | commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| both | average accuracy | 50.00 ± 1.25 | 51.23 ± 0.45 | 53.00 ± 0.20 | 3 "
+        "| both | average accuracy | 50.00 ± 1.25 | 51.23 ± 0.45 | 53.00 ± 0.20 | 3, 5 "
         "| reproduced, above | 61, 31 | 01234567 |",
         "|  | average accuracy, task given | 90.00 | 95.12 | undefined |  "
-        "| reproduced, above |  |  |",
-        "| one | average accuracy | 25.00 *recalled* | not run | 51.23 ± 0.45 | 3 | below | 5 "
+        "| inconclusive |  |  |",
+        "| one | average accuracy | 25.00 *recalled* | not run | 51.23 ± 0.45 | 3 | above | 5 "
         "| 01234567 |",
         "",
         "## beta2021",
@@ -103,18 +106,18 @@ def test_backends_agree_where_their_intervals_overlap(mean, said):
     """0.5123 + 0.0045 = 0.5168 is the upper end of one, `mean` - 0.002 the lower of the other."""
     other = {"mean": mean, "half_width": 0.002}
     measured = {
-        "torch": record("reproduced", 1.0, average_accuracy=ACCURACY),
-        "jax": record("reproduced", 1.0, average_accuracy=other),
+        "torch": record(1.0, average_accuracy=ACCURACY),
+        "jax": record(1.0, average_accuracy=other),
     }
-    assert said in reproduce.page(ROWS[:1], {"alpha2020/both": measured})
+    assert said in kept.page(ROWS[:1], {"alpha2020/both": measured})
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """Let `make reproduce` keep its files in a folder of the test's own; return it."""
-    folder = tmp_path / reproduce.FOLDER
+    folder = tmp_path / kept.FOLDER
     for name in ("hsu2018/class_si", "si2017/permuted_mnist", "protocols/hsu2018"):
-        source = reproduce.ROOT / reproduce.FOLDER / f"{name}.yaml"
+        source = reproduce.ROOT / kept.FOLDER / f"{name}.yaml"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, folder / f"{name}.yaml")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
@@ -123,14 +126,15 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 
 def test_only_the_page(elsewhere):
     """From results.json, with a line for each row that there is, and nothing run."""
-    records = {"hsu2018/class_si": {"torch": record("reproduced", 9.0, average_accuracy=ACCURACY)}}
-    (elsewhere / reproduce.RECORDS).write_text(json.dumps(records))
+    records = {"hsu2018/class_si": {"torch": record(9.0, average_accuracy=ACCURACY)}}
+    (elsewhere / kept.RECORDS).write_text(json.dumps(records))
     assert reproduce.main(["--page"]) == 0
-    page = (elsewhere / reproduce.PAGE).read_text()
-    assert "| class_si | average accuracy | 19.67 ± 0.09 | 51.23 ± 0.45 | not run | 3 |" in page
+    page = (elsewhere / kept.PAGE).read_text()
+    line = "| class_si | average accuracy | 19.67 ± 0.09 | 51.23 ± 0.45 | not run | 3 |"
+    assert f"{line} above (of an earlier protocol) |" in page
     assert "| permuted_mnist | average accuracy | 96.94 | not run | not run |" in page
     assert "protocols" not in page
-    assert json.loads((elsewhere / reproduce.RECORDS).read_text()) == records
+    assert json.loads((elsewhere / kept.RECORDS).read_text()) == records
 
 
 @pytest.mark.parametrize(
@@ -146,12 +150,44 @@ def test_no_row_is_an_error(elsewhere, capsys, arguments, said):
     assert reproduce.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err == f"error: {said}\n" and captured.out == ""
-    assert not (elsewhere / reproduce.PAGE).exists()
+    assert not (elsewhere / kept.PAGE).exists()
 
 
 def test_rows_that_take_least_time_come_first(elsewhere):
     """A protocol is no row."""
     path = elsewhere / "hsu2018" / "class_si.yaml"
     path.write_text(path.read_text().replace("num_seeds: 10", "num_seeds: 10\n  minutes: 2.5"))
-    names = [found.name for found in reproduce.rows_of(elsewhere)]
+    names = [found.name for found in kept.rows_of(elsewhere)]
     assert names == ["si2017/permuted_mnist", "hsu2018/class_si"]
+
+
+def test_protocol_is_what_the_files_say(elsewhere):
+    """Of the row and of what it takes in; comments and `expected` are no part of it."""
+    name = "hsu2018/class_si"
+    path, protocol = elsewhere / f"{name}.yaml", elsewhere / "protocols" / "hsu2018.yaml"
+    before = kept.protocol_of(elsewhere, name)
+    path.write_text(path.read_text().replace("mean: 0.1967", "mean: 0.2") + "# more\n")
+    assert kept.protocol_of(elsewhere, name) == before
+    text = protocol.read_text()
+    protocol.write_text(text.replace("lr: 0.001", "lr: 0.002"))
+    assert protocol.read_text() != text
+    changed = kept.protocol_of(elsewhere, name)
+    path.write_text(path.read_text().replace("xi: 0.1", "xi: 0.2"))
+    assert len({before, changed, kept.protocol_of(elsewhere, name)}) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"hsu2018/class_si": {"torch": {}}}', '{"hsu2018/class_si": 3}', "NaN"]
+)
+def test_damaged_records_are_told(elsewhere, capsys, text):
+    """In one line, and the file stays as it is; NaN is no number either."""
+    path = elsewhere / kept.RECORDS
+    if text == "NaN":
+        measured = record(1.0, average_accuracy={"mean": float("nan"), "half_width": 0.1})
+        text = json.dumps({"hsu2018/class_si": {"torch": measured}})
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="is no record of reproductions"):
+        kept.Records(elsewhere)
+    assert reproduce.main(["--page"]) == 2
+    assert capsys.readouterr().err.startswith("error: reproductions/results.json: ")
+    assert path.read_text() == text and not (elsewhere / kept.PAGE).exists()

@@ -250,7 +250,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         header_style="bold",
     )
     for place, name in enumerate(header):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+        # Where it does not fit, names take two lines and no number is cut.
+        table.add_column(name, justify="right" if place else "left", no_wrap=place > 0)
     for row in rows:
         table.add_row(*row)
     return table

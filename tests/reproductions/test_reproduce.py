@@ -1,0 +1,237 @@
+"""`make reproduce`: what it runs, keeps, leaves out and survives, beside a run.py of our own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqrun import preflight, reproduce
+from seqrun import reproduction_records as kept
+from seqrun.results import Results, RunRecord
+from seqrun.verdict import judge
+
+PAPER = "paper2020"
+ROW = """\
+# @package _global_
+optimizer: {{lr: {lr}}}
+expected:
+  paper: Someone 2020
+  table: '1'
+  source: there
+  status: confirmed
+  minutes: {minutes}
+  metrics:
+    average_accuracy: {{mean: 0.5, std: 0.02}}
+"""
+RUN = """\
+import sys, time
+from pathlib import Path
+keys = dict(argument.split("=") for argument in sys.argv[1:])
+log = Path("{log}")
+with log.open("a") as told:
+    told.write(" ".join(sys.argv[1:]) + "\\n")
+name = keys["reproductions"].split("/")[1] + "-" + keys["backend"]
+try:
+    while (Path("{root}") / f"{{name}}.waits").exists():
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    sys.exit(130)
+made = Path("{root}") / f"{{name}}.json"
+if not made.exists():
+    sys.exit("no such luck")
+directory = Path(keys["hydra.run.dir"])
+directory.mkdir(parents=True)
+of_this = '"config_hash": "' + directory.name.split("-")[1] + '"'
+(directory / "results.json").write_text(made.read_text().replace('"config_hash": "h"', of_this))
+"""
+ACCURACIES = {"torch": (0.5, 0.51, 0.52), "jax": (0.6, 0.61, 0.62)}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """Two rows, and what run.py will say of them; hashes are made of the rows' text."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / kept.FOLDER / PAPER
+    folder.mkdir(parents=True)
+    for name, minutes in (("long", 9), ("short", 1)):
+        (folder / f"{name}.yaml").write_text(ROW.format(lr=0.1, minutes=minutes))
+        for backend, accuracies in ACCURACIES.items():
+            (tmp_path / f"{name}-{backend}.json").write_text(finished(tmp_path, accuracies))
+    script = RUN.format(root=tmp_path, log=tmp_path / "commands")
+    (tmp_path / "run.py").write_text(script)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(preflight, "check", lambda argv, conf: [SimpleNamespace(hash=hashed(argv))])
+    return tmp_path
+
+
+def hashed(overrides: list[str]) -> str:
+    """Return a config hash."""
+    name, backend = (override.split("=")[1] for override in overrides)
+    return f"{kept.protocol_of(Path(kept.FOLDER), name)}{backend}"
+
+
+def finished(root: Path, accuracies: tuple[float, ...]) -> str:
+    """Return results.json of seeds with these final accuracies, judged."""
+    names = {"algo": "ewc", "benchmark": "b", "backbone": "mlp", "backend": "torch"}
+    seeds = tuple(range(3, 3 + len(accuracies)))
+    results = Results.start(
+        root / "made", name=names, config_hash="h", measured_on="test", seeds=seeds
+    )
+    for seed, accuracy in zip(seeds, accuracies, strict=True):
+        results.update(
+            RunRecord(
+                seed=seed,
+                accuracy_matrix=np.array([[0.1], [accuracy]]),
+                test_sizes=[100],
+                train_loss={"final": 0.25, "per_task": [0.5]},
+                timing={"train_seconds": 2.0, "eval_seconds": 0.5, "steps": 1},
+                cost={"samples_seen": 100, "memory_bytes": 0},
+                execution={"strategy": "sequential", "num_threads": 1},
+                device="cpu",
+            )
+        )
+    row = kept.rows_of(root / kept.FOLDER)[0]
+    verdict = judge(row.expected, results.runs, measured_on="test")
+    results.finish("completed", verdict=verdict)
+    text = (root / "made" / "results.json").read_text()
+    (root / "made" / "results.json").unlink()
+    return text
+
+
+def ran(place: Path) -> list[str]:
+    """Return the commands since last asked."""
+    path = place / "commands"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def recorded(place: Path) -> dict[str, Any]:
+    return json.loads((place / kept.FOLDER / kept.RECORDS).read_text())
+
+
+def test_each_row_on_each_backend(place, capsys):
+    """Short rows first; everything that was measured is kept, and the page written."""
+    assert reproduce.main(["--jobs", "1"]) == 0
+    commands = ran(place)
+    assert [command.split()[:2] for command in commands] == [
+        [f"reproductions={PAPER}/{name}", f"backend={backend}"]
+        for name in ("short", "long")
+        for backend in kept.BACKENDS
+    ]
+    assert all("seeds_strategy=auto" in command for command in commands)
+    records = recorded(place)
+    assert {name: sorted(found) for name, found in records.items()} == {
+        f"{PAPER}/{name}": ["jax", "torch"] for name in ("long", "short")
+    }
+    found = records[f"{PAPER}/long"]["jax"]
+    assert found["values"] == {"average_accuracy": [0.6, 0.61, 0.62]}
+    assert found["seeds"] == [3, 4, 5] and found["seconds"] == 7.5
+    measured = found["metrics"]["average_accuracy"]
+    assert measured == pytest.approx(
+        {"mean": 0.61, "std": 0.01, "half_width": 4.30265 * 0.01 / 3**0.5, "seeds": 3}, rel=1e-5
+    )
+    page = (place / kept.FOLDER / kept.PAGE).read_text()
+    numbers = "51.00 ± 2.48 | 61.00 ± 2.48 | 3 | reproduced, above | 8, 8 |"
+    assert f"| long | average accuracy | 50.00 ± 2.00 | {numbers}" in page
+    output = capsys.readouterr().out.splitlines()
+    assert output[0] == "0 of 4 measured already" and output[-1].endswith("; 0 failed to run")
+    assert output[1].startswith(f"1/4 {PAPER}/short torch: reproduced (")
+
+
+def test_rows_side_by_side_have_their_seeds_in_turn(place):
+    assert reproduce.main(["--jobs", "2"]) == 0
+    assert all("seeds_strategy=sequential" in command for command in ran(place))
+
+
+def test_what_was_measured_is_left_out(place, capsys):
+    """Until the protocol changes; --again measures it in any case, from the start."""
+    assert reproduce.main(["--backend", "jax"]) == 0
+    ran(place)
+    assert reproduce.main(["--only", f"{PAPER}/short"]) == 0
+    (command,) = ran(place)
+    assert "backend=torch" in command and "resume=never" not in command
+    assert "1 of 2 measured already" in capsys.readouterr().out
+    (place / kept.FOLDER / PAPER / "short.yaml").write_text(ROW.format(lr=0.2, minutes=1))
+    reproduce.Records(place / kept.FOLDER).write_page()
+    page = (place / kept.FOLDER / kept.PAGE).read_text()
+    assert page.count("(of an earlier protocol)") == 2
+    assert reproduce.main([]) == 0
+    assert len(ran(place)) == 3  # short on both, and long on PyTorch
+    assert "earlier" not in (place / kept.FOLDER / kept.PAGE).read_text()
+    for path in place.glob("runs/*/*/*/*/results.json"):
+        path.unlink()
+        path.parent.rmdir()
+    assert reproduce.main(["--only", "*/short", "--backend", "torch", "--again"]) == 0
+    (command,) = ran(place)
+    assert "resume=never" in command
+
+
+@pytest.mark.parametrize("how", ["exits", "writes nothing whole", "has no verdict"])
+def test_a_row_that_fails_is_told(place, capsys, how):
+    """The others are kept; the exit status says so."""
+    path = place / "short-torch.json"
+    record = json.loads(path.read_text())
+    if how == "exits":
+        path.unlink()
+    elif how == "writes nothing whole":
+        path.write_text(path.read_text()[:-9])
+    else:
+        path.write_text(json.dumps({**record, "verdict": None}))
+    assert reproduce.main(["--jobs", "1"]) == 1
+    output = capsys.readouterr().out
+    log = f"runs/{kept.FOLDER}/{PAPER}/short/torch-"
+    assert f"1/4 {PAPER}/short torch: failed, see {log}" in output
+    assert output.endswith("; 1 failed to run\n")
+    records = recorded(place)
+    assert sorted(records[f"{PAPER}/short"]) == ["jax"] and len(records[f"{PAPER}/long"]) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(place, number):
+    """What runs is told once and waited for, nothing else begins, and the same command goes on."""
+    (place / "short-jax.waits").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_PROCESS, str(place), str(Path(__file__).parent)],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    commands = place / "commands"
+    while not commands.exists() or len(commands.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == reproduce.INTERRUPTED
+    assert errors == "interrupted; the same command continues\n"
+    assert output.splitlines()[1].startswith(f"1/4 {PAPER}/short torch: reproduced")
+    assert len(ran(place)) == 2, "torch and jax of the first row"
+    assert sorted(recorded(place)[f"{PAPER}/short"]) == ["torch"]
+    (place / "short-jax.waits").unlink()
+    assert reproduce.main(["--jobs", "1"]) == 0
+    assert len(ran(place)) == 3
+
+
+IN_A_PROCESS = """\
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from types import SimpleNamespace
+from seqrun import preflight, reproduce
+from test_reproduce import hashed
+reproduce.ROOT = Path(sys.argv[1])
+preflight.check = lambda argv, conf: [SimpleNamespace(hash=hashed(argv))]
+sys.exit(reproduce.main(["--jobs", "1"]))
+"""
