@@ -200,6 +200,22 @@ def test_initial_weights_by_kind(name):
     assert all((uniform[f"{n}/bias"] == 0).all() for n in norms)
 
 
+def test_a_head_of_zeros():
+    """As `xavier_uniform` but for the classifier, so that all logits are 0 at first."""
+    shapes = {
+        "hidden_0/kernel": (4, 3),
+        "hidden_0/bias": (3,),
+        "classifier/kernel": (3, 2),
+        "classifier/bias": (2,),
+    }
+    plain = draw_initial_weights(shapes, "xavier_uniform", RandomStreams(0))
+    drawn = draw_initial_weights(shapes, "xavier_uniform_zero_head", RandomStreams(0))
+    for name, value in drawn.items():
+        expected = np.zeros_like(value) if name.startswith("classifier") else plain[name]
+        np.testing.assert_array_equal(value, expected)
+    assert plain["classifier/kernel"].any() and plain["hidden_0/kernel"].any()
+
+
 def test_the_bound_of_xavier_uniform():
     """sqrt(6 / (fan_in + fan_out)); both fans of a convolution count its receptive field."""
     bounds = {

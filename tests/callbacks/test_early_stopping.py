@@ -171,8 +171,25 @@ def test_needs_validation_data():
         fit("torch", EarlyStoppingCallback(), stream={})
 
 
+@every_backend
+def test_by_test_data_where_that_is_asked_for(backend):
+    """Each task ends with its best epoch by the test images; with held-out data it is refused."""
+    stream = {"num_tasks": 2, "samples_per_task": 60}
+    whole, cut = Epochs(), Epochs()
+    fit(backend, whole, stream=stream)
+    fit(backend, EarlyStoppingCallback(patience=12, split="test"), cut, stream=stream)
+    best = int(np.argmax(whole.accuracy[1]))
+    assert best < 11 and len(cut.weights[1]) == 12
+    for name, value in whole.weights[1][best].items():
+        np.testing.assert_array_equal(cut.at_task_end[1][name], value)
+    assert cut.accuracy[1][-1] == max(whole.accuracy[1])
+    with pytest.raises(ConfigError, match="validation_fraction=0.1: must be 0 with"):
+        fit(backend, EarlyStoppingCallback(split="test"))
+
+
 @pytest.mark.parametrize(
-    "given", [{"patience": 0}, {"min_delta": -0.1}, {"monitor": "next"}, {"restore_best": 1}]
+    "given",
+    [{"patience": 0}, {"min_delta": -0.1}, {"monitor": "next"}, {"restore_best": 1}, {"split": 1}],
 )
 def test_bad_arguments(given):
     with pytest.raises(ConfigError, match="must be"):

@@ -14,7 +14,9 @@ from seqrun.checks import boolean, one_of, whole, within
 from seqrun.plan import RandomStreams
 
 MOST_LAYERS = 1000
-INITIALIZATIONS = ("torch_default", "kaiming_normal", "xavier_uniform")
+OF_ANY_NETWORK = ("torch_default", "kaiming_normal", "xavier_uniform")
+ZERO_HEAD = "xavier_uniform_zero_head"
+INITIALIZATIONS = (*OF_ANY_NETWORK, ZERO_HEAD)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,8 +28,9 @@ class BaseBackbone:
 
     Args:
         initialization: "torch_default" (kernel and bias uniform in +-1/sqrt(fan_in)),
-            "kaiming_normal" (std sqrt(2/fan_in), zero bias) or "xavier_uniform"
-            (bound sqrt(6/(fan_in + fan_out)), zero bias).
+            "kaiming_normal" (std sqrt(2/fan_in), zero bias), "xavier_uniform"
+            (bound sqrt(6/(fan_in + fan_out)), zero bias), or "xavier_uniform_zero_head" (the
+            same, and the classifier starts at 0, so that all classes are equally probable).
 
     Raises:
         ConfigError: an unknown initialization.
@@ -152,6 +155,8 @@ def _draw(
     kernel = shapes.get(f"{layer}/kernel")
     if leaf == "scale":
         return np.ones(shape)
+    if layer == "classifier" and initialization == ZERO_HEAD:
+        return np.zeros(shape)
     if kernel is None or (leaf == "bias" and initialization not in ("torch_default", "own")):
         return np.zeros(shape)
     generator = streams.generator("init", zlib.crc32(name.encode()))
@@ -160,7 +165,7 @@ def _draw(
     if initialization == "kaiming_normal":
         return generator.normal(0.0, sqrt(2.0 / fan_in), shape)
     bound = 1.0 / sqrt(fan_in)
-    if initialization == "xavier_uniform":
+    if initialization.startswith("xavier_uniform"):
         bound = sqrt(6.0 / (fan_in + fan_out))
     return generator.uniform(-bound, bound, shape)
 

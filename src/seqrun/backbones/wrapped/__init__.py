@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seqrun.backbones.base import INITIALIZATIONS, BaseBackbone
+from seqrun.backbones.base import OF_ANY_NETWORK, BaseBackbone
 from seqrun.checks import one_of, whole
 
 LAYOUTS = ("NHWC", "NCHW", "flat")
@@ -37,7 +37,7 @@ class WrappedOptions(BaseBackbone):
     initialization: str = "own"
 
     name: ClassVar[str] = "wrapped"
-    initializations: ClassVar[tuple[str, ...]] = ("own", *INITIALIZATIONS)
+    initializations: ClassVar[tuple[str, ...]] = ("own", *OF_ANY_NETWORK)
 
     def __post_init__(self) -> None:
         super().__post_init__()
