@@ -54,6 +54,10 @@ CASES = {
         ["benchmark=rotated_mnist", "data_dir=/nonexistent"],
         ["data_dir=/nonexistent", "MNIST"],
     ),
+    "two rows in one": (
+        ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]"],
+        ["reproductions=[hsu2018/class_naive, hsu2018/class_ewc]", "must be one"],
+    ),
     "backend": (["backend=tork"], ["backend=tork", "torch, jax", "did you mean torch?"]),
     "device": (["device=gpu"], ["device='gpu'", "auto, cpu, cuda"]),
     "resume": (["resume=always"], ["resume='always'", "auto, never"]),

@@ -166,7 +166,7 @@ def test_gpu_row_runs_two_tasks(tmp_path, monkeypatch, name, backend):
     """On generated data that go through the real loading code, to a verdict that is kept."""
     tiny_data.install(tmp_path / "data", monkeypatch)
     monkeypatch.chdir(tmp_path)
-    algo = FILES[name].read_text().partition("/algo: ")[2].split()[0]
+    algo = (FILES[name].read_text().partition("/algo: ")[2].split() or [""])[0]
     keys = ["benchmark.num_tasks=2", "benchmark.batch_size=4", "benchmark.samples_per_task=24"]
     keys += ["training.epochs_per_task=1", "seed=[0]", *SMALL.get(algo, [])]
     if "split_cifar100" in name:

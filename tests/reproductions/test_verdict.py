@@ -38,6 +38,7 @@ def runs(*accuracies: float) -> list[Run]:
     ("accuracies", "verdict"),
     [
         ((0.53, 0.535, 0.54), "reproduced"),  # 0.035 is within 2 std = 0.04
+        ((0.54, 0.54, 0.54), "reproduced"),  # as far as it may be: 0.54 - 0.5 > 0.04 in floats
         ((0.46, 0.46, 0.46), "reproduced"),
         ((0.545, 0.546, 0.547), "above"),
         ((0.44, 0.45, 0.46), "below"),
