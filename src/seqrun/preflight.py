@@ -20,7 +20,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    QuotedString,
+)
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -264,6 +269,8 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
     """Raise ConfigError if a group is given no option, or what cannot be a name of one."""
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
+        if key.split("@")[0] in FILE_GROUPS and _names_lists(override):
+            raise ConfigError(f"{_line(override)}: must be one, and no list")
         if override.is_sweep_override():
             continue
         if not override.is_delete() and isinstance(override.value(), (str, QuotedString, list)):
@@ -272,6 +279,13 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
             raise ConfigError(f"{_line(override)}: must be a list; {key}=[] takes none")
         if key in GROUPS:
             raise ConfigError(f"{_line(override)}: must be one of {', '.join(_options(key))}")
+
+
+def _names_lists(override: Override) -> bool:
+    """Return whether a value, or one of those of a sweep, is a list."""
+    value = override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    return any(isinstance(each, list) for each in values)
 
 
 # ---- multirun
@@ -364,11 +378,6 @@ def _check_files(cfg: DictConfig, name: str, said: Sequence[str], given: Sequenc
         given: all of which it was composed, those that a search chose too.
     """
     choices = {group: cfg.hydra.runtime.choices.get(group) for group in FILE_GROUPS}
-    if isinstance(choices["reproductions"], Sequence) and not isinstance(
-        choices["reproductions"], str
-    ):
-        listed = ", ".join(choices["reproductions"])
-        raise ConfigError(f"reproductions=[{listed}]: must be one; -m runs several, without []")
     where = ", ".join(f"{group}={choice}" for group, choice in choices.items() if choice)
     if not where:
         return

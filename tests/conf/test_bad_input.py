@@ -56,7 +56,12 @@ CASES = {
     ),
     "two rows in one": (
         ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]"],
-        ["reproductions=[hsu2018/class_naive, hsu2018/class_ewc]", "must be one"],
+        ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]", "must be one, and no list"],
+    ),
+    "a list of one row": (["reproductions=[hsu2018/class_ewc]"], ["must be one, and no list"]),
+    "rows in a sweep of lists": (
+        ["-m", "reproductions=[hsu2018/class_ewc],[hsu2018/class_si]"],
+        ["must be one, and no list"],
     ),
     "backend": (["backend=tork"], ["backend=tork", "torch, jax", "did you mean torch?"]),
     "device": (["device=gpu"], ["device='gpu'", "auto, cpu, cuda"]),
