@@ -161,7 +161,8 @@ def _run_seeds(
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     try:
         left = [seed for seed in seeds if not results.has_completed(seed)]
-        strategy = choose_strategy(config["seeds_strategy"], first, len(left))
+        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
+        strategy = choose_strategy(config["seeds_strategy"], first, len(seeds))
         if strategy == "processes":
             jobs = [
                 SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))

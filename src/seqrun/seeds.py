@@ -108,7 +108,7 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
     Args:
         choice: one of STRATEGIES.
         first: the run of the first seed.
-        num_seeds: that are left to run.
+        num_seeds: of the experiment.
     """
     if choice != "auto":
         return choice

@@ -9,12 +9,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import build, every_backend, shared_run
+from experiments import Trace, build, every_backend, shared_run
+
+from vectorized.members import train
 
 from seqrun.callbacks import ProfileCallback
 from seqrun.checks import ConfigError
 
 SHORT = {"training": {"chunk_steps": 4}}
+
+
+class Traced(ProfileCallback):
+    """Trace into a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def on_before_fit(self, algorithm: Any) -> None:
+        super().on_before_fit(algorithm)
+        algorithm.run_dir = self.directory
 
 
 def traced(backend: str, directory: Path, **options: int) -> Any:
@@ -60,6 +74,18 @@ def test_a_run_that_is_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureF
     traced("torch", tmp_path, first_chunk=1000)
     assert "first_chunk=1000: nothing was traced" in capsys.readouterr().err
     assert not (tmp_path / "profile").exists()
+
+
+def test_one_trace_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """One of the runs that train in step is traced; then another can be."""
+    traces = [Traced(tmp_path / str(seed)) for seed in (0, 1)]
+    specs = [{"seed": n, "callbacks": [trace], **SHORT} for n, trace in enumerate(traces)]
+    assert all(isinstance(found, Trace) for found in train("naive", specs))
+    written = [trace.directory for trace in traces if (trace.directory / "profile").exists()]
+    assert len(written) == 1 and events(written[0])
+    assert capsys.readouterr().err.count("callbacks.profile: traces another run") == 1
+    traced("jax", tmp_path / "after")
+    assert events(tmp_path / "after")
 
 
 @pytest.mark.parametrize("option", ["first_chunk", "num_chunks"])

@@ -60,7 +60,7 @@ def test_lines(tmp_path):
         ["fit", None, None, 12],
     ]
     seconds = {(s["phase"], s.get("task"), s.get("epoch")): s["seconds"] for s in written}
-    assert seconds["epoch", 2, 1] > 0.1 > seconds["epoch", 2, 2]
+    assert seconds["epoch", 2, 1] > 0.1  # of sleep
     assert seconds["task", 2, None] >= seconds["epoch", 2, 1] + seconds["epoch", 2, 2]
     assert seconds["fit", None, None] >= seconds["task", 1, None] + seconds["task", 2, None]
 

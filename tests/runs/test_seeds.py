@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from seqrun import seeds
+from seqrun.callbacks import BaseCallback
 from seqrun.seeds import WORTH_PROCESSES, choose_strategy
 
 ROOT = Path(__file__).parents[2]
@@ -137,5 +138,9 @@ def test_the_rule(monkeypatch: pytest.MonkeyPatch):
     assert choose_strategy("auto", algorithm(device="cuda"), 2) == "sequential"
     assert choose_strategy("auto", algorithm(samples=WORTH_PROCESSES // 2), 2) == "processes"
     assert choose_strategy("auto", algorithm(samples=WORTH_PROCESSES // 2 - 4), 2) == "sequential"
+    sees_steps = type("SeesSteps", (BaseCallback,), {"on_after_training_step": lambda *_: None})()
+    on_gpu = algorithm(device="cuda", backend="jax")
+    on_gpu.callbacks = (sees_steps,)
+    assert choose_strategy("auto", on_gpu, 2) == "sequential"
     monkeypatch.setattr(seeds, "num_cores", lambda: 1)
     assert choose_strategy("auto", algorithm(), 2) == "sequential"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 FOLDER = "profile"
 
+_of_the_process = threading.Lock()
+"""Held while a run is traced: the frameworks' profilers see all that a process does."""
+
 
 @dataclass(kw_only=True, eq=False)
 class ProfileCallback(BaseCallback):
@@ -23,7 +27,8 @@ class ProfileCallback(BaseCallback):
     On PyTorch it is profile/trace.json; on JAX profile/plugins/profile/<time>/, with a
     perfetto_trace.json.gz among the files. A chunk is a stretch of steps that an engine runs in
     one call; the first ones hold compilation. Tracing slows the traced chunks down and changes
-    no number.
+    no number. A process writes one trace at a time: of runs that are trained in step the first is
+    traced, in which the others' work is seen too.
 
     Args:
         first_chunk: of the run's chunks, from 1, the first to trace.
@@ -53,10 +58,13 @@ class ProfileCallback(BaseCallback):
         """Begin with the first chunk to trace."""
         self._chunks += 1
         if self._chunks == self.first_chunk and algorithm.run_dir is not None:
+            if not _of_the_process.acquire(blocking=False):
+                sys.stderr.write("warning: callbacks.profile: traces another run of this process\n")
+                return
             folder = algorithm.run_dir / FOLDER
             folder.mkdir(parents=True, exist_ok=True)
-            algorithm.start_trace(folder)
             self._is_tracing = True
+            algorithm.start_trace(folder)
 
     def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
         """End with the last one."""
@@ -78,4 +86,7 @@ class ProfileCallback(BaseCallback):
     def _stop(self, algorithm: BaseAlgorithm) -> None:
         if self._is_tracing:
             self._is_tracing = False
-            algorithm.stop_trace()
+            try:
+                algorithm.stop_trace()
+            finally:
+                _of_the_process.release()
