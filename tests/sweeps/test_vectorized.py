@@ -114,6 +114,18 @@ def test_a_signal_ends_all(start):
     assert {r["status"] for r in records(kill).values()} == {"interrupted"}
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("launcher", ["vectorized", "local_processes"])
+def test_a_point_that_a_search_proposes_twice(cli, launcher):
+    """It is one run, and the value of both trials."""
+    search = ("hydra/sweeper=search", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
+    run = (*SHORT[:-1], f"hydra/launcher={launcher}", "hydra.sweep.dir=one")
+    status, out, err = cli("-m", *run, *search, "optimizer.lr=choice(0.05)")
+    assert status == 0 and "failed" not in err
+    assert "best of 3 completed trials" in out
+    assert len(records(Path("one"))) == 1
+
+
 @pytest.mark.full
 def test_batches_of_a_search(cli):
     """Optuna's trials, three at a time, in one program."""

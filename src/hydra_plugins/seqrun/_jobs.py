@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,14 @@ class FreezingLauncher(Launcher):
                 zip(job_overrides, names, strict=True), initial_job_idx
             )
         ]
-        return [Return(outcome) for outcome in self.run(jobs)]
+        # A search may propose a point twice: it is one experiment, in one directory.
+        first = [next(j for j in jobs if _are_one(j, job)) for job in jobs]
+        different = [job for job, earliest in zip(jobs, first, strict=True) if job is earliest]
+        outcomes = dict(zip((job.number for job in different), self.run(different), strict=True))
+        return [
+            Return(replace(outcomes[earliest.number], overrides=job.overrides))
+            for job, earliest in zip(jobs, first, strict=True)
+        ]
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run frozen jobs; return how each ended, in their order."""
@@ -72,6 +80,10 @@ class FreezingLauncher(Launcher):
                 directory=directory,
                 environment={k: str(v) for k, v in cfg.hydra.job.env_set.items()},
             )
+
+
+def _are_one(job: SweepJob, other: SweepJob) -> bool:
+    return (job.directory, job.config) == (other.directory, other.config)
 
 
 @contextmanager
