@@ -116,7 +116,7 @@ class Runner:
             self._is_ending = True
             for process in self._running:
                 if process.poll() is None:
-                    process.send_signal(signal.SIGINT)
+                    process.terminate()
 
 
 def main(argv: Sequence[str]) -> int:
