@@ -115,11 +115,10 @@ def test_a_signal_ends_all(start):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("launcher", ["vectorized", "local_processes"])
-def test_a_point_that_a_search_proposes_twice(cli, launcher):
+def test_a_point_that_a_search_proposes_twice(cli):
     """It is one run, and the value of both trials."""
     search = ("hydra/sweeper=search", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
-    run = (*SHORT[:-1], f"hydra/launcher={launcher}", "hydra.sweep.dir=one")
+    run = (*SHORT, "hydra.sweep.dir=one")
     status, out, err = cli("-m", *run, *search, "optimizer.lr=choice(0.05)")
     assert status == 0 and "failed" not in err
     assert "best of 3 completed trials" in out
