@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from seqrun.checks import ConfigError
+from seqrun.loggers.console import show_verdict
 from seqrun.verdict import Expected, judge, protocol_changes
 
 NODE: dict[str, Any] = {
@@ -19,6 +23,9 @@ NODE: dict[str, Any] = {
     "status": "confirmed",
     "metrics": {"average_accuracy": {"mean": 0.5, "std": 0.02}},
 }
+
+
+NAMES = ("average_accuracy_task_aware", "average_forgetting")
 
 
 @dataclass
@@ -152,3 +159,15 @@ def test_needs_every_key():
         node = {k: v for k, v in NODE.items() if k != key}
         with pytest.raises(ConfigError, match=f"expected.{key}: must be given"):
             Expected.of(node)
+
+
+def test_it_is_shown_whole_in_a_terminal():
+    """80 columns: long names take two lines, and neither numbers nor verdicts are cut."""
+    metrics = {name: {"mean": 0.5} for name in NAMES}
+    expected = Expected.of({**NODE, "metrics": metrics})
+    aware = np.array([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]])
+    measured = [Run(aware + shift, aware + shift) for shift in (0.0, 0.01, 0.09)]
+    verdict = judge(expected, measured, measured_on="test")
+    told = io.StringIO()
+    show_verdict(SimpleNamespace(verdict=verdict), Console(file=told, width=80))
+    assert "…" not in told.getvalue() and told.getvalue().count("inconclusive") == 2
