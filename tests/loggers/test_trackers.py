@@ -283,3 +283,22 @@ def test_tensorboard_needs_no_framework(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
     assert points(events(tmp_path / "tensorboard"), "a") == [(0, 1.0)]
+
+
+def test_runs_in_one_program_keep_their_trackers_apart(tmp_path):
+    """No client ends, or writes into, the run of another seed of its process."""
+    command = [sys.executable, "-W", "ignore", str(CONF.parent / "run.py"), *RUN, "backend=jax"]
+    command += ["seed=[0,1]", "seeds_strategy=vmap"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = []
+    for seed in (0, 1):
+        directory = tmp_path / "run" / "seeds" / str(seed)
+        (archive,) = (directory / "comet").glob("*.zip")
+        (file,) = (directory / "wandb").glob("offline-run-*/*.wandb")
+        expected = every_tenth(logged(directory))["loss"]
+        close(comet_metrics(archive)["loss"], expected)
+        rows = [row for row in wandb_run(file)["rows"] if "loss" in row]
+        close([(row["step"], row["loss"]) for row in rows], expected)
+        losses.append([value for _, value in expected])
+    assert losses[0] != losses[1]

@@ -128,9 +128,9 @@ def test_groups_of_an_engine():
         assert len(found[place]) == calls
         for array in found[place]:
             np.testing.assert_array_equal(array, np.full(size, value + 1, np.float32))
-    sizes = [key[2] for key in ensemble._programs if len(key) == 3]
+    sizes = [key[2] for key in ensemble._programs if key[1] != "alone"]
     assert sorted(sizes) == [4, 6], "five members fill six, four and three fill four"
-    assert {key[1] for key in ensemble._programs if len(key) == 3} == {(True, False)}
+    assert {key[1] for key in ensemble._programs} - {"alone"} == {(True, False)}
 
 
 def test_functions_that_differ_are_kept_apart(capsys: pytest.CaptureFixture[str]):
@@ -156,3 +156,25 @@ def test_equal_data_are_found_while_they_are_held(monkeypatch: pytest.MonkeyPatc
     assert ensemble.place(tiny, None) is not ensemble.place(tiny, None)
     del first
     assert len(ensemble._placed) == 0
+
+
+def test_calls_made_alone_are_kept_apart_too():
+    """Members that ask for one thing at different times share a program only if it is the same."""
+
+    def work_of(value: float, order: tuple[str, str]) -> Any:
+        x = np.arange(3, dtype=np.float32)
+        return lambda member: [
+            ask(member, name, x, function=lambda x: value * x) for name in order
+        ]
+
+    ensemble = Ensemble()
+    orders = ("a", "b"), ("b", "a")
+    found = run(ensemble, [work_of(v, o) for v, o in zip((2.0, 3.0), orders, strict=True)])
+    for place, value in enumerate((2.0, 3.0)):
+        for answer in found[place]:
+            np.testing.assert_array_equal(answer, value * np.arange(3, dtype=np.float32))
+    assert len(ensemble._programs) == 4
+
+    found = run(alike := Ensemble(), [work_of(2.0, o) for o in orders])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert len(alike._programs) == 2

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from seqrun.loggers.tracker import TrackerLogger, as_text, flat
 from seqrun.loggers.wandb import MODES
 
 KEY_DIGITS = 32
+STARTING = threading.Lock()
+"""Held while an experiment begins: the client's one live experiment is the process's."""
 QUIET: dict[str, Any] = {
     "log_code": False,
     "log_graph": False,
@@ -107,19 +110,23 @@ class CometLogger(TrackerLogger):
         offline = self.mode == "offline"
         if offline:
             directory.mkdir(parents=True, exist_ok=True)
-        self._client = comet_ml.start(
-            workspace=self.workspace,
-            project_name=self.project,
-            experiment_key=self._key,
-            mode="get_or_create",
-            online=not offline,
-            experiment_config=comet_ml.ExperimentConfig(
-                offline_directory=str(directory) if offline else None,
-                name=f"{run.name['algo']}-{run.name['benchmark']}-seed{run.seed}",
-                tags=list(self.tags),
-                **QUIET,
-            ),
+        config = comet_ml.ExperimentConfig(
+            offline_directory=str(directory) if offline else None,
+            name=f"{run.name['algo']}-{run.name['benchmark']}-seed{run.seed}",
+            tags=list(self.tags),
+            **QUIET,
         )
+        with STARTING:
+            # Or the client would end the experiment of another run in this process.
+            comet_ml.config.set_global_experiment(None)
+            self._client = comet_ml.start(
+                workspace=self.workspace,
+                project_name=self.project,
+                experiment_key=self._key,
+                mode="get_or_create",
+                online=not offline,
+                experiment_config=config,
+            )
         if not self._client.alive:
             raise ConnectionError("Comet cannot be reached")
         self._client.log_parameters(flat(run.config))

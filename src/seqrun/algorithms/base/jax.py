@@ -77,6 +77,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     backend: ClassVar[str] = "jax"
 
     member: Member | None = field(init=False, default=None, repr=False)
+    _carry: Carry = field(init=False, repr=False)
+    _is_lent: bool = field(init=False, default=True, repr=False)
 
     # ---- what an algorithm overrides, besides the hooks
 
@@ -247,6 +249,27 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self.carry = self.carry._replace(opt_state=self.optimizer.init(self.carry.params))
 
     @property
+    def carry(self) -> Carry:
+        """What the last step handed on; what was read stays as it is while training goes on."""
+        self._is_lent = True
+        return self._carry
+
+    @carry.setter
+    def carry(self, carry: Carry) -> None:
+        self._carry, self._is_lent = carry, True
+
+    def _run_steps(self, program: Callable, *args: Any) -> tuple[Array, Array]:
+        """Hand the carry to a program, which writes the next one over it; return what else it says.
+
+        Arrays that anything else may hold, such as an anchor or a snapshot, are copied before.
+        """
+        if self._is_lent and self.member is None:
+            self._carry = _copied(self._carry)
+        self._carry, losses, correct = program(self._carry, *args)
+        self._is_lent = False
+        return losses, correct
+
+    @property
     def state(self) -> Any:
         """The algorithm's NamedTuple."""
         return self.carry.state
@@ -296,9 +319,9 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
         steps, first = np.int32(chunk.steps), np.int32(chunk.first_step)
-        args = (self.carry, fixed, self._padded(chunk), first, steps)
-        program = self.compiled("chunk", self._chunk_program, args)
-        self.carry, losses, correct = program(*args)
+        args = (fixed, self._padded(chunk), first, steps)
+        program = self.compiled("chunk", self._chunk_program, (self._carry, *args), donated=(0,))
+        losses, correct = self._run_steps(program, *args)
         return losses[: chunk.steps], correct[: chunk.steps]
 
     def _padded(self, chunk: Chunk) -> dict[str, np.ndarray]:
@@ -317,10 +340,10 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         """Call one step's program for every step; calls are queued, so the host runs ahead."""
         arrays = {n: self._on_device(a) for n, a in self._padded(chunk).items()}
         first, losses, correct = np.int32(chunk.first_step), [], []
-        args = (self.carry, fixed, arrays, first, np.int32(0))
-        program = self.compiled("step", self._step_program, args)
+        args = (self._carry, fixed, arrays, first, np.int32(0))
+        program = self.compiled("step", self._step_program, args, donated=(0,))
         for s in range(chunk.steps):
-            self.carry, loss, hits = program(self.carry, fixed, arrays, first, np.int32(s))
+            loss, hits = self._run_steps(program, fixed, arrays, first, np.int32(s))
             losses.append(loss)
             correct.append(hits)
         return np.stack(losses), np.stack(correct)
@@ -401,11 +424,17 @@ class JaxBaseAlgorithm(BaseAlgorithm):
             step.gradients, step.opt_state, step.params, step.hyper
         )
 
-    def compiled(self, name: str, function: Callable, args: tuple) -> Callable:
+    def compiled(
+        self, name: str, function: Callable, args: tuple, donated: tuple[int, ...] = ()
+    ) -> Callable:
         """Return `function` compiled for the shapes of `args`, counting the time it takes.
 
         In a run that is a member of several, what is returned waits for the others' calls, with
         which it may share a program.
+
+        Args:
+            name, function, args: what is to be called, and a first call's arguments.
+            donated: places of arguments whose arrays results are written over, if run alone.
         """
         member = self.member
         if member is not None:
@@ -414,7 +443,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         key = (name, tree, tuple((a.shape, a.dtype) for a in leaves))
         if key not in self._programs:
             started = time.perf_counter()
-            self._programs[key] = jax.jit(function).lower(*args).compile()
+            jitted = jax.jit(function, donate_argnums=donated)
+            self._programs[key] = jitted.lower(*args).compile()
             self.timing["compile_seconds"] += time.perf_counter() - started
         return self._programs[key]
 
@@ -473,6 +503,11 @@ class JaxBaseAlgorithm(BaseAlgorithm):
             *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))
         )
         self.kept = unflatten_state(self.kept, "kept", loaded)
+
+
+@jax.jit
+def _copied(carry: Carry) -> Carry:
+    return jax.tree.map(jnp.copy, carry)
 
 
 def _carried(step: Step) -> Carry:

@@ -41,6 +41,7 @@ class Ensemble(BaseEnsemble):
     def __init__(self) -> None:
         self._programs: dict[Hashable, Callable] = {}
         self._alike: dict[Hashable, bool] = {}
+        self._fingerprints: dict[tuple[Hashable, Member], bytes] = {}
         self._differed: dict[Hashable, set[int]] = {}
         self._placed: WeakValueDictionary[Any, Array] = WeakValueDictionary()
         self._most = 1
@@ -79,15 +80,13 @@ class Ensemble(BaseEnsemble):
 
     def _run(self, key: Hashable, group: Group) -> list[Any]:
         """Run the calls of a group; return their results."""
-        first = group[0][1]
-        if len(group) == 1:
-            return [self._single(key, first)]
-        if not self._are_alike(key, group):
-            return [self._single((key, member), call) for member, call, _ in group]
+        head, first, _ = group[0]
+        if len(group) == 1 or not self._are_alike(key, group):
+            return [self._single(key, member, call) for member, call, _ in group]
         columns = list(zip(*(leaves for _, _, leaves in group), strict=True))
         shared = self._shared(key, columns)
         if all(shared):
-            return [self._single(key, first)] * len(group)
+            return [self._single(key, head, first)] * len(group)
         size = self._size(len(group))
         common = [column[0] for column, same in zip(columns, shared, strict=True) if same]
         own = [
@@ -101,8 +100,18 @@ class Ensemble(BaseEnsemble):
         )
         return results[: len(group)]
 
-    def _single(self, key: Hashable, call: Call) -> Any:
-        return self._compiled((key, "alone"), lambda: call.function, call.args)
+    def _single(self, key: Hashable, member: Member, call: Call) -> Any:
+        """Run a call alone, by the program of the first member whose function is the same."""
+        same = self._fingerprint(key, member, call)
+        return self._compiled((key, "alone", same), lambda: call.function, call.args)
+
+    def _fingerprint(self, key: Hashable, member: Member, call: Call) -> bytes:
+        """Return what tells a member's function from others, found at its first call."""
+        if (key, member) not in self._fingerprints:
+            started = time.perf_counter()
+            self._fingerprints[key, member] = _fingerprint(call.function, call.args)
+            self._compile_seconds += time.perf_counter() - started
+        return self._fingerprints[key, member]
 
     def _compiled(self, key: Hashable, make: Callable[[], Callable], args: tuple) -> Any:
         """Call a program, compiled at its first use."""
@@ -134,14 +143,11 @@ class Ensemble(BaseEnsemble):
     def _are_alike(self, key: Hashable, group: Group) -> bool:
         """Return whether the first and the last member's functions are one program."""
         if key not in self._alike:
-            started = time.perf_counter()
-            (_, first, _), (_, last, _) = group[0], group[-1]
-            a, b = (_fingerprint(call.function, call.args) for call in (first, last))
+            a, b = (self._fingerprint(key, member, call) for member, call, _ in (group[0], group[-1]))
             self._alike[key] = a == b
-            self._compile_seconds += time.perf_counter() - started
             if a != b:
                 sys.stderr.write(
-                    f"{first.name}: differs from run to run in more than values; each runs its own "
+                    f"{group[0][1].name}: differs from run to run in more than values; each runs its own "
                     "program\n"
                 )
         return self._alike[key]
@@ -173,12 +179,13 @@ def _mapped(function: Callable, tree: Any, shared: tuple[bool, ...], size: int) 
     return run
 
 
-def _fingerprint(function: Callable, args: tuple) -> tuple[str, list[bytes]]:
-    """Return what a function computes: its program as text, and the constants in it."""
+def _fingerprint(function: Callable, args: tuple) -> bytes:
+    """Return a digest of what a function computes: its program as text, and the constants in it."""
     traced = jax.make_jaxpr(function)(*args)
     constants: list[bytes] = []
     _collect(traced, constants)
-    return ADDRESS.sub("", str(traced)), constants
+    parts = [ADDRESS.sub("", str(traced)).encode(), *constants]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
 def _collect(traced: Any, constants: list[bytes]) -> None:

@@ -1,0 +1,62 @@
+"""JAX writes each chunk's result over what it began with, but never over what somebody holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import build
+from seqrun.callbacks import BaseCallback
+
+ONE_STEP = {"chunk_steps": 1}
+
+
+class Watcher(BaseCallback):
+    """Keep what a run carried, by reading it as a callback would or behind its back."""
+
+    def __init__(self, *, reads: bool) -> None:
+        self.reads = reads
+        self.before: list[Any] = []
+        self.deleted: list[bool] = []
+
+    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+        carry = algorithm.carry if self.reads else algorithm._carry
+        self.held = jax.tree.leaves(carry.params)
+        self.before.append([np.array(a) for a in self.held] if self.reads else None)
+
+    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+        self.deleted.append(all(array.is_deleted() for array in self.held))
+        if self.reads:
+            for array, values in zip(self.held, self.before[-1], strict=True):
+                np.testing.assert_array_equal(array, values)
+
+
+def trained(callback: Watcher, network: str = "mlp", algo: str = "naive") -> Any:
+    algorithm = build(algo, "jax", network=network, training=ONE_STEP, callbacks=[callback])
+    algorithm.fit()
+    return algorithm
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])  # a chunk is a call; a step is one
+def test_a_chunk_is_written_over_what_it_began_with(network):
+    callback = Watcher(reads=False)
+    trained(callback, network)
+    # Each task's first chunk begins with a carry that hooks and checkpoints were handed.
+    assert callback.deleted.count(True) > len(callback.deleted) / 2
+
+
+def test_what_was_read_stays_as_it_was():
+    callback = Watcher(reads=True)
+    trained(callback)
+    assert callback.deleted and not any(callback.deleted)
+
+
+@pytest.mark.parametrize("algo", ["naive", "ewc", "lfl"])
+def test_reading_changes_no_bit(algo):
+    runs = [trained(Watcher(reads=reads), algo=algo) for reads in (True, False)]
+    first, second = (run.export_arrays() for run in runs)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
