@@ -143,11 +143,13 @@ class Ensemble(BaseEnsemble):
     def _are_alike(self, key: Hashable, group: Group) -> bool:
         """Return whether the first and the last member's functions are one program."""
         if key not in self._alike:
-            a, b = (self._fingerprint(key, member, call) for member, call, _ in (group[0], group[-1]))
-            self._alike[key] = a == b
-            if a != b:
+            ends = group[0], group[-1]
+            first, last = (self._fingerprint(key, member, call) for member, call, _ in ends)
+            self._alike[key] = first == last
+            if first != last:
+                name = group[0][1].name
                 sys.stderr.write(
-                    f"{group[0][1].name}: differs from run to run in more than values; each runs its own "
+                    f"{name}: differs from run to run in more than values; each runs its own "
                     "program\n"
                 )
         return self._alike[key]
