@@ -133,14 +133,17 @@ def network(backend: str, batch_norm: bool) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_per_sample_powers_on_torch(batch_norm: bool, power: int, weighted: bool):
-    """Against one backward pass per sample, by layer rules and by vmap."""
+def test_per_sample_powers_on_torch(
+    batch_norm: bool, power: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Against one backward pass per sample, by layer rules and by vmap in blocks of 3, 3 and 1."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from seqrun.backbones.torch import canonical_names
     from seqrun.formulas.per_sample import torch as per_sample
 
+    monkeypatch.setattr(per_sample, "VMAP_CHUNK", 3)
     module, _, _ = network("torch", batch_norm)
     x, y = torch.rand(7, 2, 3, 1), torch.arange(7) % 4
     weights = torch.rand(7) if weighted else None
@@ -228,6 +231,41 @@ def test_per_sample_powers_on_jax(batch_norm: bool, power: int, weighted: bool):
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
         np.testing.assert_allclose(slow[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPatch):
+    """A layer without a rule, and samples that fill no number of blocks: two of 3, and 1."""
+    import jax
+    import optax
+    from flax import linen as nn
+
+    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.per_sample import jax as per_sample
+
+    def chosen(samples: Any, **branches: Any) -> Any:
+        return branches[platform](samples)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    monkeypatch.setattr(per_sample, "VMAP_CHUNK", 3)
+    layers = [lambda x: x.reshape(len(x), -1), nn.Dense(5), nn.LayerNorm(), nn.Dense(3)]
+    module, chance = nn.Sequential(layers), np.random.default_rng(2)
+    x = chance.random((7, 2, 3, 1), dtype=np.float32)
+    y, weights = np.arange(7) % 3, chance.random(7, dtype=np.float32)
+    params = flat(module.init(jax.random.key(0), x)["params"])
+
+    def losses(logits: Any, y: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+    @jax.jit
+    def gradient(params: Any, x: Any, y: Any) -> Any:
+        return jax.grad(lambda p: losses(module.apply({"params": nested(p)}, x), y).sum())(params)
+
+    each = [gradient(params, x[n : n + 1], y[n : n + 1]) for n in range(7)]
+    found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (y,), 2, weights)
+    for name in params:
+        expected = sum(w * np.float64(g[name]) ** 2 for w, g in zip(weights, each, strict=True))
+        np.testing.assert_allclose(found[name], expected, rtol=2e-5, atol=1e-7, err_msg=name)
 
 
 # ---- optimizers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax import Array
 from seqrun.backbones.jax import BatchNorm, nested
 
 Arrays = dict[str, Array]
+VMAP_CHUNK = 32  # samples whose gradients are made, and kept, at a time; as in PyTorch
 
 
 def per_sample_power_sum(
@@ -105,14 +107,26 @@ def _by_vmap(
         logits = module.apply(variables, sample[None])
         return losses(logits, *(t[None] for t in target)).sum()
 
-    if any(p.ndim == 4 for p in params.values()):  # a scan's convolutions are slow on a CPU
-        each = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, x, targets)
+    def block(samples: tuple) -> Arrays:
+        inputs, targets, weights = samples
+        each = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, inputs, targets)
         return jax.tree.map(lambda g: jnp.tensordot(weights, jnp.abs(g) ** power, 1), each)
 
-    def add(sums: Arrays, sample: tuple) -> tuple[Arrays, None]:
-        inputs, target, weight = sample
-        gradient = jax.grad(loss)(params, inputs, target)
-        return jax.tree.map(lambda s, g: s + weight * jnp.abs(g) ** power, sums, gradient), None
+    def total(rows: int, samples: tuple) -> Arrays:
+        head = (len(x) - 1) % rows + 1  # the first block takes what does not fill others
+        first = block(jax.tree.map(lambda a: a[:head], samples))
+        if head == len(x):
+            return first
+        rest = jax.tree.map(lambda a: a[head:].reshape(-1, rows, *a.shape[1:]), samples)
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return jax.lax.scan(add, zeros, (x, targets, weights))[0]
+        def add(sums: Arrays, part: tuple) -> tuple[Arrays, None]:
+            return jax.tree.map(jnp.add, sums, block(part)), None
+
+        return jax.lax.scan(add, first, rest)[0]
+
+    # On a CPU a loop over single samples was measured 2 to 5 times faster than over blocks: sums
+    # and gradient stay in cache. Convolutions are slow within a loop, so that theirs are blocks.
+    on_cpu = VMAP_CHUNK if any(p.ndim == 4 for p in params.values()) else 1
+    return jax.lax.platform_dependent(
+        (x, targets, weights), cpu=partial(total, on_cpu), default=partial(total, VMAP_CHUNK)
+    )
