@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 MOST_RUNS = 256
 """Runs in one program, however small they are."""
 SHARE = 0.5
-"""Of the memory, that the estimates of a group's runs may take: activations are not in them."""
+"""Of the memory, that the estimates of a group's runs may take.
+
+Activations are not in them; where these do not fit a device, its ensemble cuts the program.
+"""
 
 Admit = Callable[["BaseAlgorithm"], None]
 """Called with an algorithm before it is fit: makes it one of several."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,6 +132,66 @@ def test_groups_of_an_engine():
     sizes = [key[2] for key in ensemble._programs if key[1] != "alone"]
     assert sorted(sizes) == [4, 6], "five members fill six, four and three fill four"
     assert {key[1] for key in ensemble._programs} - {"alone"} == {(True, False)}
+
+
+def test_a_program_without_memory_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A device with room for seven of ten: parts of eight are too large, of four are not."""
+    tried: list[int] = []
+    original = Ensemble._compiled
+
+    def compiled(self: Ensemble, key: Any, make: Any, args: Any) -> Any:
+        tried.append(len(args[1][0]) if len(key) == 3 else 1)
+        if tried[-1] > 7:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return original(self, key, make, args)
+
+    monkeypatch.setattr(Ensemble, "_compiled", compiled)
+
+    def work_of(value: float) -> Any:
+        x = np.full(3, value, np.float32)
+        return lambda member: [np.asarray(ask(member, "add", x, x, function=add)) for _ in "ab"]
+
+    found = run(Ensemble(), [work_of(v) for v in range(10)])
+    for place in range(10):
+        np.testing.assert_array_equal(found[place], np.full((2, 3), 2 * place))
+    assert tried == [10, 8, 4, 4, 2] + [4, 4, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("with ")[1] for line in lines] == [
+        "10 runs in one program; 8 at a time",
+        "8 runs in one program; 4 at a time",
+    ]
+
+
+def test_an_error_that_is_none_of_memory_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+
+    def compiled(self: Ensemble, key: Any, make: Any, args: Any) -> Any:
+        tried.append(1)
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    monkeypatch.setattr(Ensemble, "_compiled", compiled)
+    x = np.arange(2, dtype=np.float32)
+    works = [lambda m, x=x + n: ask(m, "add", x, x, function=add) for n in range(4)]
+    found = run(Ensemble(), works)
+    assert len(tried) == 1
+    assert all("INTERNAL" in str(found[place].error) for place in range(4))
+
+
+def test_one_alone_without_memory_fails(capsys: pytest.CaptureFixture[str]):
+    """With jax's own error, of more bytes than there are addresses; it comes after the call."""
+
+    def too_large(x: Any) -> Any:
+        return jnp.sort(x + jax.lax.iota(jnp.float32, 1 << 46))[3]
+
+    works = [lambda m, x=np.float32(n): ask(m, "sort", x, function=too_large) for n in range(3)]
+    found = run(Ensemble(), works)
+    assert all("RESOURCE_EXHAUSTED" in str(found[place].error) for place in range(3))
+    assert [line[-11:] for line in capsys.readouterr().err.splitlines()] == [
+        "2 at a time",
+        "1 at a time",
+    ]
 
 
 def test_functions_that_differ_are_kept_apart(capsys: pytest.CaptureFixture[str]):

@@ -19,6 +19,8 @@ from seqrun.algorithms.base.ensemble import BaseEnsemble, Call, Failure, Member
 
 SHARED_BYTES = 1 << 16
 """Size from which data on the device are looked for among those that are there already."""
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+"""In the message of jax's error."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 Group = list[tuple[Member, Call, list[Any]]]
@@ -34,6 +36,9 @@ class Ensemble(BaseEnsemble):
     members is filled up, with copies of its first, to the next power of two, so that few sizes are
     compiled; a group of one is the ordinary program of a single run.
 
+    A program that the device has no memory for, as for the activations of many convolutional
+    networks, is run in smaller parts, and so are its later calls: what runs carry stays as it is.
+
     The runs must be of the same structure: a program is traced from the first member's function.
     The last one's is traced too and compared, and where it differs each runs its own.
     """
@@ -43,6 +48,7 @@ class Ensemble(BaseEnsemble):
         self._alike: dict[Hashable, bool] = {}
         self._fingerprints: dict[tuple[Hashable, Member], bytes] = {}
         self._differed: dict[Hashable, set[int]] = {}
+        self._fitting: dict[Hashable, int] = {}
         self._placed: WeakValueDictionary[Any, Array] = WeakValueDictionary()
         self._most = 1
         self._compile_seconds = 0.0
@@ -70,13 +76,31 @@ class Ensemble(BaseEnsemble):
         answers: dict[Member, Any] = {}
         for key, group in groups.items():
             try:
-                results = self._run(key, group)
+                results = self._run_fitting(key, group)
             except Exception as error:
                 results = [Failure(error)] * len(group)
             answers |= {member: r for (member, _, _), r in zip(group, results, strict=True)}
         for call in calls.values():
             call.timing["compile_seconds"] += self._compile_seconds
         return answers
+
+    def _run_fitting(self, key: Hashable, group: Group) -> list[Any]:
+        """Run the calls of a group, so many at a time as the device's memory was found to take."""
+        size = self._fitting.get(key, len(group))
+        if len(group) <= size:
+            try:
+                return self._run(key, group)
+            except jax.errors.JaxRuntimeError as error:
+                if len(group) == 1 or OUT_OF_MEMORY not in str(error):
+                    raise
+            # A power of two, for a program of another size would be filled up to one.
+            size = self._fitting[key] = 1 << ((len(group) - 1).bit_length() - 1)
+            sys.stderr.write(
+                f"{group[0][1].name}: too large for the device's memory with {len(group)} runs in "
+                f"one program; {size} at a time\n"
+            )
+        cuts = range(0, len(group), size)
+        return [r for cut in cuts for r in self._run_fitting(key, group[cut : cut + size])]
 
     def _run(self, key: Hashable, group: Group) -> list[Any]:
         """Run the calls of a group; return their results."""
@@ -119,6 +143,8 @@ class Ensemble(BaseEnsemble):
             started = time.perf_counter()
             self._programs[key] = jax.jit(make()).lower(*args).compile()
             self._compile_seconds += time.perf_counter() - started
+            # What it lacks memory for is to be found out here, not where results are read.
+            return jax.block_until_ready(self._programs[key](*args))
         return self._programs[key](*args)
 
     def _size(self, members: int) -> int:
