@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -15,12 +16,14 @@ import yaml
 from experiments import ALGORITHMS, algorithm_class
 from reliability.small_runs import config_of
 
-from seqrun import footprint, together
+from hydra_plugins.seqrun.vectorized import VectorizedLauncher
+from seqrun import footprint, jobs, together
+from seqrun.algorithms.base.ensemble import BaseEnsemble
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.checks import ConfigError
 from seqrun.grouping import group, structure_of, vectorizable_keys
 from seqrun.experiment import build, check
-from seqrun.sweep import SweepJob
+from seqrun.sweep import Outcome, SweepJob
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"
 EWC_ON_JAX = ("backend=jax", "algo=ewc")
@@ -163,6 +166,73 @@ def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
     for room, runs in ((10.0, 5), (7.9, 3), (0.1, 1)):
         monkeypatch.setattr(together, "total_bytes", lambda room=room: int(room * needed))
         assert together.runs_at_once(algorithm) == runs
+
+
+def test_groups_fit_the_device_s_own_memory(monkeypatch: pytest.MonkeyPatch):
+    """The smaller of the two memories counts."""
+    algorithm = build(config_of("backend=jax"), 0)
+    together.runs_at_once(algorithm)
+    needed = sum(part.num_bytes for part in footprint.parts_of(algorithm))
+    monkeypatch.setattr(together, "total_bytes", lambda: 100 * needed)
+    for room, runs in ((6.1, 3), (None, 50), (1000, 50)):
+        own = None if room is None else int(room * needed)
+        monkeypatch.setattr(type(algorithm), "device_bytes", lambda self, own=own: own)
+        assert together.runs_at_once(algorithm) == runs
+
+
+def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
+    """Five runs, two at a time, one of which fails: each is told of with its own place."""
+
+    class First:
+        """Stands for a run whose engine has ensembles."""
+
+        def new_ensemble(self) -> BaseEnsemble:
+            return BaseEnsemble()
+
+    def work_of(place: int) -> Any:
+        def work(admit: Any) -> str:
+            if place == 3:
+                raise ValueError("no")
+            return f"run {place}"
+
+        return work
+
+    told: list[tuple[int, Any]] = []
+    monkeypatch.setattr(BaseEnsemble, "answer", lambda self, calls: {})
+    monkeypatch.setattr(together, "runs_at_once", lambda first: 2)
+    first: Any = First()
+    together.run_together(
+        first, [work_of(n) for n in range(5)], lambda place, result: told.append((place, result))
+    )
+    assert [place for place, _ in told] == [0, 1, 2, 3, 4]
+    assert [result for place, result in told if place != 3] == [f"run {n}" for n in (0, 1, 2, 4)]
+    assert isinstance(told[3][1], ValueError)
+
+
+def test_a_job_s_variables_are_set_while_it_runs(monkeypatch: pytest.MonkeyPatch):
+    """In a group and alone, and not after it."""
+    seen: dict[int, str | None] = {}
+
+    def note(job: SweepJob) -> Outcome:
+        seen[job.number] = os.environ.get("MINE")
+        return Outcome(overrides=(), directory=job.directory, status="completed", value=1.0)
+
+    def run_jobs_together(members: list[SweepJob], interruption: Any, ended: Any) -> None:
+        for member in members:
+            ended(member, note(member))
+
+    monkeypatch.delenv("MINE", raising=False)
+    monkeypatch.setattr(jobs, "has_ended", lambda job: False)
+    monkeypatch.setattr(jobs, "run_job", lambda job, interruption: note(job))
+    monkeypatch.setattr(jobs, "run_jobs_together", run_jobs_together)
+    values = ("one", "one", "two", None)
+    grid = [
+        job(n, *EWC_ON_JAX, f"seed={n}", environment={"MINE": value} if value else {})
+        for n, value in enumerate(values)
+    ]
+    VectorizedLauncher().run(grid)
+    assert [seen[n] for n in range(4)] == ["one", "one", "two", None]
+    assert "MINE" not in os.environ
 
 
 def test_memory_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
