@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,22 @@ def test_a_look_between_compiled_steps_is_refused():
         run("naive", "torch", callbacks=[Looking()], training={"compile": "always"})
 
 
+def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Counted]):
+    """It is host code, and would be called once for a program, or never."""
+    seen: list[float] = []
+
+    class Seeing(BaseCallback):
+        def on_after_backward(self, algorithm: Any, step: Any) -> None:
+            """Note the loss."""
+            seen.append(float(step.loss))
+
+    how = {"compile": "always", "chunk_steps": 8, "epochs_per_task": 1}
+    trace = run("naive", "torch", callbacks=[Seeing()], training=how)
+    assert not counted.calls
+    assert not trace.algorithm.execution["compiled"]
+    assert seen == [float(loss) for loss in trace.losses]
+
+
 def test_the_rule_is_of_planned_steps_and_work(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
@@ -188,19 +205,42 @@ def test_the_rule_is_of_planned_steps_and_work(
     assert counted.calls
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def only_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let the machine have clang++ and c++ alone, which torch does not look for by itself."""
+    from torch._inductor import config
+    from torch._inductor.cpp_builder import cpp_compiler_search
+
+    for name in ("clang++", "c++"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cpp_compiler_search.cache_clear()
+    of_torch.has_compiler.cache_clear()
+    with config.patch({"cpp.cxx": (None, "g++")}):
+        yield tmp_path
+    cpp_compiler_search.cache_clear()
+    of_torch.has_compiler.cache_clear()
+
+
+def test_without_a_compiler(only_others: Path, monkeypatch: pytest.MonkeyPatch):
     """By the rule: eager; if told to compile: refused."""
     monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
-    monkeypatch.setattr(of_torch.shutil, "which", lambda name: None)
+    eager = run("naive", "torch", training={"chunk_steps": 3})
+    assert not eager.algorithm.execution["compiled"]
+    algorithm = build("naive", "torch", **ALWAYS)
+    with pytest.raises(ConfigError, match="training.compile='always': there is no compiler"):
+        algorithm.fit()
+
+
+def test_the_compiler_is_the_one_that_torch_would_take(only_others: Path):
+    """What CXX names, which torch reads when it is first imported."""
+    from torch._inductor import config
+
+    assert not of_torch.has_compiler("cpu")
     of_torch.has_compiler.cache_clear()
-    try:
-        eager = run("naive", "torch", training={"chunk_steps": 3})
-        assert not eager.algorithm.execution["compiled"]
-        algorithm = build("naive", "torch", **ALWAYS)
-        with pytest.raises(ConfigError, match="training.compile='always': there is no compiler"):
-            algorithm.fit()
-    finally:
-        of_torch.has_compiler.cache_clear()
+    with config.patch({"cpp.cxx": (None, str(only_others / "clang++"))}):
+        assert of_torch.has_compiler("cpu")
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):

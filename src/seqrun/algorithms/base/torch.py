@@ -398,7 +398,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             )
         if not has_compiler(self.device_kind):
             if choice == "always":
-                raise ConfigError("training.compile='always': there is no compiler here, as g++ is")
+                raise ConfigError(
+                    "training.compile='always': there is no compiler here, as g++ is, or what the "
+                    "variable CXX names"
+                )
             return None
         return CompiledNetwork(self.module) if part == "network" else CompiledSteps(self._run_steps)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import torch
 
 TOGETHER = 8
 """Steps of one program: calling one takes about as long as a small step itself."""
-COMPILERS = ("g++", "clang++", "c++")
 SMALLEST_CAPABILITY = (7, 0)  # of a GPU that Triton, torch's compiler for it, supports
 
 
@@ -24,10 +22,19 @@ _settings = ExitStack()  # entered once, not around each call: that takes as lon
 
 @cache
 def has_compiler(device_kind: str) -> bool:
-    """Return whether programs for this kind of device can be compiled here."""
+    """Return whether programs for this kind of device can be compiled here.
+
+    On a CPU torch looks for what CXX names, else for g++ (on macOS for clang++).
+    """
     if device_kind == "cuda":
         return torch.cuda.get_device_capability() >= SMALLEST_CAPABILITY
-    return any(map(shutil.which, COMPILERS))
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Program:
