@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from seqrun.benchmarks import RotatedMNIST
+from w1 import BATCH, LR, SIZES, WIDTH, Setting
+
 from seqrun.plan import RandomStreams
 
-BATCH, WIDTH, LR = 10, 256, 0.01
-SIZES = (784, WIDTH, WIDTH, 10)
 TOGETHER = 8
 
 
-def task_one(samples: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def task_one(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return W1's first task as float32 inputs, labels and one epoch's batches."""
-    benchmark = RotatedMNIST(num_tasks=1, batch_size=BATCH, samples_per_task=samples)
+    benchmark = setting.stream(1)
     benchmark.prepare(RandomStreams(0))
     data = benchmark.task_data(1, "train")
     x = data.x.reshape(len(data.y), -1).astype(np.float32) / 255
-    return x, data.y, np.random.default_rng(0).permutation(len(x)).reshape(-1, BATCH)
+    order = np.random.default_rng(0).permutation(len(x))[: len(x) // BATCH * BATCH]
+    return x, data.y, order.reshape(-1, BATCH)
 
 
 def initial() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -33,28 +33,33 @@ def initial() -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
+def wait(torch: Any, setting: Setting) -> None:
+    """Wait until a GPU has done what it was given."""
+    if setting.device == "cuda":
+        torch.cuda.synchronize()
+
+
 class HandTorch:
     """nn.Sequential and torch.optim.SGD over sliced tensors."""
 
-    def __init__(self, threads: int, samples: int | None) -> None:
+    def __init__(self, setting: Setting) -> None:
         import torch
 
-        self.torch, self.threads = torch, threads
-        x, y, order = task_one(samples)
-        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y).long()
-        self.order = torch.from_numpy(order)
+        self.torch, self.setting = torch, setting
+        x, y, order = (torch.from_numpy(a).to(setting.device) for a in task_one(setting))
+        self.x, self.y, self.order = x, y.long(), order
 
     def rate(self) -> float:
         """Train an epoch; return steps per second."""
         torch, nn = self.torch, self.torch.nn
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.setting.threads)
         model = nn.Sequential(
             nn.Linear(784, WIDTH),
             nn.ReLU(),
             nn.Linear(WIDTH, WIDTH),
             nn.ReLU(),
             nn.Linear(WIDTH, 10),
-        )
+        ).to(self.setting.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
         started = time.perf_counter()
         for index in self.order:
@@ -62,20 +67,20 @@ class HandTorch:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        wait(torch, self.setting)
         return len(self.order) / (time.perf_counter() - started)
 
 
 class HandTorchCompiled:
     """Eight steps, gathers and all, unrolled in one graph that torch.compile compiles."""
 
-    def __init__(self, threads: int, samples: int | None) -> None:
+    def __init__(self, setting: Setting) -> None:
         import torch
         import torch._dynamo
 
-        self.torch, self.threads = torch, threads
-        x, y, order = task_one(samples)
-        self.data = torch.from_numpy(x), torch.from_numpy(y).long()
-        order = torch.from_numpy(order)
+        self.torch, self.setting = torch, setting
+        x, y, order = (torch.from_numpy(a).to(setting.device) for a in task_one(setting))
+        self.data = x, y.long()
         whole = len(order) // TOGETHER * TOGETHER
         self.calls = order[:whole].reshape(-1, TOGETHER, BATCH)
 
@@ -99,11 +104,15 @@ class HandTorchCompiled:
         self._epoch(self.calls[:2])  # compiles
 
     def _epoch(self, calls: Any) -> None:
-        self.torch.set_num_threads(self.threads)
-        tensor = self.torch.from_numpy
-        params = [tuple(tensor(p).requires_grad_() for p in layer) for layer in initial()]
+        self.torch.set_num_threads(self.setting.threads)
+
+        def tensor(array: np.ndarray) -> Any:
+            return self.torch.from_numpy(array).to(self.setting.device).requires_grad_()
+
+        params = [tuple(map(tensor, layer)) for layer in initial()]
         for rows in calls:
             self.steps(params, *self.data, rows)
+        wait(self.torch, self.setting)
 
     def rate(self) -> float:
         """Train an epoch; return steps per second."""
@@ -115,13 +124,13 @@ class HandTorchCompiled:
 class HandJax:
     """One jit(lax.scan) over the whole epoch, data on the device."""
 
-    def __init__(self, threads: int, samples: int | None) -> None:
+    def __init__(self, setting: Setting) -> None:
         import jax
         import jax.numpy as jnp
 
-        x, y, order = task_one(samples)
-        self.jax, self.data = jax, (jnp.asarray(x), jnp.asarray(y), jnp.asarray(order))
-        self.params = jax.tree.map(jnp.asarray, initial())
+        device = jax.devices("gpu" if setting.device == "cuda" else "cpu")[0]
+        self.jax, self.data = jax, jax.device_put(task_one(setting), device)
+        self.params = jax.device_put(initial(), device)
 
         def loss(params, x, y):
             for w, b in params[:-1]:

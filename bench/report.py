@@ -1,36 +1,19 @@
-"""How parts of `make bench` run commands, tell numbers and write bench/RESULTS.md."""
+"""How parts of `make bench` tell numbers and write bench/RESULTS.md."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-import subprocess
-import sys
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from commands import ROOT
+
 RESULTS = ROOT / "bench" / "RESULTS.md"
 BACKENDS = ("torch", "jax")
 Row = tuple[str, str, str]
 """What was measured, the numbers, and a ratio or the parts."""
-
-
-def command(
-    *arguments: str, python: Path | None = None, environment: Mapping[str, str] | None = None
-) -> str:
-    """Run a Python command in the project's root and return its stdout."""
-    done = subprocess.run(
-        [str(python or sys.executable), *arguments],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return done.stdout
 
 
 def median(values: list[float], digits: int = 0) -> str:

@@ -3,9 +3,13 @@
 Work W1: Rotated MNIST, 5 tasks x 60,000 samples, batch 10, 1 epoch, MLP 784-256-256-10, SGD
 lr 0.01. Work W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. Rates are medians
 (min-max) of interleaved repetitions; only ratios of one run are comparable, since machines are
-noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The peers
+noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The bound is
+what the matrix products of a step and its update's memory traffic take (bench/bound.py). The peers
 turn an image whenever they read it, as their own Rotated MNIST does; in "peers_turned" theirs are
-uint8 images that were turned before, as seqrun's are.
+uint8 images that were turned before, as seqrun's are. How they are run, and what is left out:
+bench/peers/work.py, bench/peers/adapters.py, bench/beside_convolution.py. Compilation caches are
+"cold" where their folders are new, "warm" after one run. "phases" has what Fisher, importance,
+coresets, herding and evaluation cost per sample (bench/phases.py).
 """
 
 from __future__ import annotations
@@ -22,117 +26,58 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import beside_convolution
+import beside_hand
 import beside_peers
 import first_chunk
+import gpu
+import many_seeds
+import phases
 import scaling
+import whole
+from commands import ROOT, command, compiling_in
 from report import (
     BACKENDS,
-    ROOT,
     Row,
-    command,
     machine,
     median,
-    ratio,
     read_sections,
     section,
     write_sections,
 )
 from rich.console import Console
 from rich.table import Table
+from w1 import NUM_TASKS, Setting, sized
+from w1 import OVERRIDES as W1
 
-W1 = ["benchmark=rotated_mnist", "optimizer.lr=0.01", "training.evaluate_on=seen"]
-NUM_TASKS = 5
 SHORT_RUN = 10.0
 """Seconds of the run of which start-up is a share."""
-NAMES = {
-    "hand": "hand-written loop, torch",
-    "hand compiled": "hand-written loop, torch compiled",
-    "jax": "hand-written jit(scan), jax",
-}
-
-
-def sized(samples: int | None) -> list[str]:
-    """Return the override of a task's samples."""
-    return [] if samples is None else [f"benchmark.samples_per_task={samples}"]
 
 
 def training_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure training rates beside hand-written loops, the Fisher and evaluation."""
-    rows: list[Row] = []
-    number = asked.samples or 60_000
-    for backend in BACKENDS:
-        arguments = [backend, "--repetitions", str(asked.repetitions)]
-        arguments += [] if asked.samples is None else ["--samples", str(asked.samples)]
-        measured = json.loads(command("bench/training.py", *arguments))
-        rates = measured["rates"]
-        for name, found in rates.items():
-            kind = " compiled" if name.endswith("compiled") else ""
-            if name.startswith("hand"):
-                shown = NAMES["jax" if backend == "jax" else name]
-                rows.append((f"{shown}, naive, steps/s", median(found), "1"))
-                continue
-            told = f"{ratio(rates[f'naive{kind}'], found)} x naive's time per step"
-            if name.startswith("naive"):
-                told = f"{ratio(found, rates[f'hand{kind}'])} of hand-written"
-            rows.append((f"seqrun {backend}, {name}, steps/s", median(found), told))
-        fisher = median(measured["fisher_seconds"], 2)
-        rows.append((f"seqrun {backend}, per-sample Fisher of {number:,} samples, s", fisher, ""))
-        evaluation = median(measured["evaluation_seconds"], 2)
-        rows.append((f"seqrun {backend}, evaluation of 20 x 10,000 images, s", evaluation, ""))
-    return rows
+    """Measure training rates beside hand-written loops and a bound, the Fisher and evaluation."""
+    return beside_hand.rows(Setting(samples=asked.samples), asked.repetitions)
+
+
+def phase_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure what a sample costs in every phase beside training."""
+    return phases.rows(Setting(samples=asked.samples), asked.repetitions)
 
 
 def peer_rows(asked: argparse.Namespace, data: str) -> list[Row]:
     """Measure training rates of other libraries beside seqrun's; `data` as bench/peers/work.py."""
-    algorithms = tuple(asked.algorithms.split(","))
     sizes = asked.repetitions, asked.peer_steps, asked.samples
-    return beside_peers.rows(*sizes, data, algorithms)
+    return beside_peers.rows(*sizes, data, asked.algorithms)
 
 
 def convolution_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure W2's training rates beside hand-written loops, and those of the peers."""
-    rows: list[Row] = []
-    better = 0.0
-    for backend, *how in (("torch",), ("torch", "--compiled"), ("jax",)):
-        told = ("--repetitions", str(asked.repetitions))
-        measured = json.loads(command("bench/convolution.py", backend, *how, *told))
-        rates, threads = measured["rates"], measured["execution"]["num_threads"]
-        assert bool(how) == (measured["execution"]["compiled"] == "network"), "not as asked"
-        ours, kind = rates.pop("seqrun"), f"{backend}{', network compiled' if how else ''}"
-        best = max(rates, key=lambda name: statistics.median(rates[name]))
-        for name, found in rates.items():
-            shown = f"W2 hand-written loop, {kind} {name}".rstrip()
-            share = "1" if name == best else ratio(found, rates[best])
-            rows.append((f"{shown}, naive, steps/s", median(found, 1), share))
-        share = f"{ratio(ours, rates[best])} of the best of these, {threads} thread(s)"
-        rows.append((f"W2 seqrun {kind}, naive, steps/s", median(ours, 1), share))
-        better = max(better, statistics.median(ours))
-    return rows + beside_peers.convolution_rows(asked.repetitions, better)
+    """Measure W2's training rates beside hand-written loops and the peers."""
+    return beside_convolution.rows(asked.repetitions, asked.convolution_steps)
 
 
 def whole_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure W1 from command to table, by phase, and the peers' whole programs."""
-    rows: list[Row] = []
-    for algo in ("naive", "ewc"):
-        ours = [_whole(algo, backend, asked.samples) for backend in BACKENDS]
-        rows += [row for row, _ in ours]
-        rows += beside_peers.whole_rows(algo, asked.samples, min(total for _, total in ours))
-    return rows
-
-
-def _whole(algo: str, backend: str, samples: int | None) -> tuple[Row, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        run = [f"algo={algo}", f"backend={backend}", *W1, f"benchmark.num_tasks={NUM_TASKS}"]
-        command("run.py", *run, *sized(samples), f"hydra.run.dir={folder}/run")
-        total = time.perf_counter() - started
-        record = json.loads(Path(folder, "run", "results.json").read_text())
-    timing = record["runs"][0]["timing"]
-    phases = {k.removesuffix("_seconds"): v for k, v in timing.items() if k.endswith("seconds")}
-    rest = total - sum(phases.values())
-    told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())
-    what = f"W1 {algo}, {backend}, command to table, s"
-    return (what, f"{total:.1f}", f"{told}, imports and the rest {rest:.1f}"), total
+    return whole.rows(asked.algorithms, asked.repetitions, asked.tasks, asked.samples)
 
 
 def start_rows(asked: argparse.Namespace) -> list[Row]:
@@ -160,10 +105,9 @@ def start_rows(asked: argparse.Namespace) -> list[Row]:
 
 def _first_steps(folder: Path, overrides: list[str]) -> float:
     """Return the seconds from a command to the end of its first chunk, and end it there."""
-    caches = "JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
-    environment = os.environ | {name: str(folder / name) for name in caches}
     file = folder / "first"
-    environment |= {first_chunk.FILE: str(file), "PYTHONPATH": str(ROOT / "bench")}
+    environment = compiling_in(folder)
+    environment |= {first_chunk.FILE: str(file), "PYTHONPATH": _path()}
     arguments = [sys.executable, "run.py", *overrides, f"hydra.run.dir={folder}/run"]
     arguments += ["allow_targets=[first_chunk]", "resume=never"]
     arguments += ["+callbacks.first._target_=first_chunk.FirstChunk"]
@@ -178,6 +122,12 @@ def _first_steps(folder: Path, overrides: list[str]) -> float:
     seconds = float(file.read_text()) - started
     file.unlink()
     return seconds
+
+
+def _path() -> str:
+    """Return PYTHONPATH with the folder of the callback that writes the time."""
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(ROOT / "bench"), *([given] if given else [])])
 
 
 def sweep_rows(asked: argparse.Namespace) -> list[Row]:
@@ -227,13 +177,26 @@ def loading_rows(asked: argparse.Namespace) -> list[Row]:
 
 
 def scaling_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure how time and memory grow with tasks and with seeds."""
-    base = ["algo=naive", *W1, *sized(asked.samples)]
-    return scaling.rows(base, asked.repetitions, asked.tasks)
+    """Measure how time and memory grow with tasks and with samples."""
+    base = ["algo=naive", *W1]
+    return scaling.rows(base, asked.repetitions, asked.tasks, asked.samples)
+
+
+def seeds_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure several seeds in one command, of every algorithm that is asked for."""
+    base = [*W1, *sized(asked.samples), f"benchmark.num_tasks={asked.tasks}"]
+    return many_seeds.rows(base, asked.repetitions, asked.algorithms)
+
+
+def gpu_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure training rates and 1 to 256 seeds in one program on a GPU."""
+    setting = Setting(samples=asked.samples, device="cuda")
+    return gpu.rows(setting, asked.repetitions, asked.tasks)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "training": training_rows,
+    "phases": phase_rows,
     "peers": partial(peer_rows, data="turning"),
     "peers_turned": partial(peer_rows, data="images"),
     "convolution": convolution_rows,
@@ -243,6 +206,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "data": data_rows,
     "loading": loading_rows,
     "scaling": scaling_rows,
+    "seeds": seeds_rows,
+    "gpu": gpu_rows,
 }
 
 
@@ -253,19 +218,37 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--write", action="store_true", help="put them into bench/RESULTS.md")
     parser.add_argument("--samples", type=int, help="of each task of W1; default: 60,000")
-    parser.add_argument("--tasks", type=int, default=NUM_TASKS, help="with several seeds")
-    parser.add_argument("--algorithms", default=",".join(beside_peers.ALGORITHMS), help="of peers")
+    parser.add_argument("--tasks", type=int, default=NUM_TASKS, help="of whole runs")
+    names = ",".join(beside_peers.ALGORITHMS)
+    kinds = "of peers, whole and seeds, with commas between"
+    parser.add_argument("--algorithms", type=_names, default=names, help=kinds)
     parser.add_argument("--peer-steps", type=int, default=600, help="of a peer that are timed")
+    parser.add_argument("--convolution-steps", type=int, default=30, help="of W2 that are timed")
     return parser.parse_args()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the algorithms of a list with commas.
+
+    Raises:
+        argparse.ArgumentTypeError: one that the parts do not have.
+    """
+    names = tuple(text.split(","))
+    if wrong := set(names) - set(beside_peers.ALGORITHMS):
+        allowed = ", ".join(beside_peers.ALGORITHMS)
+        raise argparse.ArgumentTypeError(f"{', '.join(wrong)}: must be of {allowed}")
+    return names
 
 
 def how(asked: argparse.Namespace, part: str) -> str:
     """Return the command that measures a part alone."""
     told = f"--only {part} --write --repetitions {asked.repetitions}"
     told += "" if asked.samples is None else f" --samples {asked.samples}"
-    if part.startswith("peers"):
-        told += f" --peer-steps {asked.peer_steps} --algorithms {asked.algorithms}"
-    if part == "scaling":
+    told += f" --peer-steps {asked.peer_steps}" if part.startswith("peers") else ""
+    told += f" --convolution-steps {asked.convolution_steps}" if part == "convolution" else ""
+    if part.startswith("peers") or part in ("whole", "seeds"):
+        told += f" --algorithms {','.join(asked.algorithms)}"
+    if part in ("whole", "scaling", "seeds", "gpu"):
         told += f" --tasks {asked.tasks}"
     return f'make bench ARGS="{told}"'
 

@@ -1,9 +1,10 @@
-"""Steps per second of W1's training on one backend, beside hand-written minimal loops.
+"""Steps per second of W1's training on one backend, beside hand-written loops and a bound.
 
 W1: Rotated MNIST, 60,000 samples a task, batch 10, MLP 784-256-256-10, SGD lr 0.01. seqrun runs
 with its default callbacks and loggers; what is timed is one epoch, with everything that happens
 between its first and its last hook, and without compilation: that of the first task for naive, of
-the second, where there are a penalty and a memory, for the others. Repetitions are interleaved.
+the second, where there are a penalty and a memory, for the others. Repetitions are interleaved. The
+bound (bench/bound.py) is of a CPU.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import bound
 import numpy as np
-from hand import BATCH, LR, WIDTH, HandJax, HandTorch, HandTorchCompiled
+from hand import HandJax, HandTorch, HandTorchCompiled
+from w1 import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
-from seqrun.benchmarks import RotatedMNIST
 from seqrun.callbacks import BaseCallback, MetricCallback, TqdmCallback
 from seqrun.loggers import ConsoleLogger, LocalLogger
 
@@ -35,6 +37,16 @@ HAND = {
     "torch": {"hand": HandTorch, f"hand{COMPILED}": HandTorchCompiled},
     "jax": {"hand": HandJax},
 }
+BOUND = "bound"
+EVALUATED = 20
+"""Tasks that are evaluated."""
+
+
+def names_of(backend: str, device: str) -> list[str]:
+    """Return what is measured: the bound, hand-written loops and seqrun's algorithms."""
+    variants = ("", COMPILED) if backend == "torch" else ("",)
+    ours = [f"{algo}{v}" for algo in ALGORITHMS for v in variants]
+    return [*([BOUND] if device == "cpu" else []), *HAND[backend], *ours]
 
 
 class EpochTimer(BaseCallback):
@@ -52,16 +64,13 @@ class EpochTimer(BaseCallback):
         self.rate = (algorithm.global_step - self.step) / seconds
 
 
-def seqrun_rate(
-    name: str, backend: str, threads: int | None, samples: int | None
-) -> tuple[float, dict, dict]:
+def seqrun_rate(name: str, backend: str, setting: Setting) -> tuple[float, dict, dict]:
     """Train one or two tasks; return steps per second, seconds of the phases and `execution`.
 
     Args:
         name: an algorithm; " compiled" after it: training.compile=always.
         backend: "torch" or "jax".
-        threads: None = by seqrun's rule.
-        samples: of a task; None = all.
+        setting: the data and the device.
     """
     algo = name.removesuffix(COMPILED)
     class_name, keys = ALGORITHMS[algo]
@@ -73,16 +82,14 @@ def seqrun_rate(
     compiling = "always" if name.endswith(COMPILED) else "never"
     with tempfile.TemporaryDirectory() as folder:
         algorithm = getattr(twin, class_name)(
-            benchmark=RotatedMNIST(
-                num_tasks=num_tasks, batch_size=BATCH, samples_per_task=samples
-            ),
+            benchmark=setting.stream(num_tasks),
             backbone=backbones.MLP(width=WIDTH),
             optimizer=optimizers.SGD(lr=LR),
             training=TrainingOptions(compile=compiling),
             callbacks=[timer, MetricCallback(), TqdmCallback()],
             loggers=[ConsoleLogger(), LocalLogger(figures=False)],
-            device="cpu",
-            num_threads=threads,
+            device=setting.device,
+            num_threads=setting.threads,
             run_dir=Path(folder),
             **keys,
         )
@@ -102,16 +109,16 @@ class EvaluationTimer(BaseCallback):
         self.seconds = algorithm.timing["eval_seconds"] - self.before
 
 
-def evaluation_seconds(backend: str, threads: int | None) -> float:
-    """Return the seconds that evaluating 20 tasks of 10,000 images takes after the last of them."""
+def evaluation_seconds(backend: str, setting: Setting) -> float:
+    """Return the seconds that evaluating 20 tasks takes after the last of them."""
     timer = EvaluationTimer()
     algorithm = importlib.import_module(f"seqrun.algorithms.naive.{backend}").Naive(
-        benchmark=RotatedMNIST(num_tasks=20, batch_size=BATCH, samples_per_task=BATCH),
+        benchmark=setting.stream(EVALUATED, BATCH),
         backbone=importlib.import_module(f"seqrun.backbones.{backend}").MLP(width=WIDTH),
         optimizer=importlib.import_module(f"seqrun.optimizers.{backend}").SGD(lr=LR),
         callbacks=[timer],
-        device="cpu",
-        num_threads=threads,
+        device=setting.device,
+        num_threads=setting.threads,
     )
     algorithm.fit()
     assert not np.isnan(algorithm.accuracy_matrix[-1]).any()
@@ -122,32 +129,34 @@ def main() -> None:
     """Measure and write one JSON object to stdout."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backend", choices=tuple(HAND))
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--rates", help="names with commas between; default: all of the backend")
-    parser.add_argument("--samples", type=int, help="of a task; default: all")
+    add_setting(parser)
     asked = parser.parse_args()
-    backend, threads, samples = asked.backend, asked.threads, asked.samples
-    variants = ("", COMPILED) if backend == "torch" else ("",)
-    every = [*HAND[backend], *(f"{algo}{v}" for algo in ALGORITHMS for v in variants)]
-    names = asked.rates.split(",") if asked.rates else every
+    backend, setting = asked.backend, setting_of(asked)
+    names = asked.rates.split(",") if asked.rates else names_of(backend, setting.device)
     rates: dict[str, list[float]] = {name: [] for name in names}
-    fisher, evaluation, execution = [], [], {}
+    fisher, evaluation, bounds, execution = [], [], [], {}
     stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
-    seqrun_rate("naive", backend, threads, samples)  # sets jax's threads before anything uses it
-    hands = {n: make(threads, samples) for n, make in HAND[backend].items() if n in names}
+    seqrun_rate("naive", backend, setting)  # sets jax's threads before anything uses it
+    hands = {n: make(setting) for n, make in HAND[backend].items() if n in names}
     for _ in range(asked.repetitions):
         for name in names:
+            if name == BOUND:
+                bounds.append(bound.measure(BATCH, SIZES))
+                rates[name].append(bounds[-1].rate(bound.update_bytes(SIZES)))
+                continue
             if name in hands:
                 rates[name].append(hands[name].rate())
                 continue
-            rate, timing, execution[name] = seqrun_rate(name, backend, threads, samples)
+            rate, timing, execution[name] = seqrun_rate(name, backend, setting)
             rates[name].append(rate)
             if name == "ewc":  # the mean of its two tasks
                 fisher.append(timing["importance_seconds"] / 2)
-                evaluation.append(evaluation_seconds(backend, threads))
+                evaluation.append(evaluation_seconds(backend, setting))
     seconds = {"fisher_seconds": fisher, "evaluation_seconds": evaluation}
-    json.dump({"rates": rates, **seconds, "execution": execution}, stdout)
+    told = {"rates": rates, **seconds, "bounds": bounds, "execution": execution}
+    json.dump(told, stdout)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""What phases beside training cost per sample, and training itself in the same run.
+
+W1, two tasks, the second measured, without compilation; herding and its evaluation on Split MNIST,
+class-incremental, which iCaRL needs. PyTorch's steps are compiled, as in the whole of W1. A phase
+is what passes between two of a run's events, so that nothing of it is left out; reading the data of
+tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by kernel
+regression, when it evaluates.
+
+`python bench/phases.py BACKEND` measures one backend and prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+from commands import command
+from report import BACKENDS, Row, median
+from w1 import LR, WIDTH, Setting, add_setting, setting_of
+
+from seqrun.algorithms.base import TrainingOptions
+from seqrun.callbacks import BaseCallback
+
+NUM_TASKS = 2
+MOST_SAMPLES = {"kcl": 6000}
+"""Of a task: KCL's steps, each with a coreset of 200 samples, are slow."""
+PHASES = {
+    "naive": {"evaluation": "evaluation"},
+    "ewc": {"task's end": "per-sample Fisher"},
+    "mas": {"task's end": "per-sample importance"},
+    "kcl": {"task's start": "setting the coreset aside", "evaluation": "evaluation by kernels"},
+    "icarl": {"task's end": "herding", "evaluation": "evaluation by nearest means"},
+}
+CLASSES = {"ewc": "EWC", "mas": "MAS", "kcl": "KCL", "icarl": "ICaRL", "naive": "Naive"}
+
+
+class Laps(BaseCallback):
+    """The seconds per sample of the last task's phases, less compilation."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def on_after_validation(self, algorithm):
+        """Take the evaluation's, then read what the next task reads."""
+        tested = np.isfinite(algorithm.accuracy_matrix[algorithm.task])
+        tests = [algorithm.benchmark.task_size(t + 1, "test") for t in np.flatnonzero(tested)]
+        if algorithm.task:
+            self._take("evaluation", algorithm, sum(tests))
+        if algorithm.task < algorithm.num_tasks:
+            for split in ("train", "test"):
+                algorithm.benchmark.task_data(algorithm.task + 1, split)
+        self._start(algorithm)
+
+    def on_before_task(self, algorithm):
+        """Take what came before the task, such as a coreset."""
+        self._take("task's start", algorithm, self._size(algorithm))
+
+    def on_before_epoch(self, algorithm):
+        """Start the clock."""
+        self._start(algorithm)
+
+    def on_after_epoch(self, algorithm):
+        """Take training's."""
+        self._take("training", algorithm, algorithm.epoch_samples)
+
+    def on_after_task(self, algorithm):
+        """Take what came after training."""
+        self._take("task's end", algorithm, self._size(algorithm))
+
+    def _size(self, algorithm):
+        return algorithm.benchmark.task_size(algorithm.task, "train")
+
+    def _start(self, algorithm):
+        self.compiled, self.since = algorithm.timing["compile_seconds"], time.perf_counter()
+
+    def _take(self, phase, algorithm, samples):
+        compiled = algorithm.timing["compile_seconds"] - self.compiled
+        self.seconds[phase] = (time.perf_counter() - self.since - compiled) / samples
+        self._start(algorithm)
+
+
+def measure(algo: str, backend: str, setting: Setting) -> dict[str, float]:
+    """Train on two tasks; return phase -> seconds per sample, "training" among them."""
+    laps = Laps()
+    twin = importlib.import_module(f"seqrun.algorithms.{algo}.{backend}")
+    most = MOST_SAMPLES.get(algo)
+    if most is not None:
+        setting = replace(setting, samples=min(most, setting.samples or most))
+    split = algo == "icarl"
+    algorithm = getattr(twin, CLASSES[algo])(
+        benchmark=setting.split(NUM_TASKS) if split else setting.stream(NUM_TASKS),
+        backbone=importlib.import_module(f"seqrun.backbones.{backend}").MLP(width=WIDTH),
+        optimizer=importlib.import_module(f"seqrun.optimizers.{backend}").SGD(lr=LR),
+        training=TrainingOptions(compile="always"),
+        callbacks=[laps],
+        device=setting.device,
+        num_threads=setting.threads,
+    )
+    algorithm.fit()
+    return {phase: laps.seconds[phase] for phase in ("training", *PHASES[algo])}
+
+
+def rows(setting: Setting, repetitions: int) -> list[Row]:
+    """Measure both backends, each in a process of its own."""
+    told: list[Row] = []
+    for backend in BACKENDS:
+        how = ("--repetitions", str(repetitions), *setting.arguments())
+        measured = json.loads(command("bench/phases.py", backend, *how))
+        for algo, found in measured.items():
+            training = found.pop("training")
+            for phase, seconds in found.items():
+                over = [a / b for a, b in zip(seconds, training, strict=True)]
+                whole = statistics.median(training) * 1e6
+                shown = f"{median(over, 3)} of training's cost per sample, {whole:.1f} us"
+                micro = [value * 1e6 for value in seconds]
+                what = f"{algo}, {backend}, {PHASES[algo][phase]}, us per sample"
+                told.append((what, median(micro, 2), shown))
+    return told
+
+
+def main() -> None:
+    """Measure a backend in interleaved repetitions and write one JSON object to stdout."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("backend", choices=BACKENDS)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--algorithms", default=",".join(PHASES))
+    add_setting(parser)
+    asked = parser.parse_args()
+    found: dict[str, dict[str, list[float]]] = {algo: {} for algo in asked.algorithms.split(",")}
+    stdout, sys.stdout = sys.stdout, sys.stderr
+    for _ in range(asked.repetitions):
+        for algo, phases in found.items():
+            for phase, seconds in measure(algo, asked.backend, setting_of(asked)).items():
+                phases.setdefault(phase, []).append(seconds)
+    json.dump(found, stdout)
+
+
+if __name__ == "__main__":
+    main()
