@@ -27,6 +27,7 @@ _CACHE = {
 # backend, or with another option, says the same, to `make test-all`.
 CI = (
     r"slurm/test_slurm",
+    r"bench/test_gpu",
     r"sweeps/test_(killed|search|multirun)",
     r"runs/test_interruption",
     r"reliability/test_(signals|growth|configurations)",

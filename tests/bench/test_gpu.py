@@ -1,0 +1,54 @@
+"""The part of `make bench` that is of a GPU: its code path on the CPU, and what it says of none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from seqrun.listing import CONF
+
+ROOT = CONF.parent
+SMALL = "Setting(device='cpu', digits=True, samples=30), 1, 1, (1, 2), ('hand', 'naive')"
+NO_GPU = "Setting(device='cuda', digits=True), 1, 1, (1, 2)"
+
+
+def rows(arguments: str) -> list[list[Any]]:
+    """Return the rows that the part makes, in a process of its own."""
+    source = "import json, gpu; from w1 import Setting; "
+    source += f"print(json.dumps(gpu.rows({arguments})))"
+    path = [str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", source]
+    done = subprocess.check_output(command, cwd=ROOT, env=environment)
+    return json.loads(done.splitlines()[-1])
+
+
+def test_path_runs_on_the_cpu():
+    """Both backends' loops are measured, and seeds in one program."""
+    found = rows(SMALL)
+    assert [what for what, _, _ in found] == [
+        "hand-written loop, torch, naive, steps/s",
+        "seqrun torch, naive, steps/s",
+        "hand-written jit(scan), jax, naive, steps/s",
+        "seqrun jax, naive, steps/s",
+        "W1 naive, jax, 1 seed(s) in one program, runs/s",
+        "W1 naive, jax, 2 seed(s) in one program, runs/s",
+    ]
+    assert all(float(numbers.split(" ")[0]) > 0 for _, numbers, _ in found)
+    assert [told.split(" of ")[1] for _, _, told in found[1:4:2]] == ["hand-written"] * 2
+    assert all("x those of 1 seed(s)" in told for _, _, told in found[4:])
+
+
+def test_rows_without_a_gpu_say_so():
+    """Every row that would be measured is there, with nothing measured."""
+    found = rows(NO_GPU)
+    assert {(numbers, told) for _, numbers, told in found} == {("not run: no GPU here", "")}
+    names = [what for what, _, _ in found]
+    assert len(set(names)) == len(names)
+    for what in ("seqrun torch, agem compiled, steps/s", "seqrun jax, ewc, steps/s"):
+        assert what in names
+    assert names[-1] == "W1 naive, jax, 2 seed(s) in one program, runs/s"
