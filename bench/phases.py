@@ -4,8 +4,8 @@ W1, two tasks, the second measured, without compilation; herding and its evaluat
 class-incremental, which iCaRL needs. PyTorch's steps are compiled, as in the whole of W1. A phase
 is what passes between two of a run's events, so that nothing of it is left out; reading the data of
 tasks is not in it. Training is a task's median chunk: where PyTorch compiles a known shape anew, as
-for iCaRL's new classes, the run does not count that as compilation. KCL sets a coreset aside before a task, and makes its classifiers, by kernel
-regression, when it evaluates.
+for iCaRL's new classes, the run does not count that as compilation. KCL sets a coreset aside before
+a task, and makes its classifiers, by kernel regression, when it evaluates.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """
