@@ -39,6 +39,19 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
     np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
 
 
+def test_compiling_again_for_one_shape_is_counted():
+    """As when an algorithm's second task computes something else on batches of the same size."""
+    torch = of_torch.torch
+    network = of_torch.CompiledNetwork(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()))
+    x = torch.ones(4, 3)
+    seconds = []
+    for needs_gradient in (False, False, True, True):
+        network(x.requires_grad_(needs_gradient))
+        seconds.append(network.seconds)
+    network.close()
+    assert 0 < seconds[0] == seconds[1] < seconds[2] == seconds[3]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "algo",

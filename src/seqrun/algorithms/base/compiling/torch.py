@@ -60,26 +60,25 @@ class Program:
         self.failure: str | None = None
         self._function = function
         self._program = torch.compile(function, fullgraph=fullgraph, dynamic=False)
-        self._shapes: set[Any] = set()
         _claim_settings(self)
 
     def close(self) -> None:
         """Give back torch's settings, unless others compile yet."""
         _release_settings(self)
 
-    def _call(self, shape: Any, args: tuple[Any, ...], plain: tuple[Any, ...]) -> Any:
-        """Call the program for a shape, or the function with `plain` if it cannot be compiled."""
+    def _call(self, args: tuple[Any, ...], plain: tuple[Any, ...]) -> Any:
+        """Call the program, or the function with `plain` if it cannot be compiled."""
         if self.failure is not None:
             return self._function(*plain)
-        started = time.perf_counter()
+        stats = torch._dynamo.utils.counters["stats"]
+        graphs, started = stats["unique_graphs"], time.perf_counter()
         try:
             found = self._program(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
             self.failure = str(error).strip().splitlines()[0]
             sys.stderr.write(f"warning: training runs uncompiled: {self.failure}\n")
             return self._function(*plain)
-        if shape not in self._shapes:
-            self._shapes.add(shape)
+        if stats["unique_graphs"] > graphs:
             self.seconds += time.perf_counter() - started
         return found
 
@@ -99,7 +98,7 @@ class CompiledNetwork(Program):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map inputs to logits."""
-        return self._call(x.shape, (x,), (x,))
+        return self._call((x,), (x,))
 
 
 class CompiledSteps(Program):
@@ -126,9 +125,8 @@ class CompiledSteps(Program):
         """Run steps."""
         if self._lr is None or self._lr[0] != hyper["lr"]:
             self._lr = hyper["lr"], torch.tensor(hyper["lr"])
-        shape = tuple(batch.x.shape for batch in reads.values())
         given = reads, row, opt_state, state
-        return self._call(shape, (*given, {**hyper, "lr": self._lr[1]}), (*given, hyper))
+        return self._call((*given, {**hyper, "lr": self._lr[1]}), (*given, hyper))
 
 
 def _claim_settings(owner: object) -> None:
