@@ -3,9 +3,8 @@
 W1, two tasks, the second measured, without compilation; herding and its evaluation on Split MNIST,
 class-incremental, which iCaRL needs. PyTorch's steps are compiled, as in the whole of W1. A phase
 is what passes between two of a run's events, so that nothing of it is left out; reading the data of
-tasks is not in it. Training is a task's median chunk: where PyTorch compiles a known shape anew, as
-for iCaRL's new classes, the run does not count that as compilation. KCL sets a coreset aside before
-a task, and makes its classifiers, by kernel regression, when it evaluates.
+tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by kernel
+regression, when it evaluates.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """
@@ -64,18 +63,11 @@ class Laps(BaseCallback):
 
     def on_before_epoch(self, algorithm):
         """Start the clock."""
-        self.chunks = []
         self._start(algorithm)
-
-    def on_after_chunk(self, algorithm, chunk):
-        """Take the chunk's."""
-        self._take("chunk", algorithm, chunk.steps * chunk.batch_size)
-        self.chunks.append(self.seconds.pop("chunk"))
 
     def on_after_epoch(self, algorithm):
-        """Take training's: the chunk in the middle, for the first may compile uncounted."""
-        self.seconds["training"] = statistics.median(self.chunks)
-        self._start(algorithm)
+        """Take training's."""
+        self._take("training", algorithm, self._size(algorithm))
 
     def on_after_task(self, algorithm):
         """Take what came after training."""
