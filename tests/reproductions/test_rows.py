@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ FILES = {f"{path.parent.name}/{path.stem}": path for path in sorted(FOLDER.glob(
 PROTOCOLS = [name for name in FILES if name.startswith("protocols/")]
 ROWS = [name for name in FILES if name not in PROTOCOLS]
 GPU = [row.name for row in rows_of(FOLDER) if row.expected.machine == "gpu"]
+SHOWN = {"torch": "PyTorch", "jax": "JAX"}
+MEASURED = {
+    name: [SHOWN[backend] for backend in found]
+    for name, found in json.loads((FOLDER / "results.json").read_text()).items()
+}
+"""Row -> the backends that it was measured on."""
 WHOLE = "mcsgd2021/rotated_mnist_mcsgd", "protocols/der_split_mnist"
 """What passes the whole preflight by default; `full` does it with every file."""
 ON_GPU = "mcsgd2021/split_cifar100_naive", "torch"
@@ -114,6 +121,18 @@ def test_row_says_what_it_reproduces(name):
     assert next(iter(expected.metrics)) == "average_accuracy"
     doubtful = ("recalled", "read off")
     assert (expected.status == "unconfirmed") == expected.source.startswith(doubtful)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_says_how_long_it_takes(name):
+    """As soon as that was measured, as a comment for readers and as a key for the order of rows."""
+    line = FILES[name].read_text().splitlines()[3]
+    expected = Expected.of(yaml.safe_load(FILES[name].read_text())["expected"])
+    if name in GPU:
+        assert line == "# Meant for a GPU; not timed."
+    elif name in MEASURED:
+        assert line.startswith("# Takes about ") and all(word in line for word in MEASURED[name])
+        assert expected.minutes
 
 
 @pytest.mark.parametrize("name", ROWS)
