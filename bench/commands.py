@@ -9,13 +9,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = "JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 STEP_SECONDS = 0.2
+
+
+@contextmanager
+def quiet(what: str) -> Iterator[None]:
+    """Say what is measured, and print nothing that it prints: stdout is for the numbers."""
+    sys.stderr.write(f"{what}\n")
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 class Measured(NamedTuple):

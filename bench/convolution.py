@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from commands import quiet
 
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.benchmarks import BaseBenchmark, Dataset
@@ -224,7 +225,8 @@ def measure(
             num_threads=threads,
             run_dir=Path(folder),
         )
-        algorithm.fit()
+        with quiet(f"convolution: {backend}{', network compiled' if compiled else ''}"):
+            algorithm.fit()
     return {"rates": timer.rates, "execution": algorithm.execution}
 
 
@@ -237,11 +239,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="of a repetition")
     parser.add_argument("--compiled", action="store_true", help="torch's networks")
     asked = parser.parse_args()
-    stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
     measured = measure(
         asked.backend, asked.threads, asked.steps, asked.repetitions, compiled=asked.compiled
     )
-    json.dump(measured, stdout)
+    sys.stdout.write(json.dumps(measured))
 
 
 if __name__ == "__main__":

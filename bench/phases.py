@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from commands import command
+from commands import command, quiet
 from report import BACKENDS, Row, median
 from w1 import LR, WIDTH, Setting, add_setting, setting_of
 
@@ -102,7 +102,8 @@ def measure(algo: str, backend: str, setting: Setting) -> dict[str, float]:
         device=setting.device,
         num_threads=setting.threads,
     )
-    algorithm.fit()
+    with quiet(f"phases: {backend}, {algo}"):
+        algorithm.fit()
     return {phase: laps.seconds[phase] for phase in ("training", *PHASES[algo])}
 
 
@@ -133,12 +134,11 @@ def main() -> None:
     add_setting(parser)
     asked = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {algo: {} for algo in asked.algorithms.split(",")}
-    stdout, sys.stdout = sys.stdout, sys.stderr
     for _ in range(asked.repetitions):
         for algo, phases in found.items():
             for phase, seconds in measure(algo, asked.backend, setting_of(asked)).items():
                 phases.setdefault(phase, []).append(seconds)
-    json.dump(found, stdout)
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import bound
 import numpy as np
+from commands import quiet
 from hand import HandJax, HandTorch, HandTorchCompiled
 from w1 import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
 
@@ -93,7 +94,8 @@ def seqrun_rate(name: str, backend: str, setting: Setting) -> tuple[float, dict,
             run_dir=Path(folder),
             **keys,
         )
-        algorithm.fit()
+        with quiet(f"training: {backend}, {name}"):
+            algorithm.fit()
     return timer.rate, algorithm.timing, algorithm.execution
 
 
@@ -137,7 +139,6 @@ def main() -> None:
     names = asked.rates.split(",") if asked.rates else names_of(backend, setting.device)
     rates: dict[str, list[float]] = {name: [] for name in names}
     fisher, evaluation, bounds, execution = [], [], [], {}
-    stdout, sys.stdout = sys.stdout, sys.stderr  # the console logger's tables are not the result
     seqrun_rate("naive", backend, setting)  # sets jax's threads before anything uses it
     hands = {n: make(setting) for n, make in HAND[backend].items() if n in names}
     for _ in range(asked.repetitions):
@@ -156,7 +157,7 @@ def main() -> None:
                 evaluation.append(evaluation_seconds(backend, setting))
     seconds = {"fisher_seconds": fisher, "evaluation_seconds": evaluation}
     told = {"rates": rates, **seconds, "bounds": bounds, "execution": execution}
-    json.dump(told, stdout)
+    sys.stdout.write(json.dumps(told))
 
 
 if __name__ == "__main__":
