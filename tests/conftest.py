@@ -75,6 +75,7 @@ FULL = (
     r"algorithms/test_replay\.py::test_every_policy_makes_a_method\[(ring|class|random).*jax",
     r"flow/test_augmentation\.py::test_steps_get_what_was_planned\[derpp-jax",
     r"formulas/test_shared\.py::test_per_sample_powers_on_jax\[(True|False)-1-",
+    r"bench/test_gpu\.py::test_path_runs_on_the_cpu",
 )
 
 
