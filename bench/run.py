@@ -256,6 +256,7 @@ def how(asked: argparse.Namespace, part: str) -> str:
 def main() -> None:
     """Print the tables; with --write, put each into bench/RESULTS.md as it is there."""
     asked = arguments()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command compiles its modules anew
     console = Console()
     for part in asked.only:
         rows = PARTS[part](asked)

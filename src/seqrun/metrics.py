@@ -142,7 +142,21 @@ def backward_transfer_over_all(R: np.ndarray) -> float | None:
     return _mean(_final_row(R) - _just_learned(R))
 
 
-PUBLISHED_AS = {"backward_transfer_over_all": backward_transfer_over_all}
+def average_forgetting_over_all(R: np.ndarray) -> float | None:
+    """Return mean_{j<T} (max_{j<=l<=T} R[l, j] - R[T, j]), in [0, 1]; None for one task.
+
+    Mirzadeh et al. 2020 (Stable SGD) and 2021 (MC-SGD), as their code takes it: the last row counts
+    as well, so that a task that is best at the end counts 0.
+    """
+    tasks = _num_tasks(R)
+    best = [R[j:, j - 1].max() for j in range(1, tasks)]  # NaN where one is not measured
+    return _mean(np.array(best) - R[tasks, : tasks - 1])
+
+
+PUBLISHED_AS = {
+    "average_forgetting_over_all": average_forgetting_over_all,
+    "backward_transfer_over_all": backward_transfer_over_all,
+}
 """Metrics by definitions of papers that differ from ours."""
 
 

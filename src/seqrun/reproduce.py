@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seqrun import preflight
-from seqrun.checks import ConfigError
+from seqrun.checks import ConfigError, nearest
 from seqrun.cores import num_cores
 from seqrun.reproduction_records import BACKENDS, FOLDER, PAGE, Records, Row, rows_of
 from seqrun.results import RecordError, Results
@@ -81,8 +81,7 @@ class Runner:
                 return
             told = f"failed, see {run.log}"
             if results is not None and results.verdict is not None:
-                self.records.add(run.row, run.backend, results)
-                told = results.verdict["verdict"]
+                told = self.records.add(run.row, run.backend, results)
             else:
                 self.failed += 1
             self.done += 1
@@ -136,10 +135,22 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="rows, such as 'hsu2018/*'")
     parser.add_argument("--machine", default="cpu", choices=MACHINES, help="rows meant for it")
     parser.add_argument("--backend", choices=BACKENDS, help="one alone")
-    parser.add_argument("--jobs", type=int, help="rows at once; default: one per core, 1 on a GPU")
+    told = "rows at once; default: one per core, 1 on a GPU"
+    parser.add_argument("--jobs", type=_jobs, help=told)
     parser.add_argument("--again", action="store_true", help="measured ones too, from the start")
     parser.add_argument("--page", action="store_true", help="write RESULTS.md and run nothing")
     return parser.parse_args(argv)
+
+
+def _jobs(text: str) -> int:
+    """Return a number of rows at once.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer >= 1")
+    return int(text)
 
 
 def _main(asked: argparse.Namespace) -> int:
@@ -165,15 +176,20 @@ def _left(asked: argparse.Namespace, records: Records) -> tuple[list[Run], int]:
     Raises:
         ConfigError: no row matches, or one is not in order.
     """
-    rows = [row for row in rows_of(records.folder) if row.expected.machine == asked.machine]
-    rows = [row for row in rows if fnmatch(row.name, asked.only)]
+    matching = [row for row in rows_of(records.folder) if fnmatch(row.name, asked.only)]
+    rows = [row for row in matching if row.expected.machine == asked.machine]
+    if not matching:
+        names = [row.name for row in rows_of(records.folder)]
+        told = f"must be <paper>/<row>, with * for any text{nearest(asked.only, names)}"
+        raise ConfigError(f"--only={asked.only!r}: {told}; make list names all")
     if not rows:
-        raise ConfigError(f"--only={asked.only}: matches no row for {asked.machine}")
+        other = " ".join(f"--machine {m}" for m in MACHINES if m != asked.machine)
+        raise ConfigError(f"--only={asked.only!r}: no such row is for a {asked.machine}: {other}")
     wanted = [(row, b) for row in rows for b in ([asked.backend] if asked.backend else BACKENDS)]
     runs = []
     for row, backend in wanted:
         (job,) = preflight.check([f"reproductions={row.name}", f"backend={backend}"], ROOT / "conf")
-        if asked.again or not records.has(row.name, backend, job.hash):
+        if asked.again or not records.has(row, backend, job.hash):
             directory = Path("runs", FOLDER, row.name, f"{backend}-{job.hash}")
             runs.append(Run(row, backend, directory))
     return runs, len(wanted)

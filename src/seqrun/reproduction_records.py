@@ -16,7 +16,7 @@ from seqrun.checks import ConfigError
 from seqrun.files import write_atomically, write_json
 from seqrun.metrics import published_metrics
 from seqrun.results import Results
-from seqrun.verdict import KEY, VERDICTS, Expected, compare
+from seqrun.verdict import KEY, VERDICTS, Expected, compare, judge
 
 BACKENDS = ("torch", "jax")
 FOLDER = "reproductions"
@@ -30,7 +30,7 @@ Written by `make reproduce` from results.json; how a verdict comes about, and wh
 row that is not reproduced, is in docs/reproductions.md. Numbers are percentages: mean ± the
 published standard deviation, mean ± half the 95 % interval over seeds. *Recalled* numbers were not
 read again in the paper or its code, so that a miss says nothing about them. Seconds (torch, jax)
-are the sum over seeds, each on one core beside another.
+are the sum over seeds, each on one core, beside whatever else the machine did.
 """
 
 
@@ -99,18 +99,22 @@ class Records:
                 told = f"{FOLDER}/{RECORDS}: is no record of reproductions ({error!r})"
                 raise ConfigError(f"{told}: restore it, or move it away") from None
 
-    def has(self, row: str, backend: str, config_hash: str) -> bool:
-        """Return whether this very experiment was measured."""
-        return self.content.get(row, {}).get(backend, {}).get("config_hash") == config_hash
+    def has(self, row: Row, backend: str, config_hash: str) -> bool:
+        """Return whether this very experiment was measured, in all that the row expects."""
+        found = self.content.get(row.name, {}).get(backend)
+        return (
+            found is not None
+            and found["config_hash"] == config_hash
+            and row.expected.metrics.keys() <= found["metrics"].keys()
+        )
 
-    def add(self, row: Row, backend: str, results: Results) -> None:
-        """Put in a finished run and write the files.
+    def add(self, row: Row, backend: str, results: Results) -> str:
+        """Put in a finished run, write the files and return the row's verdict.
 
         Raises:
             RecordError: the run's record is not whole.
         """
-        verdict = results.verdict
-        assert verdict is not None
+        verdict = judge(row.expected, results.runs, measured_on=results.measured_on)
         matrices = [(r.accuracy_matrix, r.accuracy_matrix_task_aware) for r in results.runs]
         values = [published_metrics(*pair) for pair in matrices]
         timing = [run.timing for run in results.runs]
@@ -131,6 +135,7 @@ class Records:
         ordered = {name: self.content[name] for name in sorted(self.content)}
         write_json(self.folder / RECORDS, ordered)
         self.write_page()
+        return verdict["verdict"]
 
     def write_page(self) -> None:
         """Write RESULTS.md."""

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from seqrun.metrics import (
     average_accuracy,
     average_forgetting,
+    average_forgetting_over_all,
     average_incremental_accuracy,
     backward_transfer,
     compute_metrics,
@@ -78,6 +79,16 @@ def test_forgetting_ignores_the_last_row_when_it_looks_for_the_best():
     R = np.array([[0.1, 0.1], [0.5, NAN], [0.7, 0.9]])
     assert average_forgetting(R) == pytest.approx(-0.2)  # negative: the old task got better
     assert backward_transfer(R) == pytest.approx(0.2)
+
+
+def test_forgetting_over_all_rows_counts_a_task_that_is_best_at_the_end_as_0():
+    """Task 1: 0.9 - 0.8; task 2: best at the end; its 0.95 from before it was learned is none."""
+    R = np.array([[0.1, 0.1, 0.1], [0.9, 0.95, 0.1], [0.7, 0.5, 0.1], [0.8, 0.6, 0.9]])
+    assert average_forgetting_over_all(R) == pytest.approx((0.1 + 0.0) / 2)
+    assert average_forgetting(R) == pytest.approx((0.1 + 0.35) / 2)
+    R[2, 0] = np.nan
+    assert average_forgetting_over_all(R) is None
+    assert average_forgetting_over_all(R[:2, :1]) is None  # one task
 
 
 def test_one_task_has_no_forgetting_and_no_transfer():

@@ -112,6 +112,9 @@ def test_backends_agree_where_their_intervals_overlap(mean, said):
     assert said in kept.page(ROWS[:1], {"alpha2020/both": measured})
 
 
+FORM = "must be <paper>/<row>, with * for any text"
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """Let `make reproduce` keep its files in a folder of the test's own; return it."""
@@ -138,19 +141,28 @@ def test_only_the_page(elsewhere):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("only", "said"),
     [
-        (["--only", "hsu2019/*"], "--only=hsu2019/*: matches no row for cpu"),
-        (["--only", "hsu2018/*", "--machine", "gpu"], "--only=hsu2018/*: matches no row for gpu"),
-        (["--only", "protocols/*"], "--only=protocols/*: matches no row for cpu"),
+        ("hsu2019/*", f"{FORM}; make list names all"),
+        ("protocols/*", f"{FORM}; make list names all"),
+        ("hsu2018/class_so", f"{FORM} (did you mean hsu2018/class_si?); make list names all"),
+        ("si2017/*", "no such row is for a cpu: --machine gpu"),
     ],
 )
-def test_no_row_is_an_error(elsewhere, capsys, arguments, said):
+def test_no_row_is_an_error(elsewhere, capsys, only, said):
     """One message, and nothing is written."""
-    assert reproduce.main(arguments) == 2
+    assert reproduce.main(["--only", only]) == 2
     captured = capsys.readouterr()
-    assert captured.err == f"error: {said}\n" and captured.out == ""
+    assert captured.err == f"error: --only={only!r}: {said}\n" and captured.out == ""
     assert not (elsewhere / kept.PAGE).exists()
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "two"])
+def test_rows_at_once_are_at_least_one(capsys, number):
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(["--jobs", number])
+    assert ended.value.code == 2
+    assert f"{number!r}: must be an integer >= 1" in capsys.readouterr().err
 
 
 def test_rows_that_take_least_time_come_first(elsewhere):

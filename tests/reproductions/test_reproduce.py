@@ -145,6 +145,22 @@ def test_each_row_on_each_backend(place, capsys):
     assert output[1].startswith(f"1/4 {PAPER}/short torch: reproduced (")
 
 
+def test_a_row_that_expects_more_is_measured_again(place):
+    """A finished run gives what it was not asked for before; verdicts are by the rows' files."""
+    assert reproduce.main(["--only", "*/short", "--backend", "jax"]) == 0
+    path = place / kept.FOLDER / PAPER / "short.yaml"
+    more = ROW.format(lr=0.1, minutes=1).replace("mean: 0.5,", "mean: 0.6,")
+    path.write_text(more + "    average_incremental_accuracy: {mean: 0.7}\n")
+    for finished_run in place.glob("runs/*/*/*/*/results.json"):
+        finished_run.unlink()
+        finished_run.parent.rmdir()
+    assert reproduce.main(["--only", "*/short", "--backend", "jax"]) == 0
+    assert len(ran(place)) == 2
+    found = recorded(place)[f"{PAPER}/short"]["jax"]
+    assert found["values"]["average_incremental_accuracy"] == [0.6, 0.61, 0.62]
+    assert "| reproduced | 8 |" in (place / kept.FOLDER / kept.PAGE).read_text()
+
+
 def test_rows_side_by_side_have_their_seeds_in_turn(place):
     assert reproduce.main(["--jobs", "2"]) == 0
     assert all("seeds_strategy=sequential" in command for command in ran(place))

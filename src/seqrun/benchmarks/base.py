@@ -68,7 +68,7 @@ class BaseBenchmark:
     Args:
         num_tasks: length of the stream, >= 1.
         batch_size: samples of a training batch, >= 1; one integer, or one per task.
-        eval_batch_size: samples of an evaluation batch, >= 1; changes no result.
+        eval_batch_size: samples of an evaluation batch, >= 1; changes no result but for rounding.
         scenario: "task" (the task is known at test), "domain" (same classes in every task) or
             "class" (all classes compete), of those that the benchmark has.
         samples_per_task: training samples of each task, drawn at random, >= 1; None = all.
