@@ -95,6 +95,8 @@ def _past_rates(folders: set[Path]) -> dict[str, list[float]]:
             results = Results.read(path.parent)
         except RecordError:
             continue
+        if results.execution.get("strategy") == "vmap":
+            continue  # a run's seconds are those of its whole group
         rates = [
             sum(run.timing.get(phase) or 0.0 for phase in PHASES) / run.cost["samples_seen"]
             for run in results.runs

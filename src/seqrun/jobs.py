@@ -16,7 +16,7 @@ from seqrun.results import RecordError, Results
 from seqrun.run_directory import is_done
 from seqrun.runner import in_one_line, run_experiment
 from seqrun.sweep import Outcome, SweepJob
-from seqrun.together import Admit, run_together
+from seqrun.together import Admit, run_together, runs_at_once
 
 
 def run_job(
@@ -80,8 +80,14 @@ def run_jobs_together(
             raise outcome
         ended(jobs[place], outcome)
 
-    first = build(jobs[0].config, seeds_of(jobs[0].config)[0])
-    run_together(first, [work_of(job) for job in jobs], told)
+    try:
+        first = build(jobs[0].config, seeds_of(jobs[0].config)[0])
+        size = runs_at_once(first)
+    except Exception:  # whatever it is, each job meets it as well, and records it as its own
+        for job in jobs:
+            ended(job, run_job(job, interruption))
+        return
+    run_together(first, size, [work_of(job) for job in jobs], told)
 
 
 def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcome:

@@ -43,7 +43,7 @@ from seqrun.seeds import (
     output_of,
     run_seeds,
 )
-from seqrun.together import Admit, run_together
+from seqrun.together import Admit, run_together, runs_at_once
 from seqrun.verdict import Expected, judge, protocol_changes
 
 
@@ -233,7 +233,7 @@ def _run_in_one_program(
         where = results.seed_directory(seeds[place])
         reports.failed(seeds[place], f"{in_one_line(found)} (in {where})")
 
-    run_together(first, [work_of(seed) for seed in seeds], ended)
+    run_together(first, runs_at_once(first), [work_of(seed) for seed in seeds], ended)
     reports.finish(causes[0] if causes else None)
 
 

@@ -31,20 +31,21 @@ Admit = Callable[["BaseAlgorithm"], None]
 
 def run_together(
     first: BaseAlgorithm,
+    size: int,
     works: Sequence[Callable[[Admit], Any]],
     ended: Callable[[int, Any], None],
 ) -> None:
-    """Do all works, as many in step as fit memory, one group after the other.
+    """Do all works, `size` in step, one group after the other.
 
     Args:
-        first: a run like those of the works, to be measured; it is not trained.
+        first: a run like those of the works; it is not trained.
+        size: of a group, as `runs_at_once` says.
         works: each builds an algorithm, calls its argument with it, and fits it.
         ended: called with the place of each work and its result, or the exception that ended it.
 
     Raises:
         KeyboardInterrupt: a signal ended the runs.
     """
-    size = runs_at_once(first)
     interruptions: list[BaseException] = []
 
     def work_of(work: Callable[[Admit], Any]) -> Callable[[Member], Any]:

@@ -84,7 +84,6 @@ def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Pa
     process = start(tmp_path / "run")
     wait_for(lambda: bool(checkpoints(tmp_path / "run")), process)
     process.send_signal(number)
-    sent = time.monotonic()
     _, err = process.communicate(timeout=100)
     if number == signal.SIGKILL:
         assert process.returncode == -number
@@ -93,7 +92,6 @@ def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Pa
         assert process.returncode == 128 + number
         assert status(tmp_path / "run") == "interrupted"
         assert err == f"interrupted: the same command continues (in {tmp_path / 'run'})\n"
-        assert time.monotonic() - sent < 30  # a chunk, and the process's end; a stuck run is longer
     printed = finish(tmp_path / "run")
     assert "continues at step" in printed
     assert_same_end(tmp_path / "run", whole)

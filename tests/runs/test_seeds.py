@@ -142,5 +142,9 @@ def test_the_rule(monkeypatch: pytest.MonkeyPatch):
     on_gpu = algorithm(device="cuda", backend="jax")
     on_gpu.callbacks = (sees_steps,)
     assert choose_strategy("auto", on_gpu, 2) == "sequential"
+    with monkeypatch.context() as within_a_sweeps_process:
+        within_a_sweeps_process.setattr(seeds.multiprocessing, "parent_process", lambda: object())
+        assert choose_strategy("auto", algorithm(), 2) == "sequential"
+    assert choose_strategy("auto", algorithm(), 2) == "processes"
     monkeypatch.setattr(seeds, "num_cores", lambda: 1)
     assert choose_strategy("auto", algorithm(), 2) == "sequential"

@@ -113,6 +113,13 @@ def test_dry_run_tells_the_jobs_and_touches_nothing(cli, elsewhere):
     # Twice as many samples take twice as long.
     _, out, _ = cli("-m", *TINY, "seed=0,1", "training.epochs_per_task=2", "--dry-run")
     assert "2 jobs, 0 completed, 2 to run: about 8 min one after the other, by 2" in out
+    # A run of a group took as long as all of them.
+    record["execution"]["strategy"] = "vmap"
+    path.write_text(json.dumps(record))
+    _, out, _ = cli("-m", *TINY, "seed=0,1,2,3,4", "--dry-run")
+    alone = json.loads(min(GRID.glob("*/results.json")).read_text())["runs"][0]["timing"]
+    minutes = round(3 * sum(alone.values()) / 60)
+    assert f"about {minutes} min one after the other, by 1 completed" in out
     status, out, err = cli(*SEEDS, "--dry-run", "optimizer.lr=-1")
     assert status == 2 and "optimizer.lr=-1" in err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 import sys
@@ -20,9 +21,11 @@ from hydra_plugins.seqrun.vectorized import VectorizedLauncher
 from seqrun import footprint, jobs, together
 from seqrun.algorithms.base.ensemble import BaseEnsemble
 from seqrun.algorithms.ewc.jax import EWC
+from seqrun.callbacks import InterruptionCallback
 from seqrun.checks import ConfigError
 from seqrun.grouping import group, structure_of, vectorizable_keys
 from seqrun.experiment import build, check
+from seqrun.results import Results
 from seqrun.sweep import Outcome, SweepJob
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"
@@ -199,14 +202,31 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
 
     told: list[tuple[int, Any]] = []
     monkeypatch.setattr(BaseEnsemble, "answer", lambda self, calls: {})
-    monkeypatch.setattr(together, "runs_at_once", lambda first: 2)
     first: Any = First()
-    together.run_together(
-        first, [work_of(n) for n in range(5)], lambda place, result: told.append((place, result))
-    )
+    works = [work_of(n) for n in range(5)]
+    together.run_together(first, 2, works, lambda place, result: told.append((place, result)))
     assert [place for place, _ in told] == [0, 1, 2, 3, 4]
     assert [result for place, result in told if place != 3] == [f"run {n}" for n in (0, 1, 2, 4)]
     assert isinstance(told[3][1], ValueError)
+
+
+def test_what_fails_before_a_group_is_told_of_each_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As it would be of each alone, so that jobs of other groups go on."""
+
+    def prepare(self: Any, *_: Any) -> None:
+        raise OSError("stale file handle")
+
+    told: list[tuple[SweepJob, Outcome]] = []
+    monkeypatch.setattr("seqrun.benchmarks.RotatedDigits.prepare", prepare)
+    made = [job(n, *EWC_ON_JAX, "benchmark=rotated_digits", f"seed={n}") for n in range(2)]
+    both = [dataclasses.replace(one, directory=tmp_path / str(one.number)) for one in made]
+    jobs.run_jobs_together(both, InterruptionCallback(), lambda *found: told.append(found))
+    assert [one for one, _ in told] == both
+    for one, outcome in told:
+        assert outcome.status == "failed" and "stale file handle" in str(outcome.error)
+        assert Results.read(one.directory).status == "failed"
 
 
 def test_a_job_s_variables_are_set_while_it_runs(monkeypatch: pytest.MonkeyPatch):

@@ -206,6 +206,41 @@ def test_functions_that_differ_are_kept_apart(capsys: pytest.CaptureFixture[str]
     assert "scale: differs from run to run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", [np.float32, jnp.float32])
+def test_values_between_the_ends_count(kind: Any):
+    """2, 3, 2: what the first and the last have alike is not what all have."""
+    x = np.arange(3, dtype=np.float32)
+
+    def scale(value: Any, x: Any) -> Any:
+        return value * x
+
+    def work_of(value: Any) -> Any:
+        return lambda member: ask(member, "scale", value, x, function=scale)
+
+    two, three = kind(2), kind(3)
+    found = run(Ensemble(), [work_of(value) for value in (two, three, two)])
+    for place, value in enumerate((2, 3, 2)):
+        np.testing.assert_array_equal(found[place], value * x)
+
+
+def test_compiling_is_told_to_all_who_waited_for_it():
+    """And only once: the program is there when it is asked for again."""
+    timings = [{"compile_seconds": 0.0} for _ in range(2)]
+    seen: list[tuple[float, ...]] = []
+
+    def work_of(timing: dict[str, float]) -> Any:
+        def work(member: Member) -> None:
+            for _ in range(2):
+                member.call(Call("add", add, (np.ones(3), np.ones(3)), timing))
+                seen.append(tuple(t["compile_seconds"] for t in timings))
+
+        return work
+
+    run(Ensemble(), [work_of(timing) for timing in timings])
+    assert all(seconds > 0 for seconds in seen[0])
+    assert len(set(seen)) == 1
+
+
 def test_equal_data_are_found_while_they_are_held(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ensembles, "SHARED_BYTES", 16)
     ensemble = Ensemble()
