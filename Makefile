@@ -43,7 +43,7 @@ tables: $(STAMP) ## measure every algorithm: make tables ARGS="--search --algori
 reproduce: $(STAMP) ## run reproductions: make reproduce ARGS="--only 'hsu2018/*'"
 	$(BIN)/python -m seqrun.reproduce $(ARGS)
 
-bench: $(STAMP) ## measure speed: make bench ARGS="..."
+bench: $(STAMP) ## measure speed: make bench ARGS="--only training" (ARGS=--help names the parts)
 	$(BIN)/python bench/run.py $(ARGS)
 
 peers: $(PEERS)/.installed ## install what make bench compares with, into .venv-peers

@@ -1,5 +1,8 @@
 """W2's training rates: seqrun, hand-written loops and peers, in interleaved repetitions.
 
+torch's hand-written loops have a network of their own, JAX's has seqrun's: it holds the loop to
+account and not the network.
+
 Each of a repetition's measurements is a process of its own, which warms up before it is timed. The
 peers' images are float tensors in memory. sequel-core's JAX side has no network like W2's: its
 ResNet has another stem, and a network of ours in it would no longer be the peer.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import bound
 from commands import command
 from report import BACKENDS, Row, median, ratio
-from training import BOUND, COMPILED, EVALUATED, names_of
+from training import BOUND, COMPILED, EVALUATED, names_of, threads_of
 from w1 import BATCH, SIZES, Setting
+
+from seqrun.cores import num_cores
 
 HAND_NAMES = {
     "hand": "hand-written loop, torch",
@@ -22,55 +25,98 @@ FISHER = "per-sample Fisher of a task's samples"
 EVALUATION = f"evaluation of {EVALUATED} tasks' test data"
 
 
+Key = tuple[str, int]
+"""What is measured, as training.py names it, and the CPU threads it has."""
+
+
 def rows(setting: Setting, repetitions: int) -> list[Row]:
-    """Measure both backends, each in a process of its own."""
+    """Measure both backends, each in processes of its own."""
     return [row for backend in BACKENDS for row in backend_rows(backend, setting, repetitions)]
 
 
 def backend_rows(
     backend: str, setting: Setting, repetitions: int, names: Sequence[str] | None = None
 ) -> list[Row]:
-    """Measure one backend; `names` of `names_of` in training.py, None = all."""
-    arguments = [backend, "--repetitions", str(repetitions), *setting.arguments()]
-    arguments += [] if names is None else ["--rates", ",".join(names)]
-    measured = json.loads(command("bench/training.py", *arguments))
-    rates = measured["rates"]
+    """Measure one backend; `names` of `names_of` in training.py, None = all.
+
+    seqrun's programs have the threads of its rule, the hand-written loops both one thread and one
+    per core: what they are compared with is the faster.
+    """
+    wanted = list(names or names_of(backend, setting.device))
+    rates: dict[Key, list[float]] = {key: [] for key in keys(wanted, setting.device)}
+    bounds: list[Any] = []
+    seconds: dict[str, list[float]] = {"fisher_seconds": [], "evaluation_seconds": []}
+    for _ in range(repetitions):
+        for threads in sorted({threads for _, threads in rates}):
+            together = [name for name, of in rates if of == threads]
+            arguments = [backend, "--repetitions", "1", "--rates", ",".join(together)]
+            arguments += replace(setting, threads=threads).arguments()
+            measured = json.loads(command("bench/training.py", *arguments))
+            for name, found in measured["rates"].items():
+                rates[name, threads] += found
+            bounds += measured["bounds"]
+            for what, took in seconds.items():
+                took += measured[what]
     told = [
-        (title(name, backend), median(found), _compared(name, rates, measured["bounds"]))
-        for name, found in rates.items()
+        (title(key, backend, setting.device), median(found), _compared(key, rates, bounds))
+        for key, found in rates.items()
     ]
     for what, key in ((FISHER, "fisher_seconds"), (EVALUATION, "evaluation_seconds")):
-        if measured[key]:  # they are measured beside ewc
-            told.append((f"seqrun {backend}, {what}, s", median(measured[key], 2), ""))
+        if seconds[key]:  # they are measured beside ewc
+            told.append((f"seqrun {backend}, {what}, s", median(seconds[key], 2), ""))
     return told
+
+
+def keys(names: Sequence[str], device: str) -> list[Key]:
+    """Return what is measured: hand-written loops by each number of threads that they may have."""
+    counts = sorted({1, num_cores()}) if device == "cpu" else [1]
+    return [
+        (name, threads)
+        for name in names
+        for threads in (counts if name.startswith("hand") else [threads_of(name, device)])
+    ]
 
 
 def titles(backend: str, setting: Setting) -> list[str]:
     """Return what the rows are called when all is measured."""
-    told = [title(name, backend) for name in names_of(backend, setting.device)]
+    every = keys(names_of(backend, setting.device), setting.device)
+    told = [title(key, backend, setting.device) for key in every]
     return [*told, *(f"seqrun {backend}, {what}, s" for what in (FISHER, EVALUATION))]
 
 
-def title(name: str, backend: str) -> str:
+def title(key: Key, backend: str, device: str) -> str:
     """Return what a rate is called in the table."""
+    name, threads = key
+    of_threads = f", {threads} thread(s)" if device == "cpu" else ""
     if name == BOUND:
-        return f"bound: products and update of a naive step, beside {backend}, steps/s"
+        return f"bound: products and update of a naive step, beside {backend}{of_threads}, steps/s"
     if name.startswith("hand"):
-        return f"{HAND_NAMES['jax' if backend == 'jax' else name]}, naive, steps/s"
-    return f"seqrun {backend}, {name}, steps/s"
+        kind = HAND_NAMES["jax" if backend == "jax" else name]
+        return f"{kind}, naive{of_threads}, steps/s"
+    return f"seqrun {backend}, {name}{of_threads}, steps/s"
 
 
-def _compared(name: str, rates: dict[str, list[float]], bounds: list[Any]) -> str:
+def _compared(key: Key, rates: dict[Key, list[float]], bounds: list[Any]) -> str:
     """Say what a rate is of others in the same repetitions."""
+    name, threads = key
     if name == BOUND:
         return parts_of_bound([bound.Bound(*found) for found in bounds])
     kind = COMPILED if name.endswith(COMPILED) else ""
-    share = f"; {ratio(rates[name], rates[BOUND])} of the bound" if BOUND in rates else ""
+    best = best_by_hand(kind, rates)
+    at_most = rates.get((BOUND, threads))
+    share = f"; {ratio(rates[key], at_most)} of the bound" if at_most else ""
     if name.startswith("hand"):
-        return f"1{share}"
+        return f"{ratio(rates[key], best)} of the faster{share}"
     if name.startswith("naive"):
-        return f"{ratio(rates[name], rates[f'hand{kind}'])} of hand-written{share}"
-    return f"{ratio(rates[f'naive{kind}'], rates[name])} x naive's time per step"
+        return f"{ratio(rates[key], best)} of hand-written{share}"
+    naive = next(found for (other, _), found in rates.items() if other == f"naive{kind}")
+    return f"{ratio(naive, rates[key])} x naive's time per step"
+
+
+def best_by_hand(kind: str, rates: dict[Key, list[float]]) -> list[float]:
+    """Return each repetition's fastest hand-written loop of a kind, whatever its threads."""
+    found = [of for (name, _), of in rates.items() if name == f"hand{kind}"]
+    return [max(same) for same in zip(*found, strict=True)]
 
 
 def parts_of_bound(bounds: list[bound.Bound]) -> str:

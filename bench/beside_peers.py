@@ -1,4 +1,7 @@
-"""W1's training rates of the peers beside seqrun's, in interleaved repetitions."""
+"""W1's training rates of the peers beside seqrun's, in interleaved repetitions.
+
+Each peer has the threads and workers with which it is fastest, seqrun the threads of its rule.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 from commands import command
 from peer_commands import NOT_THERE, PEERS, PYTHON, ask, fastest_setting
 from report import BACKENDS, Row, median
+from training import threads_of
+from w1 import Setting
 
 ALGORITHMS = ("naive", "ewc", "er", "agem")
 
@@ -20,8 +25,9 @@ def seqrun(algo: str, samples: int | None) -> dict[str, tuple[float, str]]:
     found = {}
     for backend in BACKENDS:
         names = [algo, f"{algo} compiled"] if backend == "torch" else [algo]
+        setting = Setting(samples=samples, threads=threads_of(algo, "cpu"))
         arguments = [backend, "--repetitions", "1", "--rates", ",".join(names)]
-        arguments += [] if samples is None else ["--samples", str(samples)]
+        arguments += setting.arguments()
         rates = json.loads(command("bench/training.py", *arguments))["rates"]
         name = max(names, key=lambda n: rates[n][0])
         found[f"seqrun {backend}"] = rates[name][0], name

@@ -194,28 +194,36 @@ def gpu_rows(asked: argparse.Namespace) -> list[Row]:
     return gpu.rows(setting, asked.repetitions, asked.tasks)
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
-    "training": training_rows,
-    "phases": phase_rows,
-    "peers": partial(peer_rows, data="turning"),
-    "peers_turned": partial(peer_rows, data="images"),
-    "convolution": convolution_rows,
-    "whole": whole_rows,
-    "start": start_rows,
-    "sweep": sweep_rows,
-    "data": data_rows,
-    "loading": loading_rows,
-    "scaling": scaling_rows,
-    "seeds": seeds_rows,
-    "gpu": gpu_rows,
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], str]] = {
+    "training": (training_rows, "W1's training beside hand-written loops and a bound; the Fisher"),
+    "phases": (phase_rows, "what a sample costs in every phase beside training"),
+    "peers": (partial(peer_rows, data="turning"), "W1's training beside other libraries"),
+    "peers_turned": (partial(peer_rows, data="images"), "the same, their images turned before"),
+    "convolution": (convolution_rows, "W2's training beside hand-written loops and the peers"),
+    "whole": (whole_rows, "W1 from command to table beside the peers' whole programs"),
+    "start": (start_rows, "--help, and from a command to the first steps"),
+    "sweep": (sweep_rows, "what a job of a multirun costs besides its own work"),
+    "data": (data_rows, "rotating a task's images"),
+    "loading": (loading_rows, "preparing and reading data as large as Tiny ImageNet's"),
+    "scaling": (scaling_rows, "time and memory by tasks and by samples"),
+    "seeds": (seeds_rows, "1 to 10 seeds in one command"),
+    "gpu": (gpu_rows, "training rates and 1 to 256 seeds in one program, on a GPU"),
 }
 
 
 def arguments() -> argparse.Namespace:
     """Return what the command asks for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    parser = argparse.ArgumentParser(
+        description="Measure speed and print a table for each part; works are in bench/RESULTS.md.",
+        epilog="\n".join(["parts:", *(f"  {name:13} {told}" for name, (_, told) in PARTS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    how = "of everything; tables show medians (min-max)"
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help=how)
+    told = "as below, with spaces between; default: all, which takes hours"
+    parser.add_argument(
+        "--only", nargs="+", choices=tuple(PARTS), default=[*PARTS], metavar="PART", help=told
+    )
     parser.add_argument("--write", action="store_true", help="put them into bench/RESULTS.md")
     parser.add_argument("--samples", type=int, help="of each task of W1; default: 60,000")
     parser.add_argument("--tasks", type=int, default=NUM_TASKS, help="of whole runs")
@@ -259,7 +267,7 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command compiles its modules anew
     console = Console()
     for part in asked.only:
-        rows = PARTS[part](asked)
+        rows = PARTS[part][0](asked)
         table = Table("what", "median (min-max)", "ratio or parts", title=part)
         for row in rows:
             table.add_row(*row)

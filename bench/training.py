@@ -24,6 +24,7 @@ from hand import HandJax, HandTorch, HandTorchCompiled
 from w1 import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
+from seqrun.algorithms.base.threads import default_num_threads
 from seqrun.callbacks import BaseCallback, MetricCallback, TqdmCallback
 from seqrun.loggers import ConsoleLogger, LocalLogger
 
@@ -48,6 +49,15 @@ def names_of(backend: str, device: str) -> list[str]:
     variants = ("", COMPILED) if backend == "torch" else ("",)
     ours = [f"{algo}{v}" for algo in ALGORITHMS for v in variants]
     return [*([BOUND] if device == "cpu" else []), *HAND[backend], *ours]
+
+
+def threads_of(name: str, device: str) -> int:
+    """Return the CPU threads that a run of seqrun's has by its rule; 1 for all else."""
+    _, keys = ALGORITHMS.get(name.removesuffix(COMPILED), ("", {}))
+    samples = BATCH + keys.get("memory_batch_size", 0)
+    per_sample = sum(i * o for i, o in zip(SIZES, SIZES[1:], strict=False))
+    is_run = device == "cpu" and name != BOUND
+    return default_num_threads(per_sample * samples) if is_run else 1
 
 
 class EpochTimer(BaseCallback):

@@ -1,7 +1,8 @@
-"""La-MAML on Rotated MNIST as a loop of its own, after the authors' public code: no part of seqrun's.
+"""La-MAML on Rotated MNIST as a loop of its own after the authors' public code, not by seqrun.
 
-`python tests/reproductions/lamaml_loop.py SEED [NUM_TASKS]` trains on the tasks of a seed of
-reproductions/lamaml2020/rotated_mnist_lamaml.yaml and prints the average accuracy. Unlike seqrun,
+`python tests/reproductions/lamaml_loop.py [--sync] SEED [NUM_TASKS]` trains on the tasks of a seed
+of reproductions/lamaml2020/rotated_mnist_lamaml.yaml, or with --sync as rotated_mnist_lamaml_sync,
+and prints the average accuracy. Unlike seqrun,
 and like the authors, it replays with replacement and offers an image to the reservoir within the
 first glance's inner steps; its random numbers are its own. Gradients are written out, in float32.
 """
@@ -17,6 +18,7 @@ from seqrun.plan import RandomStreams
 
 SIZES = (784, 100, 100, 10)
 ALPHA_INIT, LR_ALPHA, CLIP = 0.15, 0.3, 2.0
+SYNC_LR, SYNC_LR_ALPHA = 0.3, 0.1
 BATCH_SIZE, GLANCES, MEMORY_SIZE, REPLAY = 10, 5, 200, 10
 
 Arrays = list[np.ndarray]
@@ -73,8 +75,15 @@ def clipped(values: Arrays) -> Arrays:
     return [value * factor for value in values]
 
 
-def accuracy(seed: int, num_tasks: int) -> float:
-    """Train on a seed's tasks in turn and return the average accuracy on all of them."""
+def accuracy(seed: int, num_tasks: int, *, is_sync: bool = False) -> float:
+    """Train on a seed's tasks in turn and return the average accuracy on all of them.
+
+    Args:
+        seed: of the tasks, the weights and all else.
+        num_tasks: of the stream.
+        is_sync: take the weights' step by a rate, not by alpha.
+    """
+    lr_alpha = SYNC_LR_ALPHA if is_sync else LR_ALPHA
     benchmark = tasks_of(seed, num_tasks)
     chance = np.random.default_rng(seed)
     weights: Arrays = []
@@ -118,10 +127,11 @@ def accuracy(seed: int, num_tasks: int) -> float:
                         of_weights[k] += h / len(y)
                         of_alpha[k] -= h * so_far[k] / len(y)
                 of_alpha = clipped([g * (a > 0) for g, a in zip(of_alpha, alpha, strict=True)])
-                alpha = [a - LR_ALPHA * g for a, g in zip(alpha, of_alpha, strict=True)]
+                alpha = [a - lr_alpha * g for a, g in zip(alpha, of_alpha, strict=True)]
+                rates = [SYNC_LR if is_sync else np.maximum(a, 0) for a in alpha]
                 weights = [
-                    w - np.maximum(a, 0) * g
-                    for w, a, g in zip(weights, alpha, clipped(of_weights), strict=True)
+                    w - rate * g
+                    for w, rate, g in zip(weights, rates, clipped(of_weights), strict=True)
                 ]
     found = []
     for task in range(1, num_tasks + 1):
@@ -131,5 +141,6 @@ def accuracy(seed: int, num_tasks: int) -> float:
 
 
 if __name__ == "__main__":
-    asked = [int(word) for word in sys.argv[1:]]
-    print(f"{100 * accuracy(asked[0], asked[1] if asked[1:] else 20):.2f}")
+    given = [word for word in sys.argv[1:] if word != "--sync"]
+    seed, num_tasks = int(given[0]), int(given[1]) if given[1:] else 20
+    print(f"{100 * accuracy(seed, num_tasks, is_sync='--sync' in sys.argv):.2f}")

@@ -1,0 +1,57 @@
+"""What the tables of `make bench` divide by what."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from seqrun.listing import CONF
+
+BENCH = CONF.parent / "bench"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what imports a module of bench/, which is no package."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = set(sys.modules)
+
+    def load(name: str) -> Any:
+        return __import__(name)
+
+    yield load
+    for name in set(sys.modules) - before:  # `bound`, `run` and the like are nobody else's
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
+            del sys.modules[name]
+
+
+def test_seeds_over_the_faster_single_run(module: Any):
+    """10 seeds in 40 s and in 50 s; single runs in 8 and 10 s, or in 9 and 6 s."""
+    found = module("many_seeds").over_single(10, [40.0, 50.0], [[8.0, 10.0], [9.0, 6.0]])
+    assert found == pytest.approx(((10 * 8 / 40 + 10 * 6 / 50) / 2, 10 * 6 / 45))
+
+
+def test_rates_over_the_faster_hand_written_loop(module: Any):
+    """Of each repetition the faster of one and two threads, of the same kind."""
+    beside_hand = module("beside_hand")
+    rates = {
+        ("hand", 1): [100.0, 300.0],
+        ("hand", 2): [200.0, 200.0],
+        ("hand compiled", 1): [900.0, 900.0],
+        ("naive", 1): [100.0, 600.0],
+        ("ewc", 1): [50.0, 150.0],
+    }
+    assert beside_hand.best_by_hand("", rates) == [200.0, 300.0]
+    assert beside_hand._compared(("naive", 1), rates, []) == "1.25 of hand-written"
+    assert beside_hand._compared(("hand", 1), rates, []) == "0.75 of the faster"
+    assert beside_hand._compared(("ewc", 1), rates, []) == "3.00 x naive's time per step"
+
+
+def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPatch):
+    """A-GEM's memory batch of 256 is work for two threads, the other steps are for one."""
+    monkeypatch.setattr("seqrun.algorithms.base.threads.num_cores", lambda: 2)
+    threads_of = module("training").threads_of
+    assert [threads_of(name, "cpu") for name in ("naive", "er compiled", "agem")] == [1, 1, 2]
+    assert threads_of("agem", "cuda") == threads_of("bound", "cpu") == 1

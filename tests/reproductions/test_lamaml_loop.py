@@ -1,0 +1,36 @@
+"""La-MAML's row against a loop that is no part of seqrun, on the same tasks of real MNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from reproductions import lamaml_loop
+
+from seqrun import preflight, runner
+from seqrun.benchmarks.source import data_root
+from seqrun.listing import CONF
+
+NUM_TASKS, SEEDS = 4, (0, 1)
+POINTS = 0.015
+"""Within which means over two seeds lie that share nothing but the tasks."""
+
+
+def mean_accuracy(directory: Path, *overrides: str) -> float:
+    """Return seqrun's, over the seeds."""
+    short = [f"benchmark.num_tasks={NUM_TASKS}", f"seed={list(SEEDS)}", "logger=[]"]
+    command = ["reproductions=lamaml2020/rotated_mnist_lamaml", "backend=jax", *short, *overrides]
+    (job,) = preflight.check(command, CONF)
+    results = runner.run_experiment(job.config, directory, overrides=command)
+    return results.summary["average_accuracy"]["mean"]
+
+
+@pytest.mark.full
+def test_the_loop_ends_where_seqrun_does(tmp_path: Path):
+    """Another rate ends elsewhere, so that the bound can fail."""
+    if not (data_root(None) / "MNIST" / "raw").is_dir():
+        pytest.skip("needs MNIST (set SEQRUN_DATA)")
+    by_loop = sum(lamaml_loop.accuracy(seed, NUM_TASKS) for seed in SEEDS) / len(SEEDS)
+    assert mean_accuracy(tmp_path / "row") == pytest.approx(by_loop, abs=POINTS)
+    other = mean_accuracy(tmp_path / "other", "algo.learn_lr=false", "algo.alpha_init=0.02")
+    assert other != pytest.approx(by_loop, abs=POINTS)
