@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,18 +15,15 @@ BENCH = CONF.parent / "bench"
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return what imports a module of bench/, which is no package."""
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return what imports a module of bench/, which is no package, under a name others may have."""
     monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-
-    def load(name: str) -> Any:
-        return __import__(name)
-
-    yield load
-    for name in set(sys.modules) - before:  # `bound`, `run` and the like are nobody else's
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
-            del sys.modules[name]
+    names = [path.stem for path in BENCH.glob("*.py")]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
 
 
 def test_seeds_over_the_faster_single_run(module: Any):
