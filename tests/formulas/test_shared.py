@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -106,10 +107,22 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
 # ---- per-sample gradients
 
 
-def network(backend: str, batch_norm: bool) -> tuple[Any, Any, Any]:
-    """Return an MLP's module with its parameters and statistics away from their start."""
-    backbones = import_module(f"seqrun.backbones.{backend}")
-    module = backbones.MLP(width=5, n_hidden_layers=2, batch_norm=batch_norm).build((2, 3, 1), 4)
+KINDS = ["plain", "norm", "cnn", "cnn_norm", "resnet", "no rule"]
+
+
+def network(backend: str, kind: str) -> tuple[Any, Any, Any]:
+    """Return a module for (7, 6, 2) images, its numbers away from their start."""
+    name = {"cnn": ".cnn", "cnn_norm": ".cnn", "resnet": ".resnet"}.get(kind, "")
+    backbones = import_module(f"seqrun.backbones{name}.{backend}")
+    backbone = {
+        "plain": lambda: backbones.MLP(width=5, n_hidden_layers=2),
+        "norm": lambda: backbones.MLP(width=5, n_hidden_layers=2, batch_norm=True),
+        "no rule": lambda: backbones.MLP(width=5, n_hidden_layers=2, batch_norm=True),
+        "cnn": lambda: backbones.CNN(channels=[3], hidden=[5], pool=2),
+        "cnn_norm": lambda: backbones.CNN(channels=[3], pool=1, stride=2, batch_norm=True),
+        "resnet": lambda: backbones.ResNet18(nf=2),
+    }[kind]()
+    module = backbone.build((7, 6, 2), 4)
     if backend == "torch":
         import torch
 
@@ -120,9 +133,10 @@ def network(backend: str, batch_norm: bool) -> tuple[Any, Any, Any]:
         return module.eval(), None, None
     import jax
 
-    variables = module.init(jax.random.key(0), np.zeros((2, 2, 3, 1), np.float32))
+    flatten = import_module("seqrun.backbones.jax").flat
+    variables = module.init(jax.random.key(0), np.zeros((2, 7, 6, 2), np.float32))
     generator = np.random.default_rng(1)
-    flat = {k: backbones.flat(v) for k, v in variables.items()}
+    flat = {k: flatten(v) for k, v in variables.items()}
     for name, array in flat["params"].items():
         flat["params"][name] = generator.uniform(-0.6, 0.6, array.shape).astype(np.float32)
     for name, array in flat.get("batch_stats", {}).items():
@@ -130,12 +144,13 @@ def network(backend: str, batch_norm: bool) -> tuple[Any, Any, Any]:
     return module, flat["params"], flat.get("batch_stats", {})
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+def never(*_: Any) -> Any:
+    raise AssertionError("not by a rule")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_per_sample_powers_on_torch(
-    batch_norm: bool, power: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_per_sample_powers_on_torch(kind: str, power: int, monkeypatch: pytest.MonkeyPatch):
     """Against one backward pass per sample, by layer rules and by vmap in blocks of 3, 3 and 1."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -143,26 +158,73 @@ def test_per_sample_powers_on_torch(
     from seqrun.backbones.torch import canonical_names
     from seqrun.formulas.per_sample import torch as per_sample
 
-    monkeypatch.setattr(per_sample, "VMAP_CHUNK", 3)
-    module, _, _ = network("torch", batch_norm)
-    x, y = torch.rand(7, 2, 3, 1), torch.arange(7) % 4
-    weights = torch.rand(7) if weighted else None
+    monkeypatch.setattr(per_sample, "CHUNK", 3)
+    monkeypatch.setattr(per_sample, "PATCHES", 2)
+    if kind == "no rule":
+        monkeypatch.setattr(per_sample, "_RULES", {})
+    else:
+        monkeypatch.setattr(per_sample, "_by_vmap", never)
+    module, _, _ = network("torch", kind)
+    x, y = torch.rand(7, 7, 6, 2), torch.arange(7) % 4
     params, _ = canonical_names(module)
     expected = {name: torch.zeros_like(p) for name, p in params.items()}
     for n in range(7):
         loss = cross_entropy(module(x[n : n + 1]), y[n : n + 1])
         gradients = torch.autograd.grad(loss, [*params.values()])
         for name, g in zip(params, gradients, strict=True):
-            expected[name] += (1 if weights is None else weights[n]) * g.abs() ** power
+            expected[name] += g.abs() ** power
 
     def losses(logits: Any, y: Any) -> Any:
         return cross_entropy(logits, y, reduction="none")
 
-    found = per_sample.per_sample_power_sum(module, x, losses, (y,), power, weights)
-    slow = per_sample._by_vmap(module, x, losses, (y,), power, weights)
+    found = per_sample.per_sample_power_sum(module, x, losses, (y,), power)
+    assert list(found) == list(expected)
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name].detach(), value, rtol=2e-5, atol=1e-7, err_msg=name)
-        np.testing.assert_allclose(slow[name].detach(), value, rtol=2e-5, atol=1e-7, err_msg=name)
+        close(found[name].detach(), value, name)
+
+
+def close(found: Any, expected: Any, name: str) -> None:
+    atol = 2e-6 * float(np.abs(np.asarray(expected)).max()) + 1e-12
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("by_rule", "options"),
+    [
+        (True, {"kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 0)}),
+        (False, {"kernel_size": 2, "dilation": 2}),
+        (False, {"kernel_size": 2, "groups": 2}),
+        (False, {"kernel_size": 2, "padding": "same"}),
+        (False, {"kernel_size": 2, "padding": 1, "padding_mode": "circular"}),
+    ],
+)
+def test_per_sample_powers_of_a_convolution_of_ones_own(by_rule: bool, options: dict[str, Any]):
+    """Kernels and strides that are not square, and what the rule does not know."""
+    import torch
+    from torch import nn
+
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 4, **options)
+    assert per_sample._has_rule(conv) is by_rule
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x: Any) -> Any:
+            return self.conv(x.permute(0, 3, 1, 2)).tanh().mean((2, 3))
+
+    module, x = Network(), torch.rand(5, 7, 6, 2)
+    found = per_sample.per_sample_power_sum(module, x, lambda logits: (logits**2).sum(1), (), 2)
+    each = [
+        torch.autograd.grad((module(x[n : n + 1]) ** 2).sum(), [conv.weight, conv.bias])
+        for n in range(5)
+    ]
+    for name, gradients in zip(("conv/kernel", "conv/bias"), zip(*each, strict=True), strict=True):
+        close(found[name].detach(), sum(g**2 for g in gradients), name)
 
 
 @pytest.mark.parametrize("kind", ["in place", "no scale", "no statistics"])
@@ -197,10 +259,12 @@ def test_per_sample_powers_of_a_module_of_ones_own(kind: str):
     np.testing.assert_allclose(found["1/kernel"].detach(), first, rtol=2e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_per_sample_powers_on_jax(batch_norm: bool, power: int, weighted: bool):
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_per_sample_powers_on_jax(
+    kind: str, power: int, platform: str, monkeypatch: pytest.MonkeyPatch
+):
     """Against jax.grad of each sample, by layer rules and sample by sample."""
     import jax
     import optax
@@ -208,29 +272,42 @@ def test_per_sample_powers_on_jax(batch_norm: bool, power: int, weighted: bool):
     from seqrun.backbones.jax import nested
     from seqrun.formulas.per_sample import jax as per_sample
 
-    module, params, stats = network("jax", batch_norm)
-    chance = np.random.default_rng(2)
-    x = chance.random((7, 2, 3, 1), dtype=np.float32)
-    y, weights = np.arange(7) % 4, chance.random(7, dtype=np.float32) if weighted else None
+    monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))
+    if kind == "no rule":
+        monkeypatch.setattr(per_sample, "_RULES", {})
+    else:
+        monkeypatch.setattr(per_sample, "_by_vmap", never)
+    module, params, stats = network("jax", kind)
+    x = np.random.default_rng(2).random((7, 7, 6, 2), dtype=np.float32)
+    y = np.arange(7) % 4
 
     def losses(logits: Any, y: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
-    def loss(params: Any, n: int) -> Any:
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
-        return losses(module.apply(variables, x[n : n + 1]), y[n : n + 1]).sum()
+    @jax.jit
+    def gradient(params: Any, x: Any, y: Any) -> Any:
+        def loss(params: Any) -> Any:
+            variables = {"params": nested(params), "batch_stats": nested(stats)}
+            return losses(module.apply(variables, x), y).sum()
 
-    expected = {name: np.zeros(p.shape) for name, p in params.items()}
-    for n in range(7):
-        for name, g in jax.grad(loss)(params, n).items():
-            expected[name] += (1 if weights is None else weights[n]) * np.abs(g) ** power
-    args = (module, params, stats, x, losses, (y,), power)
-    found = per_sample.per_sample_power_sum(*args, weights)
-    ones = np.ones(7, np.float32)
-    slow = per_sample._by_vmap(*args, ones if weights is None else weights)
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
-        np.testing.assert_allclose(slow[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
+        return jax.grad(loss)(params)
+
+    each = [gradient(params, x[n : n + 1], y[n : n + 1]) for n in range(7)]
+    found = jax.jit(
+        lambda *arrays: per_sample.per_sample_power_sum(module, *arrays, losses, (y,), power)
+    )(params, stats, x)
+    assert set(found) == set(params)
+    for name in params:
+        close(found[name], sum(np.abs(np.float64(g[name])) ** power for g in each), name)
+
+
+def branch(platform: str) -> Callable[..., Any]:
+    """Return jax.lax.platform_dependent of that platform, wherever it runs."""
+
+    def chosen(*args: Any, **branches: Any) -> Any:
+        return branches[platform](*args)
+
+    return chosen
 
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
@@ -242,16 +319,12 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
 
     from seqrun.backbones.jax import flat, nested
     from seqrun.formulas.per_sample import jax as per_sample
-
-    def chosen(samples: Any, **branches: Any) -> Any:
-        return branches[platform](samples)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
-    monkeypatch.setattr(per_sample, "VMAP_CHUNK", 3)
+    monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))
+    monkeypatch.setattr(per_sample, "CHUNK", 3)
     layers = [lambda x: x.reshape(len(x), -1), nn.Dense(5), nn.LayerNorm(), nn.Dense(3)]
     module, chance = nn.Sequential(layers), np.random.default_rng(2)
     x = chance.random((7, 2, 3, 1), dtype=np.float32)
-    y, weights = np.arange(7) % 3, chance.random(7, dtype=np.float32)
+    y = np.arange(7) % 3
     params = flat(module.init(jax.random.key(0), x)["params"])
 
     def losses(logits: Any, y: Any) -> Any:
@@ -262,9 +335,9 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
         return jax.grad(lambda p: losses(module.apply({"params": nested(p)}, x), y).sum())(params)
 
     each = [gradient(params, x[n : n + 1], y[n : n + 1]) for n in range(7)]
-    found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (y,), 2, weights)
+    found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (y,), 2)
     for name in params:
-        expected = sum(w * np.float64(g[name]) ** 2 for w, g in zip(weights, each, strict=True))
+        expected = sum(np.float64(g[name]) ** 2 for g in each)
         np.testing.assert_allclose(found[name], expected, rtol=2e-5, atol=1e-7, err_msg=name)
 
 

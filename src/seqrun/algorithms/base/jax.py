@@ -30,7 +30,7 @@ from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.formulas.augmentation.jax import augmented
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
-from seqrun.formulas.per_sample.jax import VMAP_CHUNK
+from seqrun.formulas.per_sample.jax import CHUNK, UNROLLED
 from seqrun.plan import Chunk
 
 jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
@@ -183,7 +183,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
         self.execution |= {"num_threads": threads, "compiled": True}
         convolves = any(kernel.ndim == 4 for kernel in self._param_shapes.values())
-        self.per_sample_rows = VMAP_CHUNK if convolves else self.benchmark.eval_batch_size
+        rows = UNROLLED if self.device_kind == "cpu" else CHUNK
+        self.per_sample_rows = rows if convolves else self.benchmark.eval_batch_size
         # In a loop XLA's convolutions on a CPU were measured 8 to 10 times slower than outside.
         self._one_step_per_call = self.device_kind == "cpu" and convolves
         if self._one_step_per_call:

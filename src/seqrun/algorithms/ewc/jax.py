@@ -49,11 +49,13 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         draws = label_draws(self, len(rows))
         batched = self.fisher == "batched"
         size = self.rows_per_batch if batched else self.per_sample_rows
+        classes = range(self.benchmark.num_classes) if self.fisher == "exact" else (0,)
         total = jax.tree.map(jnp.zeros_like, self.params)
         cuts = np.arange(size, len(rows), size)
         for row, draw in zip(np.split(rows, cuts), np.split(draws, cuts), strict=True):
-            args = (total, self.params, self.stats, self.pool, self._mask, row, draw)
-            total = self.compiled("fisher", self._add_terms, args)(*args)
+            for c in map(np.int32, classes):
+                args = (total, self.params, self.stats, self.pool, self._mask, row, draw, c)
+                total = self.compiled("fisher", self._add_terms, args)(*args)
         parts = len(cuts) + 1 if batched else len(rows)
         return jax.tree.map(lambda f: f / parts, total)
 
@@ -66,9 +68,9 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         mask: Array | None,
         row: Array,
         draw: Array,
+        label: Array,
     ) -> Arrays:
         x, y, t = self.inputs(pool.x[row]), pool.y[row], pool.t[row]
-        logits = allow_classes(self.predict(params, stats, x), mask, t)
         if self.fisher == "batched":
 
             def mean_loss(values: Arrays) -> Array:
@@ -77,27 +79,23 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             terms = jax.tree.map(jnp.square, jax.grad(mean_loss)(params))
             return jax.tree.map(jnp.add, total, terms)
 
-        def losses(logits: Array, y: Array, t: Array) -> Array:
+        def losses(logits: Array, y: Array, t: Array, draw: Array) -> Array:
             allowed = allow_classes(logits, mask, t)
-            return optax.softmax_cross_entropy_with_integer_labels(allowed, y)
+            p = jax.nn.softmax(jax.lax.stop_gradient(allowed))
+            if self.fisher == "exact":
+                y = jnp.full_like(y, label)
+            elif self.fisher == "pred":
+                y = p.argmax(1)
+            elif self.fisher == "sample":
+                y = jnp.minimum((p.cumsum(1) < draw[:, None]).sum(1), p.shape[1] - 1)
+            losses = optax.softmax_cross_entropy_with_integer_labels(allowed, y)
+            if self.fisher == "exact" or self.fisher_weight == "p":
+                # Squared, it is the weight p.
+                losses *= jnp.sqrt(jnp.take_along_axis(p, y[:, None], 1)[:, 0])
+            return losses
 
-        def squares(y: Array, weights: Array | None) -> Arrays:
-            return per_sample_power_sum(
-                self.module, params, stats, x, losses, (y, t), 2, weights
-            )
-
-        p = jax.nn.softmax(logits)
-        if self.fisher == "exact":
-            for c in range(p.shape[1]):
-                total = jax.tree.map(jnp.add, total, squares(jnp.full_like(y, c), p[:, c]))
-            return total
-        if self.fisher == "pred":
-            y = p.argmax(1)
-        elif self.fisher == "sample":
-            y = jnp.minimum((p.cumsum(1) < draw[:, None]).sum(1), p.shape[1] - 1)
-        chosen = jnp.take_along_axis(p, y[:, None], 1)[:, 0]
-        weights = chosen if self.fisher_weight == "p" else None
-        return jax.tree.map(jnp.add, total, squares(y, weights))
+        terms = per_sample_power_sum(self.module, params, stats, x, losses, (y, t, draw), 2)
+        return jax.tree.map(jnp.add, total, terms)
 
     def consolidate(self, importance: Arrays) -> EWCState:
         """Merge the task's penalty with the past ones', and start a new running Fisher."""

@@ -56,25 +56,24 @@ class EWC(EWCOptions, RegularizationAlgorithm):
 
     def _squared_sample_gradients(self, row: Tensor, draw: Tensor) -> Tensors:
         x, y, t = self.inputs(self.pool.x[row]), self.pool.y[row], self.pool.t[row]
-        with torch.no_grad():
-            p = allow_classes(self.module(x), self._mask, t).softmax(1)
-        if self.fisher == "exact":
-            every = [torch.full_like(y, c) for c in range(p.shape[1])]
-            terms = [self._squares(x, label, t, p[:, c]) for c, label in enumerate(every)]
-            return {n: torch.stack([term[n] for term in terms]).sum(0) for n in terms[0]}
+        if self.fisher != "exact":
+            return per_sample_power_sum(self.module, x, self._losses, (y, t, draw), 2)
+        every = [torch.full_like(y, c) for c in range(self.benchmark.num_classes)]
+        terms = [per_sample_power_sum(self.module, x, self._losses, (c, t, draw), 2) for c in every]
+        return {n: torch.stack([term[n] for term in terms]).sum(0) for n in terms[0]}
+
+    def _losses(self, logits: Tensor, y: Tensor, t: Tensor, draw: Tensor) -> Tensor:
+        """Return the (B,) losses whose squared gradients are averaged; `y`: true, or of "exact"."""
+        allowed = allow_classes(logits, self._mask, t)
+        p = allowed.detach().softmax(1)
         if self.fisher == "pred":
             y = p.argmax(1)
         elif self.fisher == "sample":
             y = (p.cumsum(1) < draw[:, None]).sum(1).clamp(max=p.shape[1] - 1)
-        weights = p.gather(1, y[:, None])[:, 0] if self.fisher_weight == "p" else None
-        return self._squares(x, y, t, weights)
-
-    def _squares(self, x: Tensor, y: Tensor, t: Tensor, weights: Tensor | None) -> Tensors:
-        def losses(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
-            allowed = allow_classes(logits, self._mask, t)
-            return torch.nn.functional.cross_entropy(allowed, y, reduction="none")
-
-        return per_sample_power_sum(self.module, x, losses, (y, t), 2, weights)
+        losses = torch.nn.functional.cross_entropy(allowed, y, reduction="none")
+        if self.fisher == "exact" or self.fisher_weight == "p":
+            losses = losses * p.gather(1, y[:, None])[:, 0].sqrt()  # squared, it is the weight p
+        return losses
 
     def _squared_batch_gradient(self, row: Tensor, draw: Tensor) -> Tensors:
         x, y, t = self.inputs(self.pool.x[row]), self.pool.y[row], self.pool.t[row]

@@ -14,7 +14,8 @@ from jax import Array
 from seqrun.backbones.jax import BatchNorm, nested
 
 Arrays = dict[str, Array]
-VMAP_CHUNK = 32  # samples whose gradients are made, and kept, at a time; as in PyTorch
+CHUNK = 32  # samples whose gradients are made, and kept, at a time; as in PyTorch
+UNROLLED = 8  # samples of a call whose convolutions are written out one by one
 
 
 def per_sample_power_sum(
@@ -25,55 +26,104 @@ def per_sample_power_sum(
     losses: Callable[..., Array],
     targets: tuple[Array, ...],
     power: int,
-    weights: Array | None = None,
 ) -> Arrays:
-    """Return sum_n w_n |d loss_n / d theta|^power by canonical name.
+    """Return sum_n |d loss_n / d theta|^power by canonical name.
 
     Args:
         module, params, stats: the network, applied in eval mode, so that a sample's loss depends
             on that sample alone.
-        x: (B, H, W, C) network inputs.
+        x: (B, H, W, C) network inputs; with convolutions on a CPU, not many more than UNROLLED.
         losses: maps logits (B, C) and `targets` to (B,) per-sample losses.
         targets: arrays with leading axis B.
         power: 1 or 2.
-        weights: (B,) non-negative; None = 1.
     """
-    weights = jnp.ones(len(x)) if weights is None else weights
-    shapes = jax.eval_shape(lambda: _tapped(module, params, stats, x, {})[1])
-    if not _complete(shapes, params):
-        return _by_vmap(module, params, stats, x, losses, targets, power, weights)
+    layers: dict[str, Any] = {}
+    shapes = jax.eval_shape(lambda: _tapped(module, params, stats, x, {}, layers)[1])
+    if not _complete(layers, shapes, params):
+        return _by_vmap(module, params, stats, x, losses, targets, power)
 
     def total(taps: Arrays) -> tuple[Array, Any]:
-        logits, layers = _tapped(module, params, stats, x, taps)
-        return losses(logits, *targets).sum(), layers
+        logits, inside = _tapped(module, params, stats, x, taps, {})
+        return losses(logits, *targets).sum(), {path: h[0] for path, (h, _) in inside.items()}
 
     taps = {path: jnp.zeros(out[0].shape) for path, (_, out) in shapes.items()}
-    deltas, layers = jax.grad(total, has_aux=True)(taps)
+    deltas, inputs = jax.grad(total, has_aux=True)(taps)
     sums: Arrays = {}
+    arrays = params | stats
     for path, delta in deltas.items():
-        h = layers[path][0][0]
-        d = jnp.abs(delta) ** power * weights[:, None]
-        if f"{path}/kernel" in params:
-            sums[f"{path}/kernel"] = (jnp.abs(h) ** power).T @ d
-        else:
-            scaled = (h - stats[f"{path}/mean"]) * jax.lax.rsqrt(stats[f"{path}/var"] + 1e-5)
-            sums[f"{path}/scale"] = (d * jnp.abs(scaled) ** power).sum(0)
-        if f"{path}/bias" in params:
-            sums[f"{path}/bias"] = d.sum(0)
+        own = {n.rpartition("/")[2]: arrays[n] for n in arrays if n.rpartition("/")[0] == path}
+        found = _RULES[type(layers[path])](layers[path], own, inputs[path], delta, power)
+        sums |= {f"{path}/{leaf}": value for leaf, value in found.items()}
     return {name: sums[name] for name in params}
 
 
+# ---- rules: (layer, its arrays, input h, derivative of the loss by the output) -> sums by leaf
+
+
+def _dense(layer: nn.Dense, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
+    """Of (B, in) and (B, out): a sample's gradient is an outer product, as is its power."""
+    d = jnp.abs(delta) ** power
+    return {"kernel": (jnp.abs(h) ** power).T @ d, "bias": d.sum(0)}
+
+
+def _norm(layer: BatchNorm, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
+    """Of (B, ..., C), with running statistics."""
+    places = tuple(range(1, h.ndim - 1))
+    scaled = (h - own["mean"]) * jax.lax.rsqrt(own["var"] + layer.eps)
+    each = {"scale": (delta * scaled).sum(places), "bias": delta.sum(places)}
+    return {leaf: (jnp.abs(g) ** power).sum(0) for leaf, g in each.items()}
+
+
+def _convolution(layer: nn.Conv, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
+    """Of (B, H, W, in) and (B, H', W', out): the layer's own derivative, sample by sample.
+
+    On a CPU the samples are written out: there XLA's convolutions in a loop, and the grouped ones
+    that vmap makes, were measured many times slower.
+    """
+
+    def powers(h: Array, d: Array) -> Arrays:
+        _, pullback = jax.vjp(lambda values: layer.apply({"params": values}, h[None]), own)
+        return {leaf: jnp.abs(g) ** power for leaf, g in pullback(d[None])[0].items()}
+
+    def written_out(h: Array, delta: Array) -> Arrays:
+        each = [powers(*sample) for sample in zip(h, delta, strict=True)]
+        return jax.tree.map(lambda *g: sum(g[1:], start=g[0]), *each)
+
+    def vmapped(h: Array, delta: Array) -> Arrays:
+        return jax.tree.map(lambda g: g.sum(0), jax.vmap(powers)(h, delta))
+
+    sums: Arrays = jax.lax.platform_dependent(h, delta, cpu=written_out, default=vmapped)
+    return sums
+
+
+_RULES: dict[type, Callable[..., Arrays]] = {
+    nn.Dense: _dense,
+    BatchNorm: _norm,
+    nn.Conv: _convolution,
+}
+
+
 def _tapped(
-    module: nn.Module, params: Arrays, stats: Arrays, x: Array, taps: Arrays
+    module: nn.Module,
+    params: Arrays,
+    stats: Arrays,
+    x: Array,
+    taps: Arrays,
+    layers: dict[str, Any],
 ) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
-    """Apply the module, adding a tap to each ruled layer's output; return what went in and out."""
-    layers: dict[str, tuple[list[Array], list[Array]]] = {}
+    """Apply the module, adding a tap to each ruled layer's output; return what went in and out.
+
+    Args:
+        layers: takes each ruled layer, unbound, by path.
+    """
+    inside: dict[str, tuple[list[Array], list[Array]]] = {}
 
     def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = call(*args, **kwargs)
-        if isinstance(context.module, nn.Dense | BatchNorm) and context.method_name == "__call__":
+        if type(context.module) in _RULES and context.method_name == "__call__":
             path = "/".join(context.module.path)
-            inputs, outputs = layers.setdefault(path, ([], []))
+            layers[path] = context.module.clone(parent=None, name=None)
+            inputs, outputs = inside.setdefault(path, ([], []))
             inputs.append(args[0])
             outputs.append(output)
             output = output + taps[path] if path in taps else output
@@ -82,13 +132,17 @@ def _tapped(
     variables = {"params": nested(params), "batch_stats": nested(stats)}
     with nn.intercept_methods(tap):
         logits: Any = module.apply(variables, x)
-    return logits, layers
+    return logits, inside
 
 
-def _complete(shapes: dict[str, Any], params: Arrays) -> bool:
-    """Whether every parameter belongs to one tapped (B, features) application of a layer."""
+def _complete(layers: dict[str, Any], shapes: dict[str, Any], params: Arrays) -> bool:
+    """Whether every parameter belongs to one tapped application of a layer, to a batch."""
     covered = {name for name in params if name.rpartition("/")[0] in shapes}
-    once = all(len(h) == 1 and h[0].ndim == 2 for h, _ in shapes.values())
+    axes = {nn.Dense: 2, nn.Conv: 4}
+    once = all(
+        len(inputs) == 1 and inputs[0].ndim == axes.get(type(layers[path]), inputs[0].ndim)
+        for path, (inputs, _) in shapes.items()
+    )
     return once and covered == set(params)
 
 
@@ -100,7 +154,6 @@ def _by_vmap(
     losses: Callable[..., Array],
     targets: tuple[Array, ...],
     power: int,
-    weights: Array,
 ) -> Arrays:
     def loss(values: Arrays, sample: Array, target: tuple[Array, ...]) -> Array:
         variables = {"params": nested(values), "batch_stats": nested(stats)}
@@ -108,9 +161,9 @@ def _by_vmap(
         return losses(logits, *(t[None] for t in target)).sum()
 
     def block(samples: tuple) -> Arrays:
-        inputs, targets, weights = samples
+        inputs, targets = samples
         each = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, inputs, targets)
-        return jax.tree.map(lambda g: jnp.tensordot(weights, jnp.abs(g) ** power, 1), each)
+        return jax.tree.map(lambda g: (jnp.abs(g) ** power).sum(0), each)
 
     def total(rows: int, samples: tuple) -> Arrays:
         head = (len(x) - 1) % rows + 1  # the first block takes what does not fill others
@@ -126,7 +179,7 @@ def _by_vmap(
 
     # On a CPU a loop over single samples was measured 2 to 5 times faster than over blocks: sums
     # and gradient stay in cache. Convolutions are slow within a loop, so that theirs are blocks.
-    on_cpu = VMAP_CHUNK if any(p.ndim == 4 for p in params.values()) else 1
+    on_cpu = CHUNK if any(p.ndim == 4 for p in params.values()) else 1
     return jax.lax.platform_dependent(
-        (x, targets, weights), cpu=partial(total, on_cpu), default=partial(total, VMAP_CHUNK)
+        (x, targets), cpu=partial(total, on_cpu), default=partial(total, CHUNK)
     )
