@@ -31,7 +31,7 @@ STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)
 
 @dataclass(kw_only=True, eq=False)
 class RandomImages(BaseBenchmark):
-    """One task of noise."""
+    """Tasks of noise."""
 
     num_tasks: int = 1
     batch_size: int = BATCH
@@ -42,12 +42,13 @@ class RandomImages(BaseBenchmark):
     def prepare_datasets(self):
         """Draw uint8 images and labels."""
 
-        def draw(size):
+        def draw(size, t):
             chance = np.random.default_rng(size)
             x = chance.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
-            return Dataset.of_task(x, chance.integers(0, CLASSES, size).astype(np.int32), 1)
+            return Dataset.of_task(x, chance.integers(0, CLASSES, size).astype(np.int32), t)
 
-        return {1: draw(self.size)}, {1: draw(100)}
+        tasks = range(1, self.num_tasks + 1)
+        return {t: draw(self.size, t) for t in tasks}, {t: draw(100, t) for t in tasks}
 
 
 class EpochTimer(BaseCallback):

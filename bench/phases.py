@@ -4,7 +4,7 @@ W1, two tasks, the second measured, without compilation; herding and its evaluat
 class-incremental, which iCaRL needs. PyTorch's steps are compiled, as in the whole of W1. A phase
 is what passes between two of a run's events, so that nothing of it is left out; reading the data of
 tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by kernel
-regression, when it evaluates.
+regression, when it evaluates. What has "resnet" is EWC on W2.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """
@@ -19,12 +19,14 @@ import sys
 import time
 from dataclasses import replace
 
+import convolution
 import numpy as np
 from commands import command, quiet
 from report import BACKENDS, Row, median
 from w1 import LR, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
+from seqrun.benchmarks import BaseBenchmark
 from seqrun.callbacks import BaseCallback
 
 NUM_TASKS = 2
@@ -33,10 +35,12 @@ MOST_SAMPLES = {"kcl": 6000}
 PHASES = {
     "naive": {"evaluation": "evaluation"},
     "ewc": {"task's end": "per-sample Fisher"},
+    "ewc_resnet": {"task's end": "per-sample Fisher"},
     "mas": {"task's end": "per-sample importance"},
     "kcl": {"task's start": "setting the coreset aside", "evaluation": "evaluation by kernels"},
     "icarl": {"task's end": "herding", "evaluation": "evaluation by nearest means"},
 }
+CONVOLVED_SAMPLES = 640
 CLASSES = {"ewc": "EWC", "mas": "MAS", "kcl": "KCL", "icarl": "ICaRL", "naive": "Naive"}
 
 
@@ -88,14 +92,22 @@ class Laps(BaseCallback):
 def measure(algo: str, backend: str, setting: Setting) -> dict[str, float]:
     """Train on two tasks; return phase -> seconds per sample, "training" among them."""
     laps = Laps()
+    algo, _, convolves = algo.partition("_")
     twin = importlib.import_module(f"seqrun.algorithms.{algo}.{backend}")
-    most = MOST_SAMPLES.get(algo)
+    most = CONVOLVED_SAMPLES if convolves else MOST_SAMPLES.get(algo)
     if most is not None:
         setting = replace(setting, samples=min(most, setting.samples or most))
-    split = algo == "icarl"
+    if convolves:
+        benchmark: BaseBenchmark = convolution.RandomImages(
+            num_tasks=NUM_TASKS, size=setting.samples
+        )
+        backbone = importlib.import_module(f"seqrun.backbones.resnet.{backend}").ResNet18Thin()
+    else:
+        benchmark = setting.split(NUM_TASKS) if algo == "icarl" else setting.stream(NUM_TASKS)
+        backbone = importlib.import_module(f"seqrun.backbones.{backend}").MLP(width=WIDTH)
     algorithm = getattr(twin, CLASSES[algo])(
-        benchmark=setting.split(NUM_TASKS) if split else setting.stream(NUM_TASKS),
-        backbone=importlib.import_module(f"seqrun.backbones.{backend}").MLP(width=WIDTH),
+        benchmark=benchmark,
+        backbone=backbone,
         optimizer=importlib.import_module(f"seqrun.optimizers.{backend}").SGD(lr=LR),
         training=TrainingOptions(compile="always"),
         callbacks=[laps],
