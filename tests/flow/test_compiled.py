@@ -52,6 +52,15 @@ def test_compiling_again_for_one_shape_is_counted():
     assert 0 < seconds[0] == seconds[1] < seconds[2] == seconds[3]
 
 
+def test_each_task_s_learning_rate_reaches_the_program(monkeypatch: pytest.MonkeyPatch):
+    """As an argument: Stable SGD's, and whatever decays, is another in every task."""
+    steps = of_torch.CompiledSteps(lambda *_: None)
+    monkeypatch.setattr(steps, "_call", lambda args, plain: float(args[-1]["lr"]))
+    given = [0.1, 0.1, 0.05, 0.1]
+    assert [steps((), (), (), (), {"lr": lr}) for lr in given] == pytest.approx(given)
+    steps.close()
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "algo",
