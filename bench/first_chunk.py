@@ -18,7 +18,7 @@ class FirstChunk(BaseCallback):
 
     is_done = False
 
-    def on_after_chunk(self, algorithm: Any) -> None:
+    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
         """Write it once."""
         if not self.is_done:
             self.is_done = True

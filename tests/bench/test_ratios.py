@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from seqrun.callbacks import BaseCallback
 from seqrun.listing import CONF
 
 BENCH = CONF.parent / "bench"
@@ -54,3 +56,19 @@ def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPa
     threads_of = module("training").threads_of
     assert [threads_of(name, "cpu") for name in ("naive", "er compiled", "agem")] == [1, 1, 2]
     assert threads_of("agem", "cuda") == threads_of("bound", "cpu") == 1
+
+
+@pytest.mark.parametrize("name", ["first_chunk", "phases", "training", "convolution"])
+def test_hooks_take_what_a_run_gives_them(module: Any, name: str):
+    """Every callback that measures, by the parent's parameters."""
+    hooks = [
+        (hook, method)
+        for kind in vars(module(name)).values()
+        if inspect.isclass(kind) and issubclass(kind, BaseCallback)
+        for hook, method in vars(kind).items()
+        if hook.startswith("on_") and not kind.__module__.startswith("seqrun.")
+    ]
+    assert hooks
+    for hook, method in hooks:
+        parent = inspect.signature(getattr(BaseCallback, hook))
+        assert list(inspect.signature(method).parameters) == list(parent.parameters), hook
