@@ -319,6 +319,7 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
 
     from seqrun.backbones.jax import flat, nested
     from seqrun.formulas.per_sample import jax as per_sample
+
     monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))
     monkeypatch.setattr(per_sample, "CHUNK", 3)
     layers = [lambda x: x.reshape(len(x), -1), nn.Dense(5), nn.LayerNorm(), nn.Dense(3)]

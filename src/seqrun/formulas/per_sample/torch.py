@@ -34,8 +34,11 @@ def per_sample_power_sum(
     """
     rows = CHUNK if any(isinstance(layer, nn.Conv2d) for layer in module.modules()) else len(x)
     parts = zip(x.split(rows), *(t.split(rows) for t in targets), strict=True)
-    sums = [_power_sum(module, part, losses, tuple(given), power) for part, *given in parts]
-    return {name: sum(part[name] for part in sums[1:]) + sums[0][name] for name in sums[0]}
+    sums: Tensors = {}
+    for part, *given in parts:
+        for name, found in _power_sum(module, part, losses, tuple(given), power).items():
+            sums[name] = sums[name] + found if name in sums else found
+    return sums
 
 
 def _power_sum(
