@@ -34,7 +34,7 @@ CI = (
     r"loggers/test_trackers",
     r"runs/test_seeds\.py::(?!test_the_rule)",
     r"vectorized/test_(members|seeds_in_one_program)",
-    r"flow/test_compiled\.py::test_(a_compiled|what_cannot)",
+    r"flow/test_compiled\.py::test_(a_compiled|a_run_tells|what_cannot)",
     r"parity/test_parity\.py::test_twins.*\[(lamaml|kcl|agem|icarl|mcsgd|derpp)-momentum",
     r"parity/test_parity\.py::test_twins.*\[ewc-class",
     r"sweeps/test_files",

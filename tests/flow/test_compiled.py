@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,65 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
         assert record["execution"]["compiled"] == ("steps" if how == "always" else False)
         losses[how] = record["runs"][0]["train_loss"]["per_task"]
     np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
+
+
+def test_where_programs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Below the user's cache, or where torch's variable says, or by torch itself."""
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    home, blocked = tmp_path / "home", tmp_path / "file"
+    blocked.write_text("")
+    for parent, chosen, kept in (
+        (home, None, str(home / "seqrun" / "torch-")),
+        (home, str(tmp_path / "elsewhere"), str(tmp_path / "elsewhere")),
+        (blocked, None, ""),
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(parent))
+        monkeypatch.setenv(variable, chosen or "")
+        if chosen is None:
+            monkeypatch.delenv(variable)
+        of_torch.keep_programs()
+        assert os.environ.get(variable, "").startswith(kept)
+        assert bool(kept) == (variable in os.environ)
+        assert chosen or not kept or Path(os.environ[variable]).is_dir()
+
+
+def test_a_run_tells_torch_in_time(tmp_path: Path):
+    """Before its compiler is imported, which settles the folder: in a process of its own."""
+    code = """
+import os
+from experiments import run
+from test_compiled import Counted
+from seqrun.algorithms.base import torch as engine
+
+Counted.calls = []
+engine.CompiledSteps = Counted
+run("naive", "torch", training={"compile": "always"})
+print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+"""
+    outer = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
+    paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/flow", "src"))
+    told = outer | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith(str(tmp_path / "seqrun" / "torch-"))
+
+
+def test_preparing_to_compile_counts_as_compiling(
+    counted: type[Counted], monkeypatch: pytest.MonkeyPatch
+):
+    """Importing torch's compiler takes seconds, which are not training's."""
+    from seqrun.algorithms.base import torch as engine
+
+    class Prepared(counted):  # type: ignore[misc,valid-type]
+        def __init__(self, steps: Any) -> None:
+            time.sleep(0.5)
+            super().__init__(steps)
+
+    monkeypatch.setattr(engine, "CompiledSteps", Prepared)
+    trace = run("naive", "torch", training={"compile": "always", "epochs_per_task": 1})
+    assert trace.algorithm.timing["compile_seconds"] >= 0.5
 
 
 def test_compiling_again_for_one_shape_is_counted():
@@ -207,13 +268,13 @@ def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Co
 def test_the_rule_is_of_planned_steps_and_work(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """20,000 steps and a small network, or a GPU; convolutions for about ten minutes."""
+    """50,000 steps and a small network, or a GPU; convolutions for about ten minutes."""
     for how, part in (
-        ((20_000, 1_000_000, "cpu", False), "steps"),
-        ((20_000, 1_000_000, "cpu", True), "steps"),
-        ((19_999, 1_000_000, "cpu", False), None),
+        ((50_000, 1_000_000, "cpu", False), "steps"),
+        ((50_000, 1_000_000, "cpu", True), "steps"),
+        ((49_999, 1_000_000, "cpu", False), None),
         ((10**6, 10**9, "cpu", False), None),
-        ((20_000, 10**9, "cuda", True), "steps"),
+        ((50_000, 10**9, "cuda", True), "steps"),
         ((4000, 10**9, "cpu", True), "network"),
         ((3999, 10**9, "cpu", True), None),
     ):

@@ -8,18 +8,25 @@ import platform
 from pathlib import Path
 
 
-def compilation_cache() -> str:
-    """Return the folder of compiled programs for this kind of processor.
+VARIABLES = {"jax": "JAX_COMPILATION_CACHE_DIR", "torch": "TORCHINDUCTOR_CACHE_DIR"}
+"""What each framework itself reads for the folder of its compiled programs."""
 
-    $JAX_COMPILATION_CACHE_DIR if set, else below $XDG_CACHE_HOME or ~/.cache. Processors of
+
+def compilation_cache(framework: str) -> str:
+    """Return the folder of a framework's compiled programs for this kind of processor.
+
+    What the framework's own variable says, else below $XDG_CACHE_HOME or ~/.cache. Processors of
     another kind, on a cluster with a shared home, get a folder of their own: a program compiled
     for one need not run on another.
+
+    Args:
+        framework: "jax" or "torch".
     """
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    chosen = os.environ.get(VARIABLES[framework])
     if chosen:
         return chosen
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str(home / "seqrun" / f"jax-{_processor()}")
+    return str(home / "seqrun" / f"{framework}-{_processor()}")
 
 
 def _processor() -> str:

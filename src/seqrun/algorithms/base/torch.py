@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from seqrun.algorithms.base.compiling.torch import (
     CompiledSteps,
     Program,
     has_compiler,
+    keep_programs,
 )
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
@@ -390,6 +392,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         choice, part = self.training.compile, self._to_compile
         if part is None:
             return None
+        started = time.perf_counter()  # importing torch's compiler takes seconds
+        keep_programs()
         if part == "steps" and self._pausing:
             raise ConfigError(
                 f"training.compile={choice!r}: must be never with a callback that looks between "
@@ -403,7 +407,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
                     "variable CXX names"
                 )
             return None
-        return CompiledNetwork(self.module) if part == "network" else CompiledSteps(self._run_steps)
+        network = part == "network"
+        program = CompiledNetwork(self.module) if network else CompiledSteps(self._run_steps)
+        self.timing["compile_seconds"] += time.perf_counter() - started
+        return program
 
     @contextmanager
     def _noise(self, first_step: int) -> Iterator[None]:

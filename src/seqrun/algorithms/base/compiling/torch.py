@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+
+from seqrun.algorithms.base.cache import VARIABLES, compilation_cache
 
 TOGETHER = 8
 """Steps of one program: calling one takes about as long as a small step itself."""
@@ -127,6 +131,20 @@ class CompiledSteps(Program):
             self._lr = hyper["lr"], torch.tensor(hyper["lr"])
         given = reads, row, opt_state, state
         return self._call((*given, {**hyper, "lr": self._lr[1]}), (*given, hyper))
+
+
+def keep_programs() -> None:
+    """Have torch keep its programs where they outlast a restart, and jobs on other nodes find them.
+
+    By itself it keeps them in the folder for temporary files, as it still does where the home
+    cannot be written, or in a process that imported torch's compiler before.
+    """
+    folder = compilation_cache("torch")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    os.environ.setdefault(VARIABLES["torch"], folder)
 
 
 def _claim_settings(owner: object) -> None:
