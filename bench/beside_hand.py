@@ -6,13 +6,12 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import bound
 from commands import command
 from report import BACKENDS, Row, median, ratio
-from training import BOUND, COMPILED, EVALUATED, names_of, threads_of
-from w1 import BATCH, SIZES, Setting
+from training import BOUNDS, COMPILED, EVALUATED, names_of, threads_of
+from w1 import SIZES, Setting
 
 from seqrun.cores import num_cores
 
@@ -44,7 +43,7 @@ def backend_rows(
     """
     wanted = list(names or names_of(backend, setting.device))
     rates: dict[Key, list[float]] = {key: [] for key in keys(wanted, setting.device)}
-    bounds: list[Any] = []
+    bounds: dict[str, list[bound.Bound]] = {name: [] for name in wanted if name in BOUNDS}
     seconds: dict[str, list[float]] = {"fisher_seconds": [], "evaluation_seconds": []}
     for _ in range(repetitions):
         for threads in sorted({threads for _, threads in rates}):
@@ -54,7 +53,8 @@ def backend_rows(
             measured = json.loads(command("bench/training.py", *arguments))
             for name, found in measured["rates"].items():
                 rates[name, threads] += found
-            bounds += measured["bounds"]
+            for name, parts in measured["bounds"].items():
+                bounds[name] += [bound.Bound(*part) for part in parts]
             for what, took in seconds.items():
                 took += measured[what]
     told = [
@@ -88,29 +88,34 @@ def title(key: Key, backend: str, device: str) -> str:
     """Return what a rate is called in the table."""
     name, threads = key
     of_threads = f", {threads} thread(s)" if device == "cpu" else ""
-    if name == BOUND:
-        return f"bound: products and update of a naive step, beside {backend}{of_threads}, steps/s"
+    if name in BOUNDS:
+        what = f"products and update of {BOUNDS[name][0]}'s step"
+        return f"bound: {what}, beside {backend}{of_threads}, steps/s"
     if name.startswith("hand"):
         kind = HAND_NAMES["jax" if backend == "jax" else name]
         return f"{kind}, naive{of_threads}, steps/s"
     return f"seqrun {backend}, {name}{of_threads}, steps/s"
 
 
-def _compared(key: Key, rates: dict[Key, list[float]], bounds: list[Any]) -> str:
+def _compared(
+    key: Key, rates: dict[Key, list[float]], bounds: dict[str, list[bound.Bound]]
+) -> str:
     """Say what a rate is of others in the same repetitions."""
     name, threads = key
-    if name == BOUND:
-        return parts_of_bound([bound.Bound(*found) for found in bounds])
+    if name in BOUNDS:
+        return parts_of_bound(BOUNDS[name][1], bounds[name])
     kind = COMPILED if name.endswith(COMPILED) else ""
     best = best_by_hand(kind, rates)
-    at_most = rates.get((BOUND, threads))
+    algo = "naive" if name.startswith("hand") else name.removesuffix(COMPILED)
+    own = next((name for name, (of, _) in BOUNDS.items() if of == algo), None)
+    at_most = rates.get((own, threads)) if own else None
     share = f"; {ratio(rates[key], at_most)} of the bound" if at_most else ""
     if name.startswith("hand"):
         return f"{ratio(rates[key], best)} of the faster{share}"
     if name.startswith("naive"):
         return f"{ratio(rates[key], best)} of hand-written{share}"
     naive = next(found for (other, _), found in rates.items() if other == f"naive{kind}")
-    return f"{ratio(naive, rates[key])} x naive's time per step"
+    return f"{ratio(naive, rates[key])} x naive's time per step{share}"
 
 
 def best_by_hand(kind: str, rates: dict[Key, list[float]]) -> list[float]:
@@ -119,12 +124,13 @@ def best_by_hand(kind: str, rates: dict[Key, list[float]]) -> list[float]:
     return [max(same) for same in zip(*found, strict=True)]
 
 
-def parts_of_bound(bounds: list[bound.Bound]) -> str:
+def parts_of_bound(batches: Sequence[int], bounds: list[bound.Bound]) -> str:
     """Say what the bound is made of, by medians, and what it is if all traffic is added."""
     by_numpy, by_torch, bandwidth = map(statistics.median, zip(*bounds, strict=True))
     library = "torch.mm" if by_torch <= by_numpy else "NumPy's BLAS"
-    work, moved = bound.flops(BATCH, SIZES), bound.update_bytes(SIZES)
-    every = sum(bound.traffic(SIZES).values())
+    work = sum(bound.flops(batch, SIZES) for batch in batches)
+    moved = bound.update_bytes(SIZES)
+    every = moved + len(batches) * (sum(bound.traffic(SIZES).values()) - moved)
     seconds = min(by_numpy, by_torch)
     rate = statistics.median(found.rate(every) for found in bounds)
     return (

@@ -1,10 +1,11 @@
 """What a training step of an MLP cannot do without: its matrix products and its memory traffic.
 
-The products are timed at the step's own shapes and in its order, in one thread, with NumPy's BLAS
-and with torch.mm(out=), on arrays that are in cache if they fit. Their time holds reading the
-weights and writing the gradients, which are their operands and results. So the bound adds only what
-no product does: SGD reads every gradient, and reads and writes every parameter. Bytes become
-seconds by the bandwidth of copying one array as large as all parameters onto another.
+The products are timed at the step's own shapes and in its order, with NumPy's BLAS and with
+torch.mm(out=), each with the step's threads or with one, whichever takes less long, on arrays that
+are in cache if they fit. Their time holds reading the weights and writing the gradients, which are
+their operands and results. So the bound adds only what no product does: SGD reads every gradient,
+and reads and writes every parameter. Bytes become seconds by the bandwidth of copying one array as
+large as all parameters onto another.
 """
 
 from __future__ import annotations
@@ -135,21 +136,31 @@ class Bound(NamedTuple):
         return 1 / (self.products + num_bytes / self.bandwidth)
 
 
-def measure(batch: int, sizes: Sequence[int]) -> Bound:
-    """Measure in one thread."""
+def measure(batches: Sequence[int], sizes: Sequence[int], threads: int = 1) -> Bound:
+    """Measure a step that passes over so many batches, of these sizes, one after the other.
+
+    Args:
+        batches: samples of each.
+        sizes: of inputs, hidden layers and outputs.
+        threads: that the step may have.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
-    step = Products(batch, sizes)
+    passes = [Products(batch, sizes) for batch in batches]
     here = np.zeros(num_parameters(sizes), np.float32)
     there = np.ones_like(here)
-    threads = torch.get_num_threads()
-    with threadpool_limits(1), torch.no_grad():
-        torch.set_num_threads(1)
-        by_numpy, by_torch = _seconds(step.by_numpy), _seconds(step.by_torch())
+    before = torch.get_num_threads()
+    by_numpy, by_torch = [], []
+    for count in sorted({1, threads}):
+        with threadpool_limits(count), torch.no_grad():
+            torch.set_num_threads(count)
+            by_numpy.append(sum(_seconds(step.by_numpy) for step in passes))
+            by_torch.append(sum(_seconds(step.by_torch()) for step in passes))
+    with threadpool_limits(1):
         copying = _seconds(lambda: np.copyto(here, there))
-        torch.set_num_threads(threads)
-    return Bound(by_numpy, by_torch, 2 * here.nbytes / copying)
+    torch.set_num_threads(before)
+    return Bound(min(by_numpy), min(by_torch), 2 * here.nbytes / copying)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

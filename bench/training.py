@@ -40,6 +40,8 @@ HAND = {
     "jax": {"hand": HandJax},
 }
 BOUND = "bound"
+BOUNDS = {BOUND: ("naive", (BATCH,)), f"{BOUND} agem": ("agem", (BATCH, 256))}
+"""Of which algorithm's step, and the batches that it passes over."""
 EVALUATED = 20
 """Tasks that are evaluated."""
 
@@ -48,16 +50,16 @@ def names_of(backend: str, device: str) -> list[str]:
     """Return what is measured: the bound, hand-written loops and seqrun's algorithms."""
     variants = ("", COMPILED) if backend == "torch" else ("",)
     ours = [f"{algo}{v}" for algo in ALGORITHMS for v in variants]
-    return [*([BOUND] if device == "cpu" else []), *HAND[backend], *ours]
+    return [*(BOUNDS if device == "cpu" else []), *HAND[backend], *ours]
 
 
 def threads_of(name: str, device: str) -> int:
-    """Return the CPU threads that a run of seqrun's has by its rule; 1 for all else."""
-    _, keys = ALGORITHMS.get(name.removesuffix(COMPILED), ("", {}))
+    """Return the CPU threads that a run of seqrun's, or its bound, has by seqrun's rule."""
+    algo = BOUNDS[name][0] if name in BOUNDS else name.removesuffix(COMPILED)
+    _, keys = ALGORITHMS.get(algo, ("", {}))
     samples = BATCH + keys.get("memory_batch_size", 0)
     per_sample = sum(i * o for i, o in zip(SIZES, SIZES[1:], strict=False))
-    is_run = device == "cpu" and name != BOUND
-    return default_num_threads(per_sample * samples) if is_run else 1
+    return default_num_threads(per_sample * samples) if device == "cpu" else 1
 
 
 class EpochTimer(BaseCallback):
@@ -148,14 +150,16 @@ def main() -> None:
     backend, setting = asked.backend, setting_of(asked)
     names = asked.rates.split(",") if asked.rates else names_of(backend, setting.device)
     rates: dict[str, list[float]] = {name: [] for name in names}
-    fisher, evaluation, bounds, execution = [], [], [], {}
+    fisher, evaluation, execution = [], [], {}
+    bounds: dict[str, list[bound.Bound]] = {name: [] for name in names if name in BOUNDS}
     seqrun_rate("naive", backend, setting)  # sets jax's threads before anything uses it
     hands = {n: make(setting) for n, make in HAND[backend].items() if n in names}
     for _ in range(asked.repetitions):
         for name in names:
-            if name == BOUND:
-                bounds.append(bound.measure(BATCH, SIZES))
-                rates[name].append(bounds[-1].rate(bound.update_bytes(SIZES)))
+            if name in bounds:
+                found = bound.measure(BOUNDS[name][1], SIZES, setting.threads)
+                bounds[name].append(found)
+                rates[name].append(found.rate(bound.update_bytes(SIZES)))
                 continue
             if name in hands:
                 rates[name].append(hands[name].rate())
