@@ -1,10 +1,10 @@
 """Steps per second of W1's training on one backend, beside hand-written loops and a bound.
 
 W1: Rotated MNIST, 60,000 samples a task, batch 10, MLP 784-256-256-10, SGD lr 0.01. seqrun runs
-with its default callbacks and loggers; what is timed is one epoch, with everything that happens
-between its first and its last hook, and without compilation: that of the first task for naive, of
-the second, where there are a penalty and a memory, for the others. Repetitions are interleaved. The
-bound (bench/bound.py) is of a CPU.
+with metrics, progress bar, console and local files; what is timed is one epoch, with everything
+that happens between its first and its last hook (checkpoints and figures come after it), and
+without compilation: that of the first task for naive, of the second, where there are a penalty and
+a memory, for the others. Repetitions are interleaved. The bounds (bench/bound.py) are of a CPU.
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ def cannot_share(config: Mapping[str, Any]) -> str:
         return f"backend={config['backend']}: only JAX trains several runs in one program"
     if isinstance(config["seed"], list) and len(config["seed"]) > 1:
         return "it has several seeds of its own, which seeds_strategy decides about"
+    if config["seeds_strategy"] == "processes":
+        return "seeds_strategy=processes: it is to be trained in a process of its own"
     allowed = config["allow_targets"]
     for name, node in config["callbacks"].items():
         key = f"callbacks.{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -83,7 +84,8 @@ def run_jobs_together(
     try:
         first = build(jobs[0].config, seeds_of(jobs[0].config)[0])
         size = runs_at_once(first)
-    except Exception:  # whatever it is, each job meets it as well, and records it as its own
+    except Exception as error:  # each job meets it as well, and records it as its own
+        sys.stderr.write(f"{len(jobs)} jobs run alone: {in_one_line(error)}\n")
         for job in jobs:
             ended(job, run_job(job, interruption))
         return

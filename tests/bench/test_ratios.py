@@ -50,6 +50,24 @@ def test_rates_over_the_faster_hand_written_loop(module: Any):
     assert beside_hand._compared(("ewc", 1), rates, []) == "3.00 x naive's time per step"
 
 
+def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch):
+    """Of each repetition; seqrun's better backend too."""
+    beside_peers = module("beside_peers")
+    ours = iter([{"a": (60.0, "x"), "b": (90.0, "x")}, {"a": (80.0, "x"), "b": (40.0, "x")}])
+    rates = {"slow": iter([10.0, 5.0]), "fast": iter([15.0, 20.0])}
+
+    def ask(peer: str, *_: Any) -> dict[str, Any]:
+        return {"rate": next(rates[peer]), "parts": {"reading_rate": 1.0}, "versions": {}}
+
+    monkeypatch.setattr(beside_peers, "PEERS", tuple(rates))
+    monkeypatch.setattr(beside_peers, "fastest_setting", lambda *_: (1, 0))
+    monkeypatch.setattr(beside_peers, "seqrun", lambda *_: next(ours))
+    monkeypatch.setattr(beside_peers, "ask", ask)
+    rows = beside_peers._algorithm("naive", BENCH, 2, 9, None, "turning")
+    told = {title: number for title, number, _ in rows}
+    assert told["W1 naive, seqrun's better backend over the faster peer"] == "5.0 (4.0-6.0)"
+
+
 def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPatch):
     """A-GEM's memory batch of 256 is work for two threads, the other steps are for one."""
     monkeypatch.setattr("seqrun.algorithms.base.threads.num_cores", lambda: 2)

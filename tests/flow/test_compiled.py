@@ -41,26 +41,6 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
     np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
 
 
-def test_where_programs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Below the user's cache, or where torch's variable says, or by torch itself."""
-    variable = "TORCHINDUCTOR_CACHE_DIR"
-    home, blocked = tmp_path / "home", tmp_path / "file"
-    blocked.write_text("")
-    for parent, chosen, kept in (
-        (home, None, str(home / "seqrun" / "torch-")),
-        (home, str(tmp_path / "elsewhere"), str(tmp_path / "elsewhere")),
-        (blocked, None, ""),
-    ):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(parent))
-        monkeypatch.setenv(variable, chosen or "")
-        if chosen is None:
-            monkeypatch.delenv(variable)
-        of_torch.keep_programs()
-        assert os.environ.get(variable, "").startswith(kept)
-        assert bool(kept) == (variable in os.environ)
-        assert chosen or not kept or Path(os.environ[variable]).is_dir()
-
-
 def test_a_run_tells_torch_in_time(tmp_path: Path):
     """Before its compiler is imported, which settles the folder: in a process of its own."""
     code = """
@@ -247,6 +227,23 @@ def test_a_look_between_compiled_steps_is_refused():
 
     with pytest.raises(ConfigError, match="training.compile='always': must be never with a callb"):
         run("naive", "torch", callbacks=[Looking()], training={"compile": "always"})
+
+
+def test_a_look_between_steps_leaves_them_uncompiled(
+    counted: type[Counted], monkeypatch: pytest.MonkeyPatch
+):
+    """By the rule, which is not to refuse what nobody asked for."""
+
+    class Looking(BaseCallback):
+        pause_every = 5
+
+        def on_pause(self, algorithm: Any, step: int) -> None:
+            """Look at nothing."""
+
+    monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
+    trace = run("naive", "torch", callbacks=[Looking()], training={"chunk_steps": 3})
+    assert not counted.calls
+    assert trace.algorithm.execution["compiled"] is False
 
 
 def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Counted]):

@@ -259,6 +259,84 @@ def test_per_sample_powers_of_a_module_of_ones_own(kind: str):
     np.testing.assert_allclose(found["1/kernel"].detach(), first, rtol=2e-5, atol=1e-7)
 
 
+@every_backend
+@pytest.mark.parametrize("kind", ["twice", "rows"])
+def test_per_sample_powers_of_a_layer_that_no_rule_knows(backend: str, kind: str):
+    """One that is applied twice, or to several rows of a sample, whose gradients add up."""
+    x = np.random.default_rng(3).random((5, 3, 2, 1), np.float32)
+    found, each = (of_torch if backend == "torch" else of_jax)(kind, x)
+    assert len(found) == 2
+    for name, value in found.items():
+        close(value, sum(g[name] ** 2 for g in each), name)
+
+
+def of_torch(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
+    """Return sums of squares, and the gradients of each sample alone, by canonical name."""
+    import torch
+    from torch import nn
+
+    from seqrun.backbones.torch import canonical_names
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(*((6, 6) if kind == "twice" else (2, 3)))
+
+        def forward(self, x: Any) -> Any:
+            if kind == "twice":
+                return self.layer(self.layer(x.flatten(1)).tanh())
+            return self.layer(x[..., 0]).tanh().mean(1)
+
+    torch.manual_seed(0)
+    module, images = Network(), torch.from_numpy(x)
+    params, _ = canonical_names(module)
+
+    def losses(logits: Any) -> Any:
+        return (logits**2).sum(1)
+
+    found = per_sample.per_sample_power_sum(module, images, losses, (), 2)
+    gradients = [
+        torch.autograd.grad(losses(module(image[None])).sum(), [*params.values()])
+        for image in images
+    ]
+    each = [dict(zip(params, (g.numpy() for g in of), strict=True)) for of in gradients]
+    return {name: value.detach().numpy() for name, value in found.items()}, each
+
+
+def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
+    """Return the same of the same network."""
+    import jax
+    from flax import linen as nn
+
+    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.per_sample import jax as per_sample
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            layer = nn.Dense(6 if kind == "twice" else 3, name="layer")
+            if kind == "twice":
+                return layer(nn.tanh(layer(x.reshape(len(x), -1))))
+            return nn.tanh(layer(x[..., 0])).mean(1)
+
+    module = Network()
+    params = flat(module.init(jax.random.key(0), x)["params"])
+
+    def losses(logits: Any) -> Any:
+        return (logits**2).sum(1)
+
+    @jax.jit
+    def gradient(params: Any, image: Any) -> Any:
+        def loss(params: Any) -> Any:
+            return losses(module.apply({"params": nested(params)}, image[None])).sum()
+
+        return jax.grad(loss)(params)
+
+    found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (), 2)
+    return found, [jax.tree.map(np.asarray, gradient(params, image)) for image in x]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("platform", ["cpu", "default"])

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from seqrun import seeds
+from seqrun import runner, seeds
 from seqrun.callbacks import BaseCallback
+from seqrun.processes import run_in_processes
 from seqrun.seeds import WORTH_PROCESSES, choose_strategy
 
 ROOT = Path(__file__).parents[2]
@@ -105,12 +106,41 @@ def test_stopped_and_continued(number: int, whole: Path, tmp_path: Path):
     os.kill(process.pid, number)
     code = process.wait(60)
     assert code == (128 + number if number == signal.SIGTERM else -number)
+    while living(process.pid):  # what goes on writing would be in the way of what continues
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     if number == signal.SIGTERM:
         assert record(stopped)["status"] == "interrupted"
     done = call(stopped, *LONG)
     assert done.returncode == 0, done.stderr
     assert facts(stopped) == facts(whole)
     assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def living(group: int) -> list[int]:
+    """Return the processes of a group, those that have ended and wait for their parent left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it ended meanwhile
+            continue
+        if int(of) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For the libraries that it imports, and for its engine unless the experiment says more."""
+    told: list[Any] = []
+    names = ["OMP_NUM_THREADS", "NPROC"]
+    run_in_processes(names, os.getenv, lambda *found: told.append(found), processes=1)
+    assert told == [(name, "1") for name in names]
+    for asked, given in ((None, 1), (3, 3)):
+        built = SimpleNamespace(num_threads=asked, execution={})
+        monkeypatch.setattr(runner, "build", lambda *_, built=built: built)
+        job = seeds.SeedJob(config={}, seed=0, directory=tmp_path)
+        assert runner._build_for_process(job).num_threads == given
 
 
 def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6) -> Any:

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +21,11 @@ from hydra_plugins.seqrun.vectorized import VectorizedLauncher
 from seqrun import footprint, jobs, together
 from seqrun.algorithms.base.ensemble import BaseEnsemble
 from seqrun.algorithms.ewc.jax import EWC
-from seqrun.callbacks import InterruptionCallback
+from seqrun.callbacks import InterruptionCallback, MetricCallback, TqdmCallback
 from seqrun.checks import ConfigError
 from seqrun.grouping import group, structure_of, vectorizable_keys
 from seqrun.experiment import build, check
+from seqrun.loggers import ConsoleLogger, LocalLogger
 from seqrun.results import Results
 from seqrun.sweep import Outcome, SweepJob
 
@@ -81,6 +82,9 @@ def test_a_grid_is_one_group():
         (("optimizer=adam",), "optimizer._target_"),
         (("algo=si",), "algo._target_"),
         (("callbacks.checkpoint.keep=3",), "callbacks.checkpoint.keep"),
+        (("num_threads=2",), "num_threads"),
+        (("device=auto",), "device"),
+        (("data_dir=elsewhere",), "data_dir"),
     ],
 )
 def test_another_structure_is_another_group(changed: tuple[str, ...], named: str):
@@ -103,6 +107,10 @@ def test_what_runs_alone_and_why():
     assert [numbers(members) for members in groups] == [[3, 4]]
     reasons = {found.number: reason for found, reason in alone}
     assert "backend=torch: only JAX" in reasons[0] and "several seeds" in reasons[2]
+    own = "seeds_strategy=processes"
+    jobs = [job(n, "backend=jax", f"seed={n}", *([own] if n == 2 else [])) for n in range(3)]
+    groups, alone = group(jobs)
+    assert [numbers(members) for members in groups] == [[0, 1]] and own in alone[0][1]
     jobs = [job(0, "backend=jax", environment={"A": "1"}), job(1, "backend=jax", "seed=1")]
     groups, alone = group(jobs)
     assert not groups and "hydra.job.env_set" in alone[0][1]
@@ -183,6 +191,18 @@ def test_groups_fit_the_device_s_own_memory(monkeypatch: pytest.MonkeyPatch):
         assert together.runs_at_once(algorithm) == runs
 
 
+def test_a_member_prints_nothing():
+    """The lines and bars of several would be mixed; what else it has stays."""
+    metrics, files = MetricCallback(), LocalLogger()
+    algorithm: Any = SimpleNamespace(
+        execution={}, callbacks=[TqdmCallback(), metrics], loggers=[ConsoleLogger(), files]
+    )
+    member: Any = object()
+    together._admit(algorithm, member)
+    assert algorithm.member is member and algorithm.execution == {"strategy": "vmap"}
+    assert algorithm.callbacks == [metrics] and algorithm.loggers == [files]
+
+
 def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
     """Five runs, two at a time, one of which fails: each is told of with its own place."""
 
@@ -211,7 +231,7 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_fails_before_a_group_is_told_of_each_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """As it would be of each alone, so that jobs of other groups go on."""
 
@@ -224,6 +244,7 @@ def test_what_fails_before_a_group_is_told_of_each_job(
     both = [dataclasses.replace(one, directory=tmp_path / str(one.number)) for one in made]
     jobs.run_jobs_together(both, InterruptionCallback(), lambda *found: told.append(found))
     assert [one for one, _ in told] == both
+    assert "2 jobs run alone: OSError: stale file handle" in capsys.readouterr().err
     for one, outcome in told:
         assert outcome.status == "failed" and "stale file handle" in str(outcome.error)
         assert Results.read(one.directory).status == "failed"

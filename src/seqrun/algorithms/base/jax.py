@@ -177,7 +177,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         threads = self.num_threads or default_num_threads(self.work_per_batch())
         os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
         self.device_kind = self.find_device(self.device)
-        jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))
+        jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))  # None: keep none
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]

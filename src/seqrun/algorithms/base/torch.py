@@ -378,9 +378,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         choice, kind = self.training.compile, self.device_kind
         always = choice == "always"
         part = None if choice == "never" else to_compile(*work, kind, convolves, always=always)
-        if part == "steps" and (not self.is_compilable or self.has_host_step_hooks):
-            return None
-        return part
+        looks = self.has_host_step_hooks or (self._pausing and choice == "auto")
+        return None if part == "steps" and (looks or not self.is_compilable) else part
 
     @cached_property
     def _program(self) -> Program | None:

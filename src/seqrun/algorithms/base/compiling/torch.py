@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -138,13 +137,13 @@ def keep_programs() -> None:
 
     By itself it keeps them in the folder for temporary files, as it still does where the home
     cannot be written, or in a process that imported torch's compiler before.
+
+    Raises:
+        ConfigError: the folder that its variable says cannot be written.
     """
     folder = compilation_cache("torch")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    os.environ.setdefault(VARIABLES["torch"], folder)
+    if folder is not None:
+        os.environ[VARIABLES["torch"]] = folder
 
 
 def _claim_settings(owner: object) -> None:
