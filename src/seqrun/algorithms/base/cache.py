@@ -9,7 +9,6 @@ from pathlib import Path
 
 from seqrun.checks import ConfigError
 
-
 VARIABLES = {"jax": "JAX_COMPILATION_CACHE_DIR", "torch": "TORCHINDUCTOR_CACHE_DIR"}
 """What each framework itself reads for the folder of its compiled programs."""
 
