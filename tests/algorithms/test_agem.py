@@ -101,6 +101,35 @@ def test_first_task_is_naive(backend: str):
     assert abs(trace.losses - naive.losses).max() > 1e-3
 
 
+def test_jax_decides_without_the_reference(monkeypatch: pytest.MonkeyPatch):
+    """As with it; it is made in one branch of the program."""
+    from seqrun.algorithms.agem import jax as module
+
+    taken, cond = [], module.jax.lax.cond
+    spec = SPEC | {"benchmark": "rotated_digits", "stream": {"samples_per_task": 40}}
+
+    def recorded(opposed: Any, *branches: Any) -> Any:
+        module.jax.debug.callback(lambda value: taken.append(bool(value)), opposed)
+        return cond(opposed, *branches)
+
+    monkeypatch.setattr(module.jax.lax, "cond", recorded)
+    short = run("agem", "jax", **spec)
+    assert len(taken) == len(short.losses) - FIRST_TASK.stop
+    assert 0 < sum(taken) < len(taken)
+    monkeypatch.setattr(module, "through_layers", lambda *_: None)
+    assert_same_run(run("agem", "jax", **spec), short, 1e-5)
+    assert len(taken) == len(short.losses) - FIRST_TASK.stop
+
+
+@pytest.mark.parametrize("option", [{"dropout": 0.5}, {"batch_norm": True}], ids=["noise", "norm"])
+def test_jax_makes_the_reference_of_other_networks(
+    option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Noise differs from pass to pass, and BatchNorm's gradient is no product of two matrices."""
+    monkeypatch.setattr("seqrun.algorithms.agem.jax.dense_product", None)
+    run("agem", "jax", backbone=option, **SPEC)
+
+
 @pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.full)])
 def test_the_reference_pass_leaves_no_trace(backend: str, monkeypatch: pytest.MonkeyPatch):
     """Never projecting is naive: statistics, mode and noise are as if there was no pass."""

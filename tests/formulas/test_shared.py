@@ -104,6 +104,43 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
     np.testing.assert_array_equal(anchor["w"][:5], np.float32(terms[-1][0][:5]))
 
 
+# ---- layers
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense_layers(bias: bool):
+    """Gradients of 7 and of 2 samples, and their inner product, against jax.grad."""
+    import jax
+    from flax import linen as nn
+
+    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.jax import cross_entropy
+    from seqrun.formulas.layers import jax as layers
+
+    parts = [lambda x: x.reshape(len(x), -1), nn.Dense(5, bias), nn.relu, nn.Dense(3, bias)]
+    module, chance = nn.Sequential(parts), np.random.default_rng(2)
+    images = [chance.random((size, 2, 3, 1), dtype=np.float32) for size in (7, 2)]
+    params = flat(module.init(jax.random.key(0), images[0])["params"])
+    found, expected = [], []
+    for x in images:
+
+        def loss(params: Any = params, x: Any = x) -> Any:
+            return cross_entropy(module.apply({"params": nested(params)}, x), np.arange(len(x)) % 3)
+
+        found.append(layers.through_layers((nn.Dense,), params, loss))
+        expected.append(jax.grad(loss)(params))
+        gradient = layers.dense_gradient(found[-1])
+        assert set(gradient) == set(params)
+        for name, value in expected[-1].items():
+            close(gradient[name], value, name)
+    product = sum((g * expected[1][name]).sum() for name, g in expected[0].items())
+    close(layers.dense_product(*found), product, "product")
+    normed = nn.Sequential([*parts[:2], nn.LayerNorm()])
+    arrays = normed.init(jax.random.key(0), x)
+    params = flat(arrays["params"])
+    assert layers.through_layers((nn.Dense,), params, lambda: normed.apply(arrays, x).sum()) is None
+
+
 # ---- per-sample gradients
 
 

@@ -101,6 +101,14 @@ def test_herding_takes_no_sample_twice_and_bears_a_zero_feature():
     assert sorted(herding_order(features, 10)) == [0, 1, 2, 3]
 
 
+def test_herding_where_float32_would_choose_others():
+    """Features that differ by less than float32 tells apart."""
+    features = 1 + 1e-5 * np.random.default_rng(0).random((40, 6))
+    order = herding_order(features, 12).tolist()
+    assert order == brute_force_herding(features, 12)
+    assert order != brute_force_herding(features.astype(np.float32), 12)
+
+
 def test_herding_rows_go_class_by_class():
     chance = np.random.default_rng(9)
     y = np.array([1, 0, 1, 0, 1, 0, 0])

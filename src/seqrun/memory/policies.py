@@ -47,7 +47,8 @@ def herding_order(features: np.ndarray, most: int) -> np.ndarray:
     """Return the first `most` of one class's samples as herding chooses them.
 
     Each next one brings the mean of the chosen closest to the mean of all, on L2-normalised
-    features (Rebuffi 2017, algorithm 4), which are computed with in float64.
+    features (Rebuffi 2017, algorithm 4). Distances are compared in float64, of those samples alone
+    that may be the closest by float32, which takes half the time.
 
     Args:
         features: (N, D) float.
@@ -57,15 +58,20 @@ def herding_order(features: np.ndarray, most: int) -> np.ndarray:
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     mean = normal.mean(0)
     squares = (normal**2).sum(1)
+    rough, rough_squares = normal.astype(np.float32), squares.astype(np.float32)
+    unit = (normal.shape[1] + 4) * float(np.finfo(np.float32).eps)  # bounds a rough product's error
     total = np.zeros_like(mean)
     order = np.empty(min(most, len(normal)), np.int64)
     for k in range(1, len(order) + 1):
         # |mean - (total + f) / k|^2 k^2, without what does not depend on f
-        distances = squares + 2 * normal @ (total - k * mean)
-        best = int(distances.argmin())
+        away = total - k * mean
+        distances = rough_squares + rough @ (2 * away).astype(np.float32)
+        margin = 4 * unit * (1 + float(np.linalg.norm(away)))
+        near = np.flatnonzero(distances <= distances.min() + margin)
+        best = near[(squares[near] + 2 * normal[near] @ away).argmin()]
         order[k - 1] = best
         total += normal[best]
-        squares[best] = np.inf
+        rough_squares[best] = np.inf
     return order
 
 

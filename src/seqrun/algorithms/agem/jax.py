@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
 
 from seqrun.algorithms.agem import AGEMOptions
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.base.step import Step
 from seqrun.formulas.jax import allow_classes, cross_entropy
+from seqrun.formulas.layers.jax import Layers, dense_gradient, dense_product, through_layers
 
 
 @dataclass(kw_only=True, eq=False)
@@ -20,17 +23,36 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
     """Averaged Gradient Episodic Memory (Chaudhry et al. 2019)."""
 
     def on_after_backward(self, algorithm: Any, step: Step) -> None:
-        """Project the gradient where it would raise the loss of memory."""
-        x, y, t = step.reads["replay"]
-        if not len(y):
+        """Project the gradient where it would raise the loss of memory.
+
+        Where the network has dense layers alone, g.g_ref takes no g_ref: it is made where it is
+        needed. A GPU makes it sooner than it could decide.
+        """
+        memory = step.reads["replay"]
+        if not len(memory.y):
             return
+        params, noise = step.params, jax.random.fold_in(step.key, 1)
 
         def loss(params: dict[str, Array]) -> Array:
-            key = jax.random.fold_in(step.key, 1)
-            logits, _ = self.forward(params, step.stats, x, key)  # statistics: without a trace
-            return cross_entropy(allow_classes(logits, step.mask, t), y)
+            logits, _ = self.forward(params, step.stats, memory.x, noise)  # a pass without a trace
+            return cross_entropy(allow_classes(logits, step.mask, memory.t), memory.y)
 
-        step.gradients = projected(step.gradients, jax.grad(loss)(step.params))
+        reference = self._layers(params, lambda: loss(params))
+        own = reference and self._layers(params, lambda: self.training_loss(params, step)[0])
+        if own is None:
+            step.gradients = projected(step.gradients, jax.grad(loss)(params))
+        else:
+            step.gradients = jax.lax.cond(
+                dense_product(own, reference) < 0,
+                lambda: projected(step.gradients, dense_gradient(reference)),
+                lambda: step.gradients,
+            )
+
+    def _layers(self, params: dict[str, Array], loss: Callable[[], Array]) -> Layers | None:
+        """Return what a loss makes of the layers, if all are dense and without noise, on a CPU."""
+        if self.device_kind != "cpu" or self.backbone.is_noisy:
+            return None
+        return through_layers((nn.Dense,), params, loss)
 
 
 def projected(gradients: dict[str, Array], reference: dict[str, Array]) -> dict[str, Array]:

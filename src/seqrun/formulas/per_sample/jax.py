@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from seqrun.backbones.jax import BatchNorm, nested
+from seqrun.formulas.layers.jax import through_layers
 
 Arrays = dict[str, Array]
 CHUNK = 32  # samples whose gradients are made, and kept, at a time; as in PyTorch
@@ -37,23 +37,21 @@ def per_sample_power_sum(
         targets: arrays with leading axis B.
         power: 1 or 2.
     """
-    layers: dict[str, Any] = {}
-    shapes = jax.eval_shape(lambda: _tapped(module, params, stats, x, {}, layers)[1])
-    if not _complete(layers, shapes, params):
+    variables = {"params": nested(params), "batch_stats": nested(stats)}
+
+    def loss() -> Array:
+        return losses(module.apply(variables, x), *targets).sum()
+
+    found = through_layers(tuple(_RULES), params, loss)
+    if found is None:
         return _by_vmap(module, params, stats, x, losses, targets, power)
-
-    def total(taps: Arrays) -> tuple[Array, Any]:
-        logits, inside = _tapped(module, params, stats, x, taps, {})
-        return losses(logits, *targets).sum(), {path: h[0] for path, (h, _) in inside.items()}
-
-    taps = {path: jnp.zeros(out[0].shape) for path, (_, out) in shapes.items()}
-    deltas, inputs = jax.grad(total, has_aux=True)(taps)
     sums: Arrays = {}
     arrays = params | stats
-    for path, delta in deltas.items():
+    for path, layer in found.layers.items():
         own = {n.rpartition("/")[2]: arrays[n] for n in arrays if n.rpartition("/")[0] == path}
-        found = _RULES[type(layers[path])](layers[path], own, inputs[path], delta, power)
-        sums |= {f"{path}/{leaf}": value for leaf, value in found.items()}
+        rule = _RULES[type(layer)]
+        terms = rule(layer, own, found.inputs[path], found.deltas[path], power)
+        sums |= {f"{path}/{leaf}": value for leaf, value in terms.items()}
     return {name: sums[name] for name in params}
 
 
@@ -101,49 +99,6 @@ _RULES: dict[type, Callable[..., Arrays]] = {
     BatchNorm: _norm,
     nn.Conv: _convolution,
 }
-
-
-def _tapped(
-    module: nn.Module,
-    params: Arrays,
-    stats: Arrays,
-    x: Array,
-    taps: Arrays,
-    layers: dict[str, Any],
-) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
-    """Apply the module, adding a tap to each ruled layer's output; return what went in and out.
-
-    Args:
-        layers: takes each ruled layer, unbound, by path.
-    """
-    inside: dict[str, tuple[list[Array], list[Array]]] = {}
-
-    def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = call(*args, **kwargs)
-        if type(context.module) in _RULES and context.method_name == "__call__":
-            path = "/".join(context.module.path)
-            layers[path] = context.module.clone(parent=None, name=None)
-            inputs, outputs = inside.setdefault(path, ([], []))
-            inputs.append(args[0])
-            outputs.append(output)
-            output = output + taps[path] if path in taps else output
-        return output
-
-    variables = {"params": nested(params), "batch_stats": nested(stats)}
-    with nn.intercept_methods(tap):
-        logits: Any = module.apply(variables, x)
-    return logits, inside
-
-
-def _complete(layers: dict[str, Any], shapes: dict[str, Any], params: Arrays) -> bool:
-    """Whether every parameter belongs to one tapped application of a layer, to a batch."""
-    covered = {name for name in params if name.rpartition("/")[0] in shapes}
-    axes = {nn.Dense: 2, nn.Conv: 4}
-    once = all(
-        len(inputs) == 1 and inputs[0].ndim == axes.get(type(layers[path]), inputs[0].ndim)
-        for path, (inputs, _) in shapes.items()
-    )
-    return once and covered == set(params)
 
 
 def _by_vmap(

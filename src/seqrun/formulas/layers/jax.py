@@ -1,0 +1,99 @@
+"""What goes into layers and their derivatives, for JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+Arrays = dict[str, Array]
+_AXES = {nn.Dense: 2, nn.Conv: 4}  # of a batch of the layer's inputs
+
+
+class Layers(NamedTuple):
+    """What a loss over a batch of N made of a network's layers, each by its path.
+
+    Attributes:
+        layers: the layers, unbound.
+        inputs: (N, ..., in) each.
+        deltas: (N, ..., out) each, derivatives of the loss by the outputs.
+    """
+
+    layers: dict[str, Any]
+    inputs: Arrays
+    deltas: Arrays
+
+
+def through_layers(
+    kinds: tuple[type, ...], params: Arrays, loss: Callable[[], Array]
+) -> Layers | None:
+    """Return inputs and derivatives of the layers of some kinds.
+
+    Args:
+        kinds: of layers.
+        params: of the network that `loss` applies, by canonical name.
+        loss: applies it once, to a batch, and returns a number.
+
+    Returns:
+        None if a parameter is not one of a layer of these kinds that is applied once, to a batch.
+    """
+    layers: dict[str, Any] = {}
+
+    def tapped(taps: Arrays) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
+        """Return the loss with a tap added to each layer's output, and what went in and out."""
+        inside: dict[str, tuple[list[Array], list[Array]]] = {}
+
+        def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            output = call(*args, **kwargs)
+            if type(context.module) in kinds and context.method_name == "__call__":
+                path = "/".join(context.module.path)
+                layers[path] = context.module.clone(parent=None, name=None)
+                inputs, outputs = inside.setdefault(path, ([], []))
+                inputs.append(args[0])
+                outputs.append(output)
+                output = output + taps[path] if path in taps else output
+            return output
+
+        with nn.intercept_methods(tap):
+            return loss(), inside
+
+    shapes = jax.eval_shape(lambda: tapped({})[1])
+    covered = {name for name in params if name.rpartition("/")[0] in shapes}
+    once = all(
+        len(inputs) == 1 and inputs[0].ndim == _AXES.get(type(layers[path]), inputs[0].ndim)
+        for path, (inputs, _) in shapes.items()
+    )
+    if not once or covered != set(params):
+        return None
+
+    def total(taps: Arrays) -> tuple[Array, Arrays]:
+        value, inside = tapped(taps)
+        return value, {path: inputs[0] for path, (inputs, _) in inside.items()}
+
+    taps = {path: jnp.zeros(outputs[0].shape) for path, (_, outputs) in shapes.items()}
+    deltas, inputs = jax.grad(total, has_aux=True)(taps)
+    return Layers(layers, inputs, deltas)
+
+
+def dense_gradient(found: Layers) -> Arrays:
+    """Return the gradient of a network of dense layers, by canonical name."""
+    gradient: Arrays = {}
+    for path, layer in found.layers.items():
+        h, delta = found.inputs[path], found.deltas[path]
+        gradient[f"{path}/kernel"] = h.T @ delta
+        if layer.use_bias:
+            gradient[f"{path}/bias"] = delta.sum(0)
+    return gradient
+
+
+def dense_product(one: Layers, other: Layers) -> Array:
+    """Return the inner product of two gradients of a network of dense layers, making neither."""
+    terms = []
+    for path, layer in one.layers.items():
+        inputs = one.inputs[path] @ other.inputs[path].T + layer.use_bias
+        terms.append((inputs * (one.deltas[path] @ other.deltas[path].T)).sum())
+    return jnp.stack(terms).sum()
