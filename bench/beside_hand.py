@@ -90,6 +90,7 @@ def title(key: Key, backend: str, device: str) -> str:
     of_threads = f", {threads} thread(s)" if device == "cpu" else ""
     if name in BOUNDS:
         what = f"products and update of {BOUNDS[name][0]}'s step"
+        what += ", with g_ref made" if BOUNDS[name][0] == "agem" else ""
         return f"bound: {what}, beside {backend}{of_threads}, steps/s"
     if name.startswith("hand"):
         kind = HAND_NAMES["jax" if backend == "jax" else name]

@@ -1,10 +1,10 @@
 """What phases beside training cost per sample, and training itself in the same run.
 
 W1, two tasks, the second measured, without compilation; herding and its evaluation on Split MNIST,
-class-incremental, which iCaRL needs. PyTorch's steps are compiled, as in the whole of W1. A phase
-is what passes between two of a run's events, so that nothing of it is left out; reading the data of
-tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by kernel
-regression, when it evaluates. What has "resnet" is EWC on W2.
+class-incremental, which iCaRL needs. PyTorch's steps are compiled (training.compile=always). A
+phase is what passes between two of a run's events, so that nothing of it is left out; reading the
+data of tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by
+kernel regression, when it evaluates. What has "resnet" is EWC on W2.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """

@@ -40,8 +40,8 @@ HAND = {
     "jax": {"hand": HandJax},
 }
 BOUND = "bound"
-BOUNDS = {BOUND: ("naive", (BATCH,)), f"{BOUND} agem": ("agem", (BATCH, 256))}
-"""Of which algorithm's step, and the batches that it passes over."""
+BOUNDS = {BOUND: ("naive", (BATCH,)), f"{BOUND} agem": ("agem", (BATCH, 250))}
+"""Of which algorithm's step, and the batches that it passes over; in task 2 memory holds 250."""
 EVALUATED = 20
 """Tasks that are evaluated."""
 

@@ -101,12 +101,14 @@ def test_first_task_is_naive(backend: str):
     assert abs(trace.losses - naive.losses).max() > 1e-3
 
 
-def test_jax_decides_without_the_reference(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.MonkeyPatch):
     """As with it; it is made in one branch of the program."""
     from seqrun.algorithms.agem import jax as module
 
     taken, cond = [], module.jax.lax.cond
     spec = SPEC | {"benchmark": "rotated_digits", "stream": {"samples_per_task": 40}}
+    spec["backbone"] = {"dropout": dropout}
 
     def recorded(opposed: Any, *branches: Any) -> Any:
         module.jax.debug.callback(lambda value: taken.append(bool(value)), opposed)
@@ -121,13 +123,17 @@ def test_jax_decides_without_the_reference(monkeypatch: pytest.MonkeyPatch):
     assert len(taken) == len(short.losses) - FIRST_TASK.stop
 
 
-@pytest.mark.parametrize("option", [{"dropout": 0.5}, {"batch_norm": True}], ids=["noise", "norm"])
-def test_jax_makes_the_reference_of_other_networks(
-    option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
-    """Noise differs from pass to pass, and BatchNorm's gradient is no product of two matrices."""
-    monkeypatch.setattr("seqrun.algorithms.agem.jax.dense_product", None)
-    run("agem", "jax", backbone=option, **SPEC)
+@pytest.mark.parametrize("kind", ["norm", "child"])
+def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """BatchNorm's gradient is no product of two matrices; a child may add to the loss's."""
+    from seqrun.algorithms.agem import jax as module
+
+    class Child(module.AGEM):
+        """One of one's own."""
+
+    monkeypatch.setattr(module, "dense_product", None)
+    backbone = {"batch_norm": kind == "norm"}
+    run("agem", "jax", backbone=backbone, kind=Child if kind == "child" else None, **SPEC)
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.full)])

@@ -6,7 +6,9 @@ import gzip
 import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from mmap import mmap
 from threading import Thread
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -88,6 +90,29 @@ def test_known_mean_and_deviation():
     transform = SplitMNIST(normalize=True).transform
     assert transform.mean == pytest.approx((0.1307,), abs=1e-4)
     assert transform.std == pytest.approx((0.3081,), abs=1e-4)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_archives_are_unpacked_and_mapped(archives, writable, monkeypatch):
+    """Once, atomically, and not by a check; where that cannot be written the archives are read."""
+    check_mnist(archives)
+    raw = archives / "MNIST" / "raw"
+    assert sorted(p.name for p in raw.iterdir()) == sorted(f"{name}.gz" for name in NAMES)
+    if not writable:
+        monkeypatch.setattr("seqrun.benchmarks.mnist.write_atomically", Mock(side_effect=OSError))
+    first, again = load_mnist(archives), load_mnist(archives)
+    unpacked = [name for name in NAMES if (raw / name).is_file()]
+    assert unpacked == (NAMES if writable else [])
+    assert (mapping_of(again.x_train) is not None) == writable
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one, other)
+
+
+def mapping_of(array):
+    """Return the file's mapping that an array is a view of, or None."""
+    while array is not None and not isinstance(array, mmap):
+        array = getattr(array, "base", None)
+    return array
 
 
 def test_unpacked_files_are_read_and_preferred(archives):

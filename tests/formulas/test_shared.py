@@ -107,6 +107,39 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
 # ---- layers
 
 
+def test_no_rule_knows_a_layer_whose_kernel_is_made_of_its_parameters():
+    """As in spectral normalisation: its derivative is not the parameter's."""
+    import jax
+    from flax import linen as nn
+
+    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.per_sample import jax as per_sample
+
+    def doubled(arrays: Any) -> Any:
+        return jax.tree.map(lambda array: 2 * array, arrays)
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            layer, first = nn.Dense(3, name="layer"), self.is_initializing()
+            call = nn.map_variables(nn.Dense.__call__, "params", doubled, init=first, mutable=True)
+            return call(layer, x.reshape(len(x), -1))
+
+    module, x = Network(), np.random.default_rng(0).random((5, 2, 3, 1), np.float32)
+    params = flat(module.init(jax.random.key(0), x)["params"])
+
+    def losses(logits: Any) -> Any:
+        return (logits**2).sum(1)
+
+    def loss(params: Any, image: Any) -> Any:
+        return losses(module.apply({"params": nested(params)}, image[None])).sum()
+
+    found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (), 2)
+    each = [jax.grad(loss)(params, image) for image in x]
+    for name in params:
+        close(found[name], sum(np.asarray(g[name]) ** 2 for g in each), name)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense_layers(bias: bool):
     """Gradients of 7 and of 2 samples, and their inner product, against jax.grad."""

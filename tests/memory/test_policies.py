@@ -72,9 +72,11 @@ def test_herding_order_by_hand():
     assert herding_order(features, 3).tolist() == [2, 0, 1]
 
 
-def brute_force_herding(features: np.ndarray, most: int) -> list[int]:
+def brute_force_herding(
+    features: np.ndarray, most: int, dtype: type[np.floating] = np.float64
+) -> list[int]:
     """Rebuffi 2017, algorithm 4, word by word."""
-    phi = [f / np.linalg.norm(f) for f in features.astype(np.float64)]
+    phi = [f / np.linalg.norm(f) for f in features.astype(dtype)]
     mu = sum(phi) / len(phi)
     chosen: list[int] = []
     for k in range(1, most + 1):
@@ -101,12 +103,14 @@ def test_herding_takes_no_sample_twice_and_bears_a_zero_feature():
     assert sorted(herding_order(features, 10)) == [0, 1, 2, 3]
 
 
-def test_herding_where_float32_would_choose_others():
-    """Features that differ by less than float32 tells apart."""
-    features = 1 + 1e-5 * np.random.default_rng(0).random((40, 6))
+@pytest.mark.parametrize("size", [6, 600])
+def test_herding_where_float32_would_choose_others(size: int):
+    """Features that differ by less than float32 tells apart: all near ones are compared again."""
+    features = 1 + 1e-5 * np.random.default_rng(0).random((40, size))
+    features[1::2] *= np.where(np.arange(size) % 2, 1, 3)  # far from the others
     order = herding_order(features, 12).tolist()
     assert order == brute_force_herding(features, 12)
-    assert order != brute_force_herding(features.astype(np.float32), 12)
+    assert order != brute_force_herding(features, 12, np.float32)
 
 
 def test_herding_rows_go_class_by_class():

@@ -18,7 +18,7 @@ from seqrun.algorithms.base.step import Step
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import EarlyStoppingCallback
 
-BRIEF = ("naive", "ewc", "er")
+BRIEF = ("naive", "ewc", "er", "agem")
 algorithms = pytest.mark.parametrize(
     "algo", [a if a in BRIEF else pytest.param(a, marks=pytest.mark.full) for a in ALGORITHMS]
 )

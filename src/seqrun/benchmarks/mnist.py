@@ -13,6 +13,7 @@ import numpy as np
 
 from seqrun.benchmarks.source import ImageSource, RawImages, data_root
 from seqrun.checks import ConfigError
+from seqrun.files import write_atomically
 
 
 class _File(NamedTuple):
@@ -55,6 +56,9 @@ _FILES = (
 def load_mnist(data_dir: str | Path | None = None) -> RawImages:
     """Load 60000 training and 10000 test images, 28 x 28 x 1, of 10 classes.
 
+    Archives are unpacked beside them, where that can be written: files are mapped, so that
+    processes share them.
+
     Args:
         data_dir: holds `MNIST/raw/`, with archives or unpacked files; None as `data_root`.
 
@@ -62,7 +66,7 @@ def load_mnist(data_dir: str | Path | None = None) -> RawImages:
         ConfigError: a file is missing and cannot be downloaded, or is damaged.
     """
     raw = _ensure_files(data_dir)
-    x_train, y_train, x_test, y_test = (_parse(_verified(raw, file), file) for file in _FILES)
+    x_train, y_train, x_test, y_test = (_read(raw, file) for file in _FILES)
     return RawImages(
         x_train[..., None], y_train.astype(np.int32), x_test[..., None], y_test.astype(np.int32)
     )
@@ -100,10 +104,17 @@ def _verified(raw: Path, file: _File) -> bytes:
     return content
 
 
-def _parse(stored: bytes, file: _File) -> np.ndarray:
+def _read(raw: Path, file: _File) -> np.ndarray:
     """Return the array of an idx file: magic number, sizes (big-endian uint32), then bytes."""
-    content = gzip.decompress(stored) if stored[:2] == b"\x1f\x8b" else stored
-    return np.frombuffer(content, np.uint8, offset=4 * (1 + len(file.shape))).reshape(file.shape)
+    stored, path = _verified(raw, file), raw / file.name
+    offset = 4 * (1 + len(file.shape))
+    if stored[:2] == b"\x1f\x8b":
+        content = gzip.decompress(stored)
+        try:
+            write_atomically(path, content)
+        except OSError:  # not ours to write
+            return np.frombuffer(content, np.uint8, offset=offset).reshape(file.shape)
+    return np.asarray(np.memmap(path, np.uint8, "r", offset, file.shape))
 
 
 def _ensure_files(data_dir: str | Path | None) -> Path:

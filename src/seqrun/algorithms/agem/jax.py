@@ -26,7 +26,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         """Project the gradient where it would raise the loss of memory.
 
         Where the network has dense layers alone, g.g_ref takes no g_ref: it is made where it is
-        needed. A GPU makes it sooner than it could decide.
+        needed, on a CPU.
         """
         memory = step.reads["replay"]
         if not len(memory.y):
@@ -49,8 +49,11 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
             )
 
     def _layers(self, params: dict[str, Array], loss: Callable[[], Array]) -> Layers | None:
-        """Return what a loss makes of the layers, if all are dense and without noise, on a CPU."""
-        if self.device_kind != "cpu" or self.backbone.is_noisy:
+        """Return what a loss makes of the layers, if all are dense.
+
+        A child may have another gradient than that of its loss.
+        """
+        if self.device_kind != "cpu" or type(self) is not AGEM:
             return None
         return through_layers((nn.Dense,), params, loss)
 

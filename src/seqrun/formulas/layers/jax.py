@@ -43,14 +43,19 @@ def through_layers(
     """
     layers: dict[str, Any] = {}
 
+    def applies(layer: Any, path: str) -> bool:
+        """Whether a layer is of the kinds, and has the parameters themselves, not made of them."""
+        own = layer.variables.get("params", {}) if type(layer) in kinds else {}
+        return bool(own) and all(v is params.get(f"{path}/{leaf}") for leaf, v in own.items())
+
     def tapped(taps: Arrays) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
         """Return the loss with a tap added to each layer's output, and what went in and out."""
         inside: dict[str, tuple[list[Array], list[Array]]] = {}
 
         def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = call(*args, **kwargs)
-            if type(context.module) in kinds and context.method_name == "__call__":
-                path = "/".join(context.module.path)
+            path = "/".join(context.module.path)
+            if context.method_name == "__call__" and args and applies(context.module, path):
                 layers[path] = context.module.clone(parent=None, name=None)
                 inputs, outputs = inside.setdefault(path, ([], []))
                 inputs.append(args[0])
