@@ -4,7 +4,8 @@ W1, two tasks, the second measured, without compilation; herding and its evaluat
 class-incremental, which iCaRL needs. PyTorch's steps are compiled (training.compile=always). A
 phase is what passes between two of a run's events, so that nothing of it is left out; reading the
 data of tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by
-kernel regression, when it evaluates. What has "resnet" is EWC on W2.
+kernel regression, when it evaluates. What has "resnet" is EWC on W2, with the threads that
+seqrun's rule gives it (two of two cores); W1 has one.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """
@@ -41,6 +42,11 @@ PHASES = {
     "icarl": {"task's end": "herding", "evaluation": "evaluation by nearest means"},
 }
 CONVOLVED_SAMPLES = 640
+PROCESSES = [
+    [algo for algo in PHASES if algo.endswith("_resnet") is of_w2]
+    for of_w2 in (False, True)
+]
+"""Algorithms that are measured in one process: JAX keeps the threads that it began with."""
 CLASSES = {"ewc": "EWC", "mas": "MAS", "kcl": "KCL", "icarl": "ICaRL", "naive": "Naive"}
 
 
@@ -112,7 +118,7 @@ def measure(algo: str, backend: str, setting: Setting) -> dict[str, float]:
         training=TrainingOptions(compile="always"),
         callbacks=[laps],
         device=setting.device,
-        num_threads=setting.threads,
+        num_threads=None if convolves else setting.threads,
     )
     with quiet(f"phases: {backend}, {algo}"):
         algorithm.fit()
@@ -120,11 +126,14 @@ def measure(algo: str, backend: str, setting: Setting) -> dict[str, float]:
 
 
 def rows(setting: Setting, repetitions: int) -> list[Row]:
-    """Measure both backends, each in a process of its own."""
+    """Measure both backends, each in processes of its own."""
     told: list[Row] = []
     for backend in BACKENDS:
         how = ("--repetitions", str(repetitions), *setting.arguments())
-        measured = json.loads(command("bench/phases.py", backend, *how))
+        measured: dict[str, dict[str, list[float]]] = {}
+        for algos in PROCESSES:
+            these = ("--algorithms", ",".join(algos))
+            measured |= json.loads(command("bench/phases.py", backend, *how, *these))
         for algo, found in measured.items():
             training = found.pop("training")
             for phase, seconds in found.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -233,7 +234,7 @@ def test_per_sample_powers_on_torch(kind: str, power: int, monkeypatch: pytest.M
     if kind == "no rule":
         monkeypatch.setattr(per_sample, "_RULES", {})
     else:
-        monkeypatch.setattr(per_sample, "_by_vmap", never)
+        monkeypatch.setattr(per_sample, "_add_by_vmap", never)
     module, _, _ = network("torch", kind)
     x, y = torch.rand(7, 7, 6, 2), torch.arange(7) % 4
     params, _ = canonical_names(module)
@@ -251,6 +252,47 @@ def test_per_sample_powers_on_torch(kind: str, power: int, monkeypatch: pytest.M
     assert list(found) == list(expected)
     for name, value in expected.items():
         close(found[name].detach(), value, name)
+
+
+def test_per_sample_powers_of_convolutions_are_shared_between_threads():
+    """To the bit on every call, as one thread's but for rounding; PyTorch's threads are kept."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    module, _, _ = network("torch", "cnn_norm")
+    x, y = torch.rand(7, 7, 6, 2), torch.arange(7) % 4
+    seen = []
+
+    def losses(logits: Any, y: Any) -> Any:
+        seen.append((threading.get_ident(), torch.get_num_threads(), len(y)))
+        return cross_entropy(logits, y, reduction="none")
+
+    def failing(logits: Any, y: Any) -> Any:
+        raise ArithmeticError
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = per_sample.per_sample_power_sum(module, x, losses, (y,), 2)
+        assert seen == [(threading.get_ident(), 1, 7)]
+        del seen[:]
+        torch.set_num_threads(3)
+        first, again = (
+            per_sample.per_sample_power_sum(module, x, losses, (y,), 2) for _ in range(2)
+        )
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ArithmeticError):
+            per_sample.per_sample_power_sum(module, x, failing, (y,), 2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(samples for _, _, samples in seen) == [1, 1, 3, 3, 3, 3]
+    assert all(who != threading.get_ident() and many == 1 for who, many, _ in seen)
+    for name, value in alone.items():
+        close(first[name], value, name)
+        np.testing.assert_array_equal(first[name], again[name])
 
 
 def close(found: Any, expected: Any, name: str) -> None:

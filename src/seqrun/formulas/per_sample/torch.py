@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 
 from seqrun.backbones.torch import canonical_names
 
 Tensors = dict[str, Tensor]
 CHUNK = 32  # samples at a time of a call vmapped, or with convolutions: measured fastest
-PATCHES = 8  # samples whose patches a convolution's rule makes at a time
+PATCHES = 4  # samples whose patches a convolution's rule makes at a time
 
 
 def per_sample_power_sum(
@@ -25,6 +28,9 @@ def per_sample_power_sum(
 ) -> Tensors:
     """Return sum_n |d loss_n / d theta|^power by canonical name, in torch's layout.
 
+    With convolutions, each thread of a CPU takes an equal share of the samples, with a copy of the
+    module: that keeps a core busier than its part of every operation.
+
     Args:
         module: in eval mode, so that a sample's loss depends on that sample alone.
         x: (B, H, W, C) network inputs.
@@ -32,74 +38,99 @@ def per_sample_power_sum(
         targets: arrays with leading axis B.
         power: 1 or 2.
     """
-    rows = CHUNK if any(isinstance(layer, nn.Conv2d) for layer in module.modules()) else len(x)
-    parts = zip(x.split(rows), *(t.split(rows) for t in targets), strict=True)
-    sums: Tensors = {}
-    for part, *given in parts:
-        for name, found in _power_sum(module, part, losses, tuple(given), power).items():
-            sums[name] = sums[name] + found if name in sums else found
+    if not any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+        return _power_sums(module, (x, *targets), losses, power, len(x))
+    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+    shares = list(zip(*(t.chunk(threads) for t in (x, *targets)), strict=True))
+    if len(shares) == 1:
+        return _power_sums(module, shares[0], losses, power, CHUNK)
+
+    def of_share(share: tuple[Tensor, ...]) -> Tensors:
+        return _power_sums(copy.deepcopy(module), share, losses, power, CHUNK)
+
+    pool = ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with pool:
+            sums, *others = pool.map(of_share, shares)
+    finally:
+        torch.set_num_threads(threads)  # what the pool's said, new threads would start with
+    for other in others:
+        for name, value in other.items():
+            sums[name] += value
     return sums
 
 
-def _power_sum(
+def _power_sums(
     module: nn.Module,
-    x: Tensor,
+    samples: tuple[Tensor, ...],
     losses: Callable[..., Tensor],
-    targets: tuple[Tensor, ...],
     power: int,
+    rows: int,
 ) -> Tensors:
-    taps = _Taps(module)
+    taps = _Taps(module, power)
+    for part in zip(*(t.split(rows) for t in samples), strict=True):
+        _add_powers(taps, part, losses)
+    return taps.sums
+
+
+def _add_powers(taps: _Taps, part: tuple[Tensor, ...], losses: Callable[..., Tensor]) -> None:
+    x, *targets = part
     with taps:
-        total = losses(module(x), *targets).sum()
-    if not taps.complete:
-        return _by_vmap(module, x, losses, targets, power)
-    deltas = torch.autograd.grad(total, taps.outputs)
-    sums: Tensors = {}
-    for layer, h, delta in zip(taps.layers, taps.inputs, deltas, strict=True):
-        weight, bias = _RULES[type(layer)](layer, h.detach(), delta, power)
-        sums[taps.name(layer, "weight")] = weight
-        if layer.bias is not None:
-            sums[taps.name(layer, "bias")] = bias
-    return {name: sums[name] for name in taps.params}
+        total = losses(taps.module(x), *targets).sum()
+    if taps.complete:
+        torch.autograd.grad(total, taps.first, allow_unused=True)
+    else:
+        _add_by_vmap(taps, x, losses, targets)
 
 
-# ---- rules: (layer, input h, derivative of the loss by the output) -> sums of weight and bias
+# ---- rules: from the input h and the derivative of the loss by the output, add to the weight's sum
 
 
-def _linear(layer: nn.Linear, h: Tensor, delta: Tensor, power: int) -> tuple[Tensor, Tensor]:
+def _linear(layer: nn.Linear, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
     """Of (B, in) and (B, out): a sample's gradient is an outer product, as is its power."""
-    d = delta.abs() ** power
-    return d.T @ (h.abs() ** power), d.sum(0)
+    total.addmm_((delta.abs() ** power).T, h.abs() ** power)
 
 
-def _norm(layer: Any, h: Tensor, delta: Tensor, power: int) -> tuple[Tensor, Tensor]:
+def _norm(layer: Any, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
     """Of (B, C) or (B, C, H, W), with running statistics."""
     places = (*h.shape[:2], -1)
     centred = h.reshape(places) - layer.running_mean[:, None]
     scale = (layer.running_var + layer.eps).rsqrt() * centred.mul_(delta.reshape(places)).sum(2)
-    return scale.abs().pow(power).sum(0), delta.reshape(places).sum(2).abs().pow(power).sum(0)
+    total += scale.abs().pow(power).sum(0)
 
 
-def _convolution(layer: nn.Conv2d, h: Tensor, delta: Tensor, power: int) -> tuple[Tensor, Tensor]:
+def _convolution(layer: nn.Conv2d, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
     """Of (B, in, H, W) and (B, out, H', W'): per sample, patches times derivatives.
 
-    Patches are few samples' at a time: small enough to stay in cache, measured fastest.
+    Patches are few samples' at a time, small enough to stay in cache, in memory made once: measured
+    fastest.
     """
     padding: Any = layer.padding
-    (top, left), (height, width) = padding, layer.kernel_size
-    padded = nn.functional.pad(h, (left, left, top, top)).permute(0, 2, 3, 1)
+    (top, left), (height, width), (h_height, h_width) = padding, layer.kernel_size, h.shape[2:]
+    sums = total.permute(0, 2, 3, 1).flatten(1)
+    each = h.new_empty(PATCHES, *sums.shape)
+    padded = h.new_zeros(PATCHES, h_height + 2 * top, h_width + 2 * left, h.shape[1])
+    inside = padded[:, top : top + h_height, left : left + h_width]
     windows = padded.unfold(1, height, layer.stride[0]).unfold(2, width, layer.stride[1])
-    d = delta.flatten(2)
-    total = torch.zeros_like(layer.weight)
-    for start in range(0, len(h), PATCHES):
-        part = slice(start, start + PATCHES)
-        patches = windows[part].permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
-        each = torch.bmm(d[part], patches).abs_().pow_(power).sum(0)
-        total += each.view(len(each), height, width, -1).permute(0, 3, 1, 2)
-    return total, d.sum(2).abs().pow(power).sum(0)
+    windows = windows.permute(0, 1, 2, 4, 5, 3)
+    patches = torch.empty_like(windows, memory_format=torch.contiguous_format)
+    columns = patches.flatten(3).flatten(1, 2)
+    parts = h.permute(0, 2, 3, 1).split(PATCHES), delta.flatten(2).split(PATCHES)
+    for some, d in zip(*parts, strict=True):
+        if len(some) < PATCHES:  # the last
+            rows = slice(len(some))
+            inside, windows, patches = inside[rows], windows[rows], patches[rows]
+            columns, each = columns[rows], each[rows]
+        inside.copy_(some)
+        patches.copy_(windows)
+        for gradient in torch.bmm(d, columns, out=each):
+            if power == 2:
+                sums.addcmul_(gradient, gradient)
+            else:
+                sums += gradient.abs_()
 
 
-_RULES: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
+_RULES: dict[type, Callable[..., None]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _norm,
     nn.BatchNorm2d: _norm,
@@ -109,43 +140,51 @@ _AXES = {nn.Linear: 2, nn.BatchNorm1d: 2, nn.BatchNorm2d: 4, nn.Conv2d: 4}
 
 
 class _Taps:
-    """Record inputs and outputs of the layers that have a rule, during one forward pass."""
+    """What the layers that have a rule were given, and in the backward pass their rules' sums.
 
-    def __init__(self, module: nn.Module) -> None:
+    A rule is applied as soon as the derivative by its layer's output is there, while both are in
+    cache. A tensor's hook gets the derivative by what the tensor was when it was registered, so
+    that whatever follows may work in place.
+    """
+
+    def __init__(self, module: nn.Module, power: int) -> None:
+        self.module = module
         self.params, _ = canonical_names(module)
-        self._names = {id(p): name for name, p in self.params.items()}
-        self._module = module
-        self.layers: list[nn.Module] = []
-        self.inputs: list[Tensor] = []
-        self.outputs: list[Tensor] = []
+        self.names = {id(p): name for name, p in self.params.items()}
+        self.power = power
+        self.sums = {name: _zeros(p) for name, p in self.params.items()}
 
     def __enter__(self) -> None:
-        self._handles = [
-            layer.register_forward_hook(self._record)
-            for layer in self._module.modules()
-            if _has_rule(layer)
-        ]
+        self.first: list[GradientEdge] = []
+        self._seen: list[nn.Module] = []
+        self._axes: list[bool] = []
+        layers = [layer for layer in self.module.modules() if _has_rule(layer)]
+        self._handles = [layer.register_forward_hook(self._record) for layer in layers]
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.layers.append(layer)
-        self.inputs.append(inputs[0])
-        self.outputs.append(output)
-        return output.clone()  # what follows may work in place, and the output must stay its own
+    def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        h = inputs[0]
+        self._seen.append(layer)
+        self._axes.append(h.ndim == _AXES[type(layer)])
+        if not h.requires_grad:  # no such layer is before it
+            self.first.append(get_gradient_edge(output))
+        output.register_hook(lambda delta: self._apply(layer, h.detach(), delta))
+
+    def _apply(self, layer: nn.Module, h: Tensor, delta: Tensor) -> None:
+        weights = self.sums[self.names[id(layer.weight)]]
+        _RULES[type(layer)](layer, h, delta, self.power, weights)
+        if layer.bias is not None:
+            each = delta.reshape(*delta.shape[:2], -1).sum(2)
+            self.sums[self.names[id(layer.bias)]] += each.abs().pow(self.power).sum(0)
 
     @property
     def complete(self) -> bool:
         """Whether every parameter belongs to one recorded application of a layer, to a batch."""
-        seen = [id(p) for layer in self.layers for p in layer.parameters(recurse=False)]
-        axes = [_AXES[type(layer)] for layer in self.layers]
-        whole = [h.ndim for h in self.inputs] == axes
-        return whole and len(seen) == len(set(seen)) and set(seen) == set(self._names)
-
-    def name(self, layer: nn.Module, leaf: str) -> str:
-        return self._names[id(getattr(layer, leaf))]
+        seen = [id(p) for layer in self._seen for p in layer.parameters(recurse=False)]
+        return all(self._axes) and len(seen) == len(set(seen)) and set(seen) == set(self.names)
 
 
 def _has_rule(layer: nn.Module) -> bool:
@@ -157,26 +196,22 @@ def _has_rule(layer: nn.Module) -> bool:
     return type(layer) in _RULES
 
 
-def _by_vmap(
-    module: nn.Module,
-    x: Tensor,
-    losses: Callable[..., Tensor],
-    targets: tuple[Tensor, ...],
-    power: int,
-) -> Tensors:
-    params = {name: p.detach() for name, p in module.named_parameters()}
+def _zeros(parameter: Tensor) -> Tensor:
+    layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
+    return torch.zeros_like(parameter, memory_format=layout, requires_grad=False)
+
+
+def _add_by_vmap(
+    taps: _Taps, x: Tensor, losses: Callable[..., Tensor], targets: Sequence[Tensor]
+) -> None:
+    params = {name: p.detach() for name, p in taps.module.named_parameters()}
+    sums = {name: taps.sums[taps.names[id(p)]] for name, p in taps.module.named_parameters()}
 
     def loss(values: Tensors, sample: Tensor, *target: Tensor) -> Tensor:
-        logits = functional_call(module, values, (sample[None],))
+        logits = functional_call(taps.module, values, (sample[None],))
         return losses(logits, *(t[None] for t in target)).sum()
 
     each = vmap(grad(loss), in_dims=(None, 0) + (0,) * len(targets))
-    sums = {name: torch.zeros_like(p) for name, p in params.items()}
-    for start in range(0, len(x), CHUNK):
-        part = slice(start, start + CHUNK)
-        gradients = each(params, x[part], *(t[part] for t in targets))
-        for name, gradient in gradients.items():
-            sums[name] += (gradient.abs() ** power).sum(0)
-    canonical, _ = canonical_names(module)
-    by_id = {id(p): sums[name] for name, p in module.named_parameters()}
-    return {name: by_id[id(p)] for name, p in canonical.items()}
+    for part in zip(x.split(CHUNK), *(t.split(CHUNK) for t in targets), strict=True):
+        for name, gradient in each(params, *part).items():
+            sums[name] += (gradient.abs() ** taps.power).sum(0)
