@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
@@ -286,6 +287,8 @@ def test_per_sample_powers_of_convolutions_are_shared_between_threads():
         with pytest.raises(ArithmeticError):
             per_sample.per_sample_power_sum(module, x, failing, (y,), 2)
         assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
     assert sorted(samples for _, _, samples in seen) == [1, 1, 3, 3, 3, 3]
