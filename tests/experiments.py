@@ -5,7 +5,6 @@ An algorithm joins the suites by having a file in conf/algo.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -298,13 +297,18 @@ class _Spec(dict):
         return isinstance(other, _Spec)
 
 
+_jax_runs = count(1)
+
+
 @cache
 def _cached(algo: str, backend: str, stepped: bool, text: str, spec: _Spec) -> Trace:
-    # Kept runs keep their programs, up to 900 memory maps each, and a process may have 65,530: at
-    # the limit XLA crashes. Without JAX's caches 100 are left; what is asked for again is compiled.
-    if next(_runs) % 16 == 0 and "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
-    return run(algo, backend, stepped=stepped, **spec)
+    trace = run(algo, backend, stepped=stepped, **spec)
+    if backend == "jax":
+        import jax
 
-
-_runs = count(1)
+        # A kept run's programs have up to 900 memory maps, and a process may have 65,530, beyond
+        # which XLA crashes. What is asked for again is compiled again.
+        trace.algorithm._programs.clear()  # type: ignore[attr-defined]
+        if next(_jax_runs) % 16 == 0:
+            jax.clear_caches()
+    return trace

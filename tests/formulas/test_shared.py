@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
@@ -255,47 +256,135 @@ def test_per_sample_powers_on_torch(kind: str, power: int, monkeypatch: pytest.M
         close(found[name].detach(), value, name)
 
 
-def test_per_sample_powers_of_convolutions_are_shared_between_threads():
+@pytest.fixture
+def threads_of_torch() -> Iterator[Callable[[int], None]]:
+    """`torch.set_num_threads`, undone at the end."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_per_sample_powers_of_convolutions_are_shared_between_threads(
+    threads_of_torch: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+):
     """To the bit on every call, as one thread's but for rounding; PyTorch's threads are kept."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from seqrun.formulas.per_sample import torch as per_sample
 
+    monkeypatch.setattr(per_sample, "_add_by_vmap", never)
     module, _, _ = network("torch", "cnn_norm")
     x, y = torch.rand(7, 7, 6, 2), torch.arange(7) % 4
-    seen = []
+    seen, meet = [], threading.Barrier(1)
 
     def losses(logits: Any, y: Any) -> Any:
         seen.append((threading.get_ident(), torch.get_num_threads(), len(y)))
+        meet.wait(timeout=60)  # no thread is done before all have recorded
         return cross_entropy(logits, y, reduction="none")
 
     def failing(logits: Any, y: Any) -> Any:
         raise ArithmeticError
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = per_sample.per_sample_power_sum(module, x, losses, (y,), 2)
-        assert seen == [(threading.get_ident(), 1, 7)]
-        del seen[:]
-        torch.set_num_threads(3)
-        first, again = (
-            per_sample.per_sample_power_sum(module, x, losses, (y,), 2) for _ in range(2)
-        )
-        assert torch.get_num_threads() == 3
-        with pytest.raises(ArithmeticError):
-            per_sample.per_sample_power_sum(module, x, failing, (y,), 2)
-        assert torch.get_num_threads() == 3
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(torch.get_num_threads).result() == 3
-    finally:
-        torch.set_num_threads(before)
-    assert sorted(samples for _, _, samples in seen) == [1, 1, 3, 3, 3, 3]
+    def powers(losses: Callable[..., Any] = losses) -> dict[str, Any]:
+        return per_sample.per_sample_power_sum(module, x, losses, (y,), 2)
+
+    threads_of_torch(1)
+    alone = powers()
+    assert seen == [(threading.get_ident(), 1, 7)]
+    del seen[:]
+    meet = threading.Barrier(3)
+    threads_of_torch(3)
+    first, again = powers(), powers()
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ArithmeticError):
+        powers(failing)
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+    assert sorted(samples for _, _, samples in seen) == [2, 2, 2, 2, 3, 3]
     assert all(who != threading.get_ident() and many == 1 for who, many, _ in seen)
     for name, value in alone.items():
         close(first[name], value, name)
         np.testing.assert_array_equal(first[name], again[name])
+
+
+def test_per_sample_powers_keep_nothing(threads_of_torch: Callable[[int], None]):
+    """What a call made is gone without the garbage collector: a Fisher is of many calls."""
+    import torch
+
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    module, _, _ = network("torch", "cnn")
+    gc.collect()
+    gc.disable()
+    try:
+        for threads in (1, 2):
+            threads_of_torch(threads)
+            per_sample.per_sample_power_sum(module, torch.rand(3, 7, 6, 2), sums_of_squares, (), 2)
+        kept = [o for o in gc.get_objects() if isinstance(o, per_sample._Taps)]
+    finally:
+        gc.enable()
+    assert not kept
+
+
+def sums_of_squares(logits: Any) -> Any:
+    return (logits**2).sum(1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "kind",
+    ["two stems", "detached", "unused", "tied", "normed", "keyword", "hook", "keeps", "input"],
+)
+def test_per_sample_powers_of_unusual_modules(
+    kind: str, threads: int, threads_of_torch: Callable[[int], None]
+):
+    """Against one backward pass per sample."""
+    import torch
+    from torch import nn
+
+    from seqrun.backbones.torch import canonical_names
+    from seqrun.formulas.per_sample import torch as per_sample
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.e = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
+            self.head = nn.Linear(3 * 4 * 5, 4)
+            if kind == "tied":
+                self.e.weight = self.c.weight
+            if kind == "hook":
+                self.c.register_forward_hook(lambda layer, inputs, output: 3 * output)
+            if kind == "normed":
+                nn.utils.spectral_norm(self.c)
+
+        def forward(self, x: Any) -> Any:
+            x = x.permute(0, 3, 1, 2)
+            c, e = self.c(input=x) if kind == "keyword" else self.c(x), self.e(x)
+            if kind == "keeps":
+                self.c_was = c  # which cannot be copied
+            e = {"detached": e.detach(), "unused": c.exp()}.get(kind, e)
+            return self.head((c * e).flatten(1))
+
+    torch.manual_seed(0)
+    module = Module().eval()
+    x = torch.rand(5, 4, 5, 2, requires_grad=kind == "input")
+    module(x)  # one that keeps has something to keep
+    params, _ = canonical_names(module)
+    expected = {name: torch.zeros_like(p) for name, p in params.items()}
+    for n in range(len(x)):
+        loss = sums_of_squares(module(x[n : n + 1])).sum()
+        gradients = torch.autograd.grad(loss, [*params.values()], allow_unused=True)
+        for name, g in zip(params, gradients, strict=True):
+            expected[name] += 0 if g is None else g**2
+    threads_of_torch(threads)
+    found = per_sample.per_sample_power_sum(module, x, sums_of_squares, (), 2)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        close(found[name].detach(), value.detach(), name)
 
 
 def close(found: Any, expected: Any, name: str) -> None:

@@ -28,36 +28,50 @@ def per_sample_power_sum(
 ) -> Tensors:
     """Return sum_n |d loss_n / d theta|^power by canonical name, in torch's layout.
 
-    With convolutions, each thread of a CPU takes an equal share of the samples, with a copy of the
-    module: that keeps a core busier than its part of every operation.
+    With convolutions, each thread of a CPU takes a share of the samples, and a copy of the module
+    if that can be copied: a core works better on samples of its own than on its part of every
+    operation.
 
     Args:
-        module: in eval mode, so that a sample's loss depends on that sample alone.
+        module: in eval mode, so that a sample's loss depends on that sample alone. Only parameters
+            require gradients, which no hook changes, and none is used outside its layer.
         x: (B, H, W, C) network inputs.
         losses: maps logits (B, C) and `targets` to (B,) per-sample losses.
         targets: arrays with leading axis B.
         power: 1 or 2.
     """
-    if not any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
-        return _power_sums(module, (x, *targets), losses, power, len(x))
-    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
-    shares = list(zip(*(t.chunk(threads) for t in (x, *targets)), strict=True))
-    if len(shares) == 1:
-        return _power_sums(module, shares[0], losses, power, CHUNK)
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    rows = CHUNK if convolves else len(x)
+    threads = torch.get_num_threads() if convolves and x.device.type == "cpu" else 1
+    copies = _copies(module, min(threads, len(x)))
+    if len(copies) == 1:
+        return _power_sums(module, (x, *targets), losses, power, rows)
+    shares = zip(*(t.tensor_split(len(copies)) for t in (x, *targets)), strict=True)
 
-    def of_share(share: tuple[Tensor, ...]) -> Tensors:
-        return _power_sums(copy.deepcopy(module), share, losses, power, CHUNK)
+    def of_share(copied: nn.Module, share: tuple[Tensor, ...]) -> Tensors:
+        return _power_sums(copied, share, losses, power, rows)
 
-    pool = ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(len(copies), initializer=torch.set_num_threads, initargs=(1,))
     try:
         with pool:
-            sums, *others = pool.map(of_share, shares)
+            sums, *others = pool.map(of_share, copies, shares)
     finally:
-        torch.set_num_threads(threads)  # what the pool's said, new threads would start with
+        torch.set_num_threads(threads)  # a new thread starts with the number that was set last
     for other in others:
         for name, value in other.items():
             sums[name] += value
     return sums
+
+
+def _copies(module: nn.Module, number: int) -> list[nn.Module]:
+    """Return so many modules that share parameters alone, or the one that cannot be copied."""
+    if number == 1:
+        return [module]
+    shared = {id(p): p for p in module.parameters()}
+    try:
+        return [copy.deepcopy(module, dict(shared)) for _ in range(number)]
+    except (RuntimeError, TypeError):  # it keeps a lock, or what a forward pass computed
+        return [module]
 
 
 def _power_sums(
@@ -76,11 +90,12 @@ def _power_sums(
 def _add_powers(taps: _Taps, part: tuple[Tensor, ...], losses: Callable[..., Tensor]) -> None:
     x, *targets = part
     with taps:
-        total = losses(taps.module(x), *targets).sum()
+        total = losses(taps.module(x.detach()), *targets).sum()
     if taps.complete:
-        torch.autograd.grad(total, taps.first, allow_unused=True)
+        torch.autograd.grad(total, taps.first_edges, allow_unused=True)
     else:
         _add_by_vmap(taps, x, losses, targets)
+    taps.first_edges.clear()  # they hold the graph, whose hooks hold `taps`: a cycle
 
 
 # ---- rules: from the input h and the derivative of the loss by the output, add to the weight's sum
@@ -102,8 +117,8 @@ def _norm(layer: Any, h: Tensor, delta: Tensor, power: int, total: Tensor) -> No
 def _convolution(layer: nn.Conv2d, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
     """Of (B, in, H, W) and (B, out, H', W'): per sample, patches times derivatives.
 
-    Patches are few samples' at a time, small enough to stay in cache, in memory made once: measured
-    fastest.
+    Patches are few samples' at a time, small enough to stay in cache, in memory that is reused:
+    measured fastest.
     """
     padding: Any = layer.padding
     (top, left), (height, width), (h_height, h_width) = padding, layer.kernel_size, h.shape[2:]
@@ -117,13 +132,10 @@ def _convolution(layer: nn.Conv2d, h: Tensor, delta: Tensor, power: int, total: 
     columns = patches.flatten(3).flatten(1, 2)
     parts = h.permute(0, 2, 3, 1).split(PATCHES), delta.flatten(2).split(PATCHES)
     for some, d in zip(*parts, strict=True):
-        if len(some) < PATCHES:  # the last
-            rows = slice(len(some))
-            inside, windows, patches = inside[rows], windows[rows], patches[rows]
-            columns, each = columns[rows], each[rows]
-        inside.copy_(some)
-        patches.copy_(windows)
-        for gradient in torch.bmm(d, columns, out=each):
+        n = len(some)
+        inside[:n] = some
+        patches[:n] = windows[:n]
+        for gradient in torch.bmm(d, columns[:n], out=each[:n]):
             if power == 2:
                 sums.addcmul_(gradient, gradient)
             else:
@@ -150,44 +162,52 @@ class _Taps:
     def __init__(self, module: nn.Module, power: int) -> None:
         self.module = module
         self.params, _ = canonical_names(module)
-        self.names = {id(p): name for name, p in self.params.items()}
+        self._names = {id(p): name for name, p in self.params.items()}
         self.power = power
         self.sums = {name: _zeros(p) for name, p in self.params.items()}
 
     def __enter__(self) -> None:
-        self.first: list[GradientEdge] = []
-        self._seen: list[nn.Module] = []
-        self._axes: list[bool] = []
-        layers = [layer for layer in self.module.modules() if _has_rule(layer)]
-        self._handles = [layer.register_forward_hook(self._record) for layer in layers]
+        self.first_edges: list[GradientEdge] = []
+        self._layers: list[nn.Module] = []
+        self._batched: list[bool] = []
+        # First of all hooks: what others make of an output is no more the layer's.
+        self._handles = [
+            layer.register_forward_hook(self._record, prepend=True)
+            for layer in self.module.modules()
+            if _has_rule(layer)
+        ]
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
     def _record(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._layers.append(layer)
+        self._batched.append(len(inputs) == 1 and inputs[0].ndim == _AXES[type(layer)])
+        if not self._batched[-1]:
+            return
         h = inputs[0]
-        self._seen.append(layer)
-        self._axes.append(h.ndim == _AXES[type(layer)])
-        if not h.requires_grad:  # no such layer is before it
-            self.first.append(get_gradient_edge(output))
+        if not h.requires_grad:  # no layer with parameters is before it
+            self.first_edges.append(get_gradient_edge(output))
         output.register_hook(lambda delta: self._apply(layer, h.detach(), delta))
 
     def _apply(self, layer: nn.Module, h: Tensor, delta: Tensor) -> None:
-        weights = self.sums[self.names[id(layer.weight)]]
+        weights = self.sums[self._names[id(layer.weight)]]
         _RULES[type(layer)](layer, h, delta, self.power, weights)
         if layer.bias is not None:
             each = delta.reshape(*delta.shape[:2], -1).sum(2)
-            self.sums[self.names[id(layer.bias)]] += each.abs().pow(self.power).sum(0)
+            self.sums[self._names[id(layer.bias)]] += each.abs().pow(self.power).sum(0)
 
     @property
     def complete(self) -> bool:
         """Whether every parameter belongs to one recorded application of a layer, to a batch."""
-        seen = [id(p) for layer in self._seen for p in layer.parameters(recurse=False)]
-        return all(self._axes) and len(seen) == len(set(seen)) and set(seen) == set(self.names)
+        seen = [id(p) for layer in self._layers for p in layer.parameters(recurse=False)]
+        return all(self._batched) and len(seen) == len(set(seen)) and set(seen) == set(self._names)
 
 
 def _has_rule(layer: nn.Module) -> bool:
+    if not isinstance(getattr(layer, "weight", None), nn.Parameter):  # as weight_norm makes it
+        return False
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return type(layer) in _RULES and layer.affine and layer.track_running_stats
     if isinstance(layer, nn.Conv2d):
@@ -205,13 +225,14 @@ def _add_by_vmap(
     taps: _Taps, x: Tensor, losses: Callable[..., Tensor], targets: Sequence[Tensor]
 ) -> None:
     params = {name: p.detach() for name, p in taps.module.named_parameters()}
-    sums = {name: taps.sums[taps.names[id(p)]] for name, p in taps.module.named_parameters()}
+    name_of = {id(p): name for name, p in taps.module.named_parameters()}
 
     def loss(values: Tensors, sample: Tensor, *target: Tensor) -> Tensor:
         logits = functional_call(taps.module, values, (sample[None],))
         return losses(logits, *(t[None] for t in target)).sum()
 
     each = vmap(grad(loss), in_dims=(None, 0) + (0,) * len(targets))
-    for part in zip(x.split(CHUNK), *(t.split(CHUNK) for t in targets), strict=True):
-        for name, gradient in each(params, *part).items():
-            sums[name] += (gradient.abs() ** taps.power).sum(0)
+    for part in zip(*(t.split(CHUNK) for t in (x, *targets)), strict=True):
+        gradients = each(params, *part)
+        for name, parameter in taps.params.items():
+            taps.sums[name] += (gradients[name_of[id(parameter)]].abs() ** taps.power).sum(0)
