@@ -109,7 +109,8 @@ def check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> Non
             f"{counters['epoch_first_step']}, and the run's last, {algorithm.total_steps}"
         )
     steps, batch_size = step - counters["epoch_first_step"], algorithm.benchmark.batch_size_of(task)
-    if not (steps - 1) * batch_size < counters["epoch_samples"] <= steps * batch_size:
+    shorter = getattr(algorithm, "glances", 1)  # at most: those on an epoch's last batch
+    if not (steps - shorter) * batch_size < counters["epoch_samples"] <= steps * batch_size:
         raise CheckpointError(
             f"checkpoint: epoch_samples={counters['epoch_samples']}: cannot be those of {steps} "
             f"steps, from epoch_first_step={counters['epoch_first_step']} on"

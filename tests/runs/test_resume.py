@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import ALGORITHMS, build, every_algorithm
+from experiments import ALGORITHMS, build
 from parity.cases import SMALLER
 
 from seqrun import checkpoint
@@ -181,8 +181,10 @@ def test_a_memory_beside_the_algorithm(policy: str, stop: int, tmp_path: Path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.full
-@every_algorithm
+@pytest.mark.parametrize(
+    "algo",
+    [pytest.param(a, marks=[] if a == "lamaml" else pytest.mark.full) for a in ALGORITHMS],
+)
 def test_stopped_at_every_chunk(algo: str, tmp_path: Path):
     """Each chunk but the last, one after the other."""
     assert_resumes(algo, "torch", tmp_path, [0] * 12)

@@ -69,11 +69,15 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
             mean, log_variance = posterior = network.posterior(support.mean(0))
             bases = mean + (0.5 * log_variance).exp() * noise
             support = fourier_features(support, bases, phase)
-        ridge = self.params["lambda"][t].abs() + RIDGE
+        ridge = self.of_task("lambda", t).abs() + RIDGE
         targets = one_hot(y, self.benchmark.num_classes).to(support.dtype)
         weights = ridge_weights(gram(self.kernel_type, support, support), ridge, targets)
-        gamma, beta = self.params["gamma"][t], self.params["beta"][t]
+        gamma, beta = self.of_task("gamma", t), self.of_task("beta", t)
         return Classifier(low, high, bases, phase, support, weights, gamma, beta), posterior
+
+    def of_task(self, name: str, t: Tensor) -> Tensor:
+        """Return a task's own parameter; as an index, `t` would be read, and nothing compiled."""
+        return self.params[name].index_select(0, t.view(1)).squeeze(0)
 
     def scaled(self, features: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Return features scaled by the coreset's range, their own, or to length 1."""
