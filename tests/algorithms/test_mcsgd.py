@@ -380,7 +380,7 @@ def test_twins_agree(spec: dict, tolerance: float):
 
 def test_one_compiled_program_serves_all_tasks():
     """However much is stored."""
-    algorithm = shared_run("mcsgd", "jax", **BATCH_NORM).algorithm
+    algorithm = run("mcsgd", "jax", **BATCH_NORM).algorithm
     assert len([key for key in algorithm._programs if key[0] == "lmc"]) == 1
 
 
