@@ -140,7 +140,7 @@ def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.Monkey
 def test_the_reference_pass_leaves_no_trace(backend: str, monkeypatch: pytest.MonkeyPatch):
     """Never projecting is naive: statistics, mode and noise are as if there was no pass."""
     module = import_module(f"seqrun.algorithms.agem.{backend}")
-    monkeypatch.setattr(module, "projected", lambda gradients, reference: gradients)
+    monkeypatch.setattr(module, "projected", lambda gradients, *_: gradients)
     assert_reduces_to_naive("agem", backend, **SMALL)
 
 

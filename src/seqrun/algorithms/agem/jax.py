@@ -42,10 +42,12 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         if own is None:
             step.gradients = projected(step.gradients, jax.grad(loss)(params))
         else:
+            # The loss's gradient once more, of the layers: the first is not made then.
+            gradient, product = dense_gradient(own), dense_product(own, reference)
             step.gradients = jax.lax.cond(
-                dense_product(own, reference) < 0,
-                lambda: projected(step.gradients, dense_gradient(reference)),
-                lambda: step.gradients,
+                product < 0,
+                lambda: projected(gradient, dense_gradient(reference), product),
+                lambda: gradient,
             )
 
     def _layers(self, params: dict[str, Array], loss: Callable[[], Array]) -> Layers | None:
@@ -58,10 +60,20 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         return through_layers((nn.Dense,), params, loss)
 
 
-def projected(gradients: dict[str, Array], reference: dict[str, Array]) -> dict[str, Array]:
-    """Return g - (g.r / r.r) r if g.r < 0, else g to the bit; also g where r = 0."""
-    pairs = [(g, reference[name]) for name, g in gradients.items()]
-    product = jnp.stack([(g * r).sum() for g, r in pairs]).sum()
-    square = jnp.stack([jnp.square(r).sum() for _, r in pairs]).sum()
+def projected(
+    gradients: dict[str, Array], reference: dict[str, Array], product: Array | None = None
+) -> dict[str, Array]:
+    """Return g - (g.r / r.r) r if g.r < 0, else g to the bit; also g where r = 0.
+
+    Args:
+        gradients, reference: g and r, by canonical name.
+        product: g.r, if it is known.
+    """
+    product = _inner(gradients, reference) if product is None else product
+    square = _inner(reference, reference)
     excess = jnp.minimum(product, 0) / jnp.maximum(square, jnp.finfo(square.dtype).tiny)
     return {name: g - excess * reference[name] for name, g in gradients.items()}
+
+
+def _inner(one: dict[str, Array], other: dict[str, Array]) -> Array:
+    return jnp.stack([(v * other[name]).sum() for name, v in one.items()]).sum()
