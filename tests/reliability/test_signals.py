@@ -56,8 +56,20 @@ def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -
         pytest.param("0", "jax", marks=pytest.mark.full),
     ],
 )
-def test_several_seeds_and_signals(seeds: str, backend: str, tmp_path: Path):
-    """Stopped at random chunks (of 8 a seed), in either seed, twice."""
+def test_several_seeds_and_signals(
+    seeds: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Stopped at random chunks (of 8 a seed), in either seed, twice; how it goes on is as before.
+
+    The number of seeds left must not decide: with other threads there would be other last bits.
+    """
+    numbers, choose = [], runner.choose_strategy
+
+    def told(*args: Any) -> str:
+        numbers.append(args[-1])
+        return choose(*args)
+
+    monkeypatch.setattr(runner, "choose_strategy", told)
     config = config_of("algo=er", f"seed={seeds}", f"backend={backend}")
     runner.run_experiment(config, tmp_path / "whole")
     chance = np.random.default_rng(len(seeds))
@@ -67,6 +79,7 @@ def test_several_seeds_and_signals(seeds: str, backend: str, tmp_path: Path):
     for place, number in zip(places, (signal.SIGTERM, signal.SIGINT), strict=True):
         assert interrupted(config, tmp_path / "cut", Signalled(place, number)) == number
     runner.run_experiment(config, tmp_path / "cut")
+    assert numbers == [1 if seeds == "0" else 2] * 4
     names = ["accuracy_matrix.csv"]
     folders = ["."] if seeds == "0" else ["seeds/0", "seeds/1"]
     last = good_checkpoints(tmp_path / "whole" / folders[-1], config_hash(config))[-1]
