@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
@@ -258,6 +260,10 @@ def _build_for_process(job: SeedJob) -> BaseAlgorithm:
     return algorithm
 
 
+_ended: WeakSet[BaseAlgorithm] = WeakSet()
+"""Runs of this process that are over; parts of each refer to each other, so that they lie about."""
+
+
 def _fit(
     make_seed: Callable[[], BaseAlgorithm], record: BaseCallback, interruption: InterruptionCallback
 ) -> RunRecord:
@@ -268,6 +274,8 @@ def _fit(
     """
     refused: list[str] = []
     while True:
+        if _ended:
+            gc.collect()
         algorithm = make_seed()
         own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
         # What others did at an event is part of the checkpoint that is written at it.
@@ -287,3 +295,5 @@ def _fit(
             what = str(error).removeprefix("checkpoint: ")
             refused = [f"{start.path}: this checkpoint is damaged: {what}"]
             checkpoint.set_aside(start)
+        finally:
+            _ended.add(algorithm)

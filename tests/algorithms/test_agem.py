@@ -125,13 +125,13 @@ def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("kind", ["norm", "child"])
 def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.MonkeyPatch):
-    """BatchNorm's gradient is no product of two matrices; a child may add to the loss's."""
+    """Statistics are those after the step's pass by then; a child may add to the gradient."""
     from seqrun.algorithms.agem import jax as module
 
     class Child(module.AGEM):
         """One of one's own."""
 
-    monkeypatch.setattr(module, "dense_product", None)
+    monkeypatch.setattr(module, "through_layers", None)
     backbone = {"batch_norm": kind == "norm"}
     run("agem", "jax", backbone=backbone, kind=Child if kind == "child" else None, **SPEC)
 

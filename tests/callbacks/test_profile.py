@@ -69,6 +69,13 @@ def test_more_chunks_are_a_longer_trace(tmp_path: Path):
     assert counts == [4, 9]  # chunks of 4, 4 and 1 steps
 
 
+def test_a_run_that_ends_before_its_last_chunk_to_trace(tmp_path: Path):
+    """Leaves what there is, and no later run without a trace."""
+    for place in ("first", "second"):
+        traced("torch", tmp_path / place, first_chunk=2, num_chunks=1000)
+        assert events(tmp_path / place)
+
+
 def test_a_run_that_is_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """And leaves no trace."""
     traced("torch", tmp_path, first_chunk=1000)

@@ -175,6 +175,11 @@ def test_dense_layers(bias: bool):
     arrays = normed.init(jax.random.key(0), x)
     params = flat(arrays["params"])
     assert layers.through_layers((nn.Dense,), params, lambda: normed.apply(arrays, x).sum()) is None
+    half = nn.Sequential([parts[0], nn.Dense(5, bias, dtype="bfloat16")])
+    arrays = half.init(jax.random.key(0), x)
+    params = flat(arrays["params"])
+    made = layers.through_layers((nn.Dense,), params, lambda: half.apply(arrays, x).sum())
+    assert made is not None and {str(d.dtype) for d in made.deltas.values()} == {"bfloat16"}
 
 
 # ---- per-sample gradients

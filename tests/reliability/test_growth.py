@@ -1,4 +1,4 @@
-"""Memory over many tasks stays flat: what a task needs is given back at its end.
+"""Memory stays flat over many tasks and runs: what each needs is given back at its end.
 
 `python tests/reliability/test_growth.py ALGO BACKEND TASKS` prints the slope.
 """
@@ -10,6 +10,7 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,36 @@ def test_forty_tasks():
 def test_two_hundred_tasks(algo: str, backend: str):
     """Each kind of state."""
     assert measured(algo, backend, 200) < BOUND
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_run_is_freed_before_the_next(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Seeds of one run, and the runs of a sweep in one process; Python frees them much later."""
+    from reliability.small_runs import config_of
+
+    from seqrun import runner
+
+    runs: list[weakref.ref[Any]] = []
+    left: list[int] = []
+    build = runner._build_admitted
+
+    def noted(*args: Any) -> Any:
+        left.append(sum(run() is not None for run in runs))
+        algorithm = build(*args)
+        runs.append(weakref.ref(algorithm))
+        return algorithm
+
+    monkeypatch.setattr(runner, "_build_admitted", noted)
+    gc.disable()
+    try:
+        for place in ("one", "other"):
+            config = config_of("algo=er", "seed=[0,1]", f"backend={backend}")
+            runner.run_experiment(config, tmp_path / place)
+    finally:
+        gc.enable()
+    assert left == [0, 0, 0, 0]
 
 
 if __name__ == "__main__":

@@ -63,13 +63,19 @@ def test_several_seeds_and_signals(
 
     The number of seeds left must not decide: with other threads there would be other last bits.
     """
-    numbers, choose = [], runner.choose_strategy
+    numbers, built = [], []
+    choose, build = runner.choose_strategy, runner._build_admitted
 
     def told(*args: Any) -> str:
         numbers.append(args[-1])
         return choose(*args)
 
+    def noted(config: Any, seed: int, *args: Any) -> Any:
+        built.append(seed)
+        return build(config, seed, *args)
+
     monkeypatch.setattr(runner, "choose_strategy", told)
+    monkeypatch.setattr(runner, "_build_admitted", noted)
     config = config_of("algo=er", f"seed={seeds}", f"backend={backend}")
     runner.run_experiment(config, tmp_path / "whole")
     chance = np.random.default_rng(len(seeds))
@@ -80,6 +86,7 @@ def test_several_seeds_and_signals(
         assert interrupted(config, tmp_path / "cut", Signalled(place, number)) == number
     runner.run_experiment(config, tmp_path / "cut")
     assert numbers == [1 if seeds == "0" else 2] * 4
+    assert built == ([0] * 4 if seeds == "0" else [0, 1, 0, 0, 1, 1])
     names = ["accuracy_matrix.csv"]
     folders = ["."] if seeds == "0" else ["seeds/0", "seeds/1"]
     last = good_checkpoints(tmp_path / "whole" / folders[-1], config_hash(config))[-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from seqrun import runner, seeds
@@ -141,6 +142,17 @@ def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(runner, "build", lambda *_, built=built: built)
         job = seeds.SeedJob(config={}, seed=0, directory=tmp_path)
         assert runner._build_for_process(job).num_threads == given
+
+
+def test_what_is_heard_after_a_seed_has_ended(capsys: pytest.CaptureFixture[str]):
+    """Is of before: neither written over its record nor said."""
+    updated: list[tuple[int, bool]] = []
+    reports = seeds.SeedReports(lambda run, end: updated.append((run.seed, end)))
+    for seed, end in ((0, False), (0, True), (0, False), (1, False), (0, True)):
+        found = SimpleNamespace(seed=seed, accuracy_matrix=np.array([[0.1, 0.1], [0.5, np.nan]]))
+        reports.tell(found, completed=end)
+    assert updated == [(0, False), (0, True), (1, False)]
+    assert capsys.readouterr().err.count("seed 0: task 1/2, average accuracy 50.0 %") == 1
 
 
 def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6) -> Any:

@@ -248,6 +248,7 @@ def test_equal_data_are_found_while_they_are_held(monkeypatch: pytest.MonkeyPatc
     assert ensemble.place(np.arange(8, dtype=np.float32), None) is first
     assert ensemble.place(np.arange(8, dtype=np.int32), None) is not first
     assert ensemble.place(np.arange(8, dtype=np.float32)[::-1], None) is not first
+    assert ensemble.place(np.arange(8, dtype=np.float32).reshape(2, 4), None).shape == (2, 4)
     tiny = np.zeros(1, np.float32)
     assert ensemble.place(tiny, None) is not ensemble.place(tiny, None)
     del first

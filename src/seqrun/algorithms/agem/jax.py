@@ -26,7 +26,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         """Project the gradient where it would raise the loss of memory.
 
         Where the network has dense layers alone, g.g_ref takes no g_ref: it is made where it is
-        needed, on a CPU.
+        needed, on a CPU. g is made once more then, of the layers, and the one before is not.
         """
         memory = step.reads["replay"]
         if not len(memory.y):
@@ -37,12 +37,11 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
             logits, _ = self.forward(params, step.stats, memory.x, noise)  # a pass without a trace
             return cross_entropy(allow_classes(logits, step.mask, memory.t), memory.y)
 
-        reference = self._layers(params, lambda: loss(params))
-        own = reference and self._layers(params, lambda: self.training_loss(params, step)[0])
+        reference = self._layers(step, lambda: loss(params))
+        own = reference and self._layers(step, lambda: self.training_loss(params, step)[0])
         if own is None:
             step.gradients = projected(step.gradients, jax.grad(loss)(params))
         else:
-            # The loss's gradient once more, of the layers: the first is not made then.
             gradient, product = dense_gradient(own), dense_product(own, reference)
             step.gradients = jax.lax.cond(
                 product < 0,
@@ -50,14 +49,15 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
                 lambda: gradient,
             )
 
-    def _layers(self, params: dict[str, Array], loss: Callable[[], Array]) -> Layers | None:
+    def _layers(self, step: Step, loss: Callable[[], Array]) -> Layers | None:
         """Return what a loss makes of the layers, if all are dense.
 
-        A child may have another gradient than that of its loss.
+        A child may have another gradient than that of its loss, and so may a network with
+        statistics, which are those after the step's pass by now.
         """
-        if self.device_kind != "cpu" or type(self) is not AGEM:
+        if self.device_kind != "cpu" or type(self) is not AGEM or step.stats:
             return None
-        return through_layers((nn.Dense,), params, loss)
+        return through_layers((nn.Dense,), step.params, loss)
 
 
 def projected(

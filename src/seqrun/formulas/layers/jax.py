@@ -79,7 +79,7 @@ def through_layers(
         value, inside = tapped(taps)
         return value, {path: inputs[0] for path, (inputs, _) in inside.items()}
 
-    taps = {path: jnp.zeros(outputs[0].shape) for path, (_, outputs) in shapes.items()}
+    taps = {path: jnp.zeros_like(outputs[0]) for path, (_, outputs) in shapes.items()}
     deltas, inputs = jax.grad(total, has_aux=True)(taps)
     return Layers(layers, inputs, deltas)
 
