@@ -71,9 +71,9 @@ def test_preparing_to_compile_counts_as_compiling(
     from seqrun.algorithms.base import torch as engine
 
     class Prepared(counted):  # type: ignore[misc,valid-type]
-        def __init__(self, steps: Any) -> None:
+        def __init__(self, *args: Any) -> None:
             time.sleep(0.5)
-            super().__init__(steps)
+            super().__init__(*args)
 
     monkeypatch.setattr(engine, "CompiledSteps", Prepared)
     trace = run("naive", "torch", training={"compile": "always", "epochs_per_task": 1})
@@ -93,13 +93,28 @@ def test_compiling_again_for_one_shape_is_counted():
     assert 0 < seconds[0] == seconds[1] < seconds[2] == seconds[3]
 
 
-def test_each_task_s_learning_rate_reaches_the_program(monkeypatch: pytest.MonkeyPatch):
-    """As an argument: Stable SGD's, and whatever decays, is another in every task."""
-    steps = of_torch.CompiledSteps(lambda *_: None)
-    monkeypatch.setattr(steps, "_call", lambda args, plain: float(args[-1]["lr"]))
-    given = [0.1, 0.1, 0.05, 0.1]
-    assert [steps((), (), (), (), {"lr": lr}) for lr in given] == pytest.approx(given)
+def test_each_task_s_scalars_reach_the_program(monkeypatch: pytest.MonkeyPatch):
+    """As arguments: Stable SGD's learning rate, LFL's factor, and others, change with the task."""
+    steps = of_torch.CompiledSteps(lambda *_: None, {"momentum"})
+    monkeypatch.setattr(steps, "_call", lambda args, plain: args[-1])
+    for lr in (0.1, 0.1, 0.05, 0.1):
+        scalars = steps((), (), (), (), {"lr": lr, "penalty": 2 * lr, "momentum": 0.9})
+        assert [float(scalars[n]) for n in ("lr", "penalty")] == pytest.approx([lr, 2 * lr])
+        assert {n: type(v) for n, v in scalars.items()}["momentum"] is float
+        assert {type(scalars[n]) for n in ("lr", "penalty")} == {of_torch.torch.Tensor}
     steps.close()
+
+
+def test_another_coefficient_needs_no_other_program():
+    """Nor does another learning rate: a grid compiles once."""
+    steps = of_torch.CompiledSteps(lambda x, *rest: x * rest[-1]["penalty"])
+    found, seconds = [], []
+    for penalty in (2.0, 3.0):
+        found.append(float(steps(of_torch.torch.ones(1), None, None, None, {"penalty": penalty})))
+        seconds.append(steps.seconds)
+    steps.close()
+    assert found == [2.0, 3.0]
+    assert 0 < seconds[0] == seconds[1]
 
 
 @pytest.mark.full
@@ -183,7 +198,7 @@ class Counted(of_torch.CompiledSteps):
 
     calls: list[tuple[int, int]]
 
-    def __init__(self, steps: Any) -> None:
+    def __init__(self, steps: Any, constants: Any) -> None:
         self.steps, self.seconds, self.failure = steps, 0.0, None
 
     def __call__(self, reads: Any, *rest: Any) -> Any:
@@ -265,13 +280,13 @@ def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Co
 def test_the_rule_is_of_planned_steps_and_work(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """50,000 steps and a small network, or a GPU; convolutions for about ten minutes."""
+    """30,000 steps and a small network, or a GPU; convolutions for about ten minutes."""
     for how, part in (
-        ((50_000, 1_000_000, "cpu", False), "steps"),
-        ((50_000, 1_000_000, "cpu", True), "steps"),
-        ((49_999, 1_000_000, "cpu", False), None),
+        ((30_000, 1_000_000, "cpu", False), "steps"),
+        ((30_000, 1_000_000, "cpu", True), "steps"),
+        ((29_999, 1_000_000, "cpu", False), None),
         ((10**6, 10**9, "cpu", False), None),
-        ((50_000, 10**9, "cuda", True), "steps"),
+        ((30_000, 10**9, "cuda", True), "steps"),
         ((4000, 10**9, "cpu", True), "network"),
         ((3999, 10**9, "cpu", True), None),
     ):

@@ -406,8 +406,11 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
                     "variable CXX names"
                 )
             return None
-        network = part == "network"
-        program = CompiledNetwork(self.module) if network else CompiledSteps(self._run_steps)
+        program: Program
+        if part == "network":
+            program = CompiledNetwork(self.module)
+        else:
+            program = CompiledSteps(self._run_steps, self.optimizer.hyper().keys() - {"lr"})
         self.timing["compile_seconds"] += time.perf_counter() - started
         return program
 

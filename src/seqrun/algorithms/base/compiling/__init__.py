@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-WORTH_STEPS = 50_000
+WORTH_STEPS = 30_000
 """Planned steps of a run from which compiling them pays.
 
 Measured on 2 cores with an MLP 784-256-256-10 at batch 10: preparing a program that was compiled
-before takes as long as 25,000 of its steps save, compiling one for the first time as long as
-150,000. In between it pays in sweeps and several seeds: at 50,000 steps a first run loses what four
-later ones gain.
+before takes 4 seconds, as long as 18,000 steps of naive save (10,000 of EWC), compiling one for the
+first time 16 seconds, as long as 71,000 (42,000), and 26 where torch has compiled nothing yet. In
+between it pays in sweeps and several seeds: at 30,000 steps a first run loses what four later ones
+(of EWC one) gain.
 """
 WORTH_LESS_THAN = 5e7
 """Multiply-adds of a batch's forward pass up to which whole steps are compiled.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import cache
 from typing import Any, ClassVar
@@ -107,18 +107,22 @@ class CompiledNetwork(Program):
 class CompiledSteps(Program):
     """Training steps as programs of several at a time.
 
-    The learning rate, which changes from task to task, is an argument of the program.
+    The scalars of `hyper` are arguments of the program, which serves other tasks and the other jobs
+    of a grid: the learning rate, an algorithm's coefficients.
 
     Args:
         steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
+        constants: the scalars that are part of the program, which torch's fused updates want.
     """
 
     part: ClassVar[str] = "steps"
 
-    def __init__(self, steps: Callable[..., Any]) -> None:
+    def __init__(self, steps: Callable[..., Any], constants: Collection[str] = ()) -> None:
         """Compile nothing yet."""
         super().__init__(steps, fullgraph=True)
-        self._lr: tuple[float, torch.Tensor] | None = None
+        self._constants = constants
+        self._hyper: dict[str, float] = {}
+        self._scalars: dict[str, float | torch.Tensor] = {}
 
     def lengths(self, steps: int) -> list[int]:
         """Return how so many steps are cut into programs: by TOGETHER, and the rest singly."""
@@ -126,10 +130,14 @@ class CompiledSteps(Program):
 
     def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
         """Run steps."""
-        if self._lr is None or self._lr[0] != hyper["lr"]:
-            self._lr = hyper["lr"], torch.tensor(hyper["lr"])
+        if hyper != self._hyper:
+            self._hyper = hyper
+            self._scalars = {
+                name: value if name in self._constants else torch.tensor(value)
+                for name, value in hyper.items()
+            }
         given = reads, row, opt_state, state
-        return self._call((*given, {**hyper, "lr": self._lr[1]}), (*given, hyper))
+        return self._call((*given, self._scalars), (*given, hyper))
 
 
 def keep_programs() -> None:
