@@ -46,6 +46,7 @@ def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(algorithm, monkeypatch
     monkeypatch.setattr(sys, "stderr", terminal)
     callback = TqdmCallback()
     callback.on_before_fit(algorithm)
+    assert "preparing" in terminal.getvalue()  # compiling may take half a minute
     callback._bar.mininterval = 0
     callback._bar.miniters = 1
     callback.on_after_chunk(algorithm, chunk())

@@ -30,6 +30,7 @@ class TqdmCallback(BaseCallback):
         from tqdm import tqdm
 
         self._bar = tqdm(
+            desc="preparing",  # and compiling, until the first chunk has ended
             total=algorithm.total_steps,
             initial=algorithm.global_step,
             unit=" steps",
