@@ -26,7 +26,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         """Project the gradient where it would raise the loss of memory.
 
         Where the network has dense layers alone, g.g_ref takes no g_ref: it is made where it is
-        needed, on a CPU. g is made once more then, of the layers, and the one before is not.
+        needed, on a CPU. g is then of the layers too: the compiler leaves out that of `backward`.
         """
         memory = step.reads["replay"]
         if not len(memory.y):
