@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+
+from seqrun.leaving import leave
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -36,7 +39,13 @@ def command() -> int:
 
 
 if __name__ == "__main__":
+    status = 1  # of an error that shows its traceback
+    atexit.register(lambda: leave(status))
     try:
-        sys.exit(command())
+        status = command()
     except KeyboardInterrupt:  # before a run began; a run itself says how it ended
-        sys.exit(130)
+        status = 130
+    except SystemExit as error:  # a run's that failed, or Hydra's
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    sys.exit(status)

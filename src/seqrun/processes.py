@@ -6,6 +6,7 @@ for good, so none is shared, and a new one takes its place.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import queue
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
+from seqrun.leaving import leave
 
 ONE_THREAD = {
     name: "1"
@@ -166,6 +168,7 @@ def _begin(updates: Any) -> None:
     """Make this process end with its parent, which alone hears Ctrl-C."""
     global _updates
     _updates = updates
+    atexit.register(leave, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
