@@ -231,7 +231,7 @@ def _run_in_one_program(
         if isinstance(found, RunRecord):
             reports.tell(found, completed=True)
             return
-        causes.append(found)
+        causes[:] = causes or [found]  # one: an error's traceback keeps its run in memory
         where = results.seed_directory(seeds[place])
         reports.failed(seeds[place], f"{in_one_line(found)} (in {where})")
 
@@ -297,3 +297,4 @@ def _fit(
             checkpoint.set_aside(start)
         finally:
             _ended.add(algorithm)
+            del algorithm  # the next would be made while this name holds it

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -71,9 +71,9 @@ def test_preparing_to_compile_counts_as_compiling(
     from seqrun.algorithms.base import torch as engine
 
     class Prepared(counted):  # type: ignore[misc,valid-type]
-        def __init__(self, *args: Any) -> None:
+        def __init__(self, *args: Any, **options: Any) -> None:
             time.sleep(0.5)
-            super().__init__(*args)
+            super().__init__(*args, **options)
 
     monkeypatch.setattr(engine, "CompiledSteps", Prepared)
     trace = run("naive", "torch", training={"compile": "always", "epochs_per_task": 1})
@@ -115,6 +115,17 @@ def test_another_coefficient_needs_no_other_program():
     steps.close()
     assert found == [2.0, 3.0]
     assert 0 < seconds[0] == seconds[1]
+
+
+@pytest.mark.ci
+def test_adam_s_steps_are_compiled():
+    """Its update, given a learning rate that is an array, has a way of its own."""
+    with_adam = {"optimizer": "adam", "optimizer_options": {"weight_decay": 0.01}}
+    eager, compiled = (run("naive", "torch", **with_adam, **how) for how in (EAGER, ALWAYS))
+    assert compiled.algorithm.execution["compiled"] == "steps"
+    np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-5)
+    for name, array in eager.arrays.items():
+        np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.full
@@ -197,9 +208,15 @@ class Counted(of_torch.CompiledSteps):
     """Stands for a compiled program and counts its calls."""
 
     calls: list[tuple[int, int]]
+    told: ClassVar[list[tuple[set[str], Any]]] = []
+    is_recorded = None
 
-    def __init__(self, steps: Any, constants: Any) -> None:
+    def __init__(self, steps: Any, constants: Any, **options: Any) -> None:
+        self.told.append((set(constants), options["record"]))
         self.steps, self.seconds, self.failure = steps, 0.0, None
+
+    def begin_chunk(self) -> None:
+        """Do nothing."""
 
     def __call__(self, reads: Any, *rest: Any) -> Any:
         Counted.calls.append(tuple(reads["index"].y.shape))
@@ -217,6 +234,28 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     Counted.calls = []
     monkeypatch.setattr(engine, "CompiledSteps", Counted)
     return Counted
+
+
+def test_the_optimizer_s_scalars_but_its_rate_are_constants(counted: type[Counted]):
+    """Its rate changes from task to task; and on a CPU nothing is recorded."""
+    run("ewc", "torch", training={"compile": "always", "epochs_per_task": 1})
+    assert counted.told[-1] == ({"momentum", "weight_decay"}, None)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_calls_are_recorded_on_a_gpu(
+    noise: float, counted: type[Counted], monkeypatch: pytest.MonkeyPatch
+):
+    """But for networks that draw noise."""
+    from seqrun.algorithms.base import torch as engine
+
+    algorithm = build("naive", "torch", backbone={"dropout": noise}, **ALWAYS)
+    algorithm.fit()  # on the CPU
+    algorithm.__dict__.pop("_program", None)
+    algorithm.device_kind = "cuda"
+    monkeypatch.setattr(engine, "has_compiler", lambda kind: kind == "cuda")
+    assert isinstance(algorithm._program, counted)
+    assert counted.told[-1][1] is (None if noise else of_torch.record_graph)
 
 
 def test_stretches_shorter_than_a_chunk_stay_eager(counted: type[Counted]):
@@ -336,6 +375,19 @@ def test_the_compiler_is_the_one_that_torch_would_take(only_others: Path):
     of_torch.has_compiler.cache_clear()
     with config.patch({"cpp.cxx": (None, str(only_others / "clang++"))}):
         assert of_torch.has_compiler("cpu")
+
+
+def test_why_something_cannot_be_compiled_is_said():
+    """What torch met too, since "observed exception" says nothing."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no such rate")
+
+    steps = of_torch.CompiledSteps(refuse)
+    with pytest.raises(RuntimeError, match="no such rate"):
+        steps(None, None, None, None, {})
+    steps.close()
+    assert "RuntimeError('no such rate')" in steps.failure
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):

@@ -172,14 +172,54 @@ def test_dense_layers(bias: bool):
     product = sum((g * expected[1][name]).sum() for name, g in expected[0].items())
     close(layers.dense_product(*found), product, "product")
     normed = nn.Sequential([*parts[:2], nn.LayerNorm()])
-    arrays = normed.init(jax.random.key(0), x)
-    params = flat(arrays["params"])
-    assert layers.through_layers((nn.Dense,), params, lambda: normed.apply(arrays, x).sum()) is None
     half = nn.Sequential([parts[0], nn.Dense(5, bias, dtype="bfloat16")])
-    arrays = half.init(jax.random.key(0), x)
-    params = flat(arrays["params"])
-    made = layers.through_layers((nn.Dense,), params, lambda: half.apply(arrays, x).sum())
-    assert made is not None and {str(d.dtype) for d in made.deltas.values()} == {"bfloat16"}
+    made = []
+    for module in (normed, half):
+        params = flat(module.init(jax.random.key(0), x)["params"])
+        total = lambda p, module=module: module.apply({"params": nested(p)}, x).sum()  # noqa: E731
+        made.append(layers.through_layers((nn.Dense,), params, total))
+    assert made[0] is None
+    assert {str(d.dtype) for d in made[1].deltas.values()} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("where", ["nowhere", "beside", "before", "loss", "told"])
+def test_a_weight_that_is_used_beside_its_layer_too(where: str):
+    """Its derivative is not of the layer alone: the layer's are not given. Looking is no use."""
+    import jax
+    import jax.numpy as jnp
+    from flax import linen as nn
+
+    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.layers import jax as layers
+
+    class Network(nn.Module):
+        """Two dense layers; the norm of the second's kernel scales something."""
+
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            hidden, out = nn.Dense(4, name="hidden"), nn.Dense(3, name="out")
+            y = hidden(x)
+            if self.is_initializing() or where in ("nowhere", "loss"):
+                return out(y)
+            kernel = out.variables["params"]["kernel"]
+            if where == "told":
+                return out(y) / kernel.shape[1]
+            norm = jnp.linalg.norm(kernel)
+            return out(y / norm) if where == "before" else out(y) / norm
+
+    module, x = Network(), np.ones((5, 2), np.float32)
+    params = flat(module.init(jax.random.key(0), x)["params"])
+
+    def loss(params: Any) -> Any:
+        value = module.apply({"params": nested(params)}, x).sum()
+        return value + (params["out/kernel"] ** 2).sum() if where == "loss" else value
+
+    found = jax.jit(lambda p: layers.through_layers((nn.Dense,), p, loss) is None)(params)
+    assert bool(found) == (where not in ("nowhere", "told"))
+    if where in ("nowhere", "told"):
+        gradient = layers.dense_gradient(layers.through_layers((nn.Dense,), params, loss))
+        for name, value in jax.grad(loss)(params).items():
+            close(gradient[name], value, name)
 
 
 # ---- per-sample gradients

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,42 @@ def test_a_run_is_freed_before_the_next(
     finally:
         gc.enable()
     assert left == [0, 0, 0, 0]
+
+
+def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before another tries the checkpoint before."""
+    from reliability.small_runs import config_of
+
+    from seqrun import checkpoint, runner
+    from seqrun.algorithms.base import BaseAlgorithm
+
+    runs: list[weakref.ref[Any]] = []
+    left: list[int] = []
+    build, fit = runner._build_admitted, BaseAlgorithm.fit
+
+    def noted(*args: Any) -> Any:
+        left.append(sum(run() is not None for run in runs))
+        algorithm = build(*args)
+        runs.append(weakref.ref(algorithm))
+        return algorithm
+
+    def refused(self: Any, resume_from: Any = None) -> Any:
+        if len(runs) == 1:
+            raise checkpoint.CheckpointError("checkpoint: not this one")
+        return fit(self)
+
+    monkeypatch.setattr(runner, "_build_admitted", noted)
+    monkeypatch.setattr(BaseAlgorithm, "fit", refused)
+    found = SimpleNamespace(path="a checkpoint")
+    monkeypatch.setattr(checkpoint, "latest", lambda *_, **__: (found, []))
+    for name in ("set_aside", "set_aside_after"):
+        monkeypatch.setattr(checkpoint, name, lambda *_: None)
+    gc.disable()
+    try:
+        runner.run_experiment(config_of("algo=er"), tmp_path / "run")
+    finally:
+        gc.enable()
+    assert left == [0, 0]
 
 
 if __name__ == "__main__":

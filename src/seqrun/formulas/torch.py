@@ -13,11 +13,29 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, y)
 
 
+def one_hot(y: Tensor, num_classes: int) -> Tensor:
+    """Return (B, C) float32 rows of 0 with a 1 at each label; torch's own would look at `y`."""
+    return (y.unsqueeze(1) == torch.arange(num_classes, device=y.device)).float()
+
+
 def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
     """Set logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
     if mask is None:
         return logits
     return torch.where(mask[t], logits, torch.finfo(logits.dtype).min)
+
+
+def set_rows(place: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Write (B, C) values to (B,) rows of (M, C) `place`, but for those of rows >= M.
+
+    Its shapes do not depend on the rows, as a mask's would. What is not to be written is replaced
+    by the first that is, and if none is, by what is there.
+    """
+    kept = rows < len(place)
+    first = kept.int().argmax().unsqueeze(0)
+    fallback = rows[first].clamp(max=len(place) - 1)
+    written = torch.where(kept.any(), values[first], place[fallback])
+    place[torch.where(kept, rows, fallback)] = torch.where(kept.unsqueeze(1), values, written)
 
 
 def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:

@@ -75,6 +75,7 @@ class Adam(AdamOptions):
             counts,
             foreach=True,
             amsgrad=False,
+            capturable=torch.compiler.is_compiling(),  # a tensor's learning rate asks for it
             beta1=hyper["beta1"],
             beta2=hyper["beta2"],
             lr=hyper["lr"],

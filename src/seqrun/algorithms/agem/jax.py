@@ -37,8 +37,8 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
             logits, _ = self.forward(params, step.stats, memory.x, noise)  # a pass without a trace
             return cross_entropy(allow_classes(logits, step.mask, memory.t), memory.y)
 
-        reference = self._layers(step, lambda: loss(params))
-        own = reference and self._layers(step, lambda: self.training_loss(params, step)[0])
+        reference = self._layers(step, loss)
+        own = reference and self._layers(step, lambda params: self.training_loss(params, step)[0])
         if own is None:
             step.gradients = projected(step.gradients, jax.grad(loss)(params))
         else:
@@ -49,7 +49,9 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
                 lambda: gradient,
             )
 
-    def _layers(self, step: Step, loss: Callable[[], Array]) -> Layers | None:
+    def _layers(
+        self, step: Step, loss: Callable[[dict[str, Array]], Array]
+    ) -> Layers | None:
         """Return what a loss makes of the layers, if all are dense.
 
         A child may have another gradient than that of its loss, and so may a network with

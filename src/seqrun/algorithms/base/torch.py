@@ -23,6 +23,7 @@ from seqrun.algorithms.base.compiling.torch import (
     Program,
     has_compiler,
     keep_programs,
+    record_graph,
 )
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
@@ -246,6 +247,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         program = self._program if chunk.stretch >= self.chunk_steps else None
         steps = program if isinstance(program, CompiledSteps) else None
         self.network = program if isinstance(program, CompiledNetwork) else self.module
+        if steps is not None:
+            steps.begin_chunk()
         compiled, hyper = program.seconds if program else 0.0, self.hyper()
         losses, logits = [], []
         with self._noise(chunk.first_step):
@@ -265,6 +268,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             self.execution["compiled"] = program.failure is None and program.part
             if program.failure is not None:
                 self.execution["not_compiled_because"] = program.failure
+        if steps is not None and steps.is_recorded is not None:
+            self.execution["cuda_graphs"] = steps.is_recorded
         chunk.losses = torch.cat(losses).cpu().numpy()
         labels = self.pool.y[rows["index"]]
         chunk.correct = (torch.cat(logits).argmax(-1) == labels).sum(1).cpu().numpy()
@@ -410,7 +415,14 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         if part == "network":
             program = CompiledNetwork(self.module)
         else:
-            program = CompiledSteps(self._run_steps, self.optimizer.hyper().keys() - {"lr"})
+            # Noise is drawn on the host's command, which a recording repeats unverified.
+            recorded = self.device_kind == "cuda" and not self.backbone.is_noisy
+            program = CompiledSteps(
+                self._run_steps,
+                self.optimizer.hyper().keys() - {"lr"},
+                device=self._device,
+                record=record_graph if recorded else None,
+            )
         self.timing["compile_seconds"] += time.perf_counter() - started
         return program
 

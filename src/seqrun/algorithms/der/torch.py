@@ -11,7 +11,7 @@ from torch import Tensor
 from seqrun.algorithms.base.step import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.der import DEROptions, DERPPOptions, DERState
-from seqrun.formulas.torch import allow_classes, cross_entropy
+from seqrun.formulas.torch import allow_classes, cross_entropy, set_rows
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,9 +40,7 @@ class DER(DEROptions, PyTorchBaseAlgorithm):
         if len(step.reads["replay"].y):
             added = torch.autograd.grad(self.replay_loss(step), list(self.params.values()))
             torch._foreach_add_(list(step.gradients.values()), added)
-        slots = step.arrays["write_slot"]
-        kept = slots < self.memory_size
-        step.state.logits[slots[kept]] = step.logits[kept]
+        set_rows(step.state.logits, step.arrays["write_slot"], step.logits)
         step.logits = allow_classes(step.logits, step.mask, step.batch.t)
 
 

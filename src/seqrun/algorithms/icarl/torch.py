@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from seqrun.algorithms.base.step import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.icarl import ICaRLKept, ICaRLOptions, ICaRLState
-from seqrun.formulas.torch import allow_classes
+from seqrun.formulas.torch import allow_classes, one_hot
 
 Tensors = dict[str, Tensor]
 
@@ -31,7 +31,7 @@ class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
         logits, old = self.network(step.batch.x), step.state
         with torch.no_grad():
             given = self.predict(old.params, old.stats, step.batch.x).sigmoid()
-        labels = one_hot(step.batch.y, logits.shape[1]).to(logits.dtype)
+        labels = one_hot(step.batch.y, logits.shape[1])
         targets = torch.where(old.classes, given, labels)
         terms = binary_cross_entropy_with_logits(logits, targets, reduction="none")
         counted = torch.ones_like(terms) if step.mask is None else step.mask[step.batch.t]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from seqrun.algorithms.base.step import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
@@ -19,7 +19,7 @@ from seqrun.formulas.kernels.torch import (
     gram,
     ridge_weights,
 )
-from seqrun.formulas.torch import allow_classes, cross_entropy
+from seqrun.formulas.torch import allow_classes, cross_entropy, one_hot
 
 Tensors = dict[str, Tensor]
 
@@ -70,7 +70,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
             bases = mean + (0.5 * log_variance).exp() * noise
             support = fourier_features(support, bases, phase)
         ridge = self.of_task("lambda", t).abs() + RIDGE
-        targets = one_hot(y, self.benchmark.num_classes).to(support.dtype)
+        targets = one_hot(y, self.benchmark.num_classes)
         weights = ridge_weights(gram(self.kernel_type, support, support), ridge, targets)
         gamma, beta = self.of_task("gamma", t), self.of_task("beta", t)
         return Classifier(low, high, bases, phase, support, weights, gamma, beta), posterior

@@ -29,21 +29,22 @@ class Layers(NamedTuple):
 
 
 def through_layers(
-    kinds: tuple[type, ...], params: Arrays, loss: Callable[[], Array]
+    kinds: tuple[type, ...], params: Arrays, loss: Callable[[Arrays], Array]
 ) -> Layers | None:
     """Return inputs and derivatives of the layers of some kinds.
 
     Args:
         kinds: of layers.
         params: of the network that `loss` applies, by canonical name.
-        loss: applies it once, to a batch, and returns a number.
+        loss: applies it once, to a batch, with the parameters given, and returns a number.
 
     Returns:
-        None if a parameter is not one of a layer of these kinds that is applied once, to a batch.
+        None if a parameter is not one of a layer of these kinds that is applied once, to a batch,
+        or is used elsewhere too.
     """
     layers: dict[str, Any] = {}
 
-    def applies(layer: Any, path: str) -> bool:
+    def applies(layer: Any, path: str, params: Arrays) -> bool:
         """Whether a layer is of the kinds, and has the parameters themselves, not made of them."""
         own = layer.variables.get("params", {}) if type(layer) in kinds else {}
         return bool(own) and all(v is params.get(f"{path}/{leaf}") for leaf, v in own.items())
@@ -55,7 +56,7 @@ def through_layers(
         def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = call(*args, **kwargs)
             path = "/".join(context.module.path)
-            if context.method_name == "__call__" and args and applies(context.module, path):
+            if context.method_name == "__call__" and args and applies(context.module, path, params):
                 layers[path] = context.module.clone(parent=None, name=None)
                 inputs, outputs = inside.setdefault(path, ([], []))
                 inputs.append(args[0])
@@ -64,7 +65,7 @@ def through_layers(
             return output
 
         with nn.intercept_methods(tap):
-            return loss(), inside
+            return loss(params), inside
 
     shapes = jax.eval_shape(lambda: tapped({})[1])
     covered = {name for name in params if name.rpartition("/")[0] in shapes}
@@ -73,6 +74,23 @@ def through_layers(
         for path, (inputs, _) in shapes.items()
     )
     if not once or covered != set(params):
+        return None
+
+    def without_layers(params: Arrays) -> Array:
+        """Return the loss with zeros in place of each layer's output."""
+
+        def skip(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            path = "/".join(context.module.path)
+            if context.method_name == "__call__" and applies(context.module, path, params):
+                return jnp.zeros_like(shapes[path][1][0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(skip):
+            return loss(params)
+
+    left = jax.make_jaxpr(without_layers)(params).jaxpr
+    used = [*left.outvars, *(v for equation in left.eqns for v in equation.invars)]
+    if any(v is own for v in used for own in left.invars):
         return None
 
     def total(taps: Arrays) -> tuple[Array, Arrays]:

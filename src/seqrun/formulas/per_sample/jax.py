@@ -37,9 +37,9 @@ def per_sample_power_sum(
         targets: arrays with leading axis B.
         power: 1 or 2.
     """
-    variables = {"params": nested(params), "batch_stats": nested(stats)}
 
-    def loss() -> Array:
+    def loss(params: Arrays) -> Array:
+        variables = {"params": nested(params), "batch_stats": nested(stats)}
         return losses(module.apply(variables, x), *targets).sum()
 
     found = through_layers(tuple(_RULES), params, loss)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from seqrun.algorithms.base.cache import VARIABLES, compilation_cache
 
@@ -78,12 +79,91 @@ class Program:
         try:
             found = self._program(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
-            self.failure = str(error).strip().splitlines()[0]
+            self.failure = _reason(error)
             sys.stderr.write(f"warning: training runs uncompiled: {self.failure}\n")
             return self._function(*plain)
         if stats["unique_graphs"] > graphs:
             self.seconds += time.perf_counter() - started
         return found
+
+
+Record = Callable[[Callable[[], Any]], Callable[[], Any]]
+"""Takes a call without arguments; what it returns does the same, its results in the same places."""
+
+
+def record_graph(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Record a call's kernels as a CUDA graph, without running them."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return results
+
+    return replay
+
+
+class RecordedProgram:
+    """A compiled program whose calls are recorded once and replayed: a CUDA graph.
+
+    Starting the kernels of a small step one by one takes longer than they do. A recording reads
+    arguments and whatever else the program reads where they were; arguments are copied there. It
+    is good for as long as nothing else moves, and until `forget`. A first call is not recorded:
+    it is the one that compiles. Nor are calls with arrays on several devices, of which a CUDA
+    graph would repeat the host's part with what it once was (the count of Adam's steps).
+
+    Args:
+        program: function of nested containers of arrays, which it may change.
+        record: `record_graph`, on a GPU.
+
+    Attributes:
+        can_record: whether that has not failed yet.
+    """
+
+    def __init__(self, program: Callable[..., Any], record: Record) -> None:
+        """Record nothing yet."""
+        self.can_record = True
+        self._program, self._record = program, record
+        self._recordings: dict[Any, tuple[list[Any], Callable[[], Any]] | None] = {}
+
+    def forget(self) -> None:
+        """Drop all recordings."""
+        self._recordings.clear()
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the program, or replay its recording for arguments of these shapes."""
+        given, containers = tree_flatten(args)
+        arrays = [value for value in given if isinstance(value, torch.Tensor)]
+        if not self.can_record or len({a.device for a in arrays}) > 1:
+            return self._program(*args)
+        kind = containers, tuple((a.shape, a.stride(), a.dtype) for a in arrays)
+        if kind not in self._recordings:
+            self._recordings[kind] = None
+            return self._program(*args)
+        if self._recordings[kind] is None:
+            own = [v.clone() if isinstance(v, torch.Tensor) else v for v in given]
+            try:
+                replay = self._record(lambda: self._program(*tree_unflatten(own, containers)))
+            except RuntimeError as error:
+                self.can_record = False
+                told = str(error).strip().splitlines()[0]
+                sys.stderr.write(f"warning: training runs without CUDA graphs: {told}\n")
+                return self._program(*args)
+            self._recordings[kind] = own, replay
+        own, replay = self._recordings[kind]
+        for place, value in zip(own, given, strict=True):
+            if isinstance(place, torch.Tensor):
+                place.copy_(value)
+        return tree_map_only(torch.Tensor, torch.clone, replay())
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch's compiler cannot do, and what it met, without its advice."""
+    first, *others = str(error).strip().splitlines()
+    marked = "Developer debug context:"
+    met = next((line.partition(marked)[2].strip() for line in others if marked in line), "")
+    return f"{first}: {met}" if met else first
 
 
 class CompiledNetwork(Program):
@@ -113,14 +193,26 @@ class CompiledSteps(Program):
     Args:
         steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
         constants: the scalars that are part of the program, which torch's fused updates want.
+        device: that the steps run on.
+        record: how calls are recorded for a RecordedProgram; None = they are not.
     """
 
     part: ClassVar[str] = "steps"
 
-    def __init__(self, steps: Callable[..., Any], constants: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        steps: Callable[..., Any],
+        constants: Collection[str] = (),
+        *,
+        device: torch.device | None = None,
+        record: Record | None = None,
+    ) -> None:
         """Compile nothing yet."""
         super().__init__(steps, fullgraph=True)
-        self._constants = constants
+        self._recorded = None if record is None else RecordedProgram(self._program, record)
+        if self._recorded is not None:
+            self._program = self._recorded
+        self._constants, self._device = constants, device
         self._hyper: dict[str, float] = {}
         self._scalars: dict[str, float | torch.Tensor] = {}
 
@@ -128,12 +220,22 @@ class CompiledSteps(Program):
         """Return how so many steps are cut into programs: by TOGETHER, and the rest singly."""
         return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
 
+    @property
+    def is_recorded(self) -> bool | None:
+        """Whether calls are recorded; None = that was not asked for."""
+        return None if self._recorded is None else self._recorded.can_record
+
+    def begin_chunk(self) -> None:
+        """Forget what was recorded: hooks may have put other arrays where the steps read them."""
+        if self._recorded is not None:
+            self._recorded.forget()
+
     def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
         """Run steps."""
         if hyper != self._hyper:
             self._hyper = hyper
             self._scalars = {
-                name: value if name in self._constants else torch.tensor(value)
+                name: value if name in self._constants else torch.tensor(value, device=self._device)
                 for name, value in hyper.items()
             }
         given = reads, row, opt_state, state

@@ -1,0 +1,159 @@
+"""Programs that are recorded once and replayed, as CUDA graphs are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from experiments import ALGORITHMS, admits, algorithm_class, run
+from flow.recording import record
+
+from seqrun.algorithms.base.compiling import torch as of_torch
+
+torch = of_torch.torch
+
+
+class State(NamedTuple):
+    """What a program carries from call to call."""
+
+    total: Any
+    kept: dict[str, Any]
+
+
+def accumulate(x: Any, state: State, rate: Any) -> tuple[State, Any]:
+    """Return a new total, change what is kept in place, and leave one thing as it is."""
+    state.kept["sum"].add_(x.sum())
+    return State(state.total + rate * x.sum(), state.kept), x * rate
+
+
+def walk(program: Any) -> tuple[list[float], list[Any]]:
+    """Call a program with arguments of two shapes and other numbers each time."""
+    state = State(torch.zeros(()), {"sum": torch.zeros(()), "none": None})
+    seen, results = [], []
+    for n in range(8):
+        x = torch.arange(3.0 + n % 2) + n
+        state, result = program(x, state, torch.tensor(0.5 * n))
+        results.append(result)
+        seen += [float(state.total), float(state.kept["sum"])]
+    return seen, results
+
+
+def test_the_stand_in_reads_where_arrays_were_and_does_nothing_at_first():
+    """As a CUDA graph does, else these tests would show nothing."""
+    place = {"x": torch.ones(2), "count": torch.zeros(())}
+    replay = record(lambda: place["x"] * place["count"].add_(1))
+    assert float(place["count"]) == 0
+    first, place["x"] = place["x"], torch.full((2,), 9.0)
+    assert replay().tolist() == [1, 1]
+    first.fill_(5)
+    results = replay()
+    assert results.tolist() == [10, 10] and float(place["count"]) == 2
+    assert replay() is results and results.tolist() == [15, 15]
+
+
+@pytest.mark.parametrize("waits", ["item", "mask", "assign"])
+def test_the_stand_in_refuses_what_waits_for_the_device(waits: str):
+    """As a recording does."""
+    x = torch.arange(3.0)
+    ways = {"item": lambda: float(x[0]), "mask": lambda: x[x > 1]}
+    ways["assign"] = lambda: x.__setitem__(x > 1, torch.zeros(()))
+    with pytest.raises(RuntimeError, match="not permitted"):
+        record(ways[waits])
+
+
+def test_replays_give_what_calls_give():
+    """Whatever changes is an argument; what was given out stays as it was."""
+    calls: list[int] = []
+
+    def counted(x: Any, *rest: Any) -> Any:
+        calls.append(len(x))
+        return accumulate(x, *rest)
+
+    program = of_torch.RecordedProgram(counted, record)
+    found, results = walk(program)
+    expected, others = walk(accumulate)
+    assert found == expected
+    assert all((a == b).all() for a, b in zip(results, others, strict=True))
+    assert calls == [3, 4, 3, 4]  # each shape is called once, and once recorded
+
+
+def test_what_was_recorded_is_forgotten():
+    """A chunk's hooks may put another array where the program reads it."""
+    place = {"x": torch.ones(2)}
+    program = of_torch.RecordedProgram(lambda y: place["x"] * y, record)
+    for _ in range(3):
+        assert program(torch.ones(2)).tolist() == [1, 1]
+    place["x"] = torch.full((2,), 7.0)
+    program.forget()
+    for _ in range(3):
+        assert program(torch.ones(2)).tolist() == [7, 7]
+
+
+def test_arrays_on_two_devices_are_not_recorded():
+    """A CUDA graph would repeat what the host made of them at first."""
+    recorded: list[int] = []
+    program = of_torch.RecordedProgram(lambda *_: 1, lambda call: recorded.append(call()))
+    for _ in range(3):
+        program(torch.ones(2), torch.ones((), device="meta"))
+    assert not recorded
+
+
+def test_what_cannot_be_recorded_is_called(capsys: pytest.CaptureFixture[str]):
+    """With one warning."""
+
+    def refuse(call: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    program = of_torch.RecordedProgram(accumulate, refuse)
+    assert walk(program)[0] == walk(accumulate)[0]
+    assert not program.can_record
+    told = "training runs without CUDA graphs: operation not permitted when stream is capturing"
+    assert capsys.readouterr().err == f"warning: {told}\n"
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have torch compile nothing, and every chunk of 8 steps record; count the recordings."""
+    from seqrun.algorithms.base import torch as engine
+
+    counted: list[int] = []
+
+    def counting(call: Any) -> Any:
+        counted.append(1)
+        return record(call)
+
+    class Steps(of_torch.CompiledSteps):
+        def __init__(self, steps: Any, constants: Any, **options: Any) -> None:
+            # Only a compiled update takes a learning rate that is an array.
+            super().__init__(steps, {*constants, "lr"}, **options | {"record": counting})
+
+        def lengths(self, steps: int) -> list[int]:
+            return [2] * (steps // 2) + [1] * (steps % 2)
+
+    monkeypatch.setattr(of_torch.torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(engine, "CompiledSteps", Steps)
+    return counted
+
+
+COMPILED = [algo for algo in ALGORITHMS if algorithm_class(algo, "torch").is_compilable]
+
+
+@pytest.mark.parametrize("algo", COMPILED)
+def test_every_algorithm_s_steps_may_be_recorded(algo: str, recorded: list[int]):
+    """To the bit: what they read besides their arguments stays where it is within a chunk."""
+    stream: dict[str, Any] = {"benchmark": "rotated_digits"}
+    if not admits(algo, stream):
+        stream = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
+    stream["optimizer_options"] = {"momentum": 0.9}
+    if algo == "stable_sgd":
+        stream["dropout"] = None  # with it, an engine would not have calls recorded
+    how = {"compile": "always", "chunk_steps": 8}
+    found = run(algo, "torch", **stream, training=how)
+    assert len(recorded) >= 3
+    assert found.algorithm.execution["cuda_graphs"] is True
+    plain = run(algo, "torch", **stream, training=how | {"compile": "never"})
+    assert "cuda_graphs" not in plain.algorithm.execution
+    np.testing.assert_array_equal(found.losses, plain.losses)
+    for name, array in plain.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
