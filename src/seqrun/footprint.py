@@ -2,9 +2,8 @@
 
 The parts are arrays whose sizes are known: network and states twice (a step's gradients and new
 values, or a checkpoint's copy), the largest task's training data and the test data twice (host and
-device), the training data of the next task, read ahead, once, a full replay memory twice, an
-epoch's plan, and the inputs that are gathered for a chunk. Activations, the frameworks themselves
-and what is there already are not counted.
+device), a full replay memory twice, an epoch's plan, and the inputs that are gathered for a chunk.
+Activations, the frameworks themselves and what is there already are not counted.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
         Part(
             "data",
             f"benchmark.samples_per_task={benchmark.samples_per_task}",
-            sample * (most * (2 + (len(algorithm.trained_tasks()) > 1)) + 2 * tested),
+            2 * sample * (most + tested),
         ),
         Part(
             "plan of an epoch",

@@ -116,30 +116,6 @@ def test_chunks_of_another_length_change_nothing(backend: str):
         np.testing.assert_allclose(cut.arrays[name], array, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("algo", "options", "expected"),
-    [
-        ("naive", {}, [(1, 0), (2, 1), (3, 2)]),
-        ("joint", {"mode": "all_at_once"}, [(3, 0)]),
-    ],
-)
-@every_backend
-def test_the_next_task_is_read_while_one_is_trained_on(
-    backend: str, algo: str, options: dict, expected: list
-):
-    """(task that is read ahead, task at the time), before anything else happens."""
-    algorithm, told = build(algo, backend, **options), []
-    read_ahead = algorithm.benchmark.read_ahead
-
-    def watched(task: int) -> None:
-        told.append((task, algorithm.task))
-        read_ahead(task)
-
-    algorithm.benchmark.read_ahead = watched
-    algorithm.fit()
-    assert told == expected and not algorithm.benchmark._ahead
-
-
 def test_torchs_global_generator_is_left_alone():
     import torch
 

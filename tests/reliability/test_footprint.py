@@ -29,19 +29,11 @@ def test_by_hand(backend: str):
     weights = 4 * (64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10)
     assert found == {
         "network and states": 2 * weights,
-        "data": (64 + 8) * (3 * 85 + 2 * test),  # the next task's once, read ahead
+        "data": 2 * (64 + 8) * (85 + test),
         "replay memory": 2 * (64 + 8) * 50,
         "plan of an epoch": 2 * 4 * 9 * 20,
         "inputs of a chunk": 4 * 20 * 64 * (4 if backend == "torch" else 1),
     }
-
-
-@every_backend
-def test_one_training_reads_nothing_ahead(backend: str):
-    """All tasks' samples at once, twice."""
-    test = sum(len(build_test_labels(task)) for task in (1, 2, 3))
-    found = sizes(build("joint", backend, mode="all_at_once"))
-    assert found["data"] == 2 * (64 + 8) * (3 * 85 + test)
 
 
 def build_test_labels(task: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -189,7 +188,6 @@ class BaseBenchmark:
         self.streams = streams
         self.class_mask = None
         self._cache: dict[tuple[str, int], Dataset] = {}
-        self._ahead: dict[int, Future[Dataset]] = {}
         self._memories: dict[int, Dataset] = {}
         train, test = self.prepare_datasets()
         check_tasks(train, self.num_tasks, "train")
@@ -230,29 +228,12 @@ class BaseBenchmark:
         """
         self._check_position(t, split)
         if (split, t) not in self._cache:
-            begun = None
             if split == "train":
                 self._cache = {key: d for key, d in self._cache.items() if key[0] != "train"}
-                begun = self._ahead.pop(t, None)
-            self._cache[split, t] = self._read(t, split) if begun is None else begun.result()
+            tasks = self._test if split == "test" else self._train
+            data = read_rows(tasks, t, self._rows(t, split))
+            self._cache[split, t] = checked(data, t, split, self.input_shape, self.num_classes)
         return self._cache[split, t]
-
-    def read_ahead(self, t: int) -> None:
-        """Begin to compute the training samples of task t in a thread, for `task_data` to return.
-
-        What was begun for another task and never asked for is forgotten.
-        """
-        self._check_position(t, "train")
-        if t in self._ahead or ("train", t) in self._cache:
-            return
-        thread = ThreadPoolExecutor(1)
-        self._ahead = {t: thread.submit(self._read, t, "train")}
-        thread.shutdown(wait=False)
-
-    def _read(self, t: int, split: str) -> Dataset:
-        tasks = self._test if split == "test" else self._train
-        data = read_rows(tasks, t, self._rows(t, split))
-        return checked(data, t, split, self.input_shape, self.num_classes)
 
     def cumulative_data(self, t: int, split: str = "train") -> Dataset:
         """Return the samples of tasks 1 to t, task after task."""

@@ -353,14 +353,13 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         return weights
 
     def _fit_tasks(self) -> None:
-        tasks = [t for t in self.trained_tasks() if t >= self.task + self.task_is_done]
-        for task in tasks[:1]:
-            self.benchmark.read_ahead(task)
         if self._checkpoint is None:
             self._validate()
         elif self.task_is_done:
             self._checkpoint.restore_callbacks(self)
-        for task in tasks:
+        for task in self.trained_tasks():
+            if task < self.task or (task == self.task and self.task_is_done):
+                continue
             self.task, self.task_is_done = task, False
             self._event("task", self._fit_task)
             self._refuse_infinite_weights()  # an algorithm may have moved them after the task
@@ -377,8 +376,6 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
         self.num_current = len(data.y)
         self.host_pool = self.task_pool(data)
         self.load_pool(self.host_pool)
-        if self.task + 1 in self.trained_tasks():
-            self.benchmark.read_ahead(self.task + 1)
         self.timing["setup_seconds"] += time.perf_counter() - started
         if self.training.reinit_optimizer == "task":
             self.reset_optimizer()
