@@ -11,12 +11,16 @@ def leave(status: int) -> None:
     """End this process, as the last of atexit's functions: register it before others are.
 
     Python would then search all that torch and its compiler imported for what can be freed, for
-    over a second. Threads have ended by now.
+    over a second. Threads that are no daemons have ended by now. What registered itself before
+    Python ran this module (as tools do that watch a process from its start) is not called.
 
     Args:
         status: that the process ends with.
     """
     logging.shutdown()  # registered when it was imported, before this
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return  # to what nobody reads any more, or is full; Python says so, and with which status
     os._exit(status)

@@ -231,7 +231,8 @@ def _run_in_one_program(
         if isinstance(found, RunRecord):
             reports.tell(found, completed=True)
             return
-        causes[:] = causes or [found]  # one: an error's traceback keeps its run in memory
+        if not causes:  # an error's traceback keeps its run in memory
+            causes.append(found)
         where = results.seed_directory(seeds[place])
         reports.failed(seeds[place], f"{in_one_line(found)} (in {where})")
 

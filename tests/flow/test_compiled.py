@@ -208,11 +208,11 @@ class Counted(of_torch.CompiledSteps):
     """Stands for a compiled program and counts its calls."""
 
     calls: list[tuple[int, int]]
-    told: ClassVar[list[tuple[set[str], Any]]] = []
-    is_recorded = None
+    told: ClassVar[list[tuple[set[str], dict[str, Any]]]] = []
+    is_captured = None
 
     def __init__(self, steps: Any, constants: Any, **options: Any) -> None:
-        self.told.append((set(constants), options["record"]))
+        self.told.append((set(constants), options))
         self.steps, self.seconds, self.failure = steps, 0.0, None
 
     def begin_chunk(self) -> None:
@@ -237,13 +237,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
 
 
 def test_the_optimizer_s_scalars_but_its_rate_are_constants(counted: type[Counted]):
-    """Its rate changes from task to task; and on a CPU nothing is recorded."""
+    """Its rate changes from task to task; and on a CPU nothing is captured."""
     run("ewc", "torch", training={"compile": "always", "epochs_per_task": 1})
-    assert counted.told[-1] == ({"momentum", "weight_decay"}, None)
+    options = {"device": of_torch.torch.device("cpu"), "capture": None}
+    assert counted.told[-1] == ({"momentum", "weight_decay"}, options)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
-def test_calls_are_recorded_on_a_gpu(
+def test_calls_are_captured_on_a_gpu(
     noise: float, counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
     """But for networks that draw noise."""
@@ -255,7 +256,7 @@ def test_calls_are_recorded_on_a_gpu(
     algorithm.device_kind = "cuda"
     monkeypatch.setattr(engine, "has_compiler", lambda kind: kind == "cuda")
     assert isinstance(algorithm._program, counted)
-    assert counted.told[-1][1] is (None if noise else of_torch.record_graph)
+    assert counted.told[-1][1]["capture"] is (None if noise else of_torch.capture_graph)
 
 
 def test_stretches_shorter_than_a_chunk_stay_eager(counted: type[Counted]):
@@ -388,6 +389,7 @@ def test_why_something_cannot_be_compiled_is_said():
         steps(None, None, None, None, {})
     steps.close()
     assert "RuntimeError('no such rate')" in steps.failure
+    assert of_torch.first_line(ValueError()) == "ValueError"
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):

@@ -176,13 +176,13 @@ def test_dense_layers(bias: bool):
     made = []
     for module in (normed, half):
         params = flat(module.init(jax.random.key(0), x)["params"])
-        total = lambda p, module=module: module.apply({"params": nested(p)}, x).sum()  # noqa: E731
+        total = lambda p, module=module: module.apply({"params": nested(p)}, x).sum()
         made.append(layers.through_layers((nn.Dense,), params, total))
     assert made[0] is None
     assert {str(d.dtype) for d in made[1].deltas.values()} == {"bfloat16"}
 
 
-@pytest.mark.parametrize("where", ["nowhere", "beside", "before", "loss", "told"])
+@pytest.mark.parametrize("where", ["nowhere", "beside", "before", "loss", "named", "told"])
 def test_a_weight_that_is_used_beside_its_layer_too(where: str):
     """Its derivative is not of the layer alone: the layer's are not given. Looking is no use."""
     import jax
@@ -201,6 +201,8 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
             y = hidden(x)
             if self.is_initializing() or where in ("nowhere", "loss"):
                 return out(y)
+            if where == "named":
+                return out(y) + out(inputs=y)
             kernel = out.variables["params"]["kernel"]
             if where == "told":
                 return out(y) / kernel.shape[1]
@@ -220,6 +222,32 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
         gradient = layers.dense_gradient(layers.through_layers((nn.Dense,), params, loss))
         for name, value in jax.grad(loss)(params).items():
             close(gradient[name], value, name)
+
+
+@pytest.mark.parametrize("rows", [[4, 4, 4], [4, 2, 4], [1, 0, 3], [0, 4, 1], [4, 4, 0]])
+def test_rows_that_are_set(rows: list[int]):
+    """Of four; those beyond are left out."""
+    import torch
+
+    from seqrun.formulas.torch import set_rows
+
+    place, values = torch.arange(8.0).view(4, 2), torch.arange(6.0).view(3, 2) + 100
+    expected = place.clone()
+    for row, value in zip(rows, values, strict=True):
+        if row < 4:
+            expected[row] = value
+    set_rows(place, torch.tensor(rows, dtype=torch.int32), values)
+    assert place.tolist() == expected.tolist()
+
+
+def test_one_hot_rows():
+    """As torch's own."""
+    import torch
+
+    from seqrun.formulas.torch import one_hot
+
+    y = torch.tensor([2, 0, 4])
+    assert one_hot(y, 5).tolist() == torch.nn.functional.one_hot(y, 5).bool().tolist()
 
 
 # ---- per-sample gradients

@@ -13,7 +13,7 @@ from seqrun.processes import run_in_processes
 
 RUN = Path(__file__).parents[2] / "run.py"
 ENDING = """
-import atexit, sys, threading, time
+import atexit, logging.handlers, sys, threading, time
 from seqrun.leaving import leave
 
 class Found:
@@ -23,6 +23,8 @@ class Found:
 atexit.register(leave, 3)
 atexit.register(print, "what others do")
 kept = Found()
+log = logging.handlers.MemoryHandler(9, target=logging.StreamHandler(sys.stdout))
+log.emit(logging.makeLogRecord({"msg": "what was logged", "levelno": 10}))
 threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
 sys.stderr.write("no line's end")
 """
@@ -32,7 +34,7 @@ def test_everything_ends_but_what_lies_about():
     """Threads first, then what others registered; what was printed is there, into a pipe too."""
     done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (3, "no line's end")
-    assert done.stdout == "a thread\nwhat others do\n"
+    assert done.stdout == "a thread\nwhat others do\nwhat was logged\n"
 
 
 @pytest.mark.parametrize(
@@ -61,16 +63,68 @@ def test_an_error_that_is_nobodys_shows_its_traceback(tmp_path: Path):
     assert done.returncode == 1 and "No space left" in done.stderr
 
 
-def write_at_exit(path: str) -> str:
-    """Have something written when this process ends."""
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("return 0", 0),
+        ("return 2", 2),
+        ("raise SystemExit", 0),
+        ("raise SystemExit(143)", 143),
+        ("raise SystemExit('told')", 1),
+        ("raise KeyboardInterrupt", 130),
+        ("raise ValueError", 1),
+    ],
+)
+def test_the_command_leaves_with_its_status(tmp_path: Path, ending: str, status: int):
+    """Python finds nothing any more."""
+    found = ENDING[ENDING.index("class") : ENDING.index("atexit.register(leave")]
+    source = RUN.read_text().replace("    from seqrun import preflight\n", f"    {ending}\n")
+    source = source.replace("if __name__", f"{found}kept = Found()\nif __name__")
+    (file := tmp_path / "run.py").write_text(source)
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert ("told" in done.stderr) == ("told" in ending)
+
+
+def test_nobody_reads():
+    """Python says so, with the status that it has by itself."""
+    registered = "import atexit\nfrom seqrun.leaving import leave\natexit.register(leave, 0)\n"
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    found = []
+    for first in ("", registered):
+        command = [sys.executable, "-c", f"{first}print('told')"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered
+            )
+        found.append((done.returncode, done.stderr))
+    assert found[0] == found[1] and found[0][0] == 120
+
+
+class Found:
+    """Says that Python has found it."""
+
+    def __init__(self, path: str) -> None:
+        self.itself, self.path = self, path
+
+    def __del__(self) -> None:
+        Path(self.path).write_text("found")
+
+
+kept = []
+
+
+def end_with_traces(folder: str) -> str:
+    """Have something written when this process ends, and when Python finds what lies about."""
     import atexit
 
-    atexit.register(Path(path).write_text, "ended")
-    return path
+    atexit.register(Path(folder, "ended").write_text, "")
+    kept.append(Found(f"{folder}/found"))
+    return folder
 
 
 def test_a_worker_ends_like_the_command(tmp_path: Path):
     """What was registered in it is done."""
-    file, told = str(tmp_path / "ended"), []
-    run_in_processes([file], write_at_exit, lambda *found: told.append(found), processes=1)
-    assert told == [(file, file)] and os.listdir(tmp_path) == ["ended"]
+    folder, told = str(tmp_path), []
+    run_in_processes([folder], end_with_traces, lambda *found: told.append(found), processes=1)
+    assert told == [(folder, folder)] and os.listdir(tmp_path) == ["ended"]

@@ -14,8 +14,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
-    """Return (B, C) float32 rows of 0 with a 1 at each label; torch's own would look at `y`."""
-    return (y.unsqueeze(1) == torch.arange(num_classes, device=y.device)).float()
+    """Return (B, C) whether a class is a sample's label; torch's own has the host look at `y`."""
+    return y.unsqueeze(1) == torch.arange(num_classes, device=y.device)
 
 
 def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
@@ -28,14 +28,14 @@ def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
 def set_rows(place: Tensor, rows: Tensor, values: Tensor) -> None:
     """Write (B, C) values to (B,) rows of (M, C) `place`, but for those of rows >= M.
 
-    Its shapes do not depend on the rows, as a mask's would. What is not to be written is replaced
-    by the first that is, and if none is, by what is there.
+    Rows below M are distinct. The shapes do not depend on them, as a mask's would: what is not to
+    be written repeats the first that is, and if none is, writes what is there.
     """
     kept = rows < len(place)
     first = kept.int().argmax().unsqueeze(0)
-    fallback = rows[first].clamp(max=len(place) - 1)
-    written = torch.where(kept.any(), values[first], place[fallback])
-    place[torch.where(kept, rows, fallback)] = torch.where(kept.unsqueeze(1), values, written)
+    row = rows[first].clamp(max=len(place) - 1)
+    filler = torch.where(kept.any(), values[first], place[row])
+    place[torch.where(kept, rows, row)] = torch.where(kept.unsqueeze(1), values, filler)
 
 
 def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:

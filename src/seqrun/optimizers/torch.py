@@ -58,7 +58,8 @@ class Adam(AdamOptions):
 
     def init(self, params: Tensors) -> AdamState:
         """Return zero moments."""
-        return AdamState(_zeros(params), _zeros(params), torch.zeros(()))
+        count = torch.zeros((), device=next(iter(params.values())).device)
+        return AdamState(_zeros(params), _zeros(params), count)
 
     @torch.no_grad()
     def update(
@@ -75,7 +76,8 @@ class Adam(AdamOptions):
             counts,
             foreach=True,
             amsgrad=False,
-            capturable=torch.compiler.is_compiling(),  # a tensor's learning rate asks for it
+            # Without it each count is read by the host, and the rate may be no array.
+            capturable=torch.compiler.is_compiling() or opt_state.count.is_cuda,
             beta1=hyper["beta1"],
             beta2=hyper["beta2"],
             lr=hyper["lr"],

@@ -49,9 +49,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
                 lambda: gradient,
             )
 
-    def _layers(
-        self, step: Step, loss: Callable[[dict[str, Array]], Array]
-    ) -> Layers | None:
+    def _layers(self, step: Step, loss: Callable[[dict[str, Array]], Array]) -> Layers | None:
         """Return what a loss makes of the layers, if all are dense.
 
         A child may have another gradient than that of its loss, and so may a network with

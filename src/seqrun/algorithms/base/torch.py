@@ -21,9 +21,9 @@ from seqrun.algorithms.base.compiling.torch import (
     CompiledNetwork,
     CompiledSteps,
     Program,
+    capture_graph,
     has_compiler,
     keep_programs,
-    record_graph,
 )
 from seqrun.algorithms.base.flow import BaseAlgorithm
 from seqrun.algorithms.base.step import Batch, Step
@@ -268,8 +268,8 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             self.execution["compiled"] = program.failure is None and program.part
             if program.failure is not None:
                 self.execution["not_compiled_because"] = program.failure
-        if steps is not None and steps.is_recorded is not None:
-            self.execution["cuda_graphs"] = steps.is_recorded
+        if steps is not None and steps.is_captured is not None:
+            self.execution["cuda_graphs"] = steps.is_captured
         chunk.losses = torch.cat(losses).cpu().numpy()
         labels = self.pool.y[rows["index"]]
         chunk.correct = (torch.cat(logits).argmax(-1) == labels).sum(1).cpu().numpy()
@@ -415,13 +415,14 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         if part == "network":
             program = CompiledNetwork(self.module)
         else:
-            # Noise is drawn on the host's command, which a recording repeats unverified.
-            recorded = self.device_kind == "cuda" and not self.backbone.is_noisy
+            # A replay moves torch's generator by itself; that it draws what eager steps would is
+            # not shown.
+            can_replay = self.device_kind == "cuda" and not self.backbone.is_noisy
             program = CompiledSteps(
                 self._run_steps,
                 self.optimizer.hyper().keys() - {"lr"},
                 device=self._device,
-                record=record_graph if recorded else None,
+                capture=capture_graph if can_replay else None,
             )
         self.timing["compile_seconds"] += time.perf_counter() - started
         return program

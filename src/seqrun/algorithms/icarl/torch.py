@@ -31,7 +31,7 @@ class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
         logits, old = self.network(step.batch.x), step.state
         with torch.no_grad():
             given = self.predict(old.params, old.stats, step.batch.x).sigmoid()
-        labels = one_hot(step.batch.y, logits.shape[1])
+        labels = one_hot(step.batch.y, logits.shape[1]).to(logits.dtype)
         targets = torch.where(old.classes, given, labels)
         terms = binary_cross_entropy_with_logits(logits, targets, reduction="none")
         counted = torch.ones_like(terms) if step.mask is None else step.mask[step.batch.t]

@@ -70,7 +70,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
             bases = mean + (0.5 * log_variance).exp() * noise
             support = fourier_features(support, bases, phase)
         ridge = self.of_task("lambda", t).abs() + RIDGE
-        targets = one_hot(y, self.benchmark.num_classes)
+        targets = one_hot(y, self.benchmark.num_classes).to(support.dtype)
         weights = ridge_weights(gram(self.kernel_type, support, support), ridge, targets)
         gamma, beta = self.of_task("gamma", t), self.of_task("beta", t)
         return Classifier(low, high, bases, phase, support, weights, gamma, beta), posterior

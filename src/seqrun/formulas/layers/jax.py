@@ -44,9 +44,10 @@ def through_layers(
     """
     layers: dict[str, Any] = {}
 
-    def applies(layer: Any, path: str, params: Arrays) -> bool:
-        """Whether a layer is of the kinds, and has the parameters themselves, not made of them."""
-        own = layer.variables.get("params", {}) if type(layer) in kinds else {}
+    def applies(context: Any, path: str, params: Arrays) -> bool:
+        """Whether a layer of the kinds is called that has the parameters, not others of them."""
+        is_called = context.method_name == "__call__" and type(context.module) in kinds
+        own = context.module.variables.get("params", {}) if is_called else {}
         return bool(own) and all(v is params.get(f"{path}/{leaf}") for leaf, v in own.items())
 
     def tapped(taps: Arrays) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
@@ -56,7 +57,7 @@ def through_layers(
         def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = call(*args, **kwargs)
             path = "/".join(context.module.path)
-            if context.method_name == "__call__" and args and applies(context.module, path, params):
+            if args and applies(context, path, params):
                 layers[path] = context.module.clone(parent=None, name=None)
                 inputs, outputs = inside.setdefault(path, ([], []))
                 inputs.append(args[0])
@@ -81,7 +82,7 @@ def through_layers(
 
         def skip(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             path = "/".join(context.module.path)
-            if context.method_name == "__call__" and applies(context.module, path, params):
+            if args and applies(context, path, params):
                 return jnp.zeros_like(shapes[path][1][0])
             return call(*args, **kwargs)
 

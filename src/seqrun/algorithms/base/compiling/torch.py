@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
@@ -87,12 +88,15 @@ class Program:
         return found
 
 
-Record = Callable[[Callable[[], Any]], Callable[[], Any]]
+Capture = Callable[[Callable[[], Any]], Callable[[], Any]]
 """Takes a call without arguments; what it returns does the same, its results in the same places."""
+CALLS_BEFORE = 8
+"""Of a kind in a chunk, before one is captured: a capture waits for the GPU, and takes as long as
+several calls. The first ones compile, too."""
 
 
-def record_graph(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Record a call's kernels as a CUDA graph, without running them."""
+def capture_graph(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Capture a call's kernels in a CUDA graph, without running them."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = call()
@@ -104,63 +108,95 @@ def record_graph(call: Callable[[], Any]) -> Callable[[], Any]:
     return replay
 
 
-class RecordedProgram:
-    """A compiled program whose calls are recorded once and replayed: a CUDA graph.
+class Captured(NamedTuple):
+    """A call that can be replayed.
 
-    Starting the kernels of a small step one by one takes longer than they do. A recording reads
-    arguments and whatever else the program reads where they were; arguments are copied there. It
-    is good for as long as nothing else moves, and until `forget`. A first call is not recorded:
-    it is the one that compiles. Nor are calls with arrays on several devices, of which a CUDA
-    graph would repeat the host's part with what it once was (the count of Adam's steps).
+    Attributes:
+        arrays: that it reads its arguments from.
+        replay: does it again.
+    """
+
+    arrays: list[torch.Tensor]
+    replay: Callable[[], Any]
+
+
+class CapturedProgram:
+    """A compiled program whose calls are captured in CUDA graphs and replayed.
+
+    Starting the kernels of a small step one by one takes longer than they do. A replay reads what
+    the captured call read, at the same addresses: arguments are copied there, and whatever else
+    the program reads, as parameters, must lie where it did until `forget`. So must numbers that
+    are no arrays be the same, for they are part of the graph, as is all that the host reckons:
+    calls with arrays on several devices are not captured.
 
     Args:
         program: function of nested containers of arrays, which it may change.
-        record: `record_graph`, on a GPU.
+        capture: `capture_graph`, on a GPU.
 
     Attributes:
-        can_record: whether that has not failed yet.
+        has_captured: whether a call has been, and none could not.
     """
 
-    def __init__(self, program: Callable[..., Any], record: Record) -> None:
-        """Record nothing yet."""
-        self.can_record = True
-        self._program, self._record = program, record
-        self._recordings: dict[Any, tuple[list[Any], Callable[[], Any]] | None] = {}
+    def __init__(self, program: Callable[..., Any], capture: Capture) -> None:
+        """Capture nothing yet."""
+        self.has_captured = False
+        self._program = program
+        self._capture: Capture | None = capture
+        self._calls: Counter[Any] = Counter()
+        self._captured: dict[Any, Captured] = {}
 
     def forget(self) -> None:
-        """Drop all recordings."""
-        self._recordings.clear()
+        """Drop all that was captured."""
+        self._calls.clear()
+        self._captured.clear()
 
     def __call__(self, *args: Any) -> Any:
-        """Call the program, or replay its recording for arguments of these shapes."""
+        """Call the program, or replay a call with arguments of these shapes.
+
+        An array that the program only changes, or leaves as it is, is returned as the replay's
+        own, which later ones change again; all others are copies.
+        """
         given, containers = tree_flatten(args)
         arrays = [value for value in given if isinstance(value, torch.Tensor)]
-        if not self.can_record or len({a.device for a in arrays}) > 1:
+        if self._capture is None or len({a.device for a in arrays}) > 1:
             return self._program(*args)
         kind = containers, tuple((a.shape, a.stride(), a.dtype) for a in arrays)
-        if kind not in self._recordings:
-            self._recordings[kind] = None
-            return self._program(*args)
-        if self._recordings[kind] is None:
-            own = [v.clone() if isinstance(v, torch.Tensor) else v for v in given]
-            try:
-                replay = self._record(lambda: self._program(*tree_unflatten(own, containers)))
-            except RuntimeError as error:
-                self.can_record = False
-                told = str(error).strip().splitlines()[0]
-                sys.stderr.write(f"warning: training runs without CUDA graphs: {told}\n")
+        if kind not in self._captured:
+            self._calls[kind] += 1
+            if self._calls[kind] <= CALLS_BEFORE or not self._capture_call(kind, given, containers):
                 return self._program(*args)
-            self._recordings[kind] = own, replay
-        own, replay = self._recordings[kind]
-        for place, value in zip(own, given, strict=True):
-            if isinstance(place, torch.Tensor):
-                place.copy_(value)
-        return tree_map_only(torch.Tensor, torch.clone, replay())
+        own, replay = self._captured[kind]
+        kept = {id(array) for array in own}
+        moved = [pair for pair in zip(own, arrays, strict=True) if pair[0] is not pair[1]]
+        if moved:
+            # What lies in another's place must not be overwritten before it is copied.
+            values = [a.clone() if id(a) in kept else a for _, a in moved]
+            torch._foreach_copy_([place for place, _ in moved], values)
+        return tree_map_only(torch.Tensor, lambda a: a if id(a) in kept else a.clone(), replay())
+
+    def _capture_call(self, kind: Any, given: list[Any], containers: Any) -> bool:
+        """Capture a call with arguments of this kind, and return whether that could be done."""
+        assert self._capture is not None
+        own = [v.clone() if isinstance(v, torch.Tensor) else v for v in given]
+        try:
+            replay = self._capture(lambda: self._program(*tree_unflatten(own, containers)))
+        except RuntimeError as error:
+            self._capture, self.has_captured = None, False
+            sys.stderr.write(f"warning: training runs without CUDA graphs: {first_line(error)}\n")
+            return False
+        arrays = [value for value in own if isinstance(value, torch.Tensor)]
+        self._captured[kind], self.has_captured = Captured(arrays, replay), True
+        return True
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _reason(error: Exception) -> str:
     """Return what torch's compiler cannot do, and what it met, without its advice."""
-    first, *others = str(error).strip().splitlines()
+    first, others = first_line(error), str(error).splitlines()
     marked = "Developer debug context:"
     met = next((line.partition(marked)[2].strip() for line in others if marked in line), "")
     return f"{first}: {met}" if met else first
@@ -194,7 +230,7 @@ class CompiledSteps(Program):
         steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
         constants: the scalars that are part of the program, which torch's fused updates want.
         device: that the steps run on.
-        record: how calls are recorded for a RecordedProgram; None = they are not.
+        capture: how calls are captured for a CapturedProgram; None = they are not.
     """
 
     part: ClassVar[str] = "steps"
@@ -205,13 +241,13 @@ class CompiledSteps(Program):
         constants: Collection[str] = (),
         *,
         device: torch.device | None = None,
-        record: Record | None = None,
+        capture: Capture | None = None,
     ) -> None:
         """Compile nothing yet."""
         super().__init__(steps, fullgraph=True)
-        self._recorded = None if record is None else RecordedProgram(self._program, record)
-        if self._recorded is not None:
-            self._program = self._recorded
+        self._captured = None if capture is None else CapturedProgram(self._program, capture)
+        if self._captured is not None:
+            self._program = self._captured
         self._constants, self._device = constants, device
         self._hyper: dict[str, float] = {}
         self._scalars: dict[str, float | torch.Tensor] = {}
@@ -221,14 +257,14 @@ class CompiledSteps(Program):
         return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
 
     @property
-    def is_recorded(self) -> bool | None:
-        """Whether calls are recorded; None = that was not asked for."""
-        return None if self._recorded is None else self._recorded.can_record
+    def is_captured(self) -> bool | None:
+        """Whether calls are captured; None = that was not asked for."""
+        return None if self._captured is None else self._captured.has_captured
 
     def begin_chunk(self) -> None:
-        """Forget what was recorded: hooks may have put other arrays where the steps read them."""
-        if self._recorded is not None:
-            self._recorded.forget()
+        """Forget what was captured: hooks may have put arrays elsewhere that the steps read."""
+        if self._captured is not None:
+            self._captured.forget()
 
     def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
         """Run steps."""

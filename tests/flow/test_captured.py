@@ -1,4 +1,4 @@
-"""Programs that are recorded once and replayed, as CUDA graphs are."""
+"""Programs whose calls are captured once and replayed, as CUDA graphs are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from experiments import ALGORITHMS, admits, algorithm_class, run
-from flow.recording import record
+from flow.capturing import capture
 
 from seqrun.algorithms.base.compiling import torch as of_torch
 
@@ -31,7 +31,7 @@ def walk(program: Any) -> tuple[list[float], list[Any]]:
     """Call a program with arguments of two shapes and other numbers each time."""
     state = State(torch.zeros(()), {"sum": torch.zeros(()), "none": None})
     seen, results = [], []
-    for n in range(8):
+    for n in range(24):
         x = torch.arange(3.0 + n % 2) + n
         state, result = program(x, state, torch.tensor(0.5 * n))
         results.append(result)
@@ -42,7 +42,7 @@ def walk(program: Any) -> tuple[list[float], list[Any]]:
 def test_the_stand_in_reads_where_arrays_were_and_does_nothing_at_first():
     """As a CUDA graph does, else these tests would show nothing."""
     place = {"x": torch.ones(2), "count": torch.zeros(())}
-    replay = record(lambda: place["x"] * place["count"].add_(1))
+    replay = capture(lambda: place["x"] * place["count"].add_(1))
     assert float(place["count"]) == 0
     first, place["x"] = place["x"], torch.full((2,), 9.0)
     assert replay().tolist() == [1, 1]
@@ -54,12 +54,12 @@ def test_the_stand_in_reads_where_arrays_were_and_does_nothing_at_first():
 
 @pytest.mark.parametrize("waits", ["item", "mask", "assign"])
 def test_the_stand_in_refuses_what_waits_for_the_device(waits: str):
-    """As a recording does."""
+    """As a CUDA graph does."""
     x = torch.arange(3.0)
     ways = {"item": lambda: float(x[0]), "mask": lambda: x[x > 1]}
     ways["assign"] = lambda: x.__setitem__(x > 1, torch.zeros(()))
     with pytest.raises(RuntimeError, match="not permitted"):
-        record(ways[waits])
+        capture(ways[waits])
 
 
 def test_replays_give_what_calls_give():
@@ -70,67 +70,85 @@ def test_replays_give_what_calls_give():
         calls.append(len(x))
         return accumulate(x, *rest)
 
-    program = of_torch.RecordedProgram(counted, record)
+    program = of_torch.CapturedProgram(counted, capture)
     found, results = walk(program)
     expected, others = walk(accumulate)
     assert found == expected
     assert all((a == b).all() for a, b in zip(results, others, strict=True))
-    assert calls == [3, 4, 3, 4]  # each shape is called once, and once recorded
+    assert program.has_captured
+    before = of_torch.CALLS_BEFORE
+    assert calls == [3, 4] * (before + 1)  # each shape is called so often, and captured once
 
 
-def test_what_was_recorded_is_forgotten():
+def test_what_was_captured_is_forgotten():
     """A chunk's hooks may put another array where the program reads it."""
     place = {"x": torch.ones(2)}
-    program = of_torch.RecordedProgram(lambda y: place["x"] * y, record)
-    for _ in range(3):
-        assert program(torch.ones(2)).tolist() == [1, 1]
-    place["x"] = torch.full((2,), 7.0)
-    program.forget()
-    for _ in range(3):
-        assert program(torch.ones(2)).tolist() == [7, 7]
+    program = of_torch.CapturedProgram(lambda y: place["x"] * y, capture)
+    for x in (1.0, 7.0):
+        place["x"] = torch.full((2,), x)
+        program.forget()
+        for y in range(12):
+            assert program(torch.full((2,), float(y))).tolist() == [x * y, x * y]
+    assert program.has_captured
 
 
-def test_arrays_on_two_devices_are_not_recorded():
+def test_an_array_may_come_back_in_another_s_place():
+    """A call gives back what it was given, the other way round."""
+
+    def turned(x: Any, y: Any) -> tuple[Any, Any]:
+        x.add_(1)
+        return y, x
+
+    pairs = []
+    for program in (turned, of_torch.CapturedProgram(turned, capture)):
+        pair = torch.tensor(0.0), torch.tensor(100.0)
+        for _ in range(15):
+            pair = program(*pair)
+        pairs.append([float(value) for value in pair])
+    assert pairs[0] == pairs[1]
+
+
+def test_arrays_on_two_devices_are_not_captured():
     """A CUDA graph would repeat what the host made of them at first."""
-    recorded: list[int] = []
-    program = of_torch.RecordedProgram(lambda *_: 1, lambda call: recorded.append(call()))
-    for _ in range(3):
+    program = of_torch.CapturedProgram(lambda *_: 1, capture)
+    for _ in range(12):
         program(torch.ones(2), torch.ones((), device="meta"))
-    assert not recorded
+    assert not program.has_captured
 
 
-def test_what_cannot_be_recorded_is_called(capsys: pytest.CaptureFixture[str]):
+def test_what_cannot_be_captured_is_called(capsys: pytest.CaptureFixture[str]):
     """With one warning."""
 
     def refuse(call: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
-    program = of_torch.RecordedProgram(accumulate, refuse)
+    program = of_torch.CapturedProgram(accumulate, refuse)
     assert walk(program)[0] == walk(accumulate)[0]
-    assert not program.can_record
+    assert not program.has_captured
     told = "training runs without CUDA graphs: operation not permitted when stream is capturing"
     assert capsys.readouterr().err == f"warning: {told}\n"
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have torch compile nothing, and every chunk of 8 steps record; count the recordings."""
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have torch compile nothing, and every second call of a chunk captured; count them."""
     from seqrun.algorithms.base import torch as engine
 
     counted: list[int] = []
 
     def counting(call: Any) -> Any:
         counted.append(1)
-        return record(call)
+        return capture(call)
 
     class Steps(of_torch.CompiledSteps):
         def __init__(self, steps: Any, constants: Any, **options: Any) -> None:
             # Only a compiled update takes a learning rate that is an array.
-            super().__init__(steps, {*constants, "lr"}, **options | {"record": counting})
+            super().__init__(steps, {*constants, "lr"}, **options | {"capture": counting})
 
         def lengths(self, steps: int) -> list[int]:
             return [2] * (steps // 2) + [1] * (steps % 2)
 
+    monkeypatch.setattr(of_torch, "CALLS_BEFORE", 1)
     monkeypatch.setattr(of_torch.torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(engine, "CompiledSteps", Steps)
     return counted
@@ -140,17 +158,17 @@ COMPILED = [algo for algo in ALGORITHMS if algorithm_class(algo, "torch").is_com
 
 
 @pytest.mark.parametrize("algo", COMPILED)
-def test_every_algorithm_s_steps_may_be_recorded(algo: str, recorded: list[int]):
+def test_every_algorithm_s_steps_may_be_captured(algo: str, captured: list[int]):
     """To the bit: what they read besides their arguments stays where it is within a chunk."""
     stream: dict[str, Any] = {"benchmark": "rotated_digits"}
     if not admits(algo, stream):
         stream = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
     stream["optimizer_options"] = {"momentum": 0.9}
     if algo == "stable_sgd":
-        stream["dropout"] = None  # with it, an engine would not have calls recorded
+        stream["dropout"] = None  # with it, an engine would not have calls captured
     how = {"compile": "always", "chunk_steps": 8}
     found = run(algo, "torch", **stream, training=how)
-    assert len(recorded) >= 3
+    assert len(captured) >= 3
     assert found.algorithm.execution["cuda_graphs"] is True
     plain = run(algo, "torch", **stream, training=how | {"compile": "never"})
     assert "cuda_graphs" not in plain.algorithm.execution

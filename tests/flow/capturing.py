@@ -1,6 +1,6 @@
 """What a CUDA graph does, on a CPU: operations are noted, and later done at the same places.
 
-Only torch's own operations are noted, so that programs are recorded that torch did not compile.
+Only torch's own operations are noted, so that programs are captured that torch did not compile.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 
-WAITING = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default
-"""What has the host wait for the device, which a recording cannot."""
+WAITING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten._linalg_check_errors.default,
+)
+"""What has the host wait for the device, which a captured call cannot."""
 INDEXING = torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default
 """Indexing, which with a mask waits for the number of its entries."""
 
@@ -44,8 +48,8 @@ class Noted(TorchDispatchMode):
         return results
 
 
-def record(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Record a call as a CUDA graph is recorded: it changes nothing yet."""
+def capture(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Capture a call as a CUDA graph does: it changes nothing yet."""
     with (noted := Noted()):
         results = call()
     for array, before in reversed(noted.before):
