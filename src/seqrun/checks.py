@@ -14,6 +14,11 @@ class ConfigError(ValueError):
     """An experiment that cannot run; the message names the key, the value and what is allowed."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def at_least(name: str, value: Any, low: float, *, strictly: bool = False) -> None:
     """Raise ConfigError unless `value` is a finite number >= `low` (> `low` if `strictly`)."""
     relation = ">" if strictly else ">="

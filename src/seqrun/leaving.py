@@ -11,8 +11,8 @@ def leave(status: int) -> None:
     """End this process, as the last of atexit's functions: register it before others are.
 
     Python would then search all that torch and its compiler imported for what can be freed, for
-    over a second. Threads that are no daemons have ended by now. What registered itself before
-    Python ran this module (as tools do that watch a process from its start) is not called.
+    over a second. Threads that are no daemons have ended by now. Functions that were registered
+    before this one, as by tools that watch a process from its start, are not called.
 
     Args:
         status: that the process ends with.

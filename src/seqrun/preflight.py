@@ -39,7 +39,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from seqrun import experiment, yaml_files
-from seqrun.checks import ConfigError, nearest, writable
+from seqrun.checks import ConfigError, first_line, nearest, writable
 from seqrun.config import GROUPS, config_hash, dotted_keys, plain, register, seeds_of
 from seqrun.dry_run import Preview, preview
 from seqrun.locks import refuse_locked
@@ -354,7 +354,7 @@ def _check_plugins(base: DictConfig) -> None:
         except InstantiationException as error:
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None
-            raise ConfigError(f"hydra.{key}: {_first_line(error.__cause__ or error)}") from None
+            raise ConfigError(f"hydra.{key}: {first_line(error.__cause__ or error)}") from None
 
 
 # ---- what files may say
@@ -472,7 +472,7 @@ def _parse(lines: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
     except OverrideParseException as error:
-        reason = _first_line(error).removesuffix(".")
+        reason = first_line(error).removesuffix(".")
         raise ConfigError(f"{error.override}: not an override key=value: {reason}") from None
 
 
@@ -493,7 +493,7 @@ def _missing_option(error: MissingConfigException) -> str:
     """Say which option a group does not have, and which it has."""
     path = error.missing_cfg_file
     if path is None or "/" not in path:
-        return _first_line(error)
+        return first_line(error)
     depth = path.rindex("/") if path.startswith("hydra/") else path.index("/")
     group, option = path[:depth], path[depth + 1 :]
     options = _options(group)
@@ -530,11 +530,11 @@ def _explain(error: Exception, name: str, overrides: list[str]) -> str:
         r"Key '([^']+)' (?:is )?not in ", text
     )
     if unknown is None:
-        reason = _first_line(error)
+        reason = first_line(error)
         if reason.endswith("raised while composing config:"):  # what: the next line
             where, what = reason.split(": ")[0], str(error).splitlines()[1]
             return f"{where}: {full_key[1]}: {what}" if full_key else f"{where}: {what}"
-        cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+        cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
         return f"{reason}{cause}"
     key = full_key[1] if full_key and "Could not override" not in text else unknown[1]
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
@@ -572,8 +572,4 @@ def _line(override: Override) -> str:
 
 def _resolution(error: OmegaConfBaseException) -> str:
     """Return why a reference cannot be resolved: what a resolver of ours says, said by it."""
-    return _first_line(error).removeprefix("ConfigError raised while resolving interpolation: ")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first_line(error).removeprefix("ConfigError raised while resolving interpolation: ")

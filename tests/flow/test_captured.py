@@ -131,7 +131,7 @@ def test_what_cannot_be_captured_is_called(capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have torch compile nothing, and every second call of a chunk captured; count them."""
+    """Have torch compile nothing, and calls captured from a shape's second on; count captures."""
     from seqrun.algorithms.base import torch as engine
 
     counted: list[int] = []
@@ -141,14 +141,15 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return capture(call)
 
     class Steps(of_torch.CompiledSteps):
-        def __init__(self, steps: Any, constants: Any, **options: Any) -> None:
-            # Only a compiled update takes a learning rate that is an array.
-            super().__init__(steps, {*constants, "lr"}, **options | {"capture": counting})
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"capture": counting})
 
         def lengths(self, steps: int) -> list[int]:
             return [2] * (steps // 2) + [1] * (steps % 2)
 
     monkeypatch.setattr(of_torch, "CALLS_BEFORE", 1)
+    # As compiled updates are: a learning rate that is an array, and Adam's counts on the device.
+    monkeypatch.setattr(of_torch.torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setattr(of_torch.torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(engine, "CompiledSteps", Steps)
     return counted
@@ -157,21 +158,27 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 COMPILED = [algo for algo in ALGORITHMS if algorithm_class(algo, "torch").is_compilable]
 
 
-@pytest.mark.parametrize("algo", COMPILED)
-def test_every_algorithm_s_steps_may_be_captured(algo: str, captured: list[int]):
+@pytest.mark.parametrize(
+    ("algo", "optimizer"), [*((algo, "sgd") for algo in COMPILED), ("naive", "adam")]
+)
+def test_every_algorithm_s_steps_may_be_captured(
+    algo: str, optimizer: str, captured: list[int], monkeypatch: pytest.MonkeyPatch
+):
     """To the bit: what they read besides their arguments stays where it is within a chunk."""
     stream: dict[str, Any] = {"benchmark": "rotated_digits"}
     if not admits(algo, stream):
         stream = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
-    stream["optimizer_options"] = {"momentum": 0.9}
+    stream["optimizer"] = optimizer
+    stream["optimizer_options"] = {"momentum": 0.9} if optimizer == "sgd" else {}
     if algo == "stable_sgd":
         stream["dropout"] = None  # with it, an engine would not have calls captured
     how = {"compile": "always", "chunk_steps": 8}
     found = run(algo, "torch", **stream, training=how)
     assert len(captured) >= 3
     assert found.algorithm.execution["cuda_graphs"] is True
-    plain = run(algo, "torch", **stream, training=how | {"compile": "never"})
-    assert "cuda_graphs" not in plain.algorithm.execution
+    monkeypatch.setattr(of_torch, "CALLS_BEFORE", 10**9)
+    plain = run(algo, "torch", **stream, training=how)
+    assert plain.algorithm.execution["cuda_graphs"] is False
     np.testing.assert_array_equal(found.losses, plain.losses)
     for name, array in plain.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)

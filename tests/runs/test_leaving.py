@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ log.emit(logging.makeLogRecord({"msg": "what was logged", "levelno": 10}))
 threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
 sys.stderr.write("no line's end")
 """
+
+
+def test_python_finds_by_itself_what_lies_about():
+    """Else the others would show nothing."""
+    code = ENDING.replace("atexit.register(leave, 3)", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("what Python finds\n")
 
 
 def test_everything_ends_but_what_lies_about():
@@ -114,6 +122,16 @@ class Found:
 kept = []
 
 
+def end_slowly(folder: str) -> str:
+    """As without `leave`."""
+    import atexit
+
+    from seqrun.leaving import leave
+
+    atexit.unregister(leave)
+    return end_with_traces(folder)
+
+
 def end_with_traces(folder: str) -> str:
     """Have something written when this process ends, and when Python finds what lies about."""
     import atexit
@@ -123,8 +141,11 @@ def end_with_traces(folder: str) -> str:
     return folder
 
 
-def test_a_worker_ends_like_the_command(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("work", "left"), [(end_with_traces, {"ended"}), (end_slowly, {"ended", "found"})]
+)
+def test_a_worker_ends_like_the_command(tmp_path: Path, work: Callable[[str], str], left: set):
     """What was registered in it is done."""
     folder, told = str(tmp_path), []
-    run_in_processes([folder], end_with_traces, lambda *found: told.append(found), processes=1)
-    assert told == [(folder, folder)] and os.listdir(tmp_path) == ["ended"]
+    run_in_processes([folder], work, lambda *found: told.append(found), processes=1)
+    assert told == [(folder, folder)] and set(os.listdir(tmp_path)) == left

@@ -34,8 +34,9 @@ class Step:
         stats: BatchNorm statistic name -> value.
         opt_state: the optimizer's NamedTuple.
         state: the algorithm's NamedTuple.
-        hyper: name -> scalar that enters arithmetic (lr, ewc_lambda, ...); in compiled steps an
-            array, so that no branch and no function of Python's can take it.
+        hyper: name -> scalar that enters arithmetic (lr, ewc_lambda, ...); on JAX, and
+            in compiled steps on PyTorch (there but for the optimizer's own other than lr), an
+            array: no `if`, `float()` or `math` on it.
         mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
         arrays: this step's row of every plan array.
         pool: the task's samples on the device, which plan indices point into.

@@ -247,8 +247,6 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         program = self._program if chunk.stretch >= self.chunk_steps else None
         steps = program if isinstance(program, CompiledSteps) else None
         self.network = program if isinstance(program, CompiledNetwork) else self.module
-        if steps is not None:
-            steps.begin_chunk()
         compiled, hyper = program.seconds if program else 0.0, self.hyper()
         losses, logits = [], []
         with self._noise(chunk.first_step):
@@ -268,8 +266,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             self.execution["compiled"] = program.failure is None and program.part
             if program.failure is not None:
                 self.execution["not_compiled_because"] = program.failure
-        if steps is not None and steps.is_captured is not None:
-            self.execution["cuda_graphs"] = steps.is_captured
+        if steps is not None:
+            steps.end_chunk()
+            if steps.has_captured is not None:
+                self.execution["cuda_graphs"] = steps.has_captured
         chunk.losses = torch.cat(losses).cpu().numpy()
         labels = self.pool.y[rows["index"]]
         chunk.correct = (torch.cat(logits).argmax(-1) == labels).sum(1).cpu().numpy()

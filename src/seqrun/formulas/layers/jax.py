@@ -89,6 +89,7 @@ def through_layers(
         with nn.intercept_methods(skip):
             return loss(params)
 
+    # Of what leads to a layer's input alone nothing is left out: it is in the program, if unused.
     left = jax.make_jaxpr(without_layers)(params).jaxpr
     used = [*left.outvars, *(v for equation in left.eqns for v in equation.invars)]
     if any(v is own for v in used for own in left.invars):

@@ -15,6 +15,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from seqrun.algorithms.base.cache import VARIABLES, compilation_cache
+from seqrun.checks import first_line
 
 TOGETHER = 8
 """Steps of one program: calling one takes about as long as a small step itself."""
@@ -91,8 +92,8 @@ class Program:
 Capture = Callable[[Callable[[], Any]], Callable[[], Any]]
 """Takes a call without arguments; what it returns does the same, its results in the same places."""
 CALLS_BEFORE = 8
-"""Of a kind in a chunk, before one is captured: a capture waits for the GPU, and takes as long as
-several calls. The first ones compile, too."""
+"""With arguments of a kind, before one is captured: a capture waits for the GPU, and takes as long
+as several calls. The first one compiles, too."""
 
 
 def capture_graph(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -166,13 +167,17 @@ class CapturedProgram:
             if self._calls[kind] <= CALLS_BEFORE or not self._capture_call(kind, given, containers):
                 return self._program(*args)
         own, replay = self._captured[kind]
-        kept = {id(array) for array in own}
+        own_ids = {id(array) for array in own}
+
+        def apart(array: torch.Tensor) -> torch.Tensor:
+            return array if id(array) in own_ids else array.clone()
+
         moved = [pair for pair in zip(own, arrays, strict=True) if pair[0] is not pair[1]]
         if moved:
             # What lies in another's place must not be overwritten before it is copied.
-            values = [a.clone() if id(a) in kept else a for _, a in moved]
+            values = [a.clone() if id(a) in own_ids else a for _, a in moved]
             torch._foreach_copy_([place for place, _ in moved], values)
-        return tree_map_only(torch.Tensor, lambda a: a if id(a) in kept else a.clone(), replay())
+        return tree_map_only(torch.Tensor, apart, replay())
 
     def _capture_call(self, kind: Any, given: list[Any], containers: Any) -> bool:
         """Capture a call with arguments of this kind, and return whether that could be done."""
@@ -187,11 +192,6 @@ class CapturedProgram:
         arrays = [value for value in own if isinstance(value, torch.Tensor)]
         self._captured[kind], self.has_captured = Captured(arrays, replay), True
         return True
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _reason(error: Exception) -> str:
@@ -245,9 +245,9 @@ class CompiledSteps(Program):
     ) -> None:
         """Compile nothing yet."""
         super().__init__(steps, fullgraph=True)
-        self._captured = None if capture is None else CapturedProgram(self._program, capture)
-        if self._captured is not None:
-            self._program = self._captured
+        self._capturing = None if capture is None else CapturedProgram(self._program, capture)
+        if self._capturing is not None:
+            self._program = self._capturing
         self._constants, self._device = constants, device
         self._hyper: dict[str, float] = {}
         self._scalars: dict[str, float | torch.Tensor] = {}
@@ -257,14 +257,14 @@ class CompiledSteps(Program):
         return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
 
     @property
-    def is_captured(self) -> bool | None:
-        """Whether calls are captured; None = that was not asked for."""
-        return None if self._captured is None else self._captured.has_captured
+    def has_captured(self) -> bool | None:
+        """Whether a call has been captured, and none could not; None = that was not asked for."""
+        return None if self._capturing is None else self._capturing.has_captured
 
-    def begin_chunk(self) -> None:
-        """Forget what was captured: hooks may have put arrays elsewhere that the steps read."""
-        if self._captured is not None:
-            self._captured.forget()
+    def end_chunk(self) -> None:
+        """Forget what was captured: hooks may put arrays elsewhere that the steps read."""
+        if self._capturing is not None:
+            self._capturing.forget()
 
     def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
         """Run steps."""
