@@ -126,9 +126,9 @@ class CapturedProgram:
 
     Starting the kernels of a small step one by one takes longer than they do. A replay reads what
     the captured call read, at the same addresses: arguments are copied there, and whatever else
-    the program reads, as parameters, must lie where it did until `forget`. So must numbers that
-    are no arrays be the same, for they are part of the graph, as is all that the host reckons:
-    calls with arrays on several devices are not captured.
+    the program reads, as parameters, must lie where it did until `forget`. What is no array is
+    part of the graph, as is all that the host reckons, with arrays of its own too; calls with
+    arguments on several devices are not captured.
 
     Args:
         program: function of nested containers of arrays, which it may change.
