@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -376,6 +377,34 @@ def test_the_compiler_is_the_one_that_torch_would_take(only_others: Path):
     of_torch.has_compiler.cache_clear()
     with config.patch({"cpp.cxx": (None, str(only_others / "clang++"))}):
         assert of_torch.has_compiler("cpu")
+
+
+def test_signals_wait_for_a_call():
+    """A compiler that Ctrl-C ends would leave half a program, and it would be kept."""
+    steps = of_torch.CompiledSteps(lambda *_: None)
+    steps._program = lambda *_: signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert steps(None, None, None, None, {}) >= {signal.SIGINT, signal.SIGTERM}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    steps.close()
+
+
+@pytest.mark.ci
+def test_a_kept_program_that_a_kill_left_half_written(tmp_path: Path):
+    """It is compiled again."""
+    command = [sys.executable, "run.py", "algo=naive", "benchmark.samples_per_task=105"]
+    command += ["backbone.width=16", "benchmark.num_tasks=1", "training.chunk_steps=8"]
+    command += ["training.compile=always", "resume=never", f"hydra.run.dir={tmp_path}/run"]
+    caches = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/caches"}
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=caches
+        )
+        assert done.returncode == 0 and "uncompiled" not in done.stderr, done.stderr
+        record = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert record["execution"]["compiled"] == "steps"
+        kept = sorted((tmp_path / "caches").rglob("*.main.so"))
+        kept[0].write_bytes(kept[0].read_bytes()[:100])
 
 
 def test_why_something_cannot_be_compiled_is_said():

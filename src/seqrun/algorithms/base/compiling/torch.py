@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -79,14 +81,43 @@ class Program:
         stats = torch._dynamo.utils.counters["stats"]
         graphs, started = stats["unique_graphs"], time.perf_counter()
         try:
-            found = self._program(*args)
+            with _shielded():
+                found = self._program(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
+            if _removes_damaged(error):
+                return self._call(args, plain)
             self.failure = _reason(error)
             sys.stderr.write(f"warning: training runs uncompiled: {self.failure}\n")
             return self._function(*plain)
         if stats["unique_graphs"] > graphs:
             self.seconds += time.perf_counter() - started
         return found
+
+
+@contextmanager
+def _shielded() -> Iterator[None]:
+    """Let signals wait, of this thread and of those and the processes that it starts.
+
+    Ctrl-C goes to g++ as well, and what it leaves half written would be taken for a program.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _removes_damaged(error: Exception) -> bool:
+    """Remove the kept program that could not be loaded, as after a kill, if that was the error."""
+    cause = getattr(error, "inner_exception", None)
+    folder = os.environ.get(VARIABLES["torch"])
+    if not isinstance(cause, ImportError) or cause.path is None or folder is None:
+        return False
+    path = Path(cause.path)
+    if not path.is_relative_to(folder) or not path.exists():
+        return False
+    path.unlink()
+    return True
 
 
 Capture = Callable[[Callable[[], Any]], Callable[[], Any]]
