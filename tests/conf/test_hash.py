@@ -77,3 +77,24 @@ def test_other_data_is_another_hash(jobs_of, monkeypatch):
 
 def test_hash_is_twelve_hex_digits(base_hash):
     assert len(base_hash) == 12 and int(base_hash, 16) >= 0
+
+
+PINNED = {
+    (): "7107ae15b851",
+    ("algo=er", "benchmark=permuted_digits", "backend=jax"): "2c196d39015c",
+    ("algo=icarl", "benchmark=split_digits", "benchmark.scenario=class"): "b0e92aa67670",
+    ("algo=derpp", "backbone=resnet18_thin", "seed=[0,1,2]"): "5fba5a0eba83",
+    (
+        "algo=lamaml",
+        "optimizer=adam",
+        "callbacks=[metrics,early_stopping]",
+        "benchmark.validation_fraction=0.1",
+        "training.epochs_per_task=3",
+    ): "00ce2ff777f2",
+}
+"""Command -> hash, as it was at commit 70036af: what users have on their disks has these names."""
+
+
+@pytest.mark.parametrize("overrides", PINNED)
+def test_hashes_stay_what_they_were(jobs_of, overrides):
+    assert jobs_of(*overrides)[0].hash == PINNED[overrides]

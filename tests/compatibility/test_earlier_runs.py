@@ -1,0 +1,112 @@
+"""Runs that the code of commit 70036af left unfinished end as they would have ended then.
+
+`runs/<case>-<backend>/` holds what that code left of a run that was stopped within a task and
+after one, and `ended/<seed>/`, the last checkpoint and the metrics of the run that nobody stopped.
+`make_runs.py` wrote them. On another processor, or with other versions of the packages, last bits
+differ: then numbers are compared within a tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from seqrun import preflight, runner
+from seqrun.listing import CONF
+from seqrun.results import Results
+
+RUNS = Path(__file__).parent / "runs"
+CASES = sorted(path.name for path in RUNS.iterdir() if path.is_dir())
+TOLERANCE = 2e-4
+"""On another machine, on weights after 54 steps; Adam and BatchNorm enlarge what rounding leaves."""
+
+
+def same_machine() -> bool:
+    """Return whether versions and processor are those that the runs were made with."""
+    about = json.loads((RUNS / "made_by.json").read_text())
+    if any(metadata.version(name) != version for name, version in about["versions"].items()):
+        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+    return about["processor"] == {"machine": platform.machine(), "flags": flags}
+
+
+EXACT = same_machine()
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, Any]:
+    """Return case -> the plain experiment of its command, as it is composed today."""
+    return {}
+
+
+def composed(case: str, commands: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
+    """Return a case's experiment, its hash, and the hash that it had."""
+    told = json.loads((RUNS / case / "command.json").read_text())
+    if case not in commands:
+        (commands[case],) = preflight.check(told["overrides"], CONF)
+    return commands[case].config, commands[case].hash, told["config_hash"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_command_finds_the_run_that_it_made(case: str, commands: dict[str, Any]):
+    _, today, then = composed(case, commands)
+    assert today == then
+
+
+@pytest.mark.parametrize("stopped", ["within_task", "after_task"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_ends_as_it_would_have(
+    case: str, stopped: str, commands: dict[str, Any], tmp_path: Path, capsys
+):
+    config, _, _ = composed(case, commands)
+    directory = tmp_path / "run"
+    shutil.copytree(RUNS / case / stopped, directory)
+    runner.run_experiment(config, directory)
+    assert "warning" not in capsys.readouterr().err, "it must not start over"
+    results = Results.read(directory)
+    assert results.status == "completed"
+    for ended in sorted((RUNS / case / "ended").iterdir()):
+        seed = int(ended.name)
+        own = results.seed_directory(seed)
+        last = max((own / "checkpoints").iterdir())
+        assert_same_tensors(load_file(last / "tensors.safetensors"), ended)
+        assert_same_state(json.loads((last / "state.json").read_text()), ended)
+        if EXACT:
+            assert (own / "metrics.jsonl").read_text() == (ended / "metrics.jsonl").read_text()
+        (run,) = (run for run in results.runs if run.seed == seed)
+        expected = load_file(ended / "tensors.safetensors")["record/accuracy_matrix"]
+        np.testing.assert_allclose(run.accuracy_matrix, expected, atol=0 if EXACT else 0.05)
+
+
+def assert_same_tensors(found: dict[str, np.ndarray], ended: Path) -> None:
+    """Raise AssertionError unless names, types and bits agree."""
+    expected = load_file(ended / "tensors.safetensors")
+    assert sorted(found) == sorted(expected)
+    for name, array in expected.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype), name
+        if EXACT:
+            assert found[name].tobytes() == array.tobytes(), name
+        elif not name.startswith("record/"):
+            np.testing.assert_allclose(found[name], array, TOLERANCE, TOLERANCE, err_msg=name)
+
+
+def assert_same_state(found: dict[str, Any], ended: Path) -> None:
+    """Raise AssertionError unless counters and what callbacks and loggers keep agree."""
+    expected = json.loads((ended / "state.json").read_text())
+    assert found["config_hash"] == expected["config_hash"]
+    found, expected = found["counters"], expected["counters"]
+    found.pop("timing"), expected.pop("timing")
+    if EXACT:
+        assert found == expected
+    else:
+        assert found.keys() == expected.keys() and found["task"] == expected["task"]
