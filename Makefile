@@ -32,16 +32,16 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/python -m mypy
 
 list: $(STAMP) ## list everything that can be composed
-	@$(BIN)/python -m seqrun.listing
+	@$(BIN)/python -m seqrun.cli.listing
 
 readme: $(STAMP) ## write that list into README.md
-	@$(BIN)/python -m seqrun.listing --readme README.md
+	@$(BIN)/python -m seqrun.cli.listing --readme README.md
 
 tables: $(STAMP) ## measure every algorithm: make tables ARGS="--search --algorithms er"
 	$(BIN)/python bench/tables.py $(ARGS)
 
 reproduce: $(STAMP) ## run reproductions: make reproduce ARGS="--only 'hsu2018/*'"
-	$(BIN)/python -m seqrun.reproduce $(ARGS)
+	$(BIN)/python -m seqrun.reproductions $(ARGS)
 
 bench: $(STAMP) ## measure speed: make bench ARGS="--only training" (ARGS=--help names the parts)
 	$(BIN)/python bench/run.py $(ARGS)

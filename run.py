@@ -9,13 +9,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from seqrun.leaving import leave
+from seqrun.system import leave
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job."""
-    from seqrun import runner  # here, so that --help does not wait for it
+    from seqrun.runs import runner  # here, so that --help does not wait for it
 
     return runner.run(cfg)
 
@@ -24,11 +24,11 @@ def command() -> int:
     """Check the command line, then let Hydra run what it describes; return the exit status."""
     conf = Path(__file__).parent / "conf"
     if {"-h", "--help"} & set(sys.argv):
-        from seqrun import listing
+        from seqrun.cli import listing
 
         sys.stdout.write(listing.usage(conf))
         return 0
-    from seqrun import preflight
+    from seqrun.cli import preflight
 
     dry_run = "--dry-run" in sys.argv[1:]  # not a flag of Hydra's, and it never gets there
     argv = [argument for argument in sys.argv[1:] if argument != "--dry-run"]

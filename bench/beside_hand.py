@@ -13,7 +13,7 @@ from report import BACKENDS, Row, median, ratio
 from training import BOUNDS, COMPILED, EVALUATED, names_of, threads_of
 from w1 import SIZES, Setting
 
-from seqrun.cores import num_cores
+from seqrun.system import num_cores
 
 HAND_NAMES = {
     "hand": "hand-written loop, torch",

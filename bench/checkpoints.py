@@ -13,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from seqrun import experiment, preflight
-from seqrun.checkpoint import FOLDER, Checkpoint, latest, save
+from seqrun.cli import preflight
+from seqrun.config import build as experiment
+from seqrun.records.checkpoint import FOLDER, Checkpoint, latest, save
 
 CONF = Path(__file__).parents[1] / "conf"
 KEYS = ("benchmark.pad_to=28", "benchmark.num_tasks=2", "logger=[]", "device=cpu")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from commands import measured
 from report import BACKENDS, Row, median
 
-from seqrun.cores import num_cores
+from seqrun.system import num_cores
 
 SEEDS = (1, 2, 5, 10)
 Way = tuple[int, str, int | None]

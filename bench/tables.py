@@ -16,11 +16,12 @@ from pathlib import Path
 
 import yaml
 
-from seqrun import experiment, preflight
-from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.cli import preflight
+from seqrun.config import build as experiment
+from seqrun.training.algorithm import TrainingDiverged
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
-from seqrun.metrics import run_metrics, summarise
+from seqrun.evaluation.metrics import run_metrics, summarise
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOSEN = ROOT / "bench" / "chosen.json"

@@ -24,7 +24,7 @@ from hand import HandJax, HandTorch, HandTorchCompiled
 from w1 import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
-from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.training.engine.threads import default_num_threads
 from seqrun.callbacks import BaseCallback, MetricCallback, TqdmCallback
 from seqrun.loggers import ConsoleLogger, LocalLogger
 

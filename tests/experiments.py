@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
-from seqrun.algorithms.base.arrays import flatten_state
+from seqrun.training.engine.arrays import flatten_state
 from seqrun.callbacks import BaseCallback
 from seqrun.plan import Chunk
 

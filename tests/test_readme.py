@@ -15,7 +15,8 @@ import pytest
 from experiments import CONF, build
 
 import seqrun.algorithms
-from seqrun import listing, preflight
+from seqrun.cli import listing
+from seqrun.cli import preflight
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

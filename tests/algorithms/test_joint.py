@@ -10,7 +10,7 @@ from experiments import BACKENDS, build, run, shared_run
 from algorithms.side_effects import jax_in_full
 from algorithms.task_ends import TaskRecorder, part
 from seqrun.checks import ConfigError
-from seqrun.metrics import compute_metrics
+from seqrun.evaluation.metrics import compute_metrics
 
 ONCE = {"mode": "all_at_once"}
 

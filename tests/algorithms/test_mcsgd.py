@@ -15,7 +15,7 @@ from algorithms.penalty_by_hand import tiny
 from algorithms.side_effects import SETTING as SIDE_EFFECTS
 from algorithms.side_effects import jax_in_full
 from algorithms.task_ends import Arrays, TaskRecorder, imported, part
-from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.training.algorithm import TrainingDiverged
 from seqrun.algorithms.mcsgd.line import all_samples, line_points, minibatch, minibatches, side
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError

@@ -322,7 +322,8 @@ def test_a_class_of_ones_own_is_a_backbone_for_yaml(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     from experiments import CONF
 
-    from seqrun import experiment, preflight
+    from seqrun.cli import preflight
+    from seqrun.config import build as experiment
 
     command = ["backbone._target_=my_net.MyNet", "allow_targets=[my_net]", "backbone.width=9"]
     command += [f"~backbone.{key}" for key in ("n_hidden_layers", "dropout", "batch_norm")]

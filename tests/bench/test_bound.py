@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 
 @pytest.fixture(scope="module")

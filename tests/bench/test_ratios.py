@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from seqrun.callbacks import BaseCallback
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 BENCH = CONF.parent / "bench"
 
@@ -70,7 +70,7 @@ def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPatch):
     """A-GEM's memory batch of 256 is work for two threads, the other steps are for one."""
-    monkeypatch.setattr("seqrun.algorithms.base.threads.num_cores", lambda: 2)
+    monkeypatch.setattr("seqrun.training.engine.threads.num_cores", lambda: 2)
     threads_of = module("training").threads_of
     assert [threads_of(name, "cpu") for name in ("naive", "er compiled", "agem")] == [1, 1, 2]
     assert threads_of("agem", "cuda") == threads_of("bound", "cpu") == 1

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from benchmarks.generators import npz_arrays
 
-from seqrun import preflight
+from seqrun.cli import preflight
 from seqrun.benchmarks import SplitNPZ
 from seqrun.checks import ConfigError
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 
 def save(path, arrays, *, compressed=False):

@@ -10,7 +10,7 @@ import pytest
 from experiments import build
 
 from seqrun.callbacks import BaseCallback, CheckpointCallback
-from seqrun.checkpoint import FOLDER
+from seqrun.records.checkpoint import FOLDER
 
 
 class Clock(BaseCallback):

@@ -13,7 +13,7 @@ import pytest
 from experiments import build, every_backend
 from runs.test_resume import StopAfter, Stopped, assert_same_end
 
-from seqrun import checkpoint
+from seqrun.records import checkpoint
 from seqrun.callbacks import (
     BaseCallback,
     CheckpointCallback,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from experiments import build
 
-from seqrun.callbacks import PreviewCallback, pictures
+from seqrun.callbacks import PreviewCallback
+from seqrun.evaluation import plots as pictures
 from seqrun.callbacks.preview import in_turns
 from seqrun.checks import ConfigError
 

@@ -12,7 +12,7 @@ from experiments import build, component, every_backend
 from runs.test_resume import StopAfter, Stopped, assert_same_end
 from tiny import Linear, TinyBenchmark
 
-from seqrun import checkpoint
+from seqrun.records import checkpoint
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback, StabilityGapCallback
 from seqrun.callbacks.stability_gap import worst_case

@@ -11,9 +11,10 @@ import pytest
 from experiments import build
 from runs.test_resume import StopAfter, Stopped
 
-from seqrun import checkpoint, preflight
+from seqrun.cli import preflight
+from seqrun.records import checkpoint
 from seqrun.callbacks import BaseCallback, CheckpointCallback, TimingCallback
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 
 class Sleeps(BaseCallback):

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from seqrun import preflight, runner
-from seqrun.listing import CONF
-from seqrun.results import Results
+from seqrun.cli import preflight
+from seqrun.runs import runner
+from seqrun.cli.listing import CONF
+from seqrun.records.results import Results
 
 RUNS = Path(__file__).parent / "runs"
 CASES = sorted(path.name for path in RUNS.iterdir() if path.is_dir())
 TOLERANCE = 2e-4
-"""On another machine, on weights after 54 steps; Adam and BatchNorm enlarge what rounding leaves."""
+"""On another machine, of weights after 54 steps: Adam and BatchNorm enlarge rounding errors."""
 
 
 def same_machine() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seqrun import preflight
+from seqrun.cli import preflight
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from seqrun import preflight
+from seqrun.cli import preflight
 from seqrun.checks import ConfigError
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 ROOT = CONF.parent
 
@@ -76,8 +76,8 @@ CASES = {
         ["algo._target_=seqrun.plan.batch_order", "no class batch_order"],
     ),
     "imported class": (
-        ["+callbacks.x._target_=seqrun.results.Path"],
-        ["callbacks.x._target_=seqrun.results.Path", "but this one is from pathlib"],
+        ["+callbacks.x._target_=seqrun.records.results.Path"],
+        ["callbacks.x._target_=seqrun.records.results.Path", "but this one is from pathlib"],
     ),
     "foreign package": (
         ["+callbacks.x._target_=subprocess.Popen"],

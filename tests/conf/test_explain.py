@@ -9,8 +9,8 @@ import sys
 import pytest
 import yaml
 
-from seqrun import explain
-from seqrun.listing import CONF, files
+from seqrun.cli import explain
+from seqrun.cli.listing import CONF, files
 
 NAMES = [path.stem for path in files(CONF / "algo")]
 

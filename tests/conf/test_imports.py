@@ -7,26 +7,47 @@ from pathlib import Path
 
 import pytest
 
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 ROOT = CONF.parent
 
 SOURCE = ROOT / "src"
 FILES = sorted((SOURCE / "seqrun").rglob("*.py"))
-HYDRA = {"config.py", "preflight.py", "runner.py"}
-TOP = HYDRA | {"experiment.py", "explain.py", "jobs.py", "reproduce.py", "run_directory.py"}
+HYDRA = {"config", "cli", "runs"}
+"""Rooms that may import Hydra."""
 TORCH, JAX = {"torch"}, {"jax", "jaxlib", "flax", "optax"}
-UPPER = tuple(f"seqrun.{Path(name).stem}" for name in (*TOP, "listing.py"))
 LAZY = {"torchvision", "matplotlib", "rich", "tqdm", "sklearn", "wandb", "comet_ml", "optuna"}
 
+ORDER: list[tuple[str, ...]] = [
+    ("__init__", "explain", "cli"),
+    ("reproductions", "report", "sweeps"),
+    ("runs",),
+    ("config",),
+    ("callbacks", "algorithms"),
+    ("training",),
+    ("loggers",),
+    ("records",),
+    ("evaluation",),
+    ("benchmarks", "backbones", "optimizers"),
+    ("memory", "formulas"),
+    ("plan", "checks", "files", "system"),
+]
+"""Rooms from the top to the bottom: one may import those of its own line and of lines below."""
 
-def imports(source: str, *, top_level: bool = False) -> set[str]:
-    """Return the modules that a source imports, without those for type checkers only."""
+
+def imports(source: str, *, top_level: bool = False, types: bool = False) -> set[str]:
+    """Return the modules that a source imports.
+
+    Args:
+        source: of a module.
+        top_level: leave out those that functions import.
+        types: keep those for type checkers only.
+    """
     tree = ast.parse(source)
     skipped = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
     if top_level:
@@ -56,6 +77,67 @@ def name_of(path: Path) -> str:
     return path.relative_to(SOURCE / "seqrun").as_posix()
 
 
+def module_of(path: Path, source: Path = SOURCE) -> str:
+    """Return the dotted name of a module's file."""
+    parts = path.relative_to(source).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph(source: Path = SOURCE, package: str = "seqrun") -> dict[str, set[str]]:
+    """Return module -> modules of ours that it imports, for types and in functions too."""
+    files = {module_of(p, source): p for p in (source / package).rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        names = imports(path.read_text(), types=True)
+        targets = {name if name in files else name.rpartition(".")[0] for name in names}
+        found[module] = {t for t in targets if t in files and t != module}
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that reach each other."""
+    reach = {module: set(others) for module, others in arrows.items()}
+    for _ in reach:
+        wider = {m: set().union(others, *(reach[o] for o in others)) for m, others in reach.items()}
+        if wider == reach:
+            break
+        reach = wider
+    mutual = {m: {o for o in reach[m] if m in reach[o]} for m in reach if m in reach[m]}
+    return sorted({tuple(sorted(group)) for group in mutual.values()})
+
+
+def room(module: str) -> str:
+    """Return the room that a module is in."""
+    return (module.split(".") + ["__init__"])[1]
+
+
+def upwards(arrows: dict[str, set[str]]) -> list[str]:
+    """Return "module -> module" of every import against the order."""
+    rank = {name: place for place, names in enumerate(ORDER) for name in names}
+    return sorted(
+        f"{module} -> {other}"
+        for module, others in arrows.items()
+        for other in others
+        if other != "seqrun" and rank[room(other)] < rank[room(module)]
+    )
+
+
+def test_every_room_has_its_place():
+    assert {room(module) for module in graph()} == {name for names in ORDER for name in names}
+
+
+def test_nothing_imports_upwards():
+    assert upwards(graph()) == []
+
+
+def test_no_circles():
+    assert circles(graph()) == []
+
+
+def test_few_files_are_in_no_room():
+    assert len(list((SOURCE / "seqrun").glob("*.py"))) <= 6
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_frameworks(path):
     used = packages(path)
@@ -77,18 +159,15 @@ def test_twins_never_import_the_other_framework(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_hydra_stays_at_the_top(path):
-    if name_of(path) not in HYDRA:
+    if room(module_of(path)) not in HYDRA:
         assert not packages(path) & {"hydra", "omegaconf"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_below_imports_what_is_above(path):
-    name, modules = name_of(path), imports(path.read_text())
-    if name not in TOP:
-        assert not {m for m in modules if m.startswith(UPPER)}
-    if name.startswith("algorithms/"):
+def test_algorithms_know_loggers_by_their_interface(path):
+    if name_of(path).startswith("algorithms/"):
         allowed = ("seqrun.loggers.base.", "seqrun.loggers.BaseLogger", "seqrun.loggers.RunInfo")
-        loggers = {m for m in modules if m.startswith("seqrun.loggers")}
+        loggers = {m for m in imports(path.read_text()) if m.startswith("seqrun.loggers")}
         assert not {m for m in loggers if not m.startswith(allowed)}, "the interface alone"
 
 
@@ -97,8 +176,18 @@ def test_heavy_packages_wait_until_they_are_used(path):
     assert not packages(path, top_level=True) & LAZY
 
 
-def test_the_rules_can_fail():
+def test_the_rules_can_fail(tmp_path):
     assert imports("def f():\n    import torch.nn\n") == {"torch.nn"}
     assert imports("def f():\n    import torch\n", top_level=True) == set()
     assert imports("if TYPE_CHECKING:\n    from hydra import x\n") == set()
+    assert imports("if TYPE_CHECKING:\n    from hydra import x\n", types=True) == {"hydra.x"}
     assert imports("from seqrun import runner\n") == {"seqrun.runner"}
+    (tmp_path / "seqrun" / "files").mkdir(parents=True)
+    (tmp_path / "seqrun" / "files" / "a.py").write_text("def f():\n    from seqrun.cli import b\n")
+    (tmp_path / "seqrun" / "cli").mkdir()
+    (tmp_path / "seqrun" / "cli" / "b.py").write_text(
+        "if TYPE_CHECKING:\n    import seqrun.files.a\n"
+    )
+    drawn = graph(tmp_path)
+    assert upwards(drawn) == ["seqrun.files.a -> seqrun.cli.b"]
+    assert circles(drawn) == [("seqrun.cli.b", "seqrun.files.a")]

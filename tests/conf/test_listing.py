@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from seqrun import listing
-from seqrun.listing import CONF
+from seqrun.cli import listing
+from seqrun.cli.listing import CONF
 
 
 def test_options_come_with_description_and_backends():

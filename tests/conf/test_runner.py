@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqrun import preflight, runner
+from seqrun.cli import preflight
+from seqrun.runs import runner
 from seqrun.checks import ConfigError
-from seqrun.listing import CONF
-from seqrun.masking import without_secrets
-from seqrun.results import Results
+from seqrun.cli.listing import CONF
+from seqrun.config.secrets import without_secrets
+from seqrun.records.results import Results
 
 SHORT = ("algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=40", "callbacks=[]")
 

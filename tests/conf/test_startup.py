@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 ROOT = CONF.parent
 

@@ -11,7 +11,7 @@ import pytest
 from experiments import component
 
 from seqrun.algorithms.base import TrainingOptions
-from seqrun.metrics import compute_metrics
+from seqrun.evaluation.metrics import compute_metrics
 
 
 def scores(

@@ -217,7 +217,7 @@ def test_off_is_as_if_there_were_none(monkeypatch: pytest.MonkeyPatch):
         assert all((part["augment/index"] == 0).all() for part in parts)
         return parts
 
-    monkeypatch.setattr("seqrun.algorithms.base.flow.augmentation", none)
+    monkeypatch.setattr("seqrun.training.algorithm.augmentation", none)
     still = run("er", "torch", stream={"horizontal_flip": True})
     assert still.losses.tobytes() == plain.losses.tobytes()
 

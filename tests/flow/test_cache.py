@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from experiments import build
 
-from seqrun.algorithms.base import cache
-from seqrun.algorithms.base.cache import VARIABLES, compilation_cache
-from seqrun.algorithms.base.compiling import torch as of_torch
+from seqrun.training.engine import cache
+from seqrun.training.engine.cache import VARIABLES, compilation_cache
+from seqrun.training.engine.compile import torch as of_torch
 from seqrun.checks import ConfigError
 
 every_framework = pytest.mark.parametrize("framework", ["jax", "torch"])

@@ -9,7 +9,7 @@ import pytest
 from experiments import ALGORITHMS, admits, algorithm_class, run
 from flow.capturing import capture
 
-from seqrun.algorithms.base.compiling import torch as of_torch
+from seqrun.training.engine.compile import torch as of_torch
 
 torch = of_torch.torch
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from experiments import ALGORITHMS, admits, build, run
 
-from seqrun.algorithms.base import compiling
-from seqrun.algorithms.base.compiling import to_compile
-from seqrun.algorithms.base.compiling import torch as of_torch
+from seqrun.training.engine import compile as compiling
+from seqrun.training.engine.compile import to_compile
+from seqrun.training.engine.compile import torch as of_torch
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 

@@ -23,8 +23,8 @@ from experiments import (
 from tiny import Linear, TinyBenchmark, cross_entropies, sample_gradients
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
-from seqrun.algorithms.base.flow import TrainingDiverged, chunk_rule
-from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.training.algorithm import TrainingDiverged, chunk_rule
+from seqrun.training.engine.threads import default_num_threads
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams, batch_order

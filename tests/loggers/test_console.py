@@ -12,8 +12,8 @@ import pytest
 
 from seqrun.loggers import ConsoleLogger, RunInfo
 from seqrun.loggers.console import show_results
-from seqrun.metrics import compute_metrics
-from seqrun.results import Results, RunRecord
+from seqrun.evaluation.metrics import compute_metrics
+from seqrun.records.results import Results, RunRecord
 
 NAME = {"algo": "ewc", "benchmark": "rotated_digits", "backbone": "mlp", "backend": "jax"}
 

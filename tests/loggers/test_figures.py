@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqrun.figures import DPI, lines_figure, matrix_figure, save_figures
+from seqrun.evaluation.figures import DPI, lines_figure, matrix_figure, save_figures
 
 
 def matrix_of(tasks: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from seqrun.algorithms.base.options import TrainingOptions
+from seqrun.training.options import TrainingOptions
 from seqrun.callbacks import TqdmCallback
 from seqrun.plan import Chunk
 

@@ -7,7 +7,8 @@ import pytest
 from experiments import build, run
 
 from seqrun.checks import ConfigError
-from seqrun.memory import MemoryCallback, MemoryMechanism
+from seqrun.callbacks import MemoryCallback
+from seqrun.memory import MemoryMechanism
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seqrun.metrics import (
+from seqrun.evaluation.metrics import (
     average_accuracy,
     average_forgetting,
     average_forgetting_over_all,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from seqrun.metrics import mean_matrix, student_t_quantile, summarise
+from seqrun.evaluation.metrics import mean_matrix, student_t_quantile, summarise
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqrun import checkpoint, preflight
-from seqrun.checkpoint import load
+from seqrun.cli import preflight
+from seqrun.records import checkpoint
+from seqrun.records.checkpoint import load
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reliability.small_runs import config_of
 
-from seqrun import experiment, runner
-from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.config import build as experiment
+from seqrun.runs import runner
+from seqrun.training.algorithm import TrainingDiverged
 from seqrun.checks import ConfigError
 
 ALGORITHMS = ("naive", "ewc", "er", "agem", "derpp", "si", "joint")

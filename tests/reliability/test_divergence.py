@@ -11,11 +11,12 @@ import pytest
 from experiments import build, every_backend
 from reliability.small_runs import config_of, good_checkpoints
 
-from seqrun import checkpoint, runner
-from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.records import checkpoint
+from seqrun.runs import runner
+from seqrun.training.algorithm import TrainingDiverged
 from seqrun.callbacks import BaseCallback, CheckpointCallback
-from seqrun.checkpoint import Checkpoint, save
-from seqrun.config import config_hash
+from seqrun.records.checkpoint import Checkpoint, save
+from seqrun.config.schema import config_hash
 
 
 def set_bias(algorithm: Any, values: Any) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from seqrun import preflight
+from seqrun.cli import preflight
 from seqrun.checks import ConfigError
-from seqrun.environment import read_variable
-from seqrun.listing import CONF
+from seqrun.config.environment import read_variable
+from seqrun.cli.listing import CONF
 
 
 def test_what_may_be_read(monkeypatch: pytest.MonkeyPatch):

@@ -16,11 +16,12 @@ from reliability.small_runs import config_of
 from reliability.test_signals import Signalled, interrupted
 from safetensors.numpy import load_file, save
 
-from seqrun import checkpoint, runner
+from seqrun.records import checkpoint
+from seqrun.runs import runner
 from seqrun.callbacks import MetricCallback
-from seqrun.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
+from seqrun.records.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
 from seqrun.checks import ConfigError
-from seqrun.config import config_hash
+from seqrun.config.schema import config_hash
 
 OFTEN = ("callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.every_epoch=false")
 PARTS = (

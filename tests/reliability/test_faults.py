@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from reliability.small_runs import SMALL, config_of, good_checkpoints
 
-from seqrun import runner
-from seqrun.config import config_hash
+from seqrun.runs import runner
+from seqrun.config.schema import config_hash
 from seqrun.files import TEMPORARY, remove_temporaries
-from seqrun.results import STATUSES
+from seqrun.records.results import STATUSES
 
 RUN = Path(__file__).parents[2] / "run.py"
 CALLS = ("fsync", "replace", "open")
@@ -125,7 +125,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from seqrun import checkpoint, files
+from seqrun import files
+from seqrun.records import checkpoint
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
 kind, directory = sys.argv[1], Path(sys.argv[2])
 if kind == "checkpoint":

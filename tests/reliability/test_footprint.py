@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from experiments import ALGORITHMS, CONF, build, every_backend
 
-from seqrun import footprint, preflight
+from seqrun.cli import preflight
+from seqrun.training import limits as footprint
 from seqrun.checks import ConfigError
-from seqrun.footprint import Part, available_bytes, parts_of, refuse_what_cannot_fit
+from seqrun.training.limits import Part, available_bytes, parts_of, refuse_what_cannot_fit
 
 
 def sizes(algorithm: Any) -> dict[str, int]:

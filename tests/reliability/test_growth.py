@@ -90,7 +90,7 @@ def test_a_run_is_freed_before_the_next(
     """Seeds of one run, and the runs of a sweep in one process; Python frees them much later."""
     from reliability.small_runs import config_of
 
-    from seqrun import runner
+    from seqrun.runs import runner
 
     runs: list[weakref.ref[Any]] = []
     left: list[int] = []
@@ -117,7 +117,8 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
     """Before another tries the checkpoint before."""
     from reliability.small_runs import config_of
 
-    from seqrun import checkpoint, runner
+    from seqrun.records import checkpoint
+    from seqrun.runs import runner
     from seqrun.algorithms.base import BaseAlgorithm
 
     runs: list[weakref.ref[Any]] = []

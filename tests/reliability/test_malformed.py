@@ -18,7 +18,8 @@ from experiments import build
 from reliability.mutations import FILES, HOSTILE, places, replaced, without
 from reliability.small_runs import config_of
 
-from seqrun import experiment, runner
+from seqrun.config import build as experiment
+from seqrun.runs import runner
 from seqrun.callbacks import (
     CheckpointCallback,
     EarlyStoppingCallback,
@@ -26,7 +27,7 @@ from seqrun.callbacks import (
     StabilityGapCallback,
     TimingCallback,
 )
-from seqrun.checkpoint import (
+from seqrun.records.checkpoint import (
     FOLDER,
     STATE_FILE,
     TENSORS_FILE,
@@ -38,9 +39,9 @@ from seqrun.checkpoint import (
     save,
 )
 from seqrun.checks import ConfigError
-from seqrun.config import config_hash
+from seqrun.config.schema import config_hash
 from seqrun.loggers import LocalLogger, TensorBoardLogger, WandbLogger
-from seqrun.results import RecordError, Results
+from seqrun.records.results import RecordError, Results
 
 CONFIGS = [("algo=er",), ("algo=ewc", "benchmark=split_digits", "optimizer=adam")]
 

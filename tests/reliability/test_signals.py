@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from reliability.small_runs import config_of, good_checkpoints
 
-from seqrun import runner
+from seqrun.runs import runner
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.config import config_hash
+from seqrun.config.schema import config_hash
 
 
 class Signalled(InterruptionCallback):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from seqrun.results import Results, RunRecord
+from seqrun.records.results import Results, RunRecord
 
 NAN = float("nan")
 

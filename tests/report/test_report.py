@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from report.runs import record
 
-from seqrun import config
+from seqrun.config import schema as config
 from seqrun.checks import ConfigError
 from seqrun.files import write_json
-from seqrun.locks import locked
+from seqrun.records.locks import locked
 from seqrun.report import collect, find, summarise_directory, write_report, write_summary
 from seqrun.report.differences import labels, varying_keys
 from seqrun.report.pairing import compare, streams

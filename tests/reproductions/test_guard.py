@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from experiments import BACKENDS
 
-from seqrun import preflight, runner
+from seqrun.cli import preflight
+from seqrun.runs import runner
 from seqrun.benchmarks.source import data_root
-from seqrun.listing import CONF
-from seqrun.reproduction_records import protocol_of
+from seqrun.cli.listing import CONF
+from seqrun.reproductions.records import protocol_of
 
 FOLDER = CONF.parent / "reproductions"
 RECORDS = json.loads((FOLDER / "results.json").read_text())

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from reproductions import lamaml_loop
 
-from seqrun import preflight, runner
+from seqrun.cli import preflight
+from seqrun.runs import runner
 from seqrun.benchmarks.source import data_root
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 NUM_TASKS, SEEDS = 4, (0, 1)
 POINTS = 0.015

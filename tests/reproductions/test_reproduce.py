@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqrun import preflight, reproduce
-from seqrun import reproduction_records as kept
-from seqrun.results import Results, RunRecord
-from seqrun.verdict import judge
+from seqrun.cli import preflight
+from seqrun.reproductions import __main__ as reproduce
+from seqrun.reproductions import records as kept
+from seqrun.records.results import Results, RunRecord
+from seqrun.evaluation.verdict import judge
 
 PAPER = "paper2020"
 ROW = """\
@@ -243,7 +244,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from types import SimpleNamespace
-from seqrun import preflight, reproduce
+from seqrun.cli import preflight
+from seqrun.reproductions import __main__ as reproduce
 from test_reproduce import hashed
 reproduce.ROOT = Path(sys.argv[1])
 preflight.check = lambda argv, conf: [SimpleNamespace(hash=hashed(argv))]

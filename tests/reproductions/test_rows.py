@@ -12,11 +12,13 @@ from experiments import BACKENDS
 from hydra import compose, initialize_config_dir
 from reproductions import tiny_data
 
-from seqrun import experiment, preflight, runner
-from seqrun.config import plain, register, seeds_of
-from seqrun.listing import CONF, options
-from seqrun.reproduce import rows_of
-from seqrun.verdict import Expected
+from seqrun.cli import preflight
+from seqrun.config import build as experiment
+from seqrun.runs import runner
+from seqrun.config.schema import plain, register, seeds_of
+from seqrun.cli.listing import CONF, options
+from seqrun.reproductions.__main__ import rows_of
+from seqrun.evaluation.verdict import Expected
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "reproductions"

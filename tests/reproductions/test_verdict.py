@@ -14,7 +14,7 @@ from rich.console import Console
 
 from seqrun.checks import ConfigError
 from seqrun.loggers.console import show_verdict
-from seqrun.verdict import Expected, judge, protocol_changes
+from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 
 NODE: dict[str, Any] = {
     "paper": "Someone 2020",

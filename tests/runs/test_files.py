@@ -9,7 +9,8 @@ import stat
 import numpy as np
 import pytest
 
-from seqrun import checkpoint, files
+from seqrun import files
+from seqrun.records import checkpoint
 from seqrun.files import matrix_from_csv, matrix_to_csv, to_json, write_atomically, write_json
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from seqrun import checkpoint, run_directory
+from seqrun.records import checkpoint
+from seqrun.runs import directory as run_directory
 from seqrun.checks import ConfigError
-from seqrun.locks import is_locked, locked
+from seqrun.records.locks import is_locked, locked
 
 RUN = Path(__file__).parents[2] / "run.py"
 LONG = [

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from seqrun.processes import run_in_processes
+from seqrun.runs.processes import run_in_processes
 
 RUN = Path(__file__).parents[2] / "run.py"
 ENDING = """
 import atexit, logging.handlers, sys, threading, time
-from seqrun.leaving import leave
+from seqrun.system import leave
 
 class Found:
     def __init__(self): self.itself = self
@@ -96,7 +96,7 @@ def test_the_command_leaves_with_its_status(tmp_path: Path, ending: str, status:
 
 def test_nobody_reads():
     """Python says so, with the status that it has by itself."""
-    registered = "import atexit\nfrom seqrun.leaving import leave\natexit.register(leave, 0)\n"
+    registered = "import atexit\nfrom seqrun.system import leave\natexit.register(leave, 0)\n"
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     found = []
     for first in ("", registered):
@@ -126,7 +126,7 @@ def end_slowly(folder: str) -> str:
     """As without `leave`."""
     import atexit
 
-    from seqrun.leaving import leave
+    from seqrun.system import leave
 
     atexit.unregister(leave)
     return end_with_traces(folder)

@@ -11,11 +11,12 @@ import pytest
 from experiments import ALGORITHMS, build
 from parity.cases import SMALLER
 
-from seqrun import checkpoint
+from seqrun.records import checkpoint
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback
 from seqrun.loggers import LocalLogger
-from seqrun.memory import MemoryCallback, MemoryMechanism
+from seqrun.callbacks import MemoryCallback
+from seqrun.memory import MemoryMechanism
 
 KINDS_OF_STATE = ("naive", "ewc", "er", "derpp", "kcl", "mcsgd", "lamaml", "lfl", "icarl")
 """Algorithms that between them carry every kind of state; the others are in `make test-all`."""

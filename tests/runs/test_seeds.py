@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqrun import runner, seeds
+from seqrun.runs import runner
+from seqrun.runs import seeds
 from seqrun.callbacks import BaseCallback
-from seqrun.processes import run_in_processes
-from seqrun.seeds import WORTH_PROCESSES, choose_strategy
+from seqrun.runs.processes import run_in_processes
+from seqrun.runs.seeds import WORTH_PROCESSES, choose_strategy
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["backbone.width=16", "benchmark.samples_per_task=100", "benchmark.num_tasks=3"]

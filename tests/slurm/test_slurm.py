@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 RUN = Path(__file__).parents[2] / "run.py"
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.sweep.dir=cluster")

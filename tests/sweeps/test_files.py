@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from seqrun import preflight
-from seqrun.listing import CONF, files, path_name
+from seqrun.cli import preflight
+from seqrun.cli.listing import CONF, files, path_name
 
 SWEEPS = [path_name(CONF / "sweeps", path) for path in files(CONF / "sweeps")]
 JOBS = {"seeds": 5, "learning_rate": 7, "ewc_lambda": 7, "batch_size_lr": 12}

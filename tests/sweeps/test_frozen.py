@@ -6,8 +6,8 @@ import pytest
 
 from hydra_plugins.seqrun._frozen import FILE, freeze, thaw
 from seqrun.checks import ConfigError
-from seqrun.masking import SECRETS
-from seqrun.sweep import SweepJob
+from seqrun.config.secrets import SECRETS
+from seqrun.sweeps.summary import SweepJob
 
 
 def job(directory, **logger) -> SweepJob:

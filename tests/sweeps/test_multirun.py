@@ -10,7 +10,7 @@ import pytest
 import yaml
 from sweeps.conftest import MINE, TINY
 
-from seqrun.listing import CONF
+from seqrun.cli.listing import CONF
 
 SEEDS = ("-m", *TINY, "seed=0,1,2")
 GRID = Path("sweep_runs") / "grid"

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from seqrun import preflight
-from seqrun.listing import CONF
-from seqrun.selection import command
+from seqrun.cli import preflight
+from seqrun.cli.listing import CONF
+from seqrun.sweeps.validation import command
 
 SPACE = "optimizer.lr=interval(0.01, 0.1)"
 SEARCH = ("-m", "hydra/sweeper=search", "algo=naive", SPACE)

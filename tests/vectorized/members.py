@@ -10,8 +10,8 @@ import numpy as np
 from comparison import assert_same_run
 from experiments import LossRecorder, RowRecorder, Trace, build, run
 
-from seqrun.algorithms.base.ensemble import Failure
-from seqrun.algorithms.base.ensemble.jax import Ensemble
+from seqrun.training.engine.vmap import Failure
+from seqrun.training.engine.vmap.jax import Ensemble
 
 TOLERANCE = 1e-5
 """On every number, absolute plus relative: sums within a product are ordered otherwise."""

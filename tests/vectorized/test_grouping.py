@@ -18,16 +18,18 @@ from experiments import ALGORITHMS, algorithm_class
 from reliability.small_runs import config_of
 
 from hydra_plugins.seqrun.vectorized import VectorizedLauncher
-from seqrun import footprint, jobs, together
-from seqrun.algorithms.base.ensemble import BaseEnsemble
+from seqrun.runs import vmapped as together
+from seqrun.sweeps import jobs
+from seqrun.training import limits as footprint
+from seqrun.training.engine.vmap import BaseEnsemble
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import InterruptionCallback, MetricCallback, TqdmCallback
 from seqrun.checks import ConfigError
-from seqrun.grouping import group, structure_of, vectorizable_keys
-from seqrun.experiment import build, check
+from seqrun.sweeps.grouping import group, structure_of, vectorizable_keys
+from seqrun.config.build import build, check
 from seqrun.loggers import ConsoleLogger, LocalLogger
-from seqrun.results import Results
-from seqrun.sweep import Outcome, SweepJob
+from seqrun.records.results import Results
+from seqrun.sweeps.summary import Outcome, SweepJob
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"
 EWC_ON_JAX = ("backend=jax", "algo=ewc")

@@ -11,10 +11,10 @@ import pytest
 from experiments import ALGORITHMS, algorithm_class, every_algorithm
 from vectorized.members import SHORT, TOLERANCE, UNEVEN, assert_like_single, together, train
 
-from seqrun.algorithms.base.ensemble import jax as ensembles
-from seqrun.algorithms.base.ensemble.jax import Ensemble
-from seqrun.algorithms.base.flow import TrainingDiverged
-from seqrun.algorithms.base.step import Step
+from seqrun.training.engine.vmap import jax as ensembles
+from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.step import Step
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import EarlyStoppingCallback
 

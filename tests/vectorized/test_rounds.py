@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrun.algorithms.base.ensemble import BaseEnsemble, Call, Failure, Member
-from seqrun.algorithms.base.ensemble import jax as ensembles
-from seqrun.algorithms.base.ensemble.jax import Ensemble
+from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Member
+from seqrun.training.engine.vmap import jax as ensembles
+from seqrun.training.engine.vmap.jax import Ensemble
 
 
 class Adding(BaseEnsemble):

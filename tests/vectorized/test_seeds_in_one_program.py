@@ -13,8 +13,8 @@ import pytest
 from reliability.small_runs import config_of
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.runner import run_experiment
-from seqrun.seeds import SeedFailed
+from seqrun.runs.runner import run_experiment
+from seqrun.runs.seeds import SeedFailed
 
 OVERRIDES = ("backend=jax", "algo=naive", "seed=[0,1,2]", "backbone.n_hidden_layers=1")
 OVERRIDES += ("training.chunk_steps=4", "seeds_strategy=")
@@ -90,7 +90,7 @@ def test_interrupted_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The record says which; the same command tries it alone again."""
     from seqrun.plan import Chunk
-    from seqrun.algorithms.base.flow import BaseAlgorithm
+    from seqrun.training.algorithm import BaseAlgorithm
 
     original = BaseAlgorithm._refuse_divergence
 
@@ -114,7 +114,7 @@ def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.full
 def test_groups_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where memory is for two, the third seed is trained after them."""
-    from seqrun import together
+    from seqrun.runs import vmapped as together
 
     monkeypatch.setattr(together, "MOST_RUNS", 2)
     run_experiment(config("vmap"), tmp_path / "two")

@@ -14,8 +14,8 @@ import yaml
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
-from seqrun.processes import variables
-from seqrun.sweep import SweepJob
+from seqrun.runs.processes import variables
+from seqrun.sweeps.summary import SweepJob
 
 FILE = Path(".hydra", "job.yaml")
 MASK = "from the environment variable "
@@ -97,7 +97,7 @@ class FrozenJob:
         Raises:
             SystemExit: a signal ended it.
         """
-        from seqrun.jobs import run_job
+        from seqrun.sweeps.jobs import run_job
 
         job = thaw(Path(directory))
         queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait

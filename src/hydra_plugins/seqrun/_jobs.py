@@ -18,8 +18,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from seqrun.checks import ConfigError
-from seqrun.results import RecordError
-from seqrun.sweep import Outcome, SweepJob, differing
+from seqrun.records.results import RecordError
+from seqrun.sweeps.summary import Outcome, SweepJob, differing
 
 
 class FreezingLauncher(Launcher):
@@ -57,8 +57,8 @@ class FreezingLauncher(Launcher):
         raise NotImplementedError
 
     def _freeze(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
-        from seqrun.run_directory import set_aside
-        from seqrun.config import plain
+        from seqrun.runs.directory import set_aside
+        from seqrun.config.schema import plain
 
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.processes import Killed, output_in, run_in_processes, variables
-from seqrun.sweep import Outcome, SweepJob, progress, stopped
+from seqrun.runs.processes import Killed, output_in, run_in_processes, variables
+from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 LOGS = "logs"
 """Folder beside the jobs' directories with what each of them printed."""
@@ -45,7 +45,7 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
 
 def _run(job: SweepJob) -> Outcome | None:
     """Run a job in this process; None = a signal ended it."""
-    from seqrun.jobs import run_job
+    from seqrun.sweeps.jobs import run_job
 
     with variables(job.environment), output_in(_log(job)):
         interruption = InterruptionCallback()

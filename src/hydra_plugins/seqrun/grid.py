@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from hydra_plugins.seqrun._jobs import ending, outcome_of
-from seqrun.sweep import Outcome, finish
+from seqrun.sweeps.summary import Outcome, finish
 
 
 NODE = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.seqrun._jobs import FreezingLauncher
-from seqrun.processes import variables
-from seqrun.sweep import Outcome, SweepJob, progress, stopped
+from seqrun.runs.processes import variables
+from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 NODE = {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"}
 """Takes the place of Hydra's own, which composes a job when it starts and knows no interruption."""
@@ -20,7 +20,7 @@ class InProcessLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal ends the one that runs, after a checkpoint, and the multirun."""
-        from seqrun.jobs import run_job
+        from seqrun.sweeps.jobs import run_job
         from seqrun.callbacks import InterruptionCallback
 
         outcomes: list[Outcome] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hydra_plugins.seqrun._jobs import FreezingLauncher
 from seqrun.checks import whole
-from seqrun.sweep import Outcome, SweepJob
+from seqrun.sweeps.summary import Outcome, SweepJob
 
 
 class LocalProcessesLauncher(FreezingLauncher):

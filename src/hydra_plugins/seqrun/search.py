@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.seqrun._jobs import ending, outcome_of
 from seqrun.checks import one_of, whole
-from seqrun.locks import locked
-from seqrun.selection import command, held_out
-from seqrun.sweep import Outcome, finish
+from seqrun.records.locks import locked
+from seqrun.sweeps.validation import command, held_out
+from seqrun.sweeps.summary import Outcome, finish
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -35,7 +35,7 @@ class OptunaSweeper(Sweeper):
 
     A trial that failed, or was running when the search was killed, is tried again by the next run
     of the same command, with its own values. None that is completed is repeated. Trials are
-    measured on held-out training data (see seqrun.selection) unless it is said on what.
+    measured on held-out training data (see seqrun.sweeps.validation) unless it is said on what.
 
     Args:
         sampler: a sampler, or what makes one from `seed`, anew for every batch.
@@ -128,7 +128,7 @@ class OptunaSweeper(Sweeper):
 
     def _name(self, space: dict[str, Any], fixed: dict[str, str]) -> str:
         """Name a study by what it searches and around which experiment, so that none are mixed."""
-        from seqrun.config import config_hash, plain
+        from seqrun.config.schema import config_hash, plain
 
         lines = [f"{key}={value}" for key, value in fixed.items()]
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, lines)

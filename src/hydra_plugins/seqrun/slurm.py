@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from hydra_plugins.seqrun._jobs import FreezingLauncher
 from seqrun.checks import ConfigError, boolean, whole
 from seqrun.files import write_json
-from seqrun.sweep import Outcome, SweepJob, progress
+from seqrun.sweeps.summary import Outcome, SweepJob, progress
 
 ALIVE = (
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
@@ -104,7 +104,7 @@ class SlurmLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Submit what is not done or in the queue, wait for all, and return how each ended."""
-        from seqrun.run_directory import is_done
+        from seqrun.runs.directory import is_done
 
         queued = self._queued(jobs)
         open_jobs = [job for job in jobs if not is_done(job.directory, job.config)]
@@ -130,7 +130,7 @@ class SlurmLauncher(FreezingLauncher):
         if not jobs:
             return {}
         from hydra_plugins.seqrun._frozen import FrozenJob, freeze
-        from seqrun.masking import SECRETS
+        from seqrun.config.secrets import SECRETS
 
         for job in jobs:
             freeze(job, SECRETS)
@@ -160,7 +160,7 @@ class SlurmLauncher(FreezingLauncher):
 
     def _wait(self, jobs: Sequence[SweepJob], ids: Mapping[Path, str]) -> list[Outcome]:
         """Wait until every job has ended; return their outcomes in order."""
-        from seqrun.jobs import recorded_outcome
+        from seqrun.sweeps.jobs import recorded_outcome
 
         outcomes: dict[int, Outcome] = {}
         seen_ended: set[int] = set()

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from hydra_plugins.seqrun._jobs import FreezingLauncher
-from seqrun.processes import variables
-from seqrun.sweep import Outcome, SweepJob, progress, stopped
+from seqrun.runs.processes import variables
+from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 
 class VectorizedLauncher(FreezingLauncher):
@@ -21,9 +21,9 @@ class VectorizedLauncher(FreezingLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal makes those that run save a checkpoint, and ends the multirun."""
-        from seqrun.jobs import has_ended, run_job, run_jobs_together
+        from seqrun.sweeps.jobs import has_ended, run_job, run_jobs_together
         from seqrun.callbacks import InterruptionCallback
-        from seqrun.grouping import group
+        from seqrun.sweeps.grouping import group
 
         outcomes: dict[int, Outcome] = {}
 
@@ -54,7 +54,7 @@ class VectorizedLauncher(FreezingLauncher):
 
     def _advise(self, job: SweepJob) -> None:
         """Say once where this launcher is of no use."""
-        from seqrun.config import device_of
+        from seqrun.config.schema import device_of
 
         if not self._is_told and device_of(job.config) == "cpu":
             sys.stderr.write("on a CPU hydra/launcher=local_processes is faster\n")

@@ -14,7 +14,7 @@ import numpy as np
 from seqrun.benchmarks.archive import Read
 from seqrun.benchmarks.progress import progress
 from seqrun.checks import ConfigError
-from seqrun.cores import num_cores
+from seqrun.system import num_cores
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits per channel

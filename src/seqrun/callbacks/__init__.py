@@ -1,9 +1,10 @@
 """Callbacks: code that runs around the events of a training run."""
 
-from seqrun.callbacks.base import BaseCallback
+from seqrun.training.callback import BaseCallback
 from seqrun.callbacks.checkpoint import CheckpointCallback
 from seqrun.callbacks.early_stopping import EarlyStoppingCallback
 from seqrun.callbacks.interruption import Interrupted, InterruptionCallback
+from seqrun.callbacks.memory import MemoryCallback
 from seqrun.callbacks.metrics import MetricCallback
 from seqrun.callbacks.preview import PreviewCallback
 from seqrun.callbacks.profile import ProfileCallback
@@ -18,6 +19,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "Interrupted",
     "InterruptionCallback",
+    "MemoryCallback",
     "MetricCallback",
     "PreviewCallback",
     "ProfileCallback",

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from seqrun.callbacks.base import BaseCallback
-from seqrun.checkpoint import Checkpoint, save
+from seqrun.training.callback import BaseCallback
+from seqrun.records.checkpoint import Checkpoint, save
 from seqrun.checks import at_least, boolean, whole
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrun.callbacks.base import BaseCallback
-from seqrun.checkpoint_checks import (
+from seqrun.training.callback import BaseCallback
+from seqrun.records.checkpoint_checks import (
     WEIGHTS,
     CheckpointError,
     check_keys,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from seqrun.callbacks.base import BaseCallback
+from seqrun.training.callback import BaseCallback
 from seqrun.callbacks.checkpoint import CheckpointCallback
 
 if TYPE_CHECKING:

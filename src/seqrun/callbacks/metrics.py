@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrun.callbacks.base import BaseCallback
-from seqrun.checkpoint_checks import check_keys, check_number, check_whole
-from seqrun.metrics import evaluation_sizes, run_metrics
+from seqrun.training.callback import BaseCallback
+from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
+from seqrun.evaluation.metrics import evaluation_sizes, run_metrics
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from seqrun.callbacks.base import BaseCallback
+from seqrun.training.callback import BaseCallback
 from seqrun.checks import whole
 from seqrun.files import write_atomically
 
@@ -41,7 +41,7 @@ class PreviewCallback(BaseCallback):
         """Draw the task's picture when its data are there."""
         if algorithm.epoch != 1 or algorithm.run_dir is None:
             return
-        from seqrun.callbacks.pictures import inputs_png
+        from seqrun.evaluation.plots import inputs_png
 
         current = slice(algorithm.num_current)
         x, y = algorithm.host_pool.x[current], algorithm.host_pool.y[current]

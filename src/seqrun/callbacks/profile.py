@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from seqrun.callbacks.base import BaseCallback
+from seqrun.training.callback import BaseCallback
 from seqrun.checks import whole
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqrun.callbacks.base import BaseCallback
+from seqrun.training.callback import BaseCallback
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seqrun.callbacks.base import BaseCallback
-from seqrun.results import Results, RunRecord
+from seqrun.training.callback import BaseCallback
+from seqrun.records.results import Results, RunRecord
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from seqrun.callbacks.base import BaseCallback
-from seqrun.checkpoint_checks import (
+from seqrun.training.callback import BaseCallback
+from seqrun.records.checkpoint_checks import (
     CheckpointError,
     check_integers,
     check_keys,
@@ -164,7 +164,7 @@ class StabilityGapCallback(BaseCallback):
     def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
         """Draw the figure."""
         if algorithm.run_dir is not None:
-            from seqrun.callbacks.pictures import stability_png
+            from seqrun.evaluation.plots import stability_png
 
             names = algorithm.names
             title = f"{names['algo']} on {names['benchmark']}, every {self.every_steps} steps"

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from seqrun.callbacks.base import BaseCallback
+from seqrun.training.callback import BaseCallback
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm

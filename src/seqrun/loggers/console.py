@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from seqrun.results import Results
+    from seqrun.records.results import Results
 
 MAX_ROWS = 26
 LABEL_WIDTH = len("untrained")

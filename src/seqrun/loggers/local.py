@@ -11,11 +11,11 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from seqrun.checkpoint_checks import CheckpointError, check_keys, check_whole
+from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.checks import ConfigError, boolean, writable
 from seqrun.files import matrix_to_csv, plain, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
-from seqrun.results import FILE
+from seqrun.records.results import FILE
 
 METRICS_FILE = "metrics.jsonl"
 FIGURES = "figures"
@@ -180,7 +180,7 @@ class LocalLogger(BaseLogger):
         return self._file
 
     def _draw(self) -> None:
-        from seqrun.figures import save_figures
+        from seqrun.evaluation.figures import save_figures
 
         name = self._opened().name
         title = f"{name['algo']} on {name['benchmark']}, {name['backbone']} ({name['backend']})"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.checkpoint_checks import CheckpointError, check_whole
+from seqrun.records.checkpoint_checks import CheckpointError, check_whole
 from seqrun.checks import ConfigError, at_least, whole
 from seqrun.loggers.base import BaseLogger, RunInfo
 
@@ -236,7 +236,7 @@ class TrackerLogger(BaseLogger):
                 return
 
     def _draw(self, run: RunInfo, name: str, matrix: np.ndarray) -> None:
-        from seqrun.figures import DPI, matrix_figure
+        from seqrun.evaluation.figures import DPI, matrix_figure
 
         parts = run.name
         title = f"{parts['algo']} on {parts['benchmark']}, {parts['backbone']} ({parts['backend']})"

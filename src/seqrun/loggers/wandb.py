@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from seqrun.checkpoint_checks import check_digits
+from seqrun.records.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
 from seqrun.loggers.tracker import TrackerLogger

@@ -1,7 +1,6 @@
 """Memories: what a replay method keeps of past samples, planned in NumPy."""
 
-from seqrun.memory.callback import MemoryCallback
 from seqrun.memory.mechanism import MemoryMechanism
 from seqrun.memory.policies import POLICIES
 
-__all__ = ["POLICIES", "MemoryCallback", "MemoryMechanism"]
+__all__ = ["POLICIES", "MemoryMechanism"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seqrun.report.records import TARGET, Experiment
-from seqrun.results import NAMES
+from seqrun.records.results import NAMES
 
 ABSENT = "–"
 NOT_COLUMNS = ("backend",)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from seqrun.figures import curves_figure, matrices_figure, matrix_figure, png
+from seqrun.evaluation.figures import curves_figure, matrices_figure, matrix_figure, png
 from seqrun.report.differences import labels
 from seqrun.report.pairing import score, streams, titles
 from seqrun.report.records import Experiment

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from seqrun.metrics import summarise
+from seqrun.evaluation.metrics import summarise
 from seqrun.report.differences import between, short_names, show, varying_keys
 from seqrun.report.records import Experiment, makes_stream
 

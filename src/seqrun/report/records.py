@@ -13,9 +13,9 @@ import numpy as np
 import yaml
 
 from seqrun.callbacks import OBSERVERS
-from seqrun.locks import is_locked
-from seqrun.metrics import mean_matrix, summarise
-from seqrun.results import FILE, NAMES, RecordError, Results, RunRecord
+from seqrun.records.locks import is_locked
+from seqrun.evaluation.metrics import mean_matrix, summarise
+from seqrun.records.results import FILE, NAMES, RecordError, Results, RunRecord
 
 CONFIG_FILE = "config.yaml"
 TARGET = "_target_"

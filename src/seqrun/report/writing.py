@@ -20,7 +20,7 @@ from seqrun.report.tables import (
     unfinished_table,
 )
 from seqrun.report.words import PAIRED, UNITS, counts
-from seqrun.results import FILE
+from seqrun.records.results import FILE
 
 FIGURES = "figures"
 

@@ -13,7 +13,7 @@ from jax import Array
 
 from seqrun.algorithms.agem import AGEMOptions
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.formulas.jax import allow_classes, cross_entropy
 from seqrun.formulas.layers.jax import Layers, dense_gradient, dense_product, through_layers
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seqrun.algorithms.agem import AGEMOptions
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.formulas.torch import allow_classes, cross_entropy
 

@@ -3,8 +3,8 @@
 The engines of the two frameworks are in torch.py and jax.py.
 """
 
-from seqrun.algorithms.base.flow import BaseAlgorithm
-from seqrun.algorithms.base.options import TrainingOptions
-from seqrun.algorithms.base.step import Batch, Step
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.options import TrainingOptions
+from seqrun.training.step import Batch, Step
 
 __all__ = ["BaseAlgorithm", "Batch", "Step", "TrainingOptions"]

@@ -18,13 +18,13 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
-from seqrun.algorithms.base.cache import compilation_cache
-from seqrun.algorithms.base.ensemble import Call, Member
-from seqrun.algorithms.base.ensemble.jax import Ensemble
-from seqrun.algorithms.base.flow import BaseAlgorithm
-from seqrun.algorithms.base.step import Batch, Step
-from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.training.engine.arrays import flatten_state, unflatten_state
+from seqrun.training.engine.cache import compilation_cache
+from seqrun.training.engine.vmap import Call, Member
+from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.step import Batch, Step
+from seqrun.training.engine.threads import default_num_threads
 from seqrun.backbones.jax import flat, nested, normalised_inputs
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqrun.algorithms.base.arrays import flatten_state, unflatten_state
-from seqrun.algorithms.base.compiling import to_compile
-from seqrun.algorithms.base.compiling.torch import (
+from seqrun.training.engine.arrays import flatten_state, unflatten_state
+from seqrun.training.engine.compile import to_compile
+from seqrun.training.engine.compile.torch import (
     CompiledNetwork,
     CompiledSteps,
     Program,
@@ -25,9 +25,9 @@ from seqrun.algorithms.base.compiling.torch import (
     has_compiler,
     keep_programs,
 )
-from seqrun.algorithms.base.flow import BaseAlgorithm
-from seqrun.algorithms.base.step import Batch, Step
-from seqrun.algorithms.base.threads import default_num_threads
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.step import Batch, Step
+from seqrun.training.engine.threads import default_num_threads
 from seqrun.backbones.torch import (
     Encoder,
     canonical_names,
@@ -37,7 +37,7 @@ from seqrun.backbones.torch import (
 )
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
-from seqrun.footprint import array_bytes
+from seqrun.training.limits import array_bytes
 from seqrun.formulas.augmentation.torch import augmented
 from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.der import DEROptions, DERPPOptions, DERState
 from seqrun.formulas.jax import allow_classes, cross_entropy
 

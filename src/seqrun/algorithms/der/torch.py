@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.der import DEROptions, DERPPOptions, DERState
 from seqrun.formulas.torch import allow_classes, cross_entropy, set_rows

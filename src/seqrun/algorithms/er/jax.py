@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax import Array
 
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.er import EROptions
 from seqrun.algorithms.replay.jax import ReplayAlgorithm, together
 from seqrun.formulas.jax import allow_classes, cross_entropy

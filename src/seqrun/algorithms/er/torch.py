@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.er import EROptions
 from seqrun.algorithms.replay.torch import ReplayAlgorithm, together
 from seqrun.formulas.torch import allow_classes, cross_entropy

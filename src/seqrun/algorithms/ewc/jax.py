@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from seqrun.algorithms.base.step import Batch, Step
+from seqrun.training.step import Batch, Step
 from seqrun.algorithms.ewc import (
     RUNNING_DECAY,
     RUNNING_EVERY,

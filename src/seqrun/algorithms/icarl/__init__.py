@@ -29,7 +29,7 @@ from seqrun.algorithms.icarl.exemplars import class_means
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, one_of, whole
 from seqrun.memory import MemoryMechanism
-from seqrun.memory.owner import MemoryOwner
+from seqrun.algorithms.base.memory import MemoryOwner
 
 
 class ICaRLState(NamedTuple):

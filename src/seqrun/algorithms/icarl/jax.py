@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.icarl import ICaRLKept, ICaRLOptions, ICaRLState
 from seqrun.formulas.jax import allow_classes
 

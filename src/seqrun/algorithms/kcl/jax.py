@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
 from seqrun.backbones.jax import flat, nested

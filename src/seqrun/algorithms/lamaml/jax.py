@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Batch, Step
+from seqrun.training.step import Batch, Step
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 

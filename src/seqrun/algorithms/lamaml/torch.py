@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.base.step import Batch, Step
+from seqrun.training.step import Batch, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
 from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from seqrun.algorithms.base.step import Batch
+from seqrun.training.step import Batch
 from seqrun.algorithms.mas import MASOptions
 from seqrun.algorithms.regularization import PenaltyState
 from seqrun.algorithms.regularization.jax import RegularizationAlgorithm

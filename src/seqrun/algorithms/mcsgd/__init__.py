@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from seqrun.algorithms.base.flow import TrainingDiverged
+from seqrun.training.algorithm import TrainingDiverged
 from seqrun.algorithms.mcsgd.line import (
     GRADIENTS,
     LOSSES,

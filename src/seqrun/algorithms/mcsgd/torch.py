@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.base.step import Batch
+from seqrun.training.step import Batch
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.mcsgd import Line, MCSGDOptions, Side
 from seqrun.formulas.torch import allow_classes

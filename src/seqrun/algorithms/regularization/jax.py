@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.regularization import PenaltyState, RegularizationOptions
 from seqrun.formulas.jax import penalty_gradient
 

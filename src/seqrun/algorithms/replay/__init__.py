@@ -16,7 +16,7 @@ from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, whole
 from seqrun.memory import MemoryMechanism
-from seqrun.memory.owner import MemoryOwner
+from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.plan import RandomStreams
 
 

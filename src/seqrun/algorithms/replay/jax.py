@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.base.step import Batch, Step
+from seqrun.training.step import Batch, Step
 from seqrun.algorithms.replay import ReplayOptions
 from seqrun.formulas.jax import allow_classes, cross_entropy
 

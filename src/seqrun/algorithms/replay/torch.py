@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.base.step import Batch, Step
+from seqrun.training.step import Batch, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.replay import ReplayOptions
 from seqrun.formulas.torch import allow_classes, cross_entropy

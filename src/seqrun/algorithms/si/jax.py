@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.regularization.jax import RegularizationAlgorithm
 from seqrun.algorithms.si import SIOptions, SIState
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.base.step import Step
+from seqrun.training.step import Step
 from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
 from seqrun.algorithms.si import SIOptions, SIState
 

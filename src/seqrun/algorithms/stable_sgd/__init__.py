@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from seqrun.algorithms.base.options import TrainingOptions
+from seqrun.training.options import TrainingOptions
 from seqrun.checks import ConfigError, at_least, boolean, one_of, within
 
 SCHEDULE = {

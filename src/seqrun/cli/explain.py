@@ -1,0 +1,187 @@
+"""An algorithm's card, on stdout: `python -m seqrun.explain derpp`.
+
+Read off the card's docstrings, conf/algo and the tests; no framework is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seqrun.checks import ConfigError, one_of
+from seqrun.cli.listing import BACKENDS, CONF, files, options
+
+TESTS = CONF.parent / "tests"
+DOCS = CONF.parent / "docs"
+FOR_ALL = ("parity", "conformance")
+"""Folders of tests that every algorithm of conf/algo is put to."""
+WIDTH = 96
+
+
+def card(name: str) -> str:
+    """Return what there is to say about an algorithm of conf/algo.
+
+    Raises:
+        ConfigError: no such algorithm; the message names the nearest.
+    """
+    known = {option.name: option for option in options(CONF, "algo")}
+    one_of("algorithm", name, sorted(known))
+    keys = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text(encoding="utf-8"))
+    module, _, kind = keys.pop("_target_").rpartition(".")
+    package = importlib.import_module(module.removesuffix(".${backend}"))
+    found = _options_class(package, kind)
+    described = inspect.getdoc(found).split("\n\n")[0] if found else known[name].description
+    backends = ", ".join(known[name].backends)
+    page = DOCS / "algorithms" / f"{name}.md"
+    parts = [
+        f"{name} [{backends}]",
+        described,
+        inspect.getdoc(package) or "",
+        _hyper_parameters(found, keys),
+        _needs(found),
+        _verified(name, package.__name__.rpartition(".")[2], _traits(found)),
+        f"More: {page.relative_to(CONF.parent)}" if page.is_file() else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _options_class(package: Any, kind: str) -> type | None:
+    """Return the class of hyper-parameters that the algorithm `kind` of a package starts with."""
+    folder = Path(package.__file__).parent
+    for twin in (folder / f"{backend}.py" for backend in BACKENDS):
+        if not twin.is_file():
+            continue
+        for node in ast.walk(ast.parse(twin.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name == kind:
+                bases = [getattr(package, ast.unparse(base), None) for base in node.bases]
+                return next((base for base in bases if isinstance(base, type)), None)
+    return None
+
+
+def _hyper_parameters(found: type | None, shipped: dict[str, Any]) -> str:
+    """Return the hyper-parameters with their shipped values and meanings."""
+    if found is None or not dataclasses.is_dataclass(found):
+        return "Hyper-parameters: none."
+    meanings = _meanings(found)
+    lines = ["Hyper-parameters (algo.<key>=<value>), as shipped:"]
+    for field in dataclasses.fields(found):
+        if not field.init:
+            continue
+        value = shipped.get(field.name, field.default)
+        lines.append(f"  {field.name} = {_as_yaml(value)}")
+        meaning = meanings.get(field.name, "")
+        lines += textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def _meanings(found: type) -> dict[str, str]:
+    """Return argument -> meaning, from the docstrings of a class and its parents."""
+    meanings: dict[str, str] = {}
+    for kind in reversed(found.__mro__):
+        _, _, section = (inspect.cleandoc(kind.__doc__ or "")).partition("\nArgs:\n")
+        name = ""
+        for line in section.splitlines():
+            if line and not line.startswith(" "):
+                break
+            start = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+            if start:
+                name = start[1]
+                meanings[name] = start[2]
+            elif line.strip():
+                meanings[name] += " " + line.strip()
+    return {each: text for names, text in meanings.items() for each in names.split(", ")}
+
+
+def _needs(found: type | None) -> str:
+    """Return which scenarios the algorithm is refused in, if any."""
+    scenarios = getattr(found, "scenarios", ())
+    if not scenarios:
+        return ""
+    reason = str(getattr(found, "scenarios_reason", "")).removeprefix("which ")
+    return f"Needs: benchmark.scenario={' or '.join(scenarios)}, for it {reason}."
+
+
+def _verified(name: str, folder: str, traits: Collection[str]) -> str:
+    """Return the tests of the algorithm, or of its family, and of all that have its traits."""
+    if not TESTS.is_dir():
+        return ""
+    own = [TESTS / "algorithms" / f"test_{each}.py" for each in dict.fromkeys((name, folder))]
+    found = {path: _tests(path) for path in own if path.is_file()}
+    for each in FOR_ALL:
+        for path in (TESTS / each).glob("test_*.py"):
+            found[path] = _tests(path, of_all=True, traits=traits)
+    lines = ["Verified:"]
+    for path in sorted(found):
+        tests = found[path]
+        if tests:
+            lines.append(f"  {path.relative_to(CONF.parent)}")
+        for test, told in tests:
+            text = f"{test}: {told}" if told else test
+            lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _traits(found: type | None) -> set[str]:
+    """Return what the suites of all algorithms ask before they run a test for this one."""
+    traits = {"a_penalty"} if hasattr(found, "coefficient_name") else set()
+    if len(getattr(found, "pool_reads", ())) > 1:
+        traits.add("replay")
+    return traits
+
+
+def _tests(
+    path: Path, *, of_all: bool = False, traits: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Return the name and the first docstring line of each test of a file.
+
+    Args:
+        path: the file.
+        of_all: only those that run for every algorithm, which is their argument `algo`.
+        traits: of the algorithm; a decorator `with_<trait>` asks for one of them.
+    """
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
+            continue
+        decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+        asked = {d.removeprefix("with_") for d in decorators if d.startswith("with_")}
+        if of_all and not asked <= set(traits):
+            continue
+        if not of_all or "algo" in [argument.arg for argument in node.args.args]:
+            told = (ast.get_docstring(node) or "").split("\n")[0]
+            found.append((node.name.removeprefix("test_").replace("_", " "), told))
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the card of the algorithm that is named to stdout; return the exit status."""
+    if len(argv) != 1 or argv[0] in ("-h", "--help"):
+        names = ", ".join(path.stem for path in files(CONF / "algo"))
+        usage = f"usage: python -m seqrun.explain <algorithm>\nalgorithms: {names}\n"
+        asked = len(argv) == 1
+        (sys.stdout if asked else sys.stderr).write(usage)
+        return 0 if asked else 2
+    try:
+        sys.stdout.write(card(argv[0]))
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""What there is to run, read off conf/ and the sources without importing a framework.
+
+`python -m seqrun.cli.listing` (`make list`) prints it, with `--readme FILE` (`make readme`) writes it
+into a page; `python run.py --help` shows the names.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+GROUPS = {
+    "algo": "algorithms",
+    "benchmark": "benchmarks",
+    "backbone": "backbones",
+    "optimizer": "optimizers",
+    "callbacks": "callbacks",
+    "logger": "loggers",
+    "sweeps": "sweeps",
+    "reproductions": "reproductions",
+}
+"""Config group -> heading."""
+BACKENDS = ("torch", "jax")
+MARKS = ("<!-- list -->", "<!-- /list -->")
+SOURCE = Path(__file__).parents[2]
+CONF = SOURCE.parent / "conf"
+USAGE = """\
+Run a continual-learning experiment on PyTorch or JAX.
+
+usage: python run.py [-m] [--dry-run] [group=option ...] [key=value ...]
+
+== Groups: group=option ==
+{groups}
+
+== Main keys: key=value ==
+backend=torch|jax                which twin of every part is used
+seed=0, seed=[0,1,2]             one run, or several with mean and spread
+device=auto|cpu|cuda
+training.epochs_per_task=1       also .lr_decay .lr_min .grad_clip .evaluate_on ...
+benchmark.num_tasks=5            also .batch_size .scenario .samples_per_task ...
+backbone.width=256               also .n_hidden_layers .dropout .batch_norm
+optimizer.lr=0.05                also .momentum .weight_decay .nesterov
+algo.ewc_lambda=100              and every other hyper-parameter of the algorithm
+data_dir=DIR                     where data sets live; default $SEQRUN_DATA, else ./data
+resume=auto|never                continue the run of this config, or start afresh
+hydra.run.dir=DIR                the run directory; default runs/<algo>-<benchmark>-<hash>
+
+== Examples ==
+python run.py algo=ewc benchmark=rotated_mnist backend=jax
+python run.py algo=naive seed=[0,1,2,3,4] optimizer.lr=0.05
+python run.py logger=[console,local] callbacks=metrics      several options, or one
+python run.py -m algo=naive,ewc seed=0,1,2                  a directory per combination
+python run.py sweeps=seeds algo=ewc                         a checked-in search
+python run.py sweeps=seeds algo=ewc --dry-run               what it would run, and how long
+python run.py -m seed=0,1,2,3 hydra/launcher=local_processes  on all cores; or =slurm
+
+`python run.py --cfg job` prints the composed experiment with every key, `make list` says what
+each option is, `python run.py --hydra-help` lists Hydra's own flags.
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a config group.
+
+    Attributes:
+        name: as in group=name.
+        description: one line.
+        backends: those that have it.
+    """
+
+    name: str
+    description: str
+    backends: tuple[str, ...] = BACKENDS
+
+
+def usage(conf: Path = CONF) -> str:
+    """Return what --help shows."""
+    lines = []
+    for group in GROUPS:
+        names = ", ".join(path_name(conf / group, path) for path in files(conf / group))
+        lines.append(f"{group}: {names or '(none)'}")
+    return USAGE.format(groups="\n".join(lines))
+
+
+def options(conf: Path, group: str) -> list[Option]:
+    """Return the options of a group, described by their class's docstring or own first comment."""
+    return [_option(conf / group, path) for path in files(conf / group)]
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the YAML files of a group, nested ones included, in order."""
+    return sorted(folder.resolve().rglob("*.yaml")) if folder.is_dir() else []
+
+
+def path_name(folder: Path, path: Path) -> str:
+    """Return the option that `path` is in the group `folder`."""
+    return path.relative_to(folder.resolve()).with_suffix("").as_posix()
+
+
+def _option(folder: Path, path: Path) -> Option:
+    text = path.read_text(encoding="utf-8")
+    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    comment = next((c for c in comments if not c.startswith("@package")), "")
+    name = path_name(folder, path)
+    target = re.search(r"^\s*_target_:\s*(\S+)", text, re.MULTILINE)
+    if target is None:
+        return Option(name, comment)
+    if "${backend}" not in target[1]:
+        return Option(name, _docstring(target[1]) or comment, _backends_of(target[1]))
+    described = {b: _docstring(target[1].replace("${backend}", b)) for b in BACKENDS}
+    backends = tuple(backend for backend, line in described.items() if line is not None)
+    return Option(name, next((d for d in described.values() if d), comment), backends)
+
+
+def _docstring(target: str) -> str | None:
+    """Return the first docstring line of the class `target`, "" if it has none, None if not there.
+
+    A class imported by a package's __init__ is followed to where it is defined.
+    """
+    module, _, name = target.rpartition(".")
+    path = _source(module)
+    if path is None:
+        return None
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _docstring(f"{node.module}.{alias.name}")
+    return None
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module, of seqrun or of a package that can be found, without import."""
+    top, _, below = module.partition(".")
+    root = SOURCE
+    if top != "seqrun":
+        found = find_spec(top)
+        if found is None or found.origin is None:
+            return None
+        origin = Path(found.origin)
+        if not below:
+            return origin
+        root = origin.parent.parent
+    path = root.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def _backends_of(target: str) -> tuple[str, ...]:
+    """Return the backends that a class works with: one alone where its file imports its engine."""
+    path = _source(target.rpartition(".")[0])
+    if path is None:
+        return BACKENDS
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {part for alias in node.names for part in alias.name.split(".")}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= set(node.module.split("."))
+    found = tuple(backend for backend in BACKENDS if backend in imported)
+    return found or BACKENDS
+
+
+def table(conf: Path = CONF) -> str:
+    """Return every group's options as a Markdown table."""
+    rows = ["| | option | | backends |", "| --- | --- | --- | --- |"]
+    for group in GROUPS:
+        for place, option in enumerate(options(conf, group)):
+            first = f"`{group}=`" if place == 0 else ""
+            described = option.description.rstrip(".").replace("|", "\\|")
+            backends = ", ".join(option.backends)
+            rows.append(f"| {first} | `{option.name}` | {described} | {backends} |")
+    return "\n".join(rows)
+
+
+def with_table(page: str, conf: Path = CONF) -> str:
+    """Return a Markdown page with the table between its two marks brought up to date."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n{table(conf)}\n{MARKS[1]}{after}"
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Write every group's options to stdout, one line each, or into the page `--readme FILE`."""
+    if list(argv[:1]) == ["--readme"]:
+        page = Path(argv[1])
+        page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    for group, heading in GROUPS.items():
+        found = options(CONF, group)
+        width = max((len(option.name) for option in found), default=0)
+        sys.stdout.write(f"{heading} ({group}=...)\n")
+        for option in found:
+            backends = f" [{', '.join(option.backends)}]" if option.backends else ""
+            sys.stdout.write(f"  {option.name:{width}}  {option.description}{backends}\n")
+        if not found:
+            sys.stdout.write("  (none yet)\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

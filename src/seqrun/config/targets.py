@@ -1,0 +1,110 @@
+"""What a `_target_` may name: a class of seqrun or of an allowed package, with arguments it has."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from seqrun.checks import ConfigError, nearest
+from seqrun.config.secrets import names_secret
+
+TARGET = "_target_"
+INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
+"""Backend, which is also the name of its framework's package -> what installs it."""
+
+
+def check_backend(backend: str) -> None:
+    """Raise ConfigError unless `backend` exists and its framework is installed."""
+    if backend not in INSTALL:
+        allowed = ", ".join(INSTALL)
+        raise ConfigError(f"backend={backend}: must be one of {allowed}{nearest(backend, INSTALL)}")
+    if importlib.util.find_spec(backend) is None:
+        raise ConfigError(
+            f"backend={backend}: the package {backend} is not installed: {INSTALL[backend]}"
+        )
+
+
+def find_class(key: str, target: Any, base: type, allow_targets: Sequence[str] = ()) -> type[Any]:
+    """Return the class that `target` names.
+
+    Args:
+        key: where the node stands in the experiment, for messages.
+        target: dotted path of a class.
+        base: what the class must be derived from.
+        allow_targets: packages besides seqrun that may hold it.
+
+    Raises:
+        ConfigError: it does not exist, is not a class, lies (or was defined) outside the allowed
+            packages, or does not fit.
+    """
+    where = f"{key}.{TARGET}={target}"
+    packages = ("seqrun", *allow_targets)
+    allowed = f"must name a class of {' or '.join(packages)} (see allow_targets)"
+    module_name, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not module_name or not name.isidentifier() or not _inside(module_name, packages):
+        raise ConfigError(f"{where}: {allowed}")
+    module = _import(where, module_name)
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [n for n, c in vars(module).items() if isinstance(c, type)]
+        raise ConfigError(f"{where}: {module_name} has no class {name}{nearest(name, classes)}")
+    if not _inside(found.__module__, packages):
+        raise ConfigError(f"{where}: {allowed}, but this one is from {found.__module__}")
+    if not issubclass(found, base):
+        raise ConfigError(f"{where}: must be a {base.__name__}")
+    return found
+
+
+def check_arguments(
+    key: str, node: Mapping[str, Any], found: type[Any], provided: Collection[str] = ()
+) -> None:
+    """Raise ConfigError unless the node's keys are arguments of `found` and none is missing.
+
+    Args:
+        key: where the node stands in the experiment, for messages.
+        node: `_target_` and arguments.
+        found: the class that `_target_` names.
+        provided: arguments that the runner passes, so that the node may not.
+    """
+    parameters = inspect.signature(found).parameters
+    own = {name: p for name, p in parameters.items() if name not in provided}
+    has = f"{key} ({found.__name__}) has {', '.join(own) or 'no keys'}"
+    for name, value in node.items():
+        if name not in own and name != TARGET:
+            shown = "***" if names_secret(name) else value
+            raise ConfigError(f"{key}.{name}={shown}: no such key; {has}{nearest(name, own)}")
+    for name, parameter in own.items():
+        if parameter.default is parameter.empty and name not in node:
+            raise ConfigError(f"{key}.{name}: must be given; {has}")
+
+
+def nested(key: str, node: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return (key, node) of everything below `node` that has a `_target_` of its own."""
+    children: list[tuple[str, Any]] = []
+    if isinstance(node, Mapping):
+        children = [(f"{key}.{name}", value) for name, value in node.items()]
+    elif isinstance(node, (list, tuple)):
+        children = [(f"{key}[{i}]", value) for i, value in enumerate(node)]
+    found = []
+    for child_key, child in children:
+        if isinstance(child, Mapping) and TARGET in child:
+            found.append((child_key, child))
+        found += nested(child_key, child)
+    return found
+
+
+def _inside(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _import(where: str, module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise ConfigError(f"{where}: there is no module {missing}") from None
+        raise ConfigError(f"{where}: the package {missing} is not installed") from None

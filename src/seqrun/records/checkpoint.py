@@ -1,0 +1,426 @@
+"""Checkpoints: everything that a run carries, as named arrays and plain data, on any framework.
+
+`<run>/checkpoints/<global step>/` holds `tensors.safetensors` (which cannot execute code when it is
+read) and `state.json`, whose checksums of the tensors and of itself tell a damaged checkpoint. A
+checkpoint takes its name when all of it is on the disk. A run that continues from one ends with the
+same bits as one that was never stopped: positions lie on the fixed grid of chunks, and all chance
+is derived from the seed and the position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrun.records.checkpoint_checks import (
+    COUNTERS,
+    MATRICES,
+    RECORD,
+    CheckpointError,
+    check_arrays,
+    check_position,
+    check_record,
+    check_state,
+    check_weights,
+    check_whole,
+    not_finite,
+    weights_of,
+)
+from seqrun.checks import ConfigError
+from seqrun.files import (
+    naming,
+    remove_temporaries,
+    sync_directory,
+    temporary_beside,
+    to_json,
+    write_through,
+)
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+    from seqrun.loggers.base import RunInfo
+
+__all__ = [
+    "COUNTERS",
+    "FOLDER",
+    "Checkpoint",
+    "CheckpointError",
+    "latest",
+    "load",
+    "load_weights",
+    "read_weights",
+    "save",
+    "set_aside",
+    "set_aside_after",
+]
+
+SCHEMA = 1
+FOLDER = "checkpoints"
+TENSORS_FILE = "tensors.safetensors"
+STATE_FILE = "state.json"
+CALLBACK = "callback/"
+"""Where arrays of callbacks stand among the tensors."""
+LARGEST_STATE = 1 << 28
+"""Bytes of a state.json that is read; real ones have some thousand."""
+NAME = re.compile("[0-9]{9,}(-end)?")
+DAMAGED = ".damaged"
+"""How the names of checkpoints end that could not be continued from."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run as it stood at the end of a chunk or of a task.
+
+    Attributes:
+        arrays: name -> array: parameters, statistics, optimizer, algorithm state and memory in
+            canonical layout, matrices, and what callbacks keep.
+        state: plain data: counters, and what callbacks and loggers keep.
+        path: the folder that it was read from; None = it was not.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    state: Mapping[str, Any]
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, algorithm: BaseAlgorithm) -> Checkpoint:
+        """Copy what a run carries; what loggers were told so far reaches the disk."""
+        arrays = dict(algorithm.export_arrays())
+        for name in MATRICES:
+            matrix = getattr(algorithm, name)
+            if matrix is not None:
+                arrays[RECORD + name] = np.array(matrix)
+        callbacks = {}
+        for name, callback in _named(algorithm.callbacks).items():
+            kept = callback.export_state(algorithm)
+            held = {key: v for key, v in kept.items() if isinstance(v, np.ndarray)}
+            arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in held.items()}
+            callbacks[name] = {key: v for key, v in kept.items() if key not in held}
+        loggers = _named(algorithm.loggers)
+        state = {
+            "counters": {name: getattr(algorithm, name) for name in COUNTERS},
+            "callbacks": callbacks,
+            "loggers": {name: logger.export_state() for name, logger in loggers.items()},
+        }
+        return cls(arrays, json.loads(to_json(state)))
+
+    @property
+    def task(self) -> int:
+        """Task (1-based) in which it was made."""
+        return self.state["counters"]["task"]
+
+    @property
+    def epoch(self) -> int:
+        """Epoch (1-based) in which it was made."""
+        return self.state["counters"]["epoch"]
+
+    @property
+    def task_is_done(self) -> bool:
+        """Whether it was made after the task's evaluation, not within its training."""
+        return self.state["counters"]["task_is_done"]
+
+    def restore_counters(self, algorithm: BaseAlgorithm) -> None:
+        """Give an algorithm that was set up anew the counters and matrices.
+
+        Raises:
+            CheckpointError: they are not those of a run of this experiment.
+        """
+        check_position(self.state["counters"], algorithm)
+        stored = sum(array.nbytes for array in self.arrays.values())
+        check_whole("checkpoint: memory_bytes", self.state["counters"]["memory_bytes"], stored)
+        check_record(self.arrays, algorithm)
+        for name, value in self.state["counters"].items():
+            setattr(algorithm, name, value)
+        for name in MATRICES:
+            if RECORD + name in self.arrays:
+                getattr(algorithm, name)[:] = self.arrays[RECORD + name]
+
+    def check_parts(self, algorithm: BaseAlgorithm, run: RunInfo) -> None:
+        """Let callbacks and loggers see, before anything is opened, whether they can go on.
+
+        Raises:
+            CheckpointError: what one of them kept is not of a run of this experiment.
+        """
+        for name, callback in _named(algorithm.callbacks).items():
+            if name in self.state["callbacks"]:
+                with _of_part(f"callbacks.{name}"):
+                    callback.check_state(algorithm, self._kept_by(name))
+        for name, logger in _named(algorithm.loggers).items():
+            if name in self.state["loggers"]:
+                with _of_part(f"loggers.{name}"):
+                    logger.check_state(run, self.state["loggers"][name])
+
+    def restore_loggers(self, algorithm: BaseAlgorithm) -> None:
+        """Tell its loggers, which are open, where they stood; a new one knows nothing."""
+        for name, logger in _named(algorithm.loggers).items():
+            if name in self.state["loggers"]:
+                with _of_part(f"loggers.{name}"):
+                    logger.import_state(self.state["loggers"][name])
+
+    def restore_arrays(self, algorithm: BaseAlgorithm) -> None:
+        """Give it parameters, statistics, states and memory.
+
+        Raises:
+            CheckpointError: they are not those of a run of this experiment.
+        """
+        own = (RECORD, CALLBACK)
+        arrays = {n: a for n, a in self.arrays.items() if not n.startswith(own)}
+        check_arrays(arrays, algorithm)
+        with _of_part(f"algo={algorithm.name}"):
+            algorithm.import_arrays(arrays)
+
+    def restore_callbacks(self, algorithm: BaseAlgorithm) -> None:
+        """Give its callbacks what they kept; a new one knows nothing."""
+        for name, callback in _named(algorithm.callbacks).items():
+            if name in self.state["callbacks"]:
+                with _of_part(f"callbacks.{name}"):
+                    callback.import_state(algorithm, self._kept_by(name))
+
+    def _kept_by(self, name: str) -> dict[str, Any]:
+        """Return what a callback kept, plain data and arrays."""
+        prefix = f"{CALLBACK}{name}/"
+        own = [n for n in self.arrays if n.startswith(prefix)]
+        arrays = {n.removeprefix(prefix): self.arrays[n] for n in own}
+        return {**self.state["callbacks"][name], **arrays}
+
+
+@contextmanager
+def _of_part(name: str) -> Iterator[None]:
+    """Name the part that cannot go on from what it kept; a part may know nothing of checkpoints."""
+    try:
+        yield
+    except CheckpointError as error:
+        what = str(error).removeprefix("checkpoint: ")
+        raise CheckpointError(f"checkpoint: {name}: {what}") from error
+    except (ConfigError, OSError, MemoryError):
+        raise  # of the machine or the directory, which an earlier checkpoint would meet too
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"checkpoint: {name}: cannot be continued from: {told}") from error
+
+
+# ---- files
+
+
+def save(
+    checkpoint: Checkpoint, directory: Path, *, config_hash: str, keep: int = 2
+) -> Path | None:
+    """Write a checkpoint into `directory`/checkpoints and delete all but the last `keep` so far.
+
+    One of a later step is not counted, and stays until the run has come so far. A good one of the
+    same step stays as it is: a run comes to a step in one way only. With numbers that are not
+    finite none is written, and None returned: the next loss, or the task's end, will end the run.
+
+    Raises:
+        OSError: it could not be written; those before are as they were.
+    """
+    from safetensors.numpy import save as to_bytes  # here: it takes a while
+
+    if not_finite(checkpoint.arrays, besides=(RECORD, CALLBACK)):
+        return None
+    folder = directory / FOLDER
+    path = folder / f"{checkpoint.state['counters']['global_step']:09d}"
+    if checkpoint.task_is_done:  # comes after those of the same step within the task
+        path = path.with_name(path.name + "-end")
+    if path.exists() and _is_good(path, config_hash):
+        return path
+    tensors = to_bytes({n: np.array(a, order="C") for n, a in checkpoint.arrays.items()})
+    state = {
+        "schema": SCHEMA,
+        "config_hash": config_hash,
+        "sha256": hashlib.sha256(tensors).hexdigest(),
+        **checkpoint.state,
+    }
+    state["state_sha256"] = _checksum(state)
+    temporary = temporary_beside(path)
+    try:
+        with naming(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(folder)
+            temporary.mkdir()
+            write_through(temporary / TENSORS_FILE, tensors)
+            write_through(temporary / STATE_FILE, to_json(state).encode())
+            sync_directory(temporary)
+            if path.exists():  # a damaged one
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(folder)
+    so_far = [p for p in _all(folder) if _position(p) <= _position(path)]
+    for old in so_far[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def latest(directory: Path, *, config_hash: str | None) -> tuple[Checkpoint | None, list[str]]:
+    """Return the last good checkpoint of a run directory, and what is wrong with later ones."""
+    wrong: list[str] = []
+    for path in reversed(_all(directory / FOLDER)):
+        try:
+            return load(path, config_hash=config_hash), wrong
+        except CheckpointError as error:
+            wrong.append(str(error))
+    return None, wrong
+
+
+def load(path: Path, *, config_hash: str | None) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: its folder.
+        config_hash: of the experiment that it must be of; None = of any.
+
+    Raises:
+        CheckpointError: it is damaged, of another schema or of another experiment.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        if (path / STATE_FILE).stat().st_size > LARGEST_STATE:
+            raise CheckpointError(f"{path / STATE_FILE}: is larger than any that was written")
+        state = json.loads((path / STATE_FILE).read_bytes())
+        tensors = (path / TENSORS_FILE).read_bytes()
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path / STATE_FILE}: must be an object with schema {SCHEMA}")
+    if config_hash is not None and state.get("config_hash") != config_hash:
+        raise CheckpointError(
+            f"{path}: config_hash={state.get('config_hash')!r}: must be {config_hash!r}"
+        )
+    if state.pop("state_sha256", None) != _checksum(state):
+        raise CheckpointError(f"{path / STATE_FILE}: its checksum is not the one in it")
+    if hashlib.sha256(tensors).hexdigest() != state.get("sha256"):
+        raise CheckpointError(f"{path / TENSORS_FILE}: its checksum is not the one in {STATE_FILE}")
+    try:
+        arrays = from_bytes(tensors)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path / TENSORS_FILE}: cannot be read: {error}") from error
+    kept = {key: state.get(key) for key in ("counters", "callbacks", "loggers")}
+    check_state(kept, path / STATE_FILE)
+    for name in not_finite(arrays, besides=(RECORD, CALLBACK)):
+        raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
+    return Checkpoint(arrays, kept, path)
+
+
+def set_aside_after(directory: Path, start: Checkpoint | None) -> None:
+    """Rename the checkpoints after `start`, None = all: the run could not continue from them.
+
+    They keep no place among those that are kept, and nothing is lost that may be of use.
+
+    Raises:
+        OSError: the directory cannot be written to.
+    """
+    for path in _all(directory / FOLDER):
+        if start is None or _position(path) > _position(start.path):
+            _set_aside(path)
+
+
+def set_aside(checkpoint: Checkpoint) -> None:
+    """Rename one that was read and turned out to be damaged, as `set_aside_after` does."""
+    _set_aside(checkpoint.path)
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(path.name + DAMAGED)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the network of a checkpoint, of whichever experiment and backend.
+
+    Args:
+        path: a checkpoint's folder, or a run directory (one seed's), whose last good one is read.
+
+    Returns:
+        Canonical name -> float32 array of parameters and BatchNorm statistics, kernels as
+        (in, out) and HWIO; what `set_weights` of an algorithm takes.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = Path(path)
+    if not (path / FOLDER).is_dir():
+        arrays = load(path, config_hash=None).arrays
+    else:
+        found, wrong = latest(path, config_hash=None)
+        if found is None:
+            raise CheckpointError(wrong[0] if wrong else f"{path / FOLDER}: holds no checkpoint")
+        arrays = found.arrays
+    return weights_of(arrays)
+
+
+def load_weights(path: str | Path, algorithm: BaseAlgorithm) -> None:
+    """Give an algorithm that was made, and not run yet, the network of a checkpoint.
+
+    Its data are prepared and its network is built; optimizer and algorithm state are fresh, and
+    `fit` would start from initial weights again.
+
+    Args:
+        path: as `read_weights` takes it; of either backend.
+        algorithm: whose network has the same parameters.
+
+    Raises:
+        CheckpointError: of `read_weights`, or another network.
+    """
+    weights = read_weights(path)
+    algorithm.benchmark.prepare(algorithm.random)
+    algorithm.start_engine()
+    algorithm.set_weights(algorithm.initial_weights())
+    check_weights(weights, algorithm)
+    algorithm.set_weights(weights)
+
+
+def _is_good(path: Path, config_hash: str) -> bool:
+    try:
+        load(path, config_hash=config_hash)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Return the checksum of a state.json, which does not depend on how it is laid out."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _named(parts: Iterable[Any]) -> dict[str, Any]:
+    """Return <class>-<n> -> part: the n-th of its class, whatever stands between."""
+    count: Counter[str] = Counter()
+    named = {}
+    for part in parts:
+        kind = type(part).__name__
+        count[kind] += 1
+        named[f"{kind}-{count[kind]}"] = part
+    return named
+
+
+def _all(folder: Path) -> list[Path]:
+    """Return the complete checkpoints, oldest first; what has another name is none."""
+    if not folder.is_dir():
+        return []
+    named = (p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir())
+    return sorted(named, key=_position)
+
+
+def _position(path: Path) -> tuple[int, str]:
+    """Return the step of a checkpoint's folder, and "end" if it was made after the task."""
+    step, _, end = path.name.partition("-")
+    return int(step), end

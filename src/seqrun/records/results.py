@@ -1,0 +1,465 @@
+"""The record of a run directory: results.json and accuracy_matrix.csv.
+
+How a runner uses it::
+
+    results = Results.start(
+        directory, name={"algo": "ewc", ...}, config_hash="...", measured_on="test", seeds=[0, 1]
+    )
+    algorithm.callbacks = [*callbacks, RecordCallback(results=results)]  # seqrun.callbacks
+    results.update(algorithm.fit())  # one seed's RunRecord; an earlier one of that seed is replaced
+    results.finish("completed")  # or "failed" / "interrupted", with error=exception
+
+Each of `start`, `update` and `finish` rewrites the files. `Results.read(directory)` gets a record
+back, checked; to continue it, call `reopen()`. With several seeds the files at the top aggregate,
+and `seeds/<seed>/accuracy_matrix.csv` holds each one's matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import seqrun
+from seqrun.files import matrix_to_csv, plain, write_atomically, write_json
+from seqrun.evaluation.metrics import evaluation_sizes, mean_matrix, run_metrics, summarise
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+
+SCHEMA = 1
+STATUSES = ("running", "completed", "failed", "interrupted")
+MEASURED_ON = ("test", "validation")
+FILE = "results.json"
+MATRIX_FILE = "accuracy_matrix.csv"
+NAMES = ("algo", "benchmark", "backbone", "backend")
+LARGEST = 1 << 28
+"""Bytes of a results.json that is read; a stream of 1000 tasks makes some ten million."""
+
+
+class RecordError(ValueError):
+    """A results.json that is missing, unreadable or not of this schema; the message says where."""
+
+
+@dataclass(kw_only=True, eq=False)
+class RunRecord:
+    """What one seed measured: an entry of `runs` in results.json.
+
+    Attributes:
+        seed: the run's seed.
+        accuracy_matrix: (T+1, T) float64, fractions in [0, 1]; row 0 = untrained; NaN = not
+            measured.
+        accuracy_matrix_task_aware: the same with the task given at test, or None.
+        test_sizes: samples that each task's accuracy was measured on, T integers, or None.
+        train_loss: {"final", "per_task"}: mean task loss of the last epoch, of each task's last.
+        timing: setup_seconds, compile_seconds, train_seconds, eval_seconds, steps and
+            steps_per_second.
+        cost: samples_seen, gradient_steps, memory_bytes, peak_rss_bytes.
+        execution: strategy, num_threads, chunk_steps, compiled (kept once, for all runs).
+        device: the kind of device that it ran on (kept once, in the environment).
+        completed: whether the whole stream was trained on.
+    """
+
+    seed: int
+    accuracy_matrix: np.ndarray
+    accuracy_matrix_task_aware: np.ndarray | None = None
+    test_sizes: Sequence[int] | None = None
+    train_loss: Mapping[str, Any] = field(default_factory=dict)
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    execution: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    completed: bool = False
+
+    @classmethod
+    def of(cls, algorithm: BaseAlgorithm) -> RunRecord:
+        """Return the record of `algorithm` as it stands, during its run or after."""
+        steps, seconds = algorithm.global_step, algorithm.timing["train_seconds"]
+        aware = algorithm.accuracy_matrix_task_aware
+        return cls(
+            seed=algorithm.seed,
+            accuracy_matrix=np.array(algorithm.accuracy_matrix, np.float64),
+            accuracy_matrix_task_aware=None if aware is None else np.array(aware, np.float64),
+            test_sizes=evaluation_sizes(algorithm.benchmark),
+            train_loss={
+                "final": algorithm.final_loss,
+                "per_task": list(algorithm.task_losses),
+            },
+            timing={
+                **algorithm.timing,
+                "steps": steps,
+                "steps_per_second": steps / seconds if seconds > 0 else None,
+            },
+            cost={
+                "samples_seen": algorithm.samples_seen,
+                "gradient_steps": algorithm.gradient_steps,
+                "memory_bytes": algorithm.memory_bytes,
+                "peak_rss_bytes": peak_rss_bytes(),
+            },
+            execution=dict(algorithm.execution),
+            device=algorithm.device_kind,
+        )
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Every metric of the matrix; None = undefined, or not measured yet."""
+        return run_metrics(self.accuracy_matrix, self.accuracy_matrix_task_aware, self.test_sizes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry of `runs` as plain data (NaN is None)."""
+        return plain(
+            {
+                "seed": self.seed,
+                "completed": self.completed,
+                "accuracy_matrix": self.accuracy_matrix,
+                "accuracy_matrix_task_aware": self.accuracy_matrix_task_aware,
+                "test_sizes": self.test_sizes,
+                "metrics": self.metrics,
+                "train_loss": self.train_loss,
+                "timing": self.timing,
+                "cost": self.cost,
+            }
+        )
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], where: str) -> RunRecord:
+        """Return the record of an entry of `runs`; `where` names the entry in messages.
+
+        Raises:
+            RecordError: a key is missing or a value is not what the schema says.
+        """
+        if not isinstance(entry, Mapping):
+            raise RecordError(f"{where}: must be an object")
+        _require(
+            entry, ("seed", "accuracy_matrix", "metrics", "train_loss", "timing", "cost"), where
+        )
+        if not isinstance(entry["seed"], int) or isinstance(entry["seed"], bool):
+            raise RecordError(f"{where}.seed: must be an integer, not {entry['seed']!r}")
+        for key in ("metrics", "train_loss", "timing", "cost"):
+            if not isinstance(entry[key], Mapping):
+                raise RecordError(f"{where}.{key}: must be an object")
+        losses = entry["train_loss"].get("per_task", [])
+        for name, values in (
+            ("timing", entry["timing"].values()),
+            ("cost", entry["cost"].values()),
+            ("train_loss.per_task", losses if isinstance(losses, list) else ["no list"]),
+            ("train_loss.final", [entry["train_loss"].get("final")]),
+        ):
+            if not all(v is None or type(v) in (int, float) for v in values):
+                raise RecordError(f"{where}.{name}: must hold numbers or null")
+        aware = entry.get("accuracy_matrix_task_aware")
+        matrix = _matrix(entry["accuracy_matrix"], f"{where}.accuracy_matrix")
+        if aware is not None:
+            aware = _matrix(aware, f"{where}.accuracy_matrix_task_aware")
+        sizes = entry.get("test_sizes")
+        listed = isinstance(sizes, list) and all(type(n) is int and n > 0 for n in sizes)
+        if sizes is not None and (not listed or len(sizes) != matrix.shape[1]):
+            raise RecordError(f"{where}.test_sizes: must be null or one integer per task")
+        return cls(
+            seed=entry["seed"],
+            accuracy_matrix=matrix,
+            accuracy_matrix_task_aware=aware,
+            test_sizes=sizes,
+            train_loss=entry["train_loss"],
+            timing=entry["timing"],
+            cost=entry["cost"],
+            completed=entry.get("completed") is True,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Results:
+    """The record of a run directory, over all its seeds.
+
+    Args:
+        directory: the run directory.
+        name: {"algo", "benchmark", "backbone", "backend"} -> name.
+        config_hash: of whatever changes the numbers.
+        measured_on: "test" or "validation".
+        seeds: the seeds that the directory is to hold.
+        status: "running", "completed", "failed" or "interrupted".
+        verdict: of a reproduction, plain data, or None.
+        error: {"type", "message", "traceback"} of a failure, or None.
+        execution: strategy, num_threads, chunk_steps, compiled.
+        runs: one record per seed, in the order of `seeds`.
+        environment: versions, commit and machine.
+    """
+
+    directory: Path
+    name: Mapping[str, str]
+    config_hash: str
+    measured_on: str
+    seeds: Sequence[int]
+    status: str = "running"
+    verdict: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    execution: Mapping[str, Any] = field(default_factory=dict)
+    runs: list[RunRecord] = field(default_factory=list)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        directory: str | Path,
+        *,
+        name: Mapping[str, str],
+        config_hash: str,
+        measured_on: str,
+        seeds: Sequence[int],
+    ) -> Results:
+        """Begin the record of a new run and write it with status "running"."""
+        results = cls(
+            directory=Path(directory),
+            name={key: name[key] for key in NAMES},
+            config_hash=config_hash,
+            measured_on=measured_on,
+            seeds=list(seeds),
+            environment=environment(),
+        )
+        results.write()
+        return results
+
+    def has_completed(self, seed: int) -> bool:
+        """Return whether a seed's run is done."""
+        return any(run.seed == seed and run.completed for run in self.runs)
+
+    def update(self, run: RunRecord, *, completed: bool = False) -> None:
+        """Put in one seed's record, in place of an earlier one of that seed, and write."""
+        run.completed = completed
+        self.runs = [r for r in self.runs if r.seed != run.seed] + [run]
+        order = {seed: place for place, seed in enumerate(self.seeds)}
+        self.runs.sort(key=lambda r: order.get(r.seed, len(order)))
+        if run.execution:
+            self.execution = {**run.execution}
+        if run.device is not None:
+            self.environment = {**self.environment, "device": run.device}
+        self.write()
+
+    def finish(
+        self,
+        status: str,
+        *,
+        error: BaseException | None = None,
+        verdict: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End the run with `status`, what went wrong, the verdict if any, and write."""
+        self.status = status
+        self.error = None if error is None else describe_error(error)
+        self.verdict = verdict
+        self.write()
+
+    def reopen(self) -> None:
+        """Continue a record that was read: status "running", this process's environment."""
+        self.status, self.error = "running", None
+        self.environment = {**environment(), "device": self.environment.get("device")}
+        self.write()
+
+    @property
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Mean, std, 95 % interval and count of every metric over the seeds."""
+        return summarise([run.metrics for run in self.runs])
+
+    @property
+    def mean_matrix(self) -> np.ndarray:
+        """(T+1, T) float64: the accuracy matrix averaged over the seeds that measured a cell."""
+        return mean_matrix([run.accuracy_matrix for run in self.runs])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of results.json."""
+        return {
+            "schema": SCHEMA,
+            "status": self.status,
+            "name": dict(self.name),
+            "config_hash": self.config_hash,
+            "measured_on": self.measured_on,
+            "seeds": list(self.seeds),
+            "verdict": plain(self.verdict),
+            "error": plain(self.error),
+            "execution": plain(self.execution),
+            "runs": [run.as_dict() for run in self.runs],
+            "summary": plain(self.summary),
+            "environment": plain(self.environment),
+        }
+
+    def write(self) -> None:
+        """Write results.json and accuracy_matrix.csv (and each seed's), each atomically.
+
+        results.json goes last: once it tells of a row, the other files hold it.
+        """
+        if self.runs:
+            write_atomically(self.directory / MATRIX_FILE, matrix_to_csv(self.mean_matrix))
+        if len(self.seeds) > 1:
+            for run in self.runs:
+                path = self.seed_directory(run.seed) / MATRIX_FILE
+                write_atomically(path, matrix_to_csv(run.accuracy_matrix))
+        write_json(self.directory / FILE, self.as_dict())
+
+    def seed_directory(self, seed: int) -> Path:
+        """Return the directory of one seed's files: the run directory itself if it is the only."""
+        return self.directory / "seeds" / str(seed) if len(self.seeds) > 1 else self.directory
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Results:
+        """Read a run directory's results.json and check it against the schema.
+
+        Raises:
+            RecordError: no such file, not JSON, or not of this schema; the message names the key.
+        """
+        path = Path(directory) / FILE
+        try:
+            if path.stat().st_size > LARGEST:
+                raise RecordError(f"{path}: is larger than any that was written")
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except RecordError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            raise RecordError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise RecordError(f"{path}: must be an object with schema {SCHEMA}")
+        keys = ("status", "name", "config_hash", "measured_on", "execution", "runs", "environment")
+        _require(record, keys, str(path))
+        for key, allowed in (("status", STATUSES), ("measured_on", MEASURED_ON)):
+            if record[key] not in allowed:
+                listed = ", ".join(allowed)
+                raise RecordError(f"{path}: {key}={record[key]!r}: must be one of {listed}")
+        for key, kind in (
+            ("name", dict),
+            ("config_hash", str),
+            ("execution", dict),
+            ("runs", list),
+            ("environment", dict),
+        ):
+            if not isinstance(record[key], kind):
+                raise RecordError(f"{path}: {key}: must be of type {kind.__name__}")
+        _require(record["name"], NAMES, f"{path}: name")
+        if not all(isinstance(record["name"][key], str) for key in NAMES):
+            raise RecordError(f"{path}: name: must hold text")
+        for key in ("verdict", "error"):
+            if not isinstance(record.get(key), dict | None):
+                raise RecordError(f"{path}: {key}: must be an object or null")
+        runs = [
+            RunRecord.from_dict(entry, f"{path}: runs[{place}]")
+            for place, entry in enumerate(record["runs"])
+        ]
+        seeds = [run.seed for run in runs]
+        if len(set(seeds)) != len(seeds):
+            raise RecordError(f"{path}: runs: a seed stands twice in {seeds}")
+        stated = record.get("seeds", seeds)
+        if not isinstance(stated, list) or not all(type(seed) is int for seed in stated):
+            raise RecordError(f"{path}: seeds: must be a list of integers")
+        if not set(seeds) <= set(stated):
+            raise RecordError(f"{path}: seeds={stated}: must hold those of the runs, {seeds}")
+        return cls(
+            directory=Path(directory),
+            name=record["name"],
+            config_hash=record["config_hash"],
+            measured_on=record["measured_on"],
+            seeds=stated,
+            status=record["status"],
+            verdict=record.get("verdict"),
+            error=record.get("error"),
+            execution=record["execution"],
+            runs=runs,
+            environment=record["environment"],
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit and machine; no framework is imported to ask for its version."""
+    commit, dirty = _git_commit(Path(seqrun.__file__).parent)
+    return {
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "jax": _version("jax"),
+        "numpy": np.__version__,
+        "seqrun": seqrun.__version__,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "device": None,
+        "host_cpus": os.cpu_count(),
+        "platform": platform.platform(),
+    }
+
+
+def describe_error(error: BaseException) -> dict[str, str]:
+    """Return an exception as {"type", "message", "traceback"}."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def peak_rss_bytes() -> int | None:
+    """Return the largest resident memory of this process so far; None where it can't be asked."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit(package: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of the checkout that `package` is tracked in, and whether it was changed.
+
+    (None, None) when there is no git or the package is not tracked: a package installed into a
+    virtual environment inside some other project's checkout must not claim that commit.
+    """
+    outside = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
+    quiet = {**outside, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(package), *arguments],
+            env=quiet,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        described = git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return described.removesuffix("-dirty"), described.endswith("-dirty")
+
+
+def _require(record: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    missing = [key for key in keys if key not in record]
+    if missing:
+        raise RecordError(f"{where}: lacks {', '.join(missing)}")
+
+
+def _matrix(rows: Any, where: str) -> np.ndarray:
+    """Return (T+1, T) float64 from lists with null for NaN."""
+    try:
+        matrix = np.array(rows, np.float64)  # None becomes NaN
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{where}: must be rows of numbers or null") from error
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] + 1 or not matrix.shape[1]:
+        raise RecordError(f"{where}: must be (T+1) x T, not {' x '.join(map(str, matrix.shape))}")
+    measured = matrix[~np.isnan(matrix)]
+    if ((measured < 0) | (measured > 1)).any():
+        raise RecordError(f"{where}: must hold fractions in [0, 1]")
+    return matrix

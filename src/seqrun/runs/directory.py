@@ -1,0 +1,117 @@
+"""Run directories: whose a directory is, whether its run is done, moving one aside."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqrun import callbacks, loggers
+from seqrun.records import checkpoint
+from seqrun.checks import ConfigError
+from seqrun.config.schema import config_hash, differences, read_config
+from seqrun.records.locks import LOCK_FILE, refuse_locked
+from seqrun.config.secrets import without_secrets
+from seqrun.records.results import FILE, MATRIX_FILE, Results
+
+CONFIG_FILE = "config.yaml"
+PRODUCTS = (
+    FILE,
+    CONFIG_FILE,
+    MATRIX_FILE,
+    checkpoint.FOLDER,
+    "seeds",
+    *sorted(
+        {
+            product
+            for module in (callbacks, loggers)
+            for name in module.__all__
+            for product in getattr(getattr(module, name), "products", ())
+        }
+    ),
+)
+"""What a run leaves in its directory, besides Hydra's own record and its lock."""
+OF_A_CONFIG = ("algo", "benchmark", "backend")
+"""Keys by which the config.yaml of a run is known."""
+
+
+def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether `directory` holds the completed run of a plain experiment.
+
+    Raises:
+        ConfigError: it holds another experiment.
+        RecordError: it holds a record that cannot be read.
+    """
+    if config["resume"] == "never":
+        _check_movable(directory)
+        return False
+    if not (directory / FILE).exists():
+        if products := _products_in(directory):
+            remedy = ", or resume=never to move that one aside" if _is_of_a_run(directory) else ""
+            raise ConfigError(
+                f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run: "
+                f"choose another directory{remedy}"
+            )
+        return False
+    results = Results.read(directory)
+    if results.config_hash == config_hash(config):
+        return results.status == "completed"
+    old = read_config(directory / CONFIG_FILE)
+    changed = [] if old is None else differences(old, without_secrets(config))
+    what = "; ".join(changed) or "the data or the kind of device differ"
+    raise ConfigError(
+        f"hydra.run.dir={directory}: holds another experiment ({what}): choose another directory, "
+        "or resume=never to move that one aside"
+    )
+
+
+def set_aside(directory: Path) -> None:
+    """Rename a directory with a run in it to <name>.1, .2, ...; Hydra's record stays with both.
+
+    Raises:
+        ConfigError: it has such files but no run made it, or it must not be moved.
+    """
+    _check_movable(directory)
+    if not _products_in(directory):
+        return
+    refuse_locked(directory)
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    if (aside / ".hydra").is_dir():
+        shutil.copytree(aside / ".hydra", directory / ".hydra")
+
+
+def _products_in(directory: Path) -> list[str]:
+    return [name for name in PRODUCTS if (directory / name).exists()]
+
+
+def _check_movable(directory: Path) -> None:
+    """Raise ConfigError if `directory` is to be moved aside, but must stay where it is."""
+    products = _products_in(directory)
+    if not products:
+        return
+    if not _is_of_a_run(directory):
+        raise ConfigError(
+            f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run: it is "
+            "not moved aside; choose another directory"
+        )
+    here = Path.cwd().resolve()
+    if directory.resolve() in (here, *here.parents):
+        raise ConfigError(
+            f"hydra.run.dir={directory}: must not be the current directory or one around it with "
+            "resume=never, which moves it aside"
+        )
+
+
+def _is_of_a_run(directory: Path) -> bool:
+    """Return whether a run left its record or its checkpoints, and something that shows it."""
+    left = (directory / FILE).exists() or (directory / checkpoint.FOLDER).is_dir()
+    return left and ((directory / LOCK_FILE).exists() or _has_config(directory))
+
+
+def _has_config(directory: Path) -> bool:
+    config = read_config(directory / CONFIG_FILE)
+    return config is not None and all(key in config for key in OF_A_CONFIG)

@@ -1,0 +1,215 @@
+"""Work in several single-threaded processes of one machine.
+
+Every process is a pool of one worker, driven by a thread: a pool whose worker is killed is broken
+for good, so none is shared, and a new one takes its place.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from seqrun.callbacks import Interrupted, InterruptionCallback
+from seqrun.system import leave
+
+ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+}
+"""What numerical libraries read when a process starts; the last is XLA's."""
+
+_updates: Any = None
+"""In a worker: where `send` puts what the parent is told."""
+
+
+class Killed:
+    """Stands for the result of work whose process was killed."""
+
+
+def run_in_processes(
+    items: Sequence[Any],
+    work: Callable[[Any], Any],
+    ended: Callable[[Any, Any], None],
+    *,
+    processes: int,
+    retries: int = 0,
+    again: Callable[[Any], None] = lambda item: None,
+    updated: Callable[[Any], None] | None = None,
+) -> None:
+    """Call `work` with every item, in several processes.
+
+    Args:
+        items: what can be pickled.
+        work: a function of a module; it returns what can be pickled, or None if a signal ended it.
+        ended: called with each item and its result, or Killed; one call at a time.
+        processes: that work at a time, >= 1.
+        retries: times that an item is tried again when its process was killed.
+        again: called with an item before it is.
+        updated: called with what `send` was given meanwhile; one call at a time.
+
+    Raises:
+        Interrupted: a signal came, and whatever worked has ended.
+    """
+    context = multiprocessing.get_context("spawn")  # threads and frameworks do not survive fork
+    updates = context.SimpleQueue() if updated else None
+    crew = _Crew(items, work, ended, retries, again, context, updates)
+    threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(processes)]
+    with variables(ONE_THREAD), InterruptionCallback().listening():
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.1)
+                while updates is not None and not updates.empty():
+                    with crew.lock:
+                        updated(updates.get())
+        except Interrupted:
+            crew.stop()
+            for thread in threads:
+                thread.join()
+            raise
+    if crew.error is not None:
+        raise crew.error
+
+
+def send(update: Any) -> None:
+    """Tell the parent process something, in a worker."""
+    _updates.put(update)
+
+
+class _Crew:
+    """The items that wait and the workers; shared by the threads."""
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        work: Callable[[Any], Any],
+        ended: Callable[[Any, Any], None],
+        retries: int,
+        again: Callable[[Any], None],
+        context: Any,
+        updates: Any,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.error: BaseException | None = None
+        self._work, self._ended, self._again = work, ended, again
+        self._context, self._updates = context, updates
+        self._tries = retries + 1
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for item in items:
+            self._waiting.put(item)
+        self._is_stopped = False
+        self._workers: set[int] = set()
+
+    def work(self) -> None:
+        """Work in a process of its own until nothing waits."""
+        pool = None
+        try:
+            while not self._is_stopped:
+                item = self._waiting.get_nowait()
+                for tries_left in reversed(range(self._tries)):
+                    try:
+                        pool = pool or self._new_pool()
+                        result = pool.submit(self._work, item).result()
+                        break
+                    except BrokenProcessPool:
+                        pool = None
+                        if self._is_stopped:
+                            return
+                        result = Killed()
+                        if tries_left:
+                            self._again(item)
+                if result is None:  # it was interrupted
+                    return
+                with self.lock:
+                    self._ended(item, result)
+        except queue.Empty:
+            pass
+        except BaseException as error:  # of `ended`: a thread's errors are its parent's
+            self.error = error
+        finally:
+            if pool:
+                pool.shutdown()
+
+    def stop(self) -> None:
+        """Start nothing further; let those that work save a checkpoint and end."""
+        with self.lock:
+            self._is_stopped = True
+            for worker in self._workers:
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGTERM)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(
+            1, mp_context=self._context, initializer=_begin, initargs=(self._updates,)
+        )
+        worker = pool.submit(os.getpid).result()
+        with self.lock:
+            self._workers.add(worker)
+            if self._is_stopped:
+                os.kill(worker, signal.SIGTERM)
+        return pool
+
+
+def _begin(updates: Any) -> None:
+    """Make this process end with its parent, which alone hears Ctrl-C."""
+    global _updates
+    _updates = updates
+    atexit.register(leave, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)  # at once: what takes the work up again must find its directories free
+
+
+@contextmanager
+def output_in(path: Path) -> Iterator[None]:
+    """Append what this process prints to a file; several at once would garble a terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = [os.dup(number) for number in (1, 2)]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.write(descriptor, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+    try:
+        for number in (1, 2):
+            os.dup2(descriptor, number)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in zip((1, 2), before, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        os.close(descriptor)
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables in this block, and for processes that start in it."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,301 @@
+"""Run an experiment over its seeds, or what is left of it, and keep its record."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from seqrun.records import checkpoint
+from seqrun.runs.aggregate import aggregate
+from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    Interrupted,
+    InterruptionCallback,
+    RecordCallback,
+)
+from seqrun.checks import ConfigError
+from seqrun.config.schema import plain, seeds_of
+from seqrun.config.build import build
+from seqrun.files import remove_temporaries, write_atomically
+from seqrun.records.locks import locked
+from seqrun.loggers import LocalLogger
+from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
+from seqrun.config.secrets import without_secrets
+from seqrun.records.results import FILE, RecordError, Results, RunRecord
+from seqrun.runs.directory import CONFIG_FILE, is_done, set_aside
+from seqrun.runs.seeds import (
+    SeedJob,
+    SeedReports,
+    SendingCallback,
+    choose_strategy,
+    output_of,
+    run_seeds,
+)
+from seqrun.runs.vmapped import Admit, run_together, runs_at_once
+from seqrun.evaluation.verdict import Expected, judge, protocol_changes
+
+
+class RunFailed(CompactHydraException):
+    """A job of a multirun failed and said why; the sweeper has to know, without a traceback."""
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Run the experiment that Hydra composed and return its average accuracy, for searches.
+
+    Raises:
+        SystemExit: it failed (1) or was interrupted (128 + the signal's number: 130 by Ctrl-C,
+            143 by SIGTERM); the record and one message on stderr say so.
+        RunFailed: it failed as a job of a multirun, whose other jobs go on.
+    """
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    interruption = InterruptionCallback()
+    try:
+        with interruption.listening():
+            overrides = list(HydraConfig.get().overrides.task)
+            results = run_experiment(plain(cfg), directory, interruption, overrides)
+    except Interrupted as error:
+        sys.stderr.write(f"interrupted: the same command continues (in {directory})\n")
+        raise SystemExit(128 + error.number) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        message = in_one_line(error)
+        sys.stderr.write(f"error: {message} (in {directory}; HYDRA_FULL_ERROR=1 says more)\n")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise RunFailed(f"this job failed: {directory}") from None
+        raise SystemExit(1) from None
+    return results.summary["average_accuracy"]["mean"]
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what an error says; of one that is not about the user's input, its type too."""
+    known = isinstance(error, (ConfigError, RecordError))
+    return " ".join((f"{error}" if known else f"{type(error).__name__}: {error}").split())
+
+
+def run_experiment(
+    config: Mapping[str, Any],
+    directory: Path,
+    interruption: InterruptionCallback | None = None,
+    overrides: Sequence[str] = (),
+    admit: Admit | None = None,
+) -> Results:
+    """Run every seed of a plain experiment in `directory`, or what is left of it.
+
+    A run that is done already is shown; an unfinished one continues from its last checkpoints.
+
+    Args:
+        config: the plain experiment.
+        directory: its run directory.
+        interruption: what ends the run early; None = nothing.
+        overrides: what of the experiment was said on the command line, for a verdict.
+        admit: called with the algorithm of a run that is one of several; nothing is printed then.
+
+    Raises:
+        ConfigError: the directory holds another experiment, or another process runs in it.
+        RecordError: the directory holds a record that cannot be read.
+    """
+    if config["resume"] == "never":
+        set_aside(directory)
+    with locked(directory):
+        remove_temporaries(directory)
+        if is_done(directory, config):
+            results = Results.read(directory)
+            verdict = _verdict(config, results, overrides)
+            if verdict != results.verdict:
+                results.finish("completed", verdict=verdict)
+            if admit is None:
+                show_results(results)
+            return results
+        heard = interruption or InterruptionCallback()
+        return _run_seeds(config, directory, heard, overrides, admit)
+
+
+def _verdict(
+    config: Mapping[str, Any], results: Results, overrides: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the verdict of a reproduction, None of anything else."""
+    if config["expected"] is None:
+        return None
+    changed = protocol_changes(overrides)
+    expected = Expected.of(config["expected"])
+    return judge(expected, results.runs, measured_on=results.measured_on, changed=changed)
+
+
+def _run_seeds(
+    config: Mapping[str, Any],
+    directory: Path,
+    interruption: InterruptionCallback,
+    overrides: Sequence[str],
+    admit: Admit | None,
+) -> Results:
+    seeds = seeds_of(config)
+    first = build(config, seeds[0], directory)
+    if (directory / FILE).exists():
+        results = Results.read(directory)
+        results.reopen()
+    else:
+        results = Results.start(
+            directory,
+            name=first.names,
+            config_hash=first.config_hash,
+            measured_on=first.benchmark.evaluation_split,
+            seeds=seeds,
+        )
+    if not (directory / CONFIG_FILE).exists():  # a kill may have come between the two files
+        recorded = without_secrets(config)
+        write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
+    try:
+        left = [seed for seed in seeds if not results.has_completed(seed)]
+        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
+        strategy = choose_strategy(config["seeds_strategy"], first, len(seeds))
+        if strategy == "processes":
+            jobs = [
+                SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))
+                for seed in left
+            ]
+            run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
+            left = []
+        elif strategy == "vmap" and len(left) > 1:
+            _run_in_one_program(config, first, left, results, interruption)
+            left = []
+        for seed in left:
+            record = RecordCallback(results=results)
+            make_seed = partial(_build_admitted, config, seed, results, admit)
+            results.update(_fit(make_seed, record, interruption), completed=True)
+        for logger in first.loggers:
+            if len(seeds) > 1 and isinstance(logger, LocalLogger):
+                place = Path(logger.directory or directory)
+                aggregate(results, place, figures=logger.figures)
+    except KeyboardInterrupt:
+        results.finish("interrupted")
+        raise
+    except Exception as error:
+        results.finish("failed", error=error)
+        raise
+    results.finish("completed", verdict=_verdict(config, results, overrides))
+    if admit is None and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
+        (show_results if len(seeds) > 1 else show_verdict)(results)
+    return results
+
+
+def _build_admitted(
+    config: Mapping[str, Any], seed: int, results: Results, admit: Admit | None
+) -> BaseAlgorithm:
+    algorithm = build(config, seed, results.seed_directory(seed))
+    if admit is not None:
+        admit(algorithm)
+    return algorithm
+
+
+def _run_in_one_program(
+    config: Mapping[str, Any],
+    first: BaseAlgorithm,
+    seeds: Sequence[int],
+    results: Results,
+    interruption: InterruptionCallback,
+) -> None:
+    """Run several seeds in step, their compiled calls shared.
+
+    Raises:
+        KeyboardInterrupt: a signal came; the seeds have saved a checkpoint.
+        SeedFailed: a seed's run failed; the others have ended.
+    """
+    reports = SeedReports(lambda run, end: results.update(run, completed=end))
+    causes: list[Exception] = []
+
+    def work_of(seed: int) -> Callable[[Admit], RunRecord]:
+        def work(admit: Admit) -> RunRecord:
+            make_seed = partial(_build_admitted, config, seed, results, admit)
+            return _fit(make_seed, SendingCallback(to=reports.tell), interruption)
+
+        return work
+
+    def ended(place: int, found: RunRecord | Exception) -> None:
+        if isinstance(found, RunRecord):
+            reports.tell(found, completed=True)
+            return
+        if not causes:  # an error's traceback keeps its run in memory
+            causes.append(found)
+        where = results.seed_directory(seeds[place])
+        reports.failed(seeds[place], f"{in_one_line(found)} (in {where})")
+
+    run_together(first, runs_at_once(first), [work_of(seed) for seed in seeds], ended)
+    reports.finish(causes[0] if causes else None)
+
+
+def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
+    """Run a seed in this process, a worker; None = a signal ended it."""
+    interruption = InterruptionCallback()
+    with output_of(job):
+        try:
+            with interruption.listening():
+                return _fit(partial(_build_for_process, job), SendingCallback(), interruption)
+        except KeyboardInterrupt:
+            return None
+        except Exception as error:
+            traceback.print_exc()
+            return RuntimeError(in_one_line(error))
+
+
+def _build_for_process(job: SeedJob) -> BaseAlgorithm:
+    algorithm = build(job.config, job.seed, job.directory)
+    algorithm.num_threads = algorithm.num_threads or 1
+    algorithm.execution["strategy"] = "processes"
+    return algorithm
+
+
+_ended: WeakSet[BaseAlgorithm] = WeakSet()
+"""Runs of this process that are over; parts of each refer to each other, so that they lie about."""
+
+
+def _fit(
+    make_seed: Callable[[], BaseAlgorithm], record: BaseCallback, interruption: InterruptionCallback
+) -> RunRecord:
+    """Run a seed from its last checkpoint that can be continued from, or from the beginning.
+
+    Whether it can may show only when all parts have seen what they kept; what was restored by then
+    goes with the algorithm, and another one tries the checkpoint before.
+    """
+    refused: list[str] = []
+    while True:
+        if _ended:
+            gc.collect()
+        algorithm = make_seed()
+        own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
+        # What others did at an event is part of the checkpoint that is written at it.
+        algorithm.callbacks = [record, *own, interruption]
+        directory = algorithm.run_dir
+        assert directory is not None
+        start, wrong = checkpoint.latest(directory, config_hash=algorithm.config_hash)
+        where = "the one before" if start else "the beginning"
+        for message in refused + wrong:
+            sys.stderr.write(f"warning: {message}; the run continues from {where}\n")
+        checkpoint.set_aside_after(directory, start)
+        try:
+            return algorithm.fit(resume_from=start)
+        except checkpoint.CheckpointError as error:
+            if start is None:
+                raise
+            what = str(error).removeprefix("checkpoint: ")
+            refused = [f"{start.path}: this checkpoint is damaged: {what}"]
+            checkpoint.set_aside(start)
+        finally:
+            _ended.add(algorithm)
+            del algorithm  # the next would be made while this name holds it

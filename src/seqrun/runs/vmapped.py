@@ -1,0 +1,95 @@
+"""Several runs of one structure in one process, their compiled calls shared.
+
+Which runs may be trained so is for others to say: seeds of one experiment, or what
+`seqrun.sweeps.grouping` finds. Here they are cut into groups that fit memory and run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from seqrun.training.engine.vmap import Failure, Member
+from seqrun.callbacks import TqdmCallback
+from seqrun.training.limits import parts_of, total_bytes
+from seqrun.loggers.console import ConsoleLogger
+
+if TYPE_CHECKING:
+    from seqrun.algorithms.base import BaseAlgorithm
+
+MOST_RUNS = 256
+"""Runs in one program, however small they are."""
+SHARE = 0.5
+"""Of the memory, that the estimates of a group's runs may take.
+
+Activations are not in them; where these do not fit a device, its ensemble cuts the program.
+"""
+
+Admit = Callable[["BaseAlgorithm"], None]
+"""Called with an algorithm before it is fit: makes it one of several."""
+
+
+def run_together(
+    first: BaseAlgorithm,
+    size: int,
+    works: Sequence[Callable[[Admit], Any]],
+    ended: Callable[[int, Any], None],
+) -> None:
+    """Do all works, `size` in step, one group after the other.
+
+    Args:
+        first: a run like those of the works; it is not trained.
+        size: of a group, as `runs_at_once` says.
+        works: each builds an algorithm, calls its argument with it, and fits it.
+        ended: called with the place of each work and its result, or the exception that ended it.
+
+    Raises:
+        KeyboardInterrupt: a signal ended the runs.
+    """
+    interruptions: list[BaseException] = []
+
+    def work_of(work: Callable[[Admit], Any]) -> Callable[[Member], Any]:
+        return lambda member: work(lambda algorithm: _admit(algorithm, member))
+
+    for start in range(0, len(works), size):
+
+        def ended_here(place: int, result: Any, start: int = start) -> None:
+            if isinstance(result, Failure) and not isinstance(result.error, Exception):
+                interruptions.append(result.error)
+            else:
+                error = isinstance(result, Failure)
+                ended(start + place, result.error if error else result)
+
+        group = [work_of(work) for work in works[start : start + size]]
+        first.new_ensemble().run(group, ended_here)
+        if interruptions:
+            raise interruptions[0]
+
+
+def _admit(algorithm: BaseAlgorithm, member: Member) -> None:
+    """Make the algorithm a member, and silent: the lines of several would be mixed."""
+    algorithm.member = member  # type: ignore[attr-defined]  # of an engine that has ensembles
+    algorithm.execution["strategy"] = "vmap"
+    algorithm.callbacks = [c for c in algorithm.callbacks if not isinstance(c, TqdmCallback)]
+    algorithm.loggers = [g for g in algorithm.loggers if not isinstance(g, ConsoleLogger)]
+
+
+def runs_at_once(algorithm: BaseAlgorithm) -> int:
+    """Return how many runs such as this one are trained in one program.
+
+    A function of the run's shapes and of the memory of machine and device, whatever of it is in use
+    just now, so that the same command always cuts its runs into the same groups.
+
+    Args:
+        algorithm: that was built; it is set up as far as its size takes.
+    """
+    algorithm.benchmark.prepare(algorithm.random)
+    algorithm.start_engine()
+    algorithm.plan_lengths()
+    algorithm.set_weights(algorithm.initial_weights())
+    algorithm.kept = algorithm.initial_kept()
+    needed = sum(part.num_bytes for part in parts_of(algorithm))
+    algorithm.stop_engine()
+    there = [b for b in (total_bytes(), algorithm.device_bytes()) if b is not None]
+    fitting = int(SHARE * min(there) / needed) if there else MOST_RUNS
+    return max(1, min(MOST_RUNS, fitting))

@@ -1,0 +1,112 @@
+"""What --dry-run prints: the jobs of a command, those that are done, and an estimate of time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqrun.records.locks import is_locked
+from seqrun.records.results import FILE, RecordError, Results
+from seqrun.sweeps.summary import differing
+
+RUNS = Path("runs")
+"""Where single runs go; their times tell as much as those of a sweep."""
+PHASES = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """A job before it runs.
+
+    Attributes:
+        overrides: what makes it this job.
+        directory: its run directory, None if not known yet.
+        name: {"algo", "benchmark", "backbone", "backend"} -> name.
+        samples: that all its seeds train on, each as often as they do.
+        is_done: whether that directory holds its completed run.
+    """
+
+    overrides: tuple[str, ...]
+    directory: Path | None
+    name: Mapping[str, str]
+    samples: int
+    is_done: bool
+
+
+def preview(jobs: Sequence[Preview], *, trials: int | None = None) -> list[str]:
+    """Return the lines to print.
+
+    Args:
+        jobs: of the command; of a search, examples of its trials.
+        trials: of the search, None = no search.
+    """
+    if not jobs:
+        return ["nothing to run"]
+    if trials is None:
+        names = differing([job.overrides for job in jobs])
+        states = [_state(job) for job in jobs]
+        width = max(map(len, states))
+        lines = [f"{state:{width}}  {name}" for state, name in zip(states, names, strict=True)]
+        todo = [job for job in jobs if not job.is_done]
+        done = len(jobs) - len(todo)
+        count = f"{len(jobs)} job{'s' * (len(jobs) != 1)}, {done} completed, {len(todo)} to run"
+    else:
+        keys = [o.split("=")[0] for o in jobs[0].overrides]
+        lines = [f"a search over {', '.join(keys)}"]
+        todo, count = [jobs[0]] * trials, f"{trials} trials, less those that are completed"
+    return [*lines, f"{count}: {_estimate(todo)}"]
+
+
+def _state(job: Preview) -> str:
+    if job.is_done:
+        return "completed"
+    if job.directory is None or not (job.directory / FILE).exists():
+        return "new"
+    if is_locked(job.directory):
+        return "running"
+    status = Results.read(job.directory).status
+    return "interrupted" if status == "running" else status  # its process was killed
+
+
+def _estimate(todo: Sequence[Preview]) -> str:
+    if not todo:
+        return "nothing to wait for"
+    folders = {job.directory.parent for job in todo if job.directory} | {RUNS}
+    past = _past_rates(folders)
+    missing = sorted({_title(job) for job in todo if _title(job) not in past})
+    if missing:
+        return f"no estimate of time, for there is no completed run of {'; '.join(missing)}"
+    seconds = sum(job.samples * statistics.median(past[_title(job)]) for job in todo)
+    count = sum(len(past[title]) for title in {_title(job) for job in todo})
+    return f"about {_readable(seconds)} one after the other, by {count} completed runs like them"
+
+
+def _title(job: Preview) -> str:
+    return " ".join(job.name.values())
+
+
+def _past_rates(folders: set[Path]) -> dict[str, list[float]]:
+    """Return every completed seed's seconds per sample below the folders, by what was run."""
+    found: dict[str, list[float]] = {}
+    for path in sorted(path for folder in folders for path in folder.glob(f"*/{FILE}")):
+        try:
+            results = Results.read(path.parent)
+        except RecordError:
+            continue
+        if results.execution.get("strategy") == "vmap":
+            continue  # a run's seconds are those of its whole group
+        rates = [
+            sum(run.timing.get(phase) or 0.0 for phase in PHASES) / run.cost["samples_seen"]
+            for run in results.runs
+            if run.completed and run.cost.get("samples_seen")
+        ]
+        found.setdefault(" ".join(results.name.values()), []).extend(rates)
+    return {title: rates for title, rates in found.items() if rates}
+
+
+def _readable(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,112 @@
+"""Which experiments of a multirun may share their compiled programs.
+
+Two may if they differ in nothing but seeds and numbers that reach compiled code as arguments: those
+that algorithm, optimizer and `training` name in `vectorizable`. Whatever else differs, and whether
+such a number is null or 0, belongs to the structure of a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
+from seqrun.callbacks import BaseCallback
+from seqrun.training.dispatch import has_step_hook
+from seqrun.optimizers.base import BaseOptimizer
+from seqrun.sweeps.summary import SweepJob
+from seqrun.config.targets import TARGET, find_class
+
+OF_THE_HOST = ("seed", "logger", "resume", "seeds_strategy", "expected")
+"""Keys of an experiment that no compiled program knows of; `streams` holds seeds too."""
+
+
+def group(jobs: Sequence[SweepJob]) -> tuple[list[list[SweepJob]], list[tuple[SweepJob, str]]]:
+    """Return groups of at least two jobs, and every other job with the reason why it is alone."""
+    alone: list[tuple[SweepJob, str]] = []
+    alike: dict[str, list[SweepJob]] = {}
+    structures: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        if reason := cannot_share(job.config):
+            alone.append((job, reason))
+            continue
+        structure = structure_of(job.config) | {"hydra.job.env_set": dict(job.environment)}
+        text = json.dumps(structure, sort_keys=True, default=repr)
+        alike.setdefault(text, []).append(job)
+        structures[text] = structure
+    for text, members in alike.items():
+        if len(members) == 1:
+            others = [found for name, found in structures.items() if name != text]
+            alone.append((members[0], _what_differs(structures[text], others)))
+    return [members for members in alike.values() if len(members) > 1], alone
+
+
+def cannot_share(config: Mapping[str, Any]) -> str:
+    """Return why an experiment can share its programs with no other; "" = it can."""
+    if config["backend"] != "jax":
+        return f"backend={config['backend']}: only JAX trains several runs in one program"
+    if isinstance(config["seed"], list) and len(config["seed"]) > 1:
+        return "it has several seeds of its own, which seeds_strategy decides about"
+    if config["seeds_strategy"] == "processes":
+        return "seeds_strategy=processes: it is to be trained in a process of its own"
+    allowed = config["allow_targets"]
+    for name, node in config["callbacks"].items():
+        key = f"callbacks.{name}"
+        if node and has_step_hook(find_class(key, node[TARGET], BaseCallback, allowed)):
+            return f"{key}: is to see every step on the host"
+    return ""
+
+
+def structure_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a plain experiment must be equal in runs that share their programs.
+
+    Returns:
+        Dotted key -> value; of a number that may differ, only its kind.
+    """
+    numbers = set(vectorizable_keys(config))
+    kept = {k: v for k, v in config.items() if k not in OF_THE_HOST}
+    kept["streams"] = sorted(config["streams"])
+    return {k: _kind(v) if k in numbers else v for k, v in _flat(kept, "")}
+
+
+def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys in whose values runs may differ that share their programs."""
+    allowed = config["allow_targets"]
+    keys = [f"training.{name}" for name in TrainingOptions.vectorizable]
+    for part, base in (("algo", BaseAlgorithm), ("optimizer", BaseOptimizer)):
+        found = find_class(part, config[part][TARGET], base, allowed)
+        keys += [f"{part}.{name}" for name in _declared(found)]
+    return keys
+
+
+def _declared(found: Any) -> tuple[str, ...]:
+    """Return what a class says of itself: one of a user's may read what its parent does not."""
+    is_ours = found.__module__.split(".")[0] == "seqrun"
+    return tuple(found.vectorizable if is_ours else vars(found).get("vectorizable", ()))
+
+
+def _kind(value: Any) -> Any:
+    """Return "a number" for one that is not 0, and anything else as it is."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "a number" if is_number and value else value
+
+
+def _flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _what_differs(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """Say in which keys a run differs from the one that it has most in common with."""
+    if not others:
+        return "there is no other to share its programs with"
+    differing: list[list[str]] = [
+        [k for k in dict.fromkeys([*own, *other]) if own.get(k) != other.get(k)]
+        for other in others
+    ]
+    fewest = min(differing, key=len)
+    return f"no other has its {', '.join(fewest)}"

@@ -1,0 +1,114 @@
+"""The jobs of a multirun: how one is run, alone or with others, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from seqrun.callbacks import InterruptionCallback
+from seqrun.checks import ConfigError
+from seqrun.config.schema import config_hash, seeds_of
+from seqrun.config.build import build
+from seqrun.records.results import RecordError, Results
+from seqrun.runs.directory import is_done
+from seqrun.runs.runner import in_one_line, run_experiment
+from seqrun.sweeps.summary import Outcome, SweepJob
+from seqrun.runs.vmapped import Admit, run_together, runs_at_once
+
+
+def run_job(
+    job: SweepJob, interruption: InterruptionCallback, admit: Admit | None = None
+) -> Outcome:
+    """Run a job of a multirun, or what is left of it; that it failed is an outcome like another.
+
+    Args:
+        job: which.
+        interruption: what ends the run early.
+        admit: as in `run_experiment`.
+
+    Raises:
+        KeyboardInterrupt: a signal ended it.
+    """
+    began = time.perf_counter()
+    told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
+    try:
+        was_done = is_done(job.directory, job.config)
+        if was_done:
+            results = Results.read(job.directory)
+        else:
+            results = run_experiment(job.config, job.directory, interruption, job.overrides, admit)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        return Outcome(status="failed", error=in_one_line(error), **told)
+    value, seconds = results.summary["average_accuracy"]["mean"], time.perf_counter() - began
+    return Outcome(status="completed", value=value, was_done=was_done, seconds=seconds, **told)
+
+
+def has_ended(job: SweepJob) -> bool:
+    """Return whether `run_job` only tells: the job is completed, or its directory is not its."""
+    try:
+        return is_done(job.directory, job.config)
+    except (ConfigError, RecordError):
+        return True
+
+
+def run_jobs_together(
+    jobs: Sequence[SweepJob],
+    interruption: InterruptionCallback,
+    ended: Callable[[SweepJob, Outcome], None],
+) -> None:
+    """Run jobs that share their compiled programs, each as `run_job` does.
+
+    Args:
+        jobs: at least one, of one structure (see seqrun.sweeps.grouping), each with one seed.
+        interruption: what ends the runs early.
+        ended: called with each job and its outcome.
+
+    Raises:
+        KeyboardInterrupt: a signal ended them.
+    """
+
+    def work_of(job: SweepJob) -> Callable[[Admit], Outcome]:
+        return lambda admit: run_job(job, interruption, admit)
+
+    def told(place: int, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        ended(jobs[place], outcome)
+
+    try:
+        first = build(jobs[0].config, seeds_of(jobs[0].config)[0])
+        size = runs_at_once(first)
+    except Exception as error:  # each job meets it as well, and records it as its own
+        sys.stderr.write(f"{len(jobs)} jobs run alone: {in_one_line(error)}\n")
+        for job in jobs:
+            ended(job, run_job(job, interruption))
+        return
+    run_together(first, size, [work_of(job) for job in jobs], told)
+
+
+def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcome:
+    """Return how a job that another process ran has ended, by its record.
+
+    Args:
+        job: the job.
+        was_done: whether it was completed before.
+        otherwise: the error if the record does not say that it completed or why it failed.
+    """
+    told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
+    try:
+        results = Results.read(job.directory)
+    except RecordError:
+        return Outcome(status="failed", error=otherwise, **told)
+    if results.status == "completed" and results.config_hash == config_hash(job.config):
+        value = results.summary["average_accuracy"]["mean"]
+        return Outcome(status="completed", value=value, was_done=was_done, **told)
+    if results.status == "failed" and results.error:
+        error = f"{results.error['type']}: {results.error['message']}"
+        return Outcome(status="failed", error=" ".join(error.split()), **told)
+    return Outcome(status="failed", error=otherwise, **told)

@@ -1,0 +1,119 @@
+"""A multirun as data: its jobs, how each ended, and what is said and written when all have."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqrun.records.results import FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob:
+    """One experiment of a multirun, as it was when the multirun was started.
+
+    Attributes:
+        number: from 0, in the multirun.
+        name: what tells it from the other jobs.
+        overrides: what was composed for it.
+        config: the plain experiment.
+        directory: its run directory.
+        environment: variables to set while it runs.
+    """
+
+    number: int
+    name: str
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        overrides: of the job.
+        directory: its run directory.
+        status: "completed" or "failed".
+        value: its average accuracy, a fraction; None if it failed.
+        error: why it failed, in one line.
+        was_done: it had been completed before.
+        seconds: that it took now.
+    """
+
+    overrides: tuple[str, ...]
+    directory: Path
+    status: str
+    value: float | None = None
+    error: str | None = None
+    was_done: bool = False
+    seconds: float = 0.0
+
+
+def progress(job: SweepJob, outcome: Outcome, place: int, total: int) -> None:
+    """Say on stderr how one job ended; stdout is for results."""
+    if outcome.was_done:
+        told = f"completed before, {_percent(outcome.value)}"
+    elif outcome.status == "completed":
+        told = f"completed, {_percent(outcome.value)}, {outcome.seconds:.1f} s"
+    else:
+        told = f"failed: {outcome.error}"
+    sys.stderr.write(f"[{place}/{total}] {job.name}: {told}\n")
+
+
+def stopped(done: int, total: int) -> None:
+    """Say on stderr that a signal ended the multirun."""
+    sys.stderr.write(f"interrupted: {done} of {total} jobs are done; the same command continues\n")
+
+
+def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return each job's overrides without those that all of them share."""
+    shared = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
+    return [" ".join(o for o in job if o not in shared) or "the experiment" for job in jobs]
+
+
+def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
+    """Write summary.csv, summary.md and figures of all jobs, print the list; return exit status.
+
+    Args:
+        outcomes: of every job of the multirun.
+        directory: where the summary goes.
+
+    Returns:
+        0 if every job is completed, else 1.
+    """
+    from seqrun.report import write_summary  # after the jobs: drawing is slow to import
+
+    places = list(dict.fromkeys(o.directory for o in outcomes if (o.directory / FILE).exists()))
+    if places:
+        write_summary(places, directory)
+    failed = [o for o in outcomes if o.status == "failed"]
+    names = differing([o.overrides for o in outcomes])
+    width = max(map(len, names))
+    lines = [f"\n{'job':{width}}  {'status':9}  average accuracy  directory"]
+    for name, outcome in zip(names, outcomes, strict=True):
+        value = _percent(outcome.value)
+        lines.append(f"{name:{width}}  {outcome.status:9}  {value:>16}  {outcome.directory.name}")
+    for name, outcome in zip(names, outcomes, strict=True):
+        if outcome.status == "failed":
+            lines.append(f"failed: {name}: {outcome.error} (in {outcome.directory})")
+    count = f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs completed"
+    told = f"{count}, {len(failed)} failed: the same command tries again" if failed else count
+    lines.append(f"{told} · {_shown(directory / 'summary.md') if places else 'no summary'}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if failed else 0
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _shown(path: Path) -> str:
+    """Return the path as short as it can be said from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
