@@ -1,6 +1,6 @@
 """Callbacks: code that runs around the events of a training run."""
 
-from seqrun.training.callback import BaseCallback
+from seqrun.training.callback import BaseCallback, Run
 from seqrun.callbacks.checkpoint import CheckpointCallback
 from seqrun.callbacks.early_stopping import EarlyStoppingCallback
 from seqrun.callbacks.interruption import Interrupted, InterruptionCallback
@@ -24,6 +24,7 @@ __all__ = [
     "PreviewCallback",
     "ProfileCallback",
     "RecordCallback",
+    "Run",
     "StabilityGapCallback",
     "TimingCallback",
     "TqdmCallback",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from seqrun.training.callback import BaseCallback
-from seqrun.records.checkpoint import Checkpoint, save
+from seqrun.plan import Chunk
+from seqrun.training.callback import BaseCallback, Run
+from seqrun.records.checkpoint import save
 from seqrun.checks import at_least, boolean, whole
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.plan import Chunk
 
 
 @dataclass(kw_only=True, eq=False)
@@ -51,35 +48,35 @@ class CheckpointCallback(BaseCallback):
             at_least("every_minutes", self.every_minutes, 0.0, strictly=True)
         whole("keep", self.keep, 1)
 
-    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_fit(self, run: Run) -> None:
         """Start counting."""
-        self._saved_at, self._saved_step = time.monotonic(), algorithm.global_step
+        self._saved_at, self._saved_step = time.monotonic(), run.step
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """Save if it is time."""
-        done, every = algorithm.global_step, self.every_steps
-        ends_epoch = done == algorithm.epoch_first_step + algorithm.epoch_steps
+        done, every = run.step, self.every_steps
+        ends_epoch = done == run.progress.epoch_first_step + run.epoch_steps
         minutes = (time.monotonic() - self._saved_at) / 60
         if (
             (self.every_epoch and ends_epoch)
             or (every and done // every > self._saved_step // every)
             or (self.every_minutes and minutes >= self.every_minutes)
         ):
-            self.save(algorithm)
+            self.save(run)
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """Save at the end of a task."""
-        if self.every_task and algorithm.task_is_done:
-            self.save(algorithm)
+        if self.every_task and run.progress.task_is_done:
+            self.save(run)
 
-    def save(self, algorithm: BaseAlgorithm) -> None:
+    def save(self, run: Run) -> None:
         """Write a checkpoint of the run as it stands, if it has a directory."""
-        if algorithm.run_dir is None:
+        if run.directory is None:
             return
         save(
-            Checkpoint.of(algorithm),
-            algorithm.run_dir,
-            config_hash=algorithm.config_hash,
+            run.checkpoint(),
+            run.directory,
+            config_hash=run.config_hash,
             keep=self.keep,
         )
-        self._saved_at, self._saved_step = time.monotonic(), algorithm.global_step
+        self._saved_at, self._saved_step = time.monotonic(), run.step

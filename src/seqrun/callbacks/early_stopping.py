@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from seqrun.training.callback import BaseCallback
+from seqrun.training.callback import Algorithm, BaseCallback, Run
 from seqrun.records.checkpoint_checks import (
     WEIGHTS,
     CheckpointError,
@@ -19,8 +19,6 @@ from seqrun.records.checkpoint_checks import (
 )
 from seqrun.checks import ConfigError, at_least, boolean, one_of, whole
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,7 +64,7 @@ class EarlyStoppingCallback(BaseCallback):
         boolean("restore_best", self.restore_best)
         one_of("split", self.split, ("validation", "test"))
 
-    def check(self, algorithm: BaseAlgorithm) -> None:
+    def check(self, algorithm: Algorithm) -> None:
         """Raise ConfigError unless the accuracies that are measured are those of `split`."""
         held_out = algorithm.benchmark.validation_fraction
         if self.split == "validation" and not held_out:
@@ -80,18 +78,18 @@ class EarlyStoppingCallback(BaseCallback):
                 "callbacks.early_stopping.split=test"
             )
 
-    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+    def export_state(self, run: Run) -> dict[str, Any]:
         """Return the best epoch and its weights."""
         return {"best": self._best, "best_epoch": self._best_epoch, **self._weights}
 
-    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Raise CheckpointError unless this is an epoch so far, with weights of this network."""
         own: dict[str, np.ndarray] = {}
         if self.restore_best and state.get("best") is not None:
-            arrays = algorithm.export_arrays()
+            arrays = run.algorithm.export_arrays()
             own = {name: array for name, array in arrays.items() if name.startswith(WEIGHTS)}
         check_keys(state, ("best", "best_epoch", *own))
-        check_whole("best_epoch", state["best_epoch"], algorithm.epoch)
+        check_whole("best_epoch", state["best_epoch"], run.epoch)
         if (state["best"] is None) != (state["best_epoch"] == 0):
             raise CheckpointError("best: must be there from the first epoch on")
         if state["best"] is not None:
@@ -99,41 +97,32 @@ class EarlyStoppingCallback(BaseCallback):
         for name, array in own.items():
             check_like(name, state[name], array)
 
-    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Go on with this best epoch."""
         self._best, self._best_epoch = state["best"], state["best_epoch"]
         self._weights = {n: a for n, a in state.items() if n.startswith(WEIGHTS)}
 
-    def on_before_task(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_task(self, run: Run) -> None:
         """Begin anew."""
         self._best, self._best_epoch, self._weights = None, 0, {}
 
-    def on_after_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_epoch(self, run: Run) -> None:
         """Measure; stop or go on; at the task's last epoch go back to the best one."""
-        accuracy = self._accuracy(algorithm)
-        for logger in algorithm.loggers:
-            logger.log(
-                {f"{self.split}_accuracy": accuracy},
-                step=algorithm.global_step,
-                epoch=algorithm.epoch,
-                task=algorithm.task,
-            )
+        accuracy = self._accuracy(run)
+        run.log({f"{self.split}_accuracy": accuracy})
         if self._best is None or accuracy > self._best + self.min_delta:
-            self._best, self._best_epoch = accuracy, algorithm.epoch
+            self._best, self._best_epoch = accuracy, run.epoch
             if self.restore_best:
-                arrays = algorithm.export_arrays()
+                arrays = run.algorithm.export_arrays()
                 self._weights = {n: a for n, a in arrays.items() if n.startswith(WEIGHTS)}
-        algorithm.stop_task = algorithm.epoch - self._best_epoch >= self.patience
-        epochs = algorithm.training.epochs(algorithm.task)
-        is_last = algorithm.stop_task or algorithm.epoch == epochs
-        if is_last and self.restore_best and self._best_epoch < algorithm.epoch:
-            algorithm.import_arrays({**algorithm.export_arrays(), **self._weights})
+        run.stop_task = run.epoch - self._best_epoch >= self.patience
+        epochs = run.algorithm.training.epochs(run.task)
+        is_last = run.stop_task or run.epoch == epochs
+        if is_last and self.restore_best and self._best_epoch < run.epoch:
+            run.algorithm.import_arrays({**run.algorithm.export_arrays(), **self._weights})
 
-    def _accuracy(self, algorithm: BaseAlgorithm) -> float:
+    def _accuracy(self, run: Run) -> float:
         """Return the mean over the monitored tasks."""
-        tasks = [algorithm.task] if self.monitor == "current" else range(1, algorithm.task + 1)
-        accuracies = []
-        for task in tasks:
-            (correct,) = algorithm.count_correct(task, [algorithm.evaluation_mask(task)])
-            accuracies.append(correct / algorithm.benchmark.task_size(task, self.split))
+        tasks = [run.task] if self.monitor == "current" else range(1, run.task + 1)
+        accuracies = [run.evaluate(task) for task in tasks]
         return sum(accuracies) / len(accuracies)

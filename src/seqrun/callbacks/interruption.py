@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
 
-from seqrun.training.callback import BaseCallback
+from seqrun.plan import Chunk
+from seqrun.training.callback import BaseCallback, Run
 from seqrun.callbacks.checkpoint import CheckpointCallback
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.plan import Chunk
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """Ctrl-C, and what schedulers send before they kill; one that is handled by others is let be."""
@@ -69,33 +66,33 @@ class InterruptionCallback(BaseCallback):
         if again or not self._training:
             raise Interrupted(number)
 
-    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_fit(self, run: Run) -> None:
         """From here on a signal waits for the chunk's end."""
-        self._training.add(id(algorithm))
+        self._training.add(id(run))
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """End the run if asked to."""
-        self._end(algorithm)
+        self._end(run)
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """End the run between tasks if asked to; a run that is done anyway completes."""
-        last = algorithm.trained_tasks()[-1]
-        if algorithm.task_is_done and algorithm.task != last:
-            self._end(algorithm)
+        last = run.algorithm.trained_tasks()[-1]
+        if run.progress.task_is_done and run.task != last:
+            self._end(run)
 
-    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_fit(self, run: Run) -> None:
         """From here on a signal waits for nothing."""
-        self._training.discard(id(algorithm))
+        self._training.discard(id(run))
 
-    def on_before_teardown(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_teardown(self, run: Run) -> None:
         """Nor after a failure."""
-        self._training.discard(id(algorithm))
+        self._training.discard(id(run))
 
-    def _end(self, algorithm: BaseAlgorithm) -> None:
+    def _end(self, run: Run) -> None:
         if self._requested is None:
             return
-        self._training.discard(id(algorithm))
-        for callback in algorithm.callbacks:
+        self._training.discard(id(run))
+        for callback in run.callbacks:
             if isinstance(callback, CheckpointCallback):
-                callback.save(algorithm)
+                callback.save(run)
         raise Interrupted(self._requested)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from seqrun.training.callback import BaseCallback
+from seqrun.plan import Chunk
+from seqrun.training.callback import BaseCallback, Run
 from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
 from seqrun.evaluation.metrics import evaluation_sizes, run_metrics
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.plan import Chunk
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,34 +31,34 @@ class MetricCallback(BaseCallback):
     _samples: int = field(default=0, init=False, repr=False)
     _test_sizes: list[int] = field(default_factory=list, init=False, repr=False)
 
-    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+    def export_state(self, run: Run) -> dict[str, Any]:
         """Return the sums of the epoch's means."""
         return {"loss_sum": self._loss_sum, "correct": self._correct, "samples": self._samples}
 
-    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Raise CheckpointError unless these are sums over samples that the run has seen."""
         check_keys(state, ("loss_sum", "correct", "samples"))
         check_number("loss_sum", state["loss_sum"])
-        check_whole("samples", state["samples"], algorithm.samples_seen)
+        check_whole("samples", state["samples"], run.progress.samples_seen)
         check_whole("correct", state["correct"], state["samples"])
 
-    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Go on with these sums."""
         self._loss_sum, self._correct = state["loss_sum"], state["correct"]
         self._samples = state["samples"]
 
-    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_fit(self, run: Run) -> None:
         """Note what the accuracies are measured on."""
-        self._test_sizes = evaluation_sizes(algorithm.benchmark)
+        self._test_sizes = evaluation_sizes(run.algorithm.benchmark)
 
-    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_epoch(self, run: Run) -> None:
         """Start the epoch's means."""
         self._loss_sum, self._correct, self._samples = 0.0, 0, 0
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """Log each step's loss and add to the epoch's means."""
         assert chunk.losses is not None and chunk.correct is not None
-        for logger in algorithm.loggers:
+        for logger in run.loggers:
             logger.log_steps(
                 "loss",
                 chunk.losses,
@@ -72,22 +70,21 @@ class MetricCallback(BaseCallback):
         self._correct += int(chunk.correct.sum())
         self._samples += chunk.steps * chunk.batch_size
 
-    def on_after_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_epoch(self, run: Run) -> None:
         """Log the epoch's mean loss and training accuracy."""
         if self._samples == 0:
             return
-        self._log(
-            algorithm,
+        run.log(
             {
                 "train_loss": self._loss_sum / self._samples,
                 "train_accuracy": self._correct / self._samples,
-            },
+            }
         )
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """Log the row that was measured, the metrics so far and the matrix."""
-        task = algorithm.task
-        matrix, aware = algorithm.accuracy_matrix, algorithm.accuracy_matrix_task_aware
+        task = run.task
+        matrix, aware = run.matrix, run.progress.accuracy_matrix_task_aware
         matrices = {"": matrix} if aware is None else {"": matrix, "_task_aware": aware}
         values: dict[str, float] = {}
         for suffix, measured in matrices.items():
@@ -100,23 +97,17 @@ class MetricCallback(BaseCallback):
                 matrix[so_far], None if aware is None else aware[so_far], self._test_sizes[:task]
             )
             values.update({name: v for name, v in metrics.items() if v is not None})
-        self._log(algorithm, values)
+        run.log(values)
         for suffix, measured in matrices.items():
-            for logger in algorithm.loggers:
+            for logger in run.loggers:
                 logger.log_matrix(
-                    f"accuracy_matrix{suffix}", measured, step=algorithm.global_step, task=task
+                    f"accuracy_matrix{suffix}", measured, step=run.step, task=task
                 )
 
-    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_fit(self, run: Run) -> None:
         """Give the loggers the metrics of the whole stream."""
         metrics = run_metrics(
-            algorithm.accuracy_matrix, algorithm.accuracy_matrix_task_aware, self._test_sizes
+            run.matrix, run.progress.accuracy_matrix_task_aware, self._test_sizes
         )
-        for logger in algorithm.loggers:
+        for logger in run.loggers:
             logger.log_summary(metrics)
-
-    def _log(self, algorithm: BaseAlgorithm, values: dict[str, float]) -> None:
-        for logger in algorithm.loggers:
-            logger.log(
-                values, step=algorithm.global_step, epoch=algorithm.epoch, task=algorithm.task
-            )

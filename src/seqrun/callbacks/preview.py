@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from seqrun.training.callback import BaseCallback
+from seqrun.training.callback import BaseCallback, Run
 from seqrun.checks import whole
 from seqrun.files import write_atomically
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,18 +35,18 @@ class PreviewCallback(BaseCallback):
     def __post_init__(self) -> None:
         whole("num_images", self.num_images, 1)
 
-    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_epoch(self, run: Run) -> None:
         """Draw the task's picture when its data are there."""
-        if algorithm.epoch != 1 or algorithm.run_dir is None:
+        if run.epoch != 1 or run.directory is None:
             return
         from seqrun.evaluation.plots import inputs_png
 
-        current = slice(algorithm.num_current)
-        x, y = algorithm.host_pool.x[current], algorithm.host_pool.y[current]
+        current = slice(run.algorithm.num_current)
+        x, y = run.algorithm.replay_dataset.x[current], run.algorithm.replay_dataset.y[current]
         chosen = in_turns(y, self.num_images)
         height, width, channels = x.shape[1:]
-        transform = algorithm.benchmark.transform
-        title = f"task {algorithm.task}/{algorithm.num_tasks} of {algorithm.benchmark.name}: "
+        transform = run.algorithm.benchmark.transform
+        title = f"task {run.task}/{run.algorithm.num_tasks} of {run.algorithm.benchmark.name}: "
         title += f"{height} x {width} x {channels}, {len(y)} training samples"
         if transform.mean is not None:
             mean, std = (
@@ -56,9 +54,9 @@ class PreviewCallback(BaseCallback):
                 for a in (transform.mean, transform.std)
             )
             title += f"\nnormalised: (pixel / 255 - [{mean}]) / [{std}]"
-        name = f"task_{algorithm.task:0{len(str(algorithm.num_tasks))}d}.png"
+        name = f"task_{run.task:0{len(str(run.algorithm.num_tasks))}d}.png"
         png = inputs_png(x[chosen], y[chosen], title)
-        write_atomically(algorithm.run_dir / "figures" / "inputs" / name, png)
+        write_atomically(run.directory / "figures" / "inputs" / name, png)
 
 
 def in_turns(labels: np.ndarray, count: int) -> np.ndarray:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from seqrun.training.callback import BaseCallback
+from seqrun.plan import Chunk
+from seqrun.training.callback import BaseCallback, Run
 from seqrun.checks import whole
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.plan import Chunk
 
 FOLDER = "profile"
 
@@ -50,28 +48,28 @@ class ProfileCallback(BaseCallback):
         whole("first_chunk", self.first_chunk, 1)
         whole("num_chunks", self.num_chunks, 1)
 
-    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_fit(self, run: Run) -> None:
         """Count anew."""
         self._chunks = 0
 
-    def on_before_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_before_chunk(self, run: Run, chunk: Chunk) -> None:
         """Begin with the first chunk to trace."""
         self._chunks += 1
-        if self._chunks == self.first_chunk and algorithm.run_dir is not None:
+        if self._chunks == self.first_chunk and run.directory is not None:
             if not _of_the_process.acquire(blocking=False):
                 sys.stderr.write("warning: callbacks.profile: traces another run of this process\n")
                 return
-            folder = algorithm.run_dir / FOLDER
+            folder = run.directory / FOLDER
             folder.mkdir(parents=True, exist_ok=True)
             self._is_tracing = True
-            algorithm.start_trace(folder)
+            run.start_trace(folder)
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """End with the last one."""
         if self._chunks == self.first_chunk + self.num_chunks - 1:
-            self._stop(algorithm)
+            self._stop(run)
 
-    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_fit(self, run: Run) -> None:
         """Say if there was nothing to trace."""
         if self._chunks < self.first_chunk:
             sys.stderr.write(
@@ -79,14 +77,14 @@ class ProfileCallback(BaseCallback):
                 f"the run had {self._chunks} chunks\n"
             )
 
-    def on_before_teardown(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_teardown(self, run: Run) -> None:
         """Write what a run that ended early left."""
-        self._stop(algorithm)
+        self._stop(run)
 
-    def _stop(self, algorithm: BaseAlgorithm) -> None:
+    def _stop(self, run: Run) -> None:
         if self._is_tracing:
             self._is_tracing = False
             try:
-                algorithm.stop_trace()
+                run.stop_trace()
             finally:
                 _of_the_process.release()

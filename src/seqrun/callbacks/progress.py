@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from seqrun.training.callback import BaseCallback
+from seqrun.plan import Chunk
+from seqrun.training.callback import BaseCallback, Run
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.plan import Chunk
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,7 +21,7 @@ class TqdmCallback(BaseCallback):
 
     _bar: Any = field(default=None, init=False, repr=False)
 
-    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_fit(self, run: Run) -> None:
         """Start the bar at the steps already done (some, when a run is resumed)."""
         if not sys.stderr.isatty():
             return  # not even the import
@@ -31,8 +29,8 @@ class TqdmCallback(BaseCallback):
 
         self._bar = tqdm(
             desc="preparing",  # and compiling, until the first chunk has ended
-            total=algorithm.total_steps,
-            initial=algorithm.global_step,
+            total=run.total_steps,
+            initial=run.step,
             unit=" steps",
             file=sys.stderr,
             dynamic_ncols=True,
@@ -41,13 +39,13 @@ class TqdmCallback(BaseCallback):
             bar_format="{desc} {bar} {n_fmt}/{total_fmt}{postfix} {rate_fmt} {remaining}",
         )
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """Move the bar by the chunk's steps."""
         if self._bar is None:
             return
         assert chunk.losses is not None and chunk.correct is not None
-        tasks = algorithm.benchmark.num_tasks
-        epochs = algorithm.training.epochs(chunk.task)
+        tasks = run.algorithm.benchmark.num_tasks
+        epochs = run.algorithm.training.epochs(chunk.task)
         accuracy = chunk.correct.sum() / (chunk.steps * chunk.batch_size)
         self._bar.set_description_str(
             f"task {chunk.task}/{tasks} epoch {chunk.epoch}/{epochs}", refresh=False
@@ -57,12 +55,12 @@ class TqdmCallback(BaseCallback):
         )
         self._bar.update(chunk.steps)
 
-    def on_before_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_validation(self, run: Run) -> None:
         """Clear the line, so that what loggers print after it starts on an empty one."""
         if self._bar is not None:
             self._bar.clear()
 
-    def on_before_teardown(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_teardown(self, run: Run) -> None:
         """Take the bar away, after a failure too, before loggers print their last lines."""
         if self._bar is not None:
             self._bar.close()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from seqrun.training.callback import BaseCallback
-from seqrun.records.results import Results, RunRecord
+from seqrun.training.callback import BaseCallback, Run
+from seqrun.records.results import Results
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
 
 
 @dataclass(kw_only=True, eq=False)
@@ -22,6 +19,6 @@ class RecordCallback(BaseCallback):
 
     results: Results
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """Put the run as it stands into results.json."""
-        self.results.update(RunRecord.of(algorithm))
+        self.results.update(run.record())

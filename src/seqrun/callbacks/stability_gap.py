@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.training.callback import BaseCallback
+from seqrun.plan import Chunk
+from seqrun.training.callback import BaseCallback, Run
 from seqrun.records.checkpoint_checks import (
     CheckpointError,
     check_integers,
@@ -19,9 +20,6 @@ from seqrun.records.checkpoint_checks import (
 from seqrun.checks import whole
 from seqrun.files import write_atomically, write_json
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.plan import Chunk
 
 FILE = "stability_gap.json"
 FIGURE = "figures/stability_gap.png"
@@ -70,13 +68,13 @@ class StabilityGapCallback(BaseCallback):
         whole("every_steps", self.every_steps, 1)
 
     @property
-    def pause_every(self) -> int:
+    def every_n_steps(self) -> int:
         """Steps between two measurements."""
         return self.every_steps
 
-    def export_state(self, algorithm: BaseAlgorithm) -> dict[str, Any]:
+    def export_state(self, run: Run) -> dict[str, Any]:
         """Return all that was measured."""
-        empty = np.empty((0, algorithm.num_tasks))
+        empty = np.empty((0, run.algorithm.num_tasks))
         rows = np.nan_to_num(np.array(self._rows), nan=NOT_MEASURED) if self._rows else empty
         return {
             "steps": np.array(self._steps, np.int64),
@@ -86,13 +84,13 @@ class StabilityGapCallback(BaseCallback):
             "worst": self._worst,
         }
 
-    def check_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Raise CheckpointError unless this is what can have been measured so far."""
         check_keys(state, ("steps", "tasks", "rows", "minimum", "worst"))
         steps, tasks, rows = state["steps"], state["tasks"], state["rows"]
-        check_integers("steps", steps, 1, algorithm.global_step)
-        check_integers("tasks", tasks, 1, algorithm.task)
-        check_like("rows", rows, np.empty((len(steps), algorithm.num_tasks)))
+        check_integers("steps", steps, 1, run.step)
+        check_integers("tasks", tasks, 1, run.task)
+        check_like("rows", rows, np.empty((len(steps), run.algorithm.num_tasks)))
         in_order = len(steps) == len(tasks) and (np.diff(steps) >= 0).all()
         if not in_order or (np.diff(tasks) < 0).any() or not (tasks >= 1).all():
             raise CheckpointError("steps, tasks: must be in order, one task for each step")
@@ -100,7 +98,7 @@ class StabilityGapCallback(BaseCallback):
             raise CheckpointError(f"rows: must hold fractions in [0, 1], or {NOT_MEASURED}")
         for name in ("minimum", "worst"):
             values = state[name]
-            if not isinstance(values, list) or len(values) > len(algorithm.task_losses):
+            if not isinstance(values, list) or len(values) > len(run.progress.task_losses):
                 raise CheckpointError(f"{name}: must be a list with one number per task done")
             for place, value in enumerate(values):
                 if value is not None or name == "worst" or place > 0:
@@ -108,40 +106,38 @@ class StabilityGapCallback(BaseCallback):
         if len(state["minimum"]) != len(state["worst"]):
             raise CheckpointError("minimum, worst: must be of the same tasks")
 
-    def import_state(self, algorithm: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Go on after what was measured."""
         self._steps, self._tasks = state["steps"].tolist(), state["tasks"].tolist()
         self._rows = list(np.where(state["rows"] == NOT_MEASURED, np.nan, state["rows"]))
         self._minimum, self._worst = list(state["minimum"]), list(state["worst"])
         self._unlogged = len(self._steps)
 
-    def on_pause(self, algorithm: BaseAlgorithm, step: int) -> None:
+    def on_every_n_steps(self, run: Run, step: int) -> None:
         """Measure every task so far."""
-        row = np.full(algorithm.num_tasks, np.nan)
-        for task in range(1, algorithm.task + 1):
-            (correct,) = algorithm.count_correct(task, [algorithm.evaluation_mask(task)])
-            split = algorithm.benchmark.evaluation_split
-            row[task - 1] = correct / algorithm.benchmark.task_size(task, split)
-        self._note(step, algorithm.task, row)
+        row = np.full(run.algorithm.num_tasks, np.nan)
+        for task in range(1, run.task + 1):
+            row[task - 1] = run.evaluate(task)
+        self._note(step, run.task, row)
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """Log what was measured in the chunk."""
         for place in range(self._unlogged, len(self._steps)):
-            seen = self._rows[place][: algorithm.task].tolist()
+            seen = self._rows[place][: run.task].tolist()
             values = {f"stepwise_accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen, 1)}
-            self._log(algorithm, values, self._steps[place])
+            run.log(values, step=self._steps[place])
         self._unlogged = len(self._steps)
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """Take the row of the matrix in; at a task's end compute the metrics."""
-        task = algorithm.task
+        task = run.task
         if task == 0:
             return
-        row = np.full(algorithm.num_tasks, np.nan)
-        row[:task] = algorithm.accuracy_matrix[task, :task]
-        self._note(algorithm.global_step, task, row)
+        row = np.full(run.algorithm.num_tasks, np.nan)
+        row[:task] = run.matrix[task, :task]
+        self._note(run.step, task, row)
         self._unlogged = len(self._steps)  # the matrix is logged already
-        if not algorithm.task_is_done:
+        if not run.progress.task_is_done:
             return
         minimum, worst = worst_case(np.array(self._rows), np.array(self._tasks), task)
         self._minimum.append(minimum)
@@ -149,8 +145,8 @@ class StabilityGapCallback(BaseCallback):
         values = {"worst_case_accuracy": worst}
         if minimum is not None:
             values["min_accuracy"] = minimum
-        self._log(algorithm, values, algorithm.global_step)
-        if algorithm.run_dir is not None:
+        run.log(values)
+        if run.directory is not None:
             record = {
                 "every_steps": self.every_steps,
                 "min_accuracy": self._minimum,
@@ -159,28 +155,24 @@ class StabilityGapCallback(BaseCallback):
                 "tasks": self._tasks,
                 "accuracy": self._rows,
             }
-            write_json(algorithm.run_dir / FILE, record)
+            write_json(run.directory / FILE, record)
 
-    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_fit(self, run: Run) -> None:
         """Draw the figure."""
-        if algorithm.run_dir is not None:
+        if run.directory is not None:
             from seqrun.evaluation.plots import stability_png
 
-            names = algorithm.names
+            names = run.algorithm.names
             title = f"{names['algo']} on {names['benchmark']}, every {self.every_steps} steps"
             png = stability_png(
                 np.array(self._steps), np.array(self._tasks), np.array(self._rows), title
             )
-            write_atomically(algorithm.run_dir / FIGURE, png)
+            write_atomically(run.directory / FIGURE, png)
 
     def _note(self, step: int, task: int, row: np.ndarray) -> None:
         self._steps.append(step)
         self._tasks.append(task)
         self._rows.append(row)
-
-    def _log(self, algorithm: BaseAlgorithm, values: dict[str, float], step: int) -> None:
-        for logger in algorithm.loggers:
-            logger.log(values, step=step, epoch=algorithm.epoch, task=algorithm.task)
 
 
 def worst_case(rows: np.ndarray, tasks: np.ndarray, k: int) -> tuple[float | None, float]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from seqrun.training.callback import BaseCallback
+from seqrun.training.callback import BaseCallback, Run
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
 
 FILE = "timing.jsonl"
 
@@ -30,70 +28,70 @@ class TimingCallback(BaseCallback):
     _started: dict[str, tuple[float, int]] = field(default_factory=dict, init=False, repr=False)
     _lines: list[str] = field(default_factory=list, init=False, repr=False)
 
-    def on_before_setup(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_setup(self, run: Run) -> None:
         """Start."""
-        self._start("setup", algorithm)
+        self._start("setup", run)
 
-    def on_after_setup(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_setup(self, run: Run) -> None:
         """Begin the file anew unless the run is resumed."""
-        resumed = algorithm.global_step > 0 or algorithm.task_is_done
-        if algorithm.run_dir is not None and not resumed:
-            (algorithm.run_dir / FILE).unlink(missing_ok=True)
+        resumed = run.step > 0 or run.progress.task_is_done
+        if run.directory is not None and not resumed:
+            (run.directory / FILE).unlink(missing_ok=True)
         started, _ = self._started["setup"]
-        self._started["setup"] = started, algorithm.global_step
-        self._end("setup", algorithm)
+        self._started["setup"] = started, run.step
+        self._end("setup", run)
 
-    def on_before_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_fit(self, run: Run) -> None:
         """Start."""
-        self._start("fit", algorithm)
+        self._start("fit", run)
 
-    def on_after_fit(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_fit(self, run: Run) -> None:
         """End."""
-        self._end("fit", algorithm)
+        self._end("fit", run)
 
-    def on_before_task(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_task(self, run: Run) -> None:
         """Start."""
-        self._start("task", algorithm)
+        self._start("task", run)
 
-    def on_after_task(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_task(self, run: Run) -> None:
         """End."""
-        self._end("task", algorithm, task=algorithm.task)
+        self._end("task", run, task=run.task)
 
-    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_epoch(self, run: Run) -> None:
         """Start."""
-        self._start("epoch", algorithm)
+        self._start("epoch", run)
 
-    def on_after_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_epoch(self, run: Run) -> None:
         """End."""
-        self._end("epoch", algorithm, task=algorithm.task, epoch=algorithm.epoch)
+        self._end("epoch", run, task=run.task, epoch=run.epoch)
 
-    def on_before_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_validation(self, run: Run) -> None:
         """Start."""
-        self._start("validation", algorithm)
+        self._start("validation", run)
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """End."""
-        self._end("validation", algorithm, task=algorithm.task, epoch=algorithm.epoch)
+        self._end("validation", run, task=run.task, epoch=run.epoch)
 
-    def on_before_teardown(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_teardown(self, run: Run) -> None:
         """Write what is left, after a failure too."""
-        self._write(algorithm)
+        self._write(run)
 
-    def _start(self, phase: str, algorithm: BaseAlgorithm) -> None:
-        self._started[phase] = time.perf_counter(), algorithm.global_step
+    def _start(self, phase: str, run: Run) -> None:
+        self._started[phase] = time.perf_counter(), run.step
 
-    def _end(self, phase: str, algorithm: BaseAlgorithm, **place: Any) -> None:
+    def _end(self, phase: str, run: Run, **place: Any) -> None:
         started, first_step = self._started[phase]
         seconds = round(time.perf_counter() - started, 6)
-        steps = algorithm.global_step - first_step
+        steps = run.step - first_step
         line = {"phase": phase, **place, "steps": steps, "seconds": seconds}
         self._lines.append(json.dumps(line) + "\n")
         if phase == "validation":
-            self._write(algorithm)
+            self._write(run)
 
-    def _write(self, algorithm: BaseAlgorithm) -> None:
-        if algorithm.run_dir is not None and self._lines:
-            algorithm.run_dir.mkdir(parents=True, exist_ok=True)
-            with open(algorithm.run_dir / FILE, "a", encoding="utf-8") as file:
+    def _write(self, run: Run) -> None:
+        if run.directory is not None and self._lines:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            with open(run.directory / FILE, "a", encoding="utf-8") as file:
                 file.writelines(self._lines)
         self._lines = []

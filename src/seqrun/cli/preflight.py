@@ -47,7 +47,7 @@ from seqrun.records.locks import refuse_locked
 from seqrun.config.secrets import names_secret
 from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
-from seqrun.runs.seeds import planned_samples
+from seqrun.training.limits import planned_samples
 from seqrun.sweeps.validation import held_out
 
 BAD_INPUT = 2

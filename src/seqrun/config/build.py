@@ -9,7 +9,8 @@ from typing import Any
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones.base import BaseBackbone
 from seqrun.callbacks import BaseCallback
-from seqrun.training.dispatch import has_step_hook
+from seqrun.training import limits
+from seqrun.training.callback import has_step_hook
 from seqrun.checks import ConfigError
 from seqrun.config.schema import (
     check_values,
@@ -54,7 +55,7 @@ def check(config: Mapping[str, Any]) -> None:
     algorithm = build(config, seeds_of(config)[0])
     for logger in algorithm.loggers:
         logger.check()
-    algorithm.check_size()
+    limits.check_size(algorithm)
     for callback in algorithm.callbacks:
         if config["seeds_strategy"] == "vmap" and has_step_hook(type(callback)):
             raise ConfigError(
@@ -68,6 +69,6 @@ def check_data(config: Mapping[str, Any]) -> None:
     seeds = seeds_of(config)
     first = build(config, seeds[0])
     first.benchmark.check_data()
-    if first.may_normalise_batches:
+    if limits.may_normalise_batches(first):
         for seed in seeds:  # a random order of classes gives tasks other sizes with each
-            build(config, seed).check_lengths_beforehand()
+            limits.check_lengths_beforehand(build(config, seed))

@@ -261,7 +261,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def device_of(config: Mapping[str, Any]) -> str:
     """Return the kind of device, "cpu" or "cuda", that the plain experiment runs on."""
     algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, config["allow_targets"])
-    return algorithm.find_device(config["device"])
+    return algorithm.engine_type.find_device(config["device"])
 
 
 def _only_shows(config: Mapping[str, Any], key: str) -> bool:

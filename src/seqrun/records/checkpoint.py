@@ -14,30 +14,13 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from seqrun.records.checkpoint_checks import (
-    COUNTERS,
-    MATRICES,
-    RECORD,
-    CheckpointError,
-    check_arrays,
-    check_position,
-    check_record,
-    check_state,
-    check_weights,
-    check_whole,
-    not_finite,
-    weights_of,
-)
-from seqrun.checks import ConfigError
 from seqrun.files import (
     naming,
     remove_temporaries,
@@ -47,13 +30,18 @@ from seqrun.files import (
     write_through,
 )
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
-    from seqrun.loggers.base import RunInfo
+from seqrun.records.checkpoint_checks import (
+    RECORD,
+    CheckpointError,
+    check_state,
+    not_finite,
+    weights_of,
+)
 
 __all__ = [
-    "COUNTERS",
+    "CALLBACK",
     "FOLDER",
+    "RECORD",
     "Checkpoint",
     "CheckpointError",
     "latest",
@@ -93,28 +81,6 @@ class Checkpoint:
     state: Mapping[str, Any]
     path: Path | None = None
 
-    @classmethod
-    def of(cls, algorithm: BaseAlgorithm) -> Checkpoint:
-        """Copy what a run carries; what loggers were told so far reaches the disk."""
-        arrays = dict(algorithm.export_arrays())
-        for name in MATRICES:
-            matrix = getattr(algorithm, name)
-            if matrix is not None:
-                arrays[RECORD + name] = np.array(matrix)
-        callbacks = {}
-        for name, callback in _named(algorithm.callbacks).items():
-            kept = callback.export_state(algorithm)
-            held = {key: v for key, v in kept.items() if isinstance(v, np.ndarray)}
-            arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in held.items()}
-            callbacks[name] = {key: v for key, v in kept.items() if key not in held}
-        loggers = _named(algorithm.loggers)
-        state = {
-            "counters": {name: getattr(algorithm, name) for name in COUNTERS},
-            "callbacks": callbacks,
-            "loggers": {name: logger.export_state() for name, logger in loggers.items()},
-        }
-        return cls(arrays, json.loads(to_json(state)))
-
     @property
     def task(self) -> int:
         """Task (1-based) in which it was made."""
@@ -130,84 +96,12 @@ class Checkpoint:
         """Whether it was made after the task's evaluation, not within its training."""
         return self.state["counters"]["task_is_done"]
 
-    def restore_counters(self, algorithm: BaseAlgorithm) -> None:
-        """Give an algorithm that was set up anew the counters and matrices.
-
-        Raises:
-            CheckpointError: they are not those of a run of this experiment.
-        """
-        check_position(self.state["counters"], algorithm)
-        stored = sum(array.nbytes for array in self.arrays.values())
-        check_whole("checkpoint: memory_bytes", self.state["counters"]["memory_bytes"], stored)
-        check_record(self.arrays, algorithm)
-        for name, value in self.state["counters"].items():
-            setattr(algorithm, name, value)
-        for name in MATRICES:
-            if RECORD + name in self.arrays:
-                getattr(algorithm, name)[:] = self.arrays[RECORD + name]
-
-    def check_parts(self, algorithm: BaseAlgorithm, run: RunInfo) -> None:
-        """Let callbacks and loggers see, before anything is opened, whether they can go on.
-
-        Raises:
-            CheckpointError: what one of them kept is not of a run of this experiment.
-        """
-        for name, callback in _named(algorithm.callbacks).items():
-            if name in self.state["callbacks"]:
-                with _of_part(f"callbacks.{name}"):
-                    callback.check_state(algorithm, self._kept_by(name))
-        for name, logger in _named(algorithm.loggers).items():
-            if name in self.state["loggers"]:
-                with _of_part(f"loggers.{name}"):
-                    logger.check_state(run, self.state["loggers"][name])
-
-    def restore_loggers(self, algorithm: BaseAlgorithm) -> None:
-        """Tell its loggers, which are open, where they stood; a new one knows nothing."""
-        for name, logger in _named(algorithm.loggers).items():
-            if name in self.state["loggers"]:
-                with _of_part(f"loggers.{name}"):
-                    logger.import_state(self.state["loggers"][name])
-
-    def restore_arrays(self, algorithm: BaseAlgorithm) -> None:
-        """Give it parameters, statistics, states and memory.
-
-        Raises:
-            CheckpointError: they are not those of a run of this experiment.
-        """
-        own = (RECORD, CALLBACK)
-        arrays = {n: a for n, a in self.arrays.items() if not n.startswith(own)}
-        check_arrays(arrays, algorithm)
-        with _of_part(f"algo={algorithm.name}"):
-            algorithm.import_arrays(arrays)
-
-    def restore_callbacks(self, algorithm: BaseAlgorithm) -> None:
-        """Give its callbacks what they kept; a new one knows nothing."""
-        for name, callback in _named(algorithm.callbacks).items():
-            if name in self.state["callbacks"]:
-                with _of_part(f"callbacks.{name}"):
-                    callback.import_state(algorithm, self._kept_by(name))
-
-    def _kept_by(self, name: str) -> dict[str, Any]:
+    def kept_by(self, name: str) -> dict[str, Any]:
         """Return what a callback kept, plain data and arrays."""
         prefix = f"{CALLBACK}{name}/"
         own = [n for n in self.arrays if n.startswith(prefix)]
         arrays = {n.removeprefix(prefix): self.arrays[n] for n in own}
         return {**self.state["callbacks"][name], **arrays}
-
-
-@contextmanager
-def _of_part(name: str) -> Iterator[None]:
-    """Name the part that cannot go on from what it kept; a part may know nothing of checkpoints."""
-    try:
-        yield
-    except CheckpointError as error:
-        what = str(error).removeprefix("checkpoint: ")
-        raise CheckpointError(f"checkpoint: {name}: {what}") from error
-    except (ConfigError, OSError, MemoryError):
-        raise  # of the machine or the directory, which an earlier checkpoint would meet too
-    except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"checkpoint: {name}: cannot be continued from: {told}") from error
 
 
 # ---- files
@@ -367,7 +261,14 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return weights_of(arrays)
 
 
-def load_weights(path: str | Path, algorithm: BaseAlgorithm) -> None:
+class TakesWeights(Protocol):
+    """An algorithm, as far as `load_weights` knows it."""
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take the network of another run."""
+
+
+def load_weights(path: str | Path, algorithm: TakesWeights) -> None:
     """Give an algorithm that was made, and not run yet, the network of a checkpoint.
 
     Its data are prepared and its network is built; optimizer and algorithm state are fresh, and
@@ -380,12 +281,7 @@ def load_weights(path: str | Path, algorithm: BaseAlgorithm) -> None:
     Raises:
         CheckpointError: of `read_weights`, or another network.
     """
-    weights = read_weights(path)
-    algorithm.benchmark.prepare(algorithm.random)
-    algorithm.start_engine()
-    algorithm.set_weights(algorithm.initial_weights())
-    check_weights(weights, algorithm)
-    algorithm.set_weights(weights)
+    algorithm.load_weights(read_weights(path))
 
 
 def _is_good(path: Path, config_hash: str) -> bool:
@@ -399,17 +295,6 @@ def _is_good(path: Path, config_hash: str) -> bool:
 def _checksum(state: Mapping[str, Any]) -> str:
     """Return the checksum of a state.json, which does not depend on how it is laid out."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _named(parts: Iterable[Any]) -> dict[str, Any]:
-    """Return <class>-<n> -> part: the n-th of its class, whatever stands between."""
-    count: Counter[str] = Counter()
-    named = {}
-    for part in parts:
-        kind = type(part).__name__
-        count[kind] += 1
-        named[f"{kind}-{count[kind]}"] = part
-    return named
 
 
 def _all(folder: Path) -> list[Path]:

@@ -7,29 +7,12 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.records.progress import COUNTERS
 
-COUNTERS = (
-    "task",
-    "epoch",
-    "task_is_done",
-    "global_step",
-    "epoch_first_step",
-    "epoch_loss_sum",
-    "epoch_samples",
-    "samples_seen",
-    "gradient_steps",
-    "memory_bytes",
-    "task_losses",
-    "final_loss",
-    "timing",
-)
-"""Attributes of an algorithm that say where it stands and what it has counted."""
 WHOLE = (
     "task",
     "epoch",
@@ -39,7 +22,6 @@ WHOLE = (
     "gradient_steps",
     "memory_bytes",
 )
-MATRICES = ("accuracy_matrix", "accuracy_matrix_task_aware")
 RECORD, MEMORY = "record/", "memory/"
 """Where the matrices and an algorithm's memory stand among the arrays."""
 WEIGHTS = ("params/", "stats/")
@@ -96,66 +78,6 @@ def _check_state(state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{name} must be an object of objects")
 
 
-def check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> None:
-    """Raise CheckpointError unless the counters lie on the way of `algorithm`, set up anew."""
-    task, epoch, step = counters["task"], counters["epoch"], counters["global_step"]
-    if task not in algorithm.trained_tasks():
-        raise CheckpointError(f"checkpoint: task={task}: is not one that this run trains on")
-    if not 1 <= epoch <= algorithm.training.epochs(task):
-        raise CheckpointError(f"checkpoint: epoch={epoch}: task {task} has no such epoch")
-    if not counters["epoch_first_step"] <= step <= algorithm.total_steps:
-        raise CheckpointError(
-            f"checkpoint: global_step={step}: must be between the epoch's first, "
-            f"{counters['epoch_first_step']}, and the run's last, {algorithm.total_steps}"
-        )
-    steps, batch_size = step - counters["epoch_first_step"], algorithm.benchmark.batch_size_of(task)
-    shorter = getattr(algorithm, "glances", 1)  # at most: those on an epoch's last batch
-    if not (steps - shorter) * batch_size < counters["epoch_samples"] <= steps * batch_size:
-        raise CheckpointError(
-            f"checkpoint: epoch_samples={counters['epoch_samples']}: cannot be those of {steps} "
-            f"steps, from epoch_first_step={counters['epoch_first_step']} on"
-        )
-    seen, most = counters["samples_seen"], step * algorithm.samples_per_step()
-    if seen > most:
-        raise CheckpointError(f"checkpoint: samples_seen={seen}: must be at most {most}")
-    done = [t for t in algorithm.trained_tasks() if t < task + counters["task_is_done"]]
-    if len(counters["task_losses"]) != len(done):
-        raise CheckpointError(f"checkpoint: task_losses: must be of {len(done)} tasks")
-    if not set(algorithm.timing) <= set(counters["timing"]):  # a method may count others too
-        raise CheckpointError(f"checkpoint: timing: must have {', '.join(algorithm.timing)}")
-
-
-def check_record(arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) -> None:
-    """Raise CheckpointError unless the matrices have the run's shape and hold fractions."""
-    for name in arrays:
-        if name.startswith(RECORD) and name.removeprefix(RECORD) not in MATRICES:
-            raise CheckpointError(f"checkpoint: {name}: is not one of this run's")
-    for name in MATRICES:
-        own, stored = getattr(algorithm, name), arrays.get(RECORD + name)
-        if (own is None) != (stored is None):
-            raise CheckpointError(f"checkpoint: {name}: is there though it must not be, or is not")
-        if stored is None:
-            continue
-        _check_like(name, stored, own)
-        if ((stored < 0) | (stored > 1)).any():
-            raise CheckpointError(f"checkpoint: {name}: must hold fractions in [0, 1]")
-
-
-def check_arrays(arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) -> None:
-    """Raise CheckpointError unless parameters, states and memory are like those of `algorithm`."""
-    own = {n: a for n, a in algorithm.export_arrays().items() if not n.startswith(MEMORY)}
-    names = {name for name in arrays if not name.startswith(MEMORY)}
-    for name in sorted(names ^ set(own)):
-        known = "is not one of this run's" if name in names else "is missing"
-        raise CheckpointError(f"checkpoint: {name}: {known}")
-    for name, array in own.items():
-        _check_like(name, arrays[name], array)
-    memory = {n.removeprefix(MEMORY): a for n, a in arrays.items() if n.startswith(MEMORY)}
-    mechanism = getattr(algorithm, "memory", None)
-    if mechanism is not None:  # KCL has a memory of its own kind, with checks of its own
-        check_memory(memory, algorithm, mechanism.capacity(algorithm.num_tasks))
-
-
 def weights_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return canonical name -> array of the parameters and statistics among a run's arrays."""
     return {
@@ -166,26 +88,43 @@ def weights_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def check_weights(weights: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) -> None:
-    """Raise CheckpointError unless parameters and statistics are like those of `algorithm`."""
-    own = weights_of(algorithm.export_arrays())
-    for name in sorted(set(weights) ^ set(own)):
-        known = "is not in this network" if name in weights else "is missing"
+def check_weights(weights: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> None:
+    """Raise CheckpointError unless parameters and statistics are like a network's `own`."""
+    check_same_arrays(weights, own, foreign="is not in this network")
+
+
+def check_same_arrays(
+    stored: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], *, foreign: str
+) -> None:
+    """Raise CheckpointError unless names, shapes and types agree.
+
+    Args:
+        stored, own: what a checkpoint has, and what it must have.
+        foreign: what is said of a name that is not among `own`.
+    """
+    for name in sorted(set(stored) ^ set(own)):
+        known = foreign if name in stored else "is missing"
         raise CheckpointError(f"checkpoint: {name}: {known}")
     for name, array in own.items():
-        _check_like(name, weights[name], array)
+        require_like(name, stored[name], array)
 
 
 def check_memory(
-    memory: Mapping[str, np.ndarray], algorithm: BaseAlgorithm, capacity: int
+    memory: Mapping[str, np.ndarray],
+    capacity: int,
+    *,
+    input_shape: tuple[int, ...] | None,
+    num_classes: int | None,
+    num_tasks: int,
 ) -> None:
-    """Raise CheckpointError unless stored samples can be of the stream.
+    """Raise CheckpointError unless stored samples can be of a stream.
 
     Args:
         memory: "seen", and "x", "y", "t" unless nothing is stored.
-        algorithm: whose stream it is.
         capacity: samples that may be stored.
+        input_shape, num_classes, num_tasks: of the stream, whose data are prepared.
     """
+    assert input_shape is not None and num_classes is not None
     if set(memory) not in ({"seen"}, {"seen", "x", "y", "t"}):
         raise CheckpointError("checkpoint: memory: must have seen, and x, y, t if it has samples")
     seen = memory["seen"]
@@ -194,20 +133,20 @@ def check_memory(
     if "x" not in memory:
         return
     x, y, t = (memory[name] for name in ("x", "y", "t"))
-    shape, benchmark = (len(y), *algorithm.benchmark.input_shape), algorithm.benchmark
-    fit = x.shape == shape and y.ndim == 1 and t.shape == y.shape and x.dtype == np.uint8
-    if not fit or len(y) > capacity:
+    fit = x.shape == (len(y), *input_shape) and y.ndim == 1 and t.shape == y.shape
+    if not fit or x.dtype != np.uint8 or len(y) > capacity:
         raise CheckpointError(
             f"checkpoint: memory: {x.dtype} x{x.shape}, y{y.shape}, t{t.shape}: must be at most "
-            f"{capacity} samples of uint8 {benchmark.input_shape}"
+            f"{capacity} samples of uint8 {input_shape}"
         )
-    for name, labels, most in (("y", y, benchmark.num_classes), ("t", t, algorithm.num_tasks)):
+    for name, labels, most in (("y", y, num_classes), ("t", t, num_tasks)):
         integers = labels.dtype.kind in "iu"
         if not integers or (len(labels) and not 0 <= labels.min() <= labels.max() < most):
             raise CheckpointError(f"checkpoint: memory/{name}: must be integers in 0..{most - 1}")
 
 
-def _check_like(name: str, stored: np.ndarray, own: np.ndarray) -> None:
+def require_like(name: str, stored: np.ndarray, own: np.ndarray) -> None:
+    """Raise CheckpointError unless two arrays have the same shape and type."""
     if stored.shape != own.shape or stored.dtype != own.dtype:
         raise CheckpointError(
             f"checkpoint: {name}: is {stored.dtype}{list(stored.shape)}, "
@@ -261,6 +200,6 @@ def check_like(name: str, stored: Any, own: np.ndarray) -> None:
     """Raise CheckpointError unless `stored` has shape and type of `own` and is finite."""
     if not isinstance(stored, np.ndarray):
         raise CheckpointError(f"{name}: is missing, or no array")
-    _check_like(name, stored, own)
+    require_like(name, stored, own)
     if not np.isfinite(stored).all():
         raise CheckpointError(f"{name}: is not finite")

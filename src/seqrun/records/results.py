@@ -26,16 +26,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import seqrun
 from seqrun.files import matrix_to_csv, plain, write_atomically, write_json
-from seqrun.evaluation.metrics import evaluation_sizes, mean_matrix, run_metrics, summarise
-
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.evaluation.metrics import mean_matrix, run_metrics, summarise
+from seqrun.records.progress import Progress
 
 SCHEMA = 1
 STATUSES = ("running", "completed", "failed", "interrupted")
@@ -82,32 +80,41 @@ class RunRecord:
     completed: bool = False
 
     @classmethod
-    def of(cls, algorithm: BaseAlgorithm) -> RunRecord:
-        """Return the record of `algorithm` as it stands, during its run or after."""
-        steps, seconds = algorithm.global_step, algorithm.timing["train_seconds"]
-        aware = algorithm.accuracy_matrix_task_aware
+    def of(
+        cls,
+        progress: Progress,
+        *,
+        seed: int,
+        test_sizes: Sequence[int] | None,
+        execution: Mapping[str, Any],
+        device: str | None,
+    ) -> RunRecord:
+        """Return the record of a run as it stands, during the run or after it.
+
+        Args:
+            progress: what it has counted and measured.
+            seed, test_sizes, execution, device: as in the attributes.
+        """
+        steps, seconds = progress.global_step, progress.timing["train_seconds"]
+        matrices = {n: np.array(m, np.float64) for n, m in progress.matrices.items()}
         return cls(
-            seed=algorithm.seed,
-            accuracy_matrix=np.array(algorithm.accuracy_matrix, np.float64),
-            accuracy_matrix_task_aware=None if aware is None else np.array(aware, np.float64),
-            test_sizes=evaluation_sizes(algorithm.benchmark),
-            train_loss={
-                "final": algorithm.final_loss,
-                "per_task": list(algorithm.task_losses),
-            },
+            seed=seed,
+            **matrices,
+            test_sizes=test_sizes,
+            train_loss={"final": progress.final_loss, "per_task": list(progress.task_losses)},
             timing={
-                **algorithm.timing,
+                **progress.timing,
                 "steps": steps,
                 "steps_per_second": steps / seconds if seconds > 0 else None,
             },
             cost={
-                "samples_seen": algorithm.samples_seen,
-                "gradient_steps": algorithm.gradient_steps,
-                "memory_bytes": algorithm.memory_bytes,
+                "samples_seen": progress.samples_seen,
+                "gradient_steps": progress.gradient_steps,
+                "memory_bytes": progress.memory_bytes,
                 "peak_rss_bytes": peak_rss_bytes(),
             },
-            execution=dict(algorithm.execution),
-            device=algorithm.device_kind,
+            execution=dict(execution),
+            device=device,
         )
 
     @property

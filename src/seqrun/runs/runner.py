@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrun.records import checkpoint
 from seqrun.runs.aggregate import aggregate
-from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -45,7 +44,9 @@ from seqrun.runs.seeds import (
     output_of,
     run_seeds,
 )
-from seqrun.runs.vmapped import Admit, run_together, runs_at_once
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.trainer import Trainer
+from seqrun.runs.vmapped import Join, run_together, runs_at_once
 from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 
 
@@ -94,7 +95,7 @@ def run_experiment(
     directory: Path,
     interruption: InterruptionCallback | None = None,
     overrides: Sequence[str] = (),
-    admit: Admit | None = None,
+    join: Join | None = None,
 ) -> Results:
     """Run every seed of a plain experiment in `directory`, or what is left of it.
 
@@ -105,7 +106,7 @@ def run_experiment(
         directory: its run directory.
         interruption: what ends the run early; None = nothing.
         overrides: what of the experiment was said on the command line, for a verdict.
-        admit: called with the algorithm of a run that is one of several; nothing is printed then.
+        join: called with the algorithm of a run that is one of several; nothing is printed then.
 
     Raises:
         ConfigError: the directory holds another experiment, or another process runs in it.
@@ -120,11 +121,11 @@ def run_experiment(
             verdict = _verdict(config, results, overrides)
             if verdict != results.verdict:
                 results.finish("completed", verdict=verdict)
-            if admit is None:
+            if join is None:
                 show_results(results)
             return results
         heard = interruption or InterruptionCallback()
-        return _run_seeds(config, directory, heard, overrides, admit)
+        return _run_seeds(config, directory, heard, overrides, join)
 
 
 def _verdict(
@@ -143,7 +144,7 @@ def _run_seeds(
     directory: Path,
     interruption: InterruptionCallback,
     overrides: Sequence[str],
-    admit: Admit | None,
+    join: Join | None,
 ) -> Results:
     seeds = seeds_of(config)
     first = build(config, seeds[0], directory)
@@ -177,7 +178,7 @@ def _run_seeds(
             left = []
         for seed in left:
             record = RecordCallback(results=results)
-            make_seed = partial(_build_admitted, config, seed, results, admit)
+            make_seed = partial(_build_jointed, config, seed, results, join)
             results.update(_fit(make_seed, record, interruption), completed=True)
         for logger in first.loggers:
             if len(seeds) > 1 and isinstance(logger, LocalLogger):
@@ -190,17 +191,17 @@ def _run_seeds(
         results.finish("failed", error=error)
         raise
     results.finish("completed", verdict=_verdict(config, results, overrides))
-    if admit is None and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
+    if join is None and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
         (show_results if len(seeds) > 1 else show_verdict)(results)
     return results
 
 
-def _build_admitted(
-    config: Mapping[str, Any], seed: int, results: Results, admit: Admit | None
+def _build_jointed(
+    config: Mapping[str, Any], seed: int, results: Results, join: Join | None
 ) -> BaseAlgorithm:
     algorithm = build(config, seed, results.seed_directory(seed))
-    if admit is not None:
-        admit(algorithm)
+    if join is not None:
+        join(algorithm)
     return algorithm
 
 
@@ -220,9 +221,9 @@ def _run_in_one_program(
     reports = SeedReports(lambda run, end: results.update(run, completed=end))
     causes: list[Exception] = []
 
-    def work_of(seed: int) -> Callable[[Admit], RunRecord]:
-        def work(admit: Admit) -> RunRecord:
-            make_seed = partial(_build_admitted, config, seed, results, admit)
+    def work_of(seed: int) -> Callable[[Join], RunRecord]:
+        def work(join: Join) -> RunRecord:
+            make_seed = partial(_build_jointed, config, seed, results, join)
             return _fit(make_seed, SendingCallback(to=reports.tell), interruption)
 
         return work
@@ -257,7 +258,7 @@ def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
 def _build_for_process(job: SeedJob) -> BaseAlgorithm:
     algorithm = build(job.config, job.seed, job.directory)
     algorithm.num_threads = algorithm.num_threads or 1
-    algorithm.execution["strategy"] = "processes"
+    algorithm.engine.execution["strategy"] = "processes"
     return algorithm
 
 
@@ -289,7 +290,7 @@ def _fit(
             sys.stderr.write(f"warning: {message}; the run continues from {where}\n")
         checkpoint.set_aside_after(directory, start)
         try:
-            return algorithm.fit(resume_from=start)
+            return Trainer(algorithm).fit(resume_from=start)
         except checkpoint.CheckpointError as error:
             if start is None:
                 raise

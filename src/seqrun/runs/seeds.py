@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrun.training.callback import BaseCallback
-from seqrun.training.dispatch import has_step_hook
+from seqrun.training.callback import BaseCallback, Run, has_step_hook
+from seqrun.training.limits import planned_samples
 from seqrun.system import num_cores
 from seqrun.runs.processes import Killed, output_in, run_in_processes, send
 from seqrun.records.results import RunRecord
@@ -56,9 +56,9 @@ class SendingCallback(BaseCallback):
 
     to: Callable[[RunRecord], None] = send
 
-    def on_after_validation(self, algorithm: Any) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """Send the run as it stands."""
-        self.to(RunRecord.of(algorithm))
+        self.to(run.record())
 
 
 class SeedReports:
@@ -114,7 +114,7 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
         return choice
     if num_seeds < 2:
         return "sequential"
-    if first.find_device(first.device) == "cuda":
+    if first.engine_type.find_device(first.device) == "cuda":
         can = first.backend == "jax" and not any(has_step_hook(type(c)) for c in first.callbacks)
         return "vmap" if can else "sequential"
     is_alone = multiprocessing.parent_process() is None
@@ -122,13 +122,6 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
         return "sequential"
     worth = planned_samples(first) * num_seeds >= WORTH_PROCESSES
     return "processes" if worth else "sequential"
-
-
-def planned_samples(algorithm: BaseAlgorithm) -> int:
-    """Return the samples that a run trains on, each as often as it does."""
-    algorithm.benchmark.prepare(algorithm.random)
-    tasks = algorithm.trained_tasks()
-    return sum(algorithm.training_size(t) * algorithm.training.epochs(t) for t in tasks)
 
 
 def run_seeds(

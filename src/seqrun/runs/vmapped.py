@@ -7,15 +7,14 @@ Which runs may be trained so is for others to say: seeds of one experiment, or w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from seqrun.training.engine.vmap import Failure, Member
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.engine.vmap import Failure, Participant
 from seqrun.callbacks import TqdmCallback
-from seqrun.training.limits import parts_of, total_bytes
+from seqrun.training.limits import needs_of, plan_lengths, total_bytes
 from seqrun.loggers.console import ConsoleLogger
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
 
 MOST_RUNS = 256
 """Runs in one program, however small they are."""
@@ -25,14 +24,14 @@ SHARE = 0.5
 Activations are not in them; where these do not fit a device, its ensemble cuts the program.
 """
 
-Admit = Callable[["BaseAlgorithm"], None]
+Join = Callable[[BaseAlgorithm], None]
 """Called with an algorithm before it is fit: makes it one of several."""
 
 
 def run_together(
     first: BaseAlgorithm,
     size: int,
-    works: Sequence[Callable[[Admit], Any]],
+    works: Sequence[Callable[[Join], Any]],
     ended: Callable[[int, Any], None],
 ) -> None:
     """Do all works, `size` in step, one group after the other.
@@ -48,8 +47,8 @@ def run_together(
     """
     interruptions: list[BaseException] = []
 
-    def work_of(work: Callable[[Admit], Any]) -> Callable[[Member], Any]:
-        return lambda member: work(lambda algorithm: _admit(algorithm, member))
+    def work_of(work: Callable[[Join], Any]) -> Callable[[Participant], Any]:
+        return lambda participant: work(lambda algorithm: _join(algorithm, participant))
 
     for start in range(0, len(works), size):
 
@@ -61,15 +60,15 @@ def run_together(
                 ended(start + place, result.error if error else result)
 
         group = [work_of(work) for work in works[start : start + size]]
-        first.new_ensemble().run(group, ended_here)
+        first.engine.new_ensemble().run(group, ended_here)
         if interruptions:
             raise interruptions[0]
 
 
-def _admit(algorithm: BaseAlgorithm, member: Member) -> None:
-    """Make the algorithm a member, and silent: the lines of several would be mixed."""
-    algorithm.member = member  # type: ignore[attr-defined]  # of an engine that has ensembles
-    algorithm.execution["strategy"] = "vmap"
+def _join(algorithm: BaseAlgorithm, participant: Participant) -> None:
+    """Make the algorithm a participant, and silent: the lines of several would be mixed."""
+    algorithm.engine.participant = participant
+    algorithm.engine.execution["strategy"] = "vmap"
     algorithm.callbacks = [c for c in algorithm.callbacks if not isinstance(c, TqdmCallback)]
     algorithm.loggers = [g for g in algorithm.loggers if not isinstance(g, ConsoleLogger)]
 
@@ -83,13 +82,14 @@ def runs_at_once(algorithm: BaseAlgorithm) -> int:
     Args:
         algorithm: that was built; it is set up as far as its size takes.
     """
+    engine = algorithm.engine
     algorithm.benchmark.prepare(algorithm.random)
-    algorithm.start_engine()
-    algorithm.plan_lengths()
-    algorithm.set_weights(algorithm.initial_weights())
-    algorithm.kept = algorithm.initial_kept()
-    needed = sum(part.num_bytes for part in parts_of(algorithm))
-    algorithm.stop_engine()
-    there = [b for b in (total_bytes(), algorithm.device_bytes()) if b is not None]
+    engine.start()
+    plan_lengths(algorithm)
+    engine.set_weights(algorithm.initial_weights())
+    algorithm.persistent = algorithm.initial_persistent_state()
+    needed = sum(need.num_bytes for need in needs_of(algorithm))
+    engine.stop()
+    there = [b for b in (total_bytes(), engine.device_bytes) if b is not None]
     fitting = int(SHARE * min(there) / needed) if there else MOST_RUNS
     return max(1, min(MOST_RUNS, fitting))

@@ -13,7 +13,7 @@ from typing import Any
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import BaseCallback
-from seqrun.training.dispatch import has_step_hook
+from seqrun.training.callback import has_step_hook
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.sweeps.summary import SweepJob
 from seqrun.config.targets import TARGET, find_class

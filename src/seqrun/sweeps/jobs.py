@@ -17,18 +17,18 @@ from seqrun.records.results import RecordError, Results
 from seqrun.runs.directory import is_done
 from seqrun.runs.runner import in_one_line, run_experiment
 from seqrun.sweeps.summary import Outcome, SweepJob
-from seqrun.runs.vmapped import Admit, run_together, runs_at_once
+from seqrun.runs.vmapped import Join, run_together, runs_at_once
 
 
 def run_job(
-    job: SweepJob, interruption: InterruptionCallback, admit: Admit | None = None
+    job: SweepJob, interruption: InterruptionCallback, join: Join | None = None
 ) -> Outcome:
     """Run a job of a multirun, or what is left of it; that it failed is an outcome like another.
 
     Args:
         job: which.
         interruption: what ends the run early.
-        admit: as in `run_experiment`.
+        join: as in `run_experiment`.
 
     Raises:
         KeyboardInterrupt: a signal ended it.
@@ -40,7 +40,7 @@ def run_job(
         if was_done:
             results = Results.read(job.directory)
         else:
-            results = run_experiment(job.config, job.directory, interruption, job.overrides, admit)
+            results = run_experiment(job.config, job.directory, interruption, job.overrides, join)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -73,8 +73,8 @@ def run_jobs_together(
         KeyboardInterrupt: a signal ended them.
     """
 
-    def work_of(job: SweepJob) -> Callable[[Admit], Outcome]:
-        return lambda admit: run_job(job, interruption, admit)
+    def work_of(job: SweepJob) -> Callable[[Join], Outcome]:
+        return lambda join: run_job(job, interruption, join)
 
     def told(place: int, outcome: Any) -> None:
         if isinstance(outcome, Exception):

@@ -1,5 +1,6 @@
-"""What a run needs of the machine's memory, estimated from shapes before it trains.
+"""What a run needs, known before it trains: steps, work and the machine's memory.
 
+Memory is estimated from shapes.
 The parts are arrays whose sizes are known: network and states twice (a step's gradients and new
 values, or a checkpoint's copy), the largest task's training data and the test data twice (host and
 device), a full replay memory twice, an epoch's plan, and the inputs that are gathered for a chunk.
@@ -14,12 +15,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from seqrun.backbones.base import multiply_adds
 from seqrun.checks import ConfigError
-
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.training.algorithm import BaseAlgorithm
 
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -27,11 +27,122 @@ CGROUPS = Path("/sys/fs/cgroup")
 INDEX_BYTES = 4
 LABEL_BYTES = 8
 """Of a sample's label and task."""
+MOST_COPIES = 10
+"""Arrays of a weight's size in a run's states, besides one per task: no algorithm has as many."""
+
+
+# ---- steps and work
+
+
+def work_per_batch(algorithm: BaseAlgorithm) -> int:
+    """Return the multiply-adds of one step's forward pass; the engine has started."""
+    images = algorithm.benchmark.input_shape
+    convolutions = algorithm.backbone.convolutions(images)
+    per_sample = multiply_adds(algorithm.engine.parameter_shapes(), images, convolutions)
+    return per_sample * algorithm.samples_per_step()
+
+
+def chunk_rule(multiply_adds_per_batch: int, input_bytes_per_batch: int) -> int:
+    """Return the steps per chunk: about a quarter of a second, within 64 MiB of inputs.
+
+    A step costs about three forward passes; 2 cores were measured at about 40 G multiply-adds
+    per second. Between 1 and 1000, and never a matter of timing, so that a run always cuts its
+    plan at the same places.
+    """
+    by_time = 1e10 / (3 * multiply_adds_per_batch)
+    by_memory = 2**26 / input_bytes_per_batch
+    return int(max(1, min(1000, by_time, by_memory)))
+
+
+def plan_lengths(algorithm: BaseAlgorithm) -> None:
+    """Count the run's steps and choose the length of chunks; the engine has started."""
+    engine, benchmark = algorithm.engine, algorithm.benchmark
+    engine.total_steps, longest = 0, 1
+    for task in algorithm.trained_tasks():
+        size, batch_size = algorithm.training_size(task), benchmark.batch_size_of(task)
+        longest = max(longest, size // batch_size)
+        batches = math.ceil(size / batch_size) * algorithm.training.epochs(task)
+        engine.total_steps += batches * algorithm.steps_per_batch
+    input_bytes = 4 * algorithm.samples_per_step() * math.prod(benchmark.input_shape or ())
+    rule = algorithm.training.chunk_steps or chunk_rule(work_per_batch(algorithm), input_bytes)
+    engine.chunk_steps = engine.execution["chunk_steps"] = min(rule, longest)
+
+
+def planned_samples(algorithm: BaseAlgorithm) -> int:
+    """Return the samples that a run trains on, each as often as it does."""
+    algorithm.benchmark.prepare(algorithm.random)
+    tasks = algorithm.trained_tasks()
+    return sum(algorithm.training_size(t) * algorithm.training.epochs(t) for t in tasks)
+
+
+# ---- batches of one sample
+
+
+def may_normalise_batches(algorithm: BaseAlgorithm) -> bool:
+    """Return whether the backbone has BatchNorm, or knows its layers only when it is built."""
+    backbone = algorithm.backbone
+    return backbone.has_batch_statistics or "own" in backbone.initializations
+
+
+def check_lengths_beforehand(algorithm: BaseAlgorithm) -> None:
+    """Prepare the data and check the lengths of batches before anything starts.
+
+    Raises:
+        ConfigError: of preparing, or of `check_lengths`.
+    """
+    algorithm.benchmark.prepare(algorithm.random)
+    if not algorithm.backbone.has_batch_statistics and _single_samples(algorithm):
+        algorithm.engine.start()  # builds the network
+        algorithm.engine.stop()
+    check_lengths(algorithm)
+
+
+def check_lengths(algorithm: BaseAlgorithm) -> None:
+    """Raise ConfigError if BatchNorm is given a batch of one sample; the data are prepared."""
+    if algorithm.backbone.has_batch_statistics and (wrong := _single_samples(algorithm)):
+        raise ConfigError(f"{wrong}, which BatchNorm cannot normalise")
+
+
+def _single_samples(algorithm: BaseAlgorithm) -> str:
+    """Say which batches of training samples have one sample; "" = none."""
+    for task in algorithm.trained_tasks():
+        size, batch_size = algorithm.training_size(task), algorithm.benchmark.batch_size_of(task)
+        if batch_size == 1 or size % batch_size == 1:
+            which = "every batch" if batch_size == 1 else "the last batch"
+            return (
+                f"benchmark.batch_size={batch_size}: {which} of task {task} ({size} samples) "
+                "has one sample"
+            )
+    return ""
+
+
+# ---- memory
+
+
+def check_size(algorithm: BaseAlgorithm) -> None:
+    """Raise ConfigError if weights and states cannot fit, as far as that is known before data.
+
+    A module of someone else's is not made just to see how large it is.
+    """
+    shape, classes = algorithm.benchmark.input_shape, algorithm.benchmark.num_classes
+    if shape is None or classes is None or "own" in algorithm.backbone.initializations:
+        return
+    engine = algorithm.engine
+    try:
+        weights = engine.carried_bytes(states=False)
+    except (OverflowError, RuntimeError, TypeError) as error:  # beyond what a shape can be
+        told = str(error).partition("\n")[0]
+        sized_by = algorithm.backbone.sized_by
+        raise ConfigError(f"{sized_by}: cannot be built: {told}") from error
+    refuse_what_cannot_fit([weights_need(algorithm, weights)])
+    if not fits([weights_need(algorithm, weights * (algorithm.num_tasks + MOST_COPIES))]):
+        carried = engine.carried_bytes(states=True)
+        refuse_what_cannot_fit([weights_need(algorithm, carried)])
 
 
 @dataclass(frozen=True)
-class Part:
-    """A share of what a run needs.
+class Need:
+    """A part of the memory that a run needs.
 
     Attributes:
         name: in words.
@@ -44,7 +155,7 @@ class Part:
     num_bytes: int
 
 
-def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
+def needs_of(algorithm: BaseAlgorithm) -> list[Need]:
     """Return what a run needs whose benchmark is prepared and whose engine has started.
 
     States are counted as soon as they are there.
@@ -55,24 +166,24 @@ def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
     tasks = range(1, algorithm.num_tasks + 1)
     most = max(algorithm.training_size(t) for t in algorithm.trained_tasks())
     tested = sum(benchmark.task_size(t, benchmark.evaluation_split) for t in tasks)
-    weights = sum(map(math.prod, algorithm.parameter_shapes().values())) * 4
+    weights = sum(map(math.prod, algorithm.engine.parameter_shapes().values())) * 4
     per_step = algorithm.samples_per_step()
-    gathered = min(algorithm.gathered_steps, algorithm.chunk_steps)
+    gathered = min(algorithm.engine.gathered_steps, algorithm.engine.chunk_steps)
     smallest = min(benchmark.batch_size_of(t) for t in tasks)
     steps = math.ceil(most / smallest)
     parts = [
-        weights_part(algorithm, weights + _state_bytes(algorithm)),
-        Part(
+        weights_need(algorithm, weights + array_bytes([*algorithm.engine.state_arrays(), algorithm.persistent])),
+        Need(
             "data",
             f"benchmark.samples_per_task={benchmark.samples_per_task}",
             2 * sample * (most + tested),
         ),
-        Part(
+        Need(
             "plan of an epoch",
             f"benchmark.batch_size={benchmark.batch_size}",
             2 * INDEX_BYTES * steps * per_step,
         ),
-        Part(
+        Need(
             "inputs of a chunk",
             f"training.chunk_steps={options.chunk_steps}",
             4 * gathered * per_step * pixels,
@@ -83,16 +194,16 @@ def parts_of(algorithm: BaseAlgorithm) -> list[Part]:
         budgets = ("memory_size", "per_task_memory_samples")
         key = next(b for b in budgets if getattr(mechanism, b) is not None)
         size = 2 * sample * mechanism.capacity(algorithm.num_tasks)
-        parts.append(Part("replay memory", f"algo.{key}={getattr(mechanism, key)}", size))
+        parts.append(Need("replay memory", f"algo.{key}={getattr(mechanism, key)}", size))
     return parts
 
 
-def weights_part(algorithm: BaseAlgorithm, num_bytes: int) -> Part:
+def weights_need(algorithm: BaseAlgorithm, num_bytes: int) -> Need:
     """Return the share of network and states of `num_bytes`."""
-    return Part("network and states", algorithm.backbone.sized_by, 2 * num_bytes)
+    return Need("network and states", algorithm.backbone.sized_by, 2 * num_bytes)
 
 
-def refuse_what_cannot_fit(parts: Iterable[Part], available: int | None = None) -> None:
+def refuse_what_cannot_fit(parts: Iterable[Need], available: int | None = None) -> None:
     """Raise ConfigError if the parts are larger together than the memory that is available.
 
     Args:
@@ -113,7 +224,7 @@ def refuse_what_cannot_fit(parts: Iterable[Part], available: int | None = None) 
     )
 
 
-def fits(parts: Iterable[Part], available: int | None = None) -> bool:
+def fits(parts: Iterable[Need], available: int | None = None) -> bool:
     """Return whether the parts fit together into what is available, as `refuse_what_cannot_fit`."""
     available = available_bytes() if available is None else available
     return available is None or sum(part.num_bytes for part in parts) <= available
@@ -184,12 +295,6 @@ def _left_in(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return [max(0, room + int(stat.get(reclaimable, 0)))]
     return []
-
-
-def _state_bytes(algorithm: Any) -> int:
-    carried = getattr(algorithm, "carry", algorithm)
-    groups = [getattr(carried, name, None) for name in ("stats", "opt_state", "state")]
-    return array_bytes([*groups, algorithm.kept])
 
 
 def array_bytes(value: Any) -> int:

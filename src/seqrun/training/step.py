@@ -20,6 +20,21 @@ class Batch(NamedTuple):
     t: Any
 
 
+class Losses(NamedTuple):
+    """What an algorithm's `losses` returns.
+
+    Attributes:
+        task: scalar, the task loss, which is logged; it never contains a penalty.
+        total: scalar, what the gradient is taken of.
+        logits: (B, C) of the current task's batch, with the classes left out that `step.mask`
+            does not allow; the training accuracy is counted from them.
+    """
+
+    task: Any
+    total: Any
+    logits: Any
+
+
 @dataclass
 class Step:
     """The fields of one step: arrays of the engine's own framework.
@@ -28,41 +43,41 @@ class Step:
     stay pure; on PyTorch `params` are the live parameters, changed in place by the optimizer.
 
     Attributes:
-        reads: plan array -> samples of the pool that this step reads; "index" are
+        batches: plan array -> samples of the replay dataset that this step reads; "index" are
             the current task's, which `batch` gives too.
         params: parameter name -> value.
         stats: BatchNorm statistic name -> value.
         opt_state: the optimizer's NamedTuple.
         state: the algorithm's NamedTuple.
-        hyper: name -> scalar that enters arithmetic (lr, ewc_lambda, ...); on JAX, and
+        hparams: name -> scalar that enters arithmetic (lr, ewc_lambda, ...); on JAX, and
             in compiled steps on PyTorch (there but for the optimizer's own other than lr), an
             array: no `if`, `float()` or `math` on it.
         mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
         arrays: this step's row of every plan array.
-        pool: the task's samples on the device, which plan indices point into.
+        dataset: the replay dataset on the device, which plan indices point into.
         key: of this step's noise (JAX only).
         loss: the task loss, which never contains a penalty.
         logits: (B, C) of `batch` in the training forward.
         gradients: parameter name -> gradient.
-        saved: what an algorithm keeps from one of its hooks to the next.
+        cache: what an algorithm saves from one of its hooks for the next.
     """
 
-    reads: dict[str, Batch]
+    batches: dict[str, Batch]
     params: dict[str, Any]
     stats: dict[str, Any]
     opt_state: Any
     state: Any
-    hyper: dict[str, Any]
+    hparams: dict[str, Any]
     mask: Any = None
     arrays: dict[str, Any] = field(default_factory=dict)
-    pool: Any = None
+    dataset: Any = None
     key: Any = None
     loss: Any = None
     logits: Any = None
     gradients: dict[str, Any] = field(default_factory=dict)
-    saved: dict[str, Any] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
 
     @property
     def batch(self) -> Batch:
         """The current task's samples."""
-        return self.reads["index"]
+        return self.batches["index"]

@@ -52,7 +52,7 @@ class AGEMOptions(ReplayOptions):
         one_of("memory_policy", self.memory_policy, AGEM_POLICIES)
         super().__post_init__()
         refuse_single_samples(
-            self.backbone,  # type: ignore[attr-defined]  # the engine's
+            self.backbone,
             per_task_memory_samples=self.per_task_memory_samples,
             memory_batch_size=self.memory_batch_size,
         )

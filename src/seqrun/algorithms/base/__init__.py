@@ -1,10 +1,7 @@
-"""BaseAlgorithm: the flow of training over a stream of tasks, and its hooks.
-
-The engines of the two frameworks are in torch.py and jax.py.
-"""
+"""BaseAlgorithm and what a method is written with; the two backends' bases are in torch and jax."""
 
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.options import TrainingOptions
-from seqrun.training.step import Batch, Step
+from seqrun.training.step import Batch, Losses, Step
 
-__all__ = ["BaseAlgorithm", "Batch", "Step", "TrainingOptions"]
+__all__ = ["BaseAlgorithm", "Batch", "Losses", "Step", "TrainingOptions"]

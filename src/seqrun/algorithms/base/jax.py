@@ -1,84 +1,53 @@
-"""JaxBaseAlgorithm: the JAX engine."""
+"""JaxBaseAlgorithm: what a method on JAX starts from; by itself, plain training."""
 
 from __future__ import annotations
 
-import copy
-import math
-import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from seqrun.training.engine.arrays import flatten_state, unflatten_state
-from seqrun.training.engine.cache import compilation_cache
-from seqrun.training.engine.vmap import Call, Member
-from seqrun.training.engine.vmap.jax import Ensemble
-from seqrun.training.algorithm import BaseAlgorithm
-from seqrun.training.step import Batch, Step
-from seqrun.training.engine.threads import default_num_threads
-from seqrun.backbones.jax import flat, nested, normalised_inputs
-from seqrun.benchmarks import Dataset
-from seqrun.checks import ConfigError
-from seqrun.formulas.augmentation.jax import augmented
+from seqrun.backbones.jax import flat, nested
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
-from seqrun.formulas.per_sample.jax import CHUNK, UNROLLED
-from seqrun.plan import Chunk
+from seqrun.records.checkpoint import Checkpoint
+from seqrun.records.results import RunRecord
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.engine.jax import JaxEngine
+from seqrun.training.step import Losses, Step
+from seqrun.training.trainer import Trainer
 
-jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
+Arrays = dict[str, Array]
 
 
 class NoState(NamedTuple):
     """The state of an algorithm that keeps nothing between steps."""
 
 
-class Carry(NamedTuple):
-    """What one step hands to the next."""
-
-    params: dict[str, Array]
-    stats: dict[str, Array]
-    opt_state: Any
-    state: Any
-
-
-class Fixed(NamedTuple):
-    """What all steps of a chunk read."""
-
-    pool: Batch
-    mask: Array | None
-    hyper: dict[str, Any]
-    noise_key: Array
-
-
 @dataclass(kw_only=True, eq=False)
 class JaxBaseAlgorithm(BaseAlgorithm):
-    """Run a chunk's steps in one compiled program; plain training if nothing is overridden.
+    """A method on JAX: it overrides `losses`, and hooks for what is not a loss.
 
-    Methods that are traced capture structure only; params, state, memory and scalars are
-    arguments.
-
-    Attributes:
-        module: the flax module.
-        carry: parameters, BatchNorm statistics, optimizer state and algorithm state.
-        per_sample_rows: the most samples that one call takes per-sample gradients of.
-        member: what makes this run one of several that share their compiled calls; or None.
+    Methods that are traced capture structure only; what changes is in the step.
     """
 
     backend: ClassVar[str] = "jax"
+    engine_type: ClassVar[type[JaxEngine]] = JaxEngine
 
-    member: Member | None = field(init=False, default=None, repr=False)
-    _carry: Carry = field(init=False, repr=False)
-    _is_lent: bool = field(init=False, default=True, repr=False)
+    engine: JaxEngine = field(init=False, repr=False)
 
-    # ---- what an algorithm overrides, besides the hooks
+    def fit(self, resume_from: Checkpoint | None = None) -> RunRecord:
+        """Train over the whole stream and return the record."""
+        return Trainer(self).fit(resume_from)
+
+    @property
+    def module(self) -> nn.Module:
+        """The flax module."""
+        return self.engine.module
+
+    # ---- what a method overrides, besides the hooks
 
     def build_module(self) -> nn.Module:
         """Return the network with all that trains: the backbone's, or one that holds it."""
@@ -88,426 +57,99 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         """Return the algorithm's NamedTuple of zeros."""
         return NoState()
 
-    def training_loss(
-        self, params: dict[str, Array], step: Step
-    ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        """Return the scalar task loss, and (logits (B, C), BatchNorm statistics)."""
-        logits, stats = self.forward(params, step.stats, step.batch.x, step.key)
-        logits = allow_classes(logits, step.mask, step.batch.t)
-        return cross_entropy(logits, step.batch.y), (logits, stats)
+    def losses(self, step: Step) -> Losses:
+        """Return the mean cross-entropy on the current task's batch."""
+        logits = allow_classes(self.forward(step, step.batch.x), step.mask, step.batch.t)
+        loss = cross_entropy(logits, step.batch.y)
+        return Losses(task=loss, total=loss, logits=logits)
 
-    def forward(
-        self, params: dict[str, Array], stats: dict[str, Array], x: Array, key: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return the logits of a training forward and the next BatchNorm statistics."""
+    def backward(self, step: Step) -> None:
+        """Take the gradient of `losses(step).total` in one backward pass."""
+
+        def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays, dict[str, Any]]]:
+            own = replace(step, params=params, cache=dict(step.cache))
+            losses = self.losses(own)
+            return losses.total, (losses.task, losses.logits, own.stats, own.cache)
+
+        step.gradients, (step.loss, step.logits, step.stats, step.cache) = jax.grad(
+            total, has_aux=True
+        )(step.params)
+
+    def optimizer_step(self, step: Step) -> None:
+        """Clip the gradient and move the parameters."""
+        if "grad_clip" in step.hparams:
+            step.gradients = clip_by_global_norm(step.gradients, step.hparams["grad_clip"])
+        step.params, step.opt_state = self.optimizer.update(
+            step.gradients, step.opt_state, step.params, step.hparams
+        )
+
+    # ---- training passes: BatchNorm statistics of the step move; `key` None = the step's
+
+    def forward(self, step: Step, x: Array, key: Array | None = None) -> Array:
+        """Return the (B, C) logits of all classes."""
+        key = step.key if key is None else key
+        logits, step.stats = self.forward_with(step.params, step.stats, x, key)
+        return logits
+
+    def training_features(self, step: Step, x: Array, key: Array | None = None) -> Array:
+        """Return the (B, D) inputs of the classifier."""
+        variables = {"params": nested(step.params), "batch_stats": nested(step.stats)}
+        features, updated = self.module.apply(
+            variables,
+            x,
+            train=True,
+            rngs={"dropout": step.key if key is None else key},
+            mutable=["batch_stats"],
+            method="encode",
+        )
+        step.stats = flat(updated.get("batch_stats", {}))
+        return features
+
+    def classify(self, step: Step, features: Array) -> Array:
+        """Return the (B, C) logits of (B, D) features."""
+        logits: Any = self.module.apply(
+            {"params": nested(step.params)}, features, method="classify"
+        )
+        return logits
+
+    def forward_with(
+        self, params: Arrays, stats: Arrays, x: Array, key: Array
+    ) -> tuple[Array, Arrays]:
+        """Return the logits of a training pass and the next BatchNorm statistics."""
         variables = {"params": nested(params), "batch_stats": nested(stats)}
         logits, updated = self.module.apply(
             variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
         )
         return logits, flat(updated.get("batch_stats", {}))
 
-    def predict(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
-        """Return the logits of an evaluation forward."""
+    # ---- evaluation
+
+    def predict(self, params: Arrays, stats: Arrays, x: Array) -> Array:
+        """Return the logits of an evaluation pass with these parameters and statistics."""
         variables = {"params": nested(params), "batch_stats": nested(stats)}
         logits: Any = self.module.apply(variables, x)
         return logits
 
-    def encode(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
-        """Return the classifier's input in an evaluation forward, as `predict`."""
+    def encode(self, params: Arrays, stats: Arrays, x: Array) -> Array:
+        """Return the classifier's input in an evaluation pass, as `predict`."""
         variables = {"params": nested(params), "batch_stats": nested(stats)}
         features: Any = self.module.apply(variables, x, method="encode")
         return features
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """Return the (N, D) features of stored images in eval mode, in batches of one shape."""
-        size = self.benchmark.eval_batch_size
+        size, engine = self.benchmark.eval_batch_size, self.engine
         room = -len(x) % size
         padded = np.concatenate([x, np.zeros((room, *x.shape[1:]), x.dtype)])
         parts = []
         for part in np.split(padded, len(padded) // size):
-            args = (self.params, self.stats, self._on_device(part))
-            parts.append(np.asarray(self.compiled("features", self._features_of, args)(*args)))
+            args = (self.params, self.stats, engine.to_device(part))
+            parts.append(np.asarray(engine.compiled("features", self._features_of, args)(*args)))
         return np.concatenate(parts)[: len(x)]
 
-    def _features_of(self, params: dict, stats: dict, x: Array) -> Array:
-        return self.encode(params, stats, self.inputs(x))
+    def _features_of(self, params: Arrays, stats: Arrays, x: Array) -> Array:
+        return self.encode(params, stats, self.engine.inputs(x))
 
-    def evaluation_logits(
-        self, params: dict[str, Array], stats: dict[str, Array], reads: Any, x: Array
-    ) -> Array:
-        """Return the (B, C) numbers of which a prediction is the largest.
-
-        Args:
-            params, stats: `evaluation_weights` of the task.
-            reads: `evaluation_reads` of the task.
-            x: (B, H, W, C) inputs.
-        """
+    def evaluation_logits(self, params: Arrays, stats: Arrays, arrays: Any, x: Array) -> Array:
+        """Return the (B, C) numbers of which a prediction is the largest."""
         return self.predict(params, stats, x)
-
-    # ---- the engine
-
-    @classmethod
-    def find_device(cls, device: str) -> str:
-        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
-        # Without a CUDA plugin there is no need to start jax's devices, which fixes its threads.
-        plugins = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-        available = device != "cpu" and plugins and jax.default_backend() == "gpu"
-        if device == "cuda" and not available:
-            raise ConfigError("device='cuda': jax finds no GPU here; must be auto or cpu")
-        return "cuda" if available else "cpu"
-
-    @classmethod
-    def new_ensemble(cls) -> Ensemble:
-        """Return what runs of one structure share their compiled calls by."""
-        return Ensemble()
-
-    def device_bytes(self) -> int | None:
-        """Return the memory of the GPU that the engine has chosen; None on a CPU."""
-        if self.device_kind == "cpu":
-            return None
-        return (self._device.memory_stats() or {}).get("bytes_limit")
-
-    def start_engine(self) -> None:
-        """Choose device and threads and build the module."""
-        self.module = self.build_module()
-        sample = jax.ShapeDtypeStruct((2, *self.benchmark.input_shape), jnp.float32)
-        shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
-        self._param_shapes = flat(shapes["params"])
-        self._stat_shapes = flat(shapes.get("batch_stats", {}))
-        threads = self.num_threads or default_num_threads(self.work_per_batch())
-        os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
-        self.device_kind = self.find_device(self.device)
-        jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))  # None: keep none
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        self._device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
-        self.execution |= {"num_threads": threads, "compiled": True}
-        convolves = any(kernel.ndim == 4 for kernel in self._param_shapes.values())
-        rows = UNROLLED if self.device_kind == "cpu" else CHUNK
-        self.per_sample_rows = rows if convolves else self.benchmark.eval_batch_size
-        # In a loop XLA's convolutions on a CPU were measured 8 to 10 times slower than outside.
-        self._one_step_per_call = self.device_kind == "cpu" and convolves
-        if self._one_step_per_call:
-            self.execution["steps_per_call"] = 1
-        self._programs: dict[Any, Callable] = {}
-        self._compiled_new_step = jax.jit(self._new_step)
-        self._test_data: dict[int, list[tuple[Array, Array]]] = {}
-        mean, std = self.benchmark.transform.mean, self.benchmark.transform.std
-        self._mean = None if mean is None else np.asarray(mean, np.float32)
-        self._std = None if std is None else np.asarray(std, np.float32)
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return canonical name -> canonical shape."""
-        return {name: tuple(s.shape) for name, s in self._param_shapes.items()}
-
-    def carried_bytes(self, *, states: bool) -> int:
-        """Return sizes by tracing how the weights, and states if wanted, are made."""
-        blank = copy.copy(self)
-        blank.module, blank._device = self.build_module(), None
-
-        def make() -> Any:
-            variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
-            params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
-            if not states:
-                return params, stats
-            blank._param_shapes = params
-            blank.carry = Carry(params, stats, self.optimizer.init(params), None)
-            blank.carry = blank.carry._replace(state=blank.initial_state())
-            return blank.carry, blank.initial_kept()
-
-        images = self.benchmark.input_shape
-        shapes = jax.tree.leaves(jax.eval_shape(make))
-        return sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
-
-    def weights_are_finite(self) -> bool:
-        """Return whether all parameters and statistics are finite."""
-        return all(np.isfinite(v).all() for v in (self.params | self.stats).values())
-
-    def built_weights(self) -> dict[str, np.ndarray]:
-        """Return what the module's own initializers draw from the stream "init"."""
-        key = jax.random.key(self.random.key("init") & 0xFFFFFFFF)
-        sample = jnp.zeros((2, *self.benchmark.input_shape))
-        built = jax.jit(self.module.init)(key, sample)
-        named = flat(built["params"]) | flat(built.get("batch_stats", {}))
-        return {name: np.array(value) for name, value in named.items()}
-
-    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Start from canonical weights."""
-        params = {name: self._on_device(weights[name]) for name in self._param_shapes}
-        stats = {
-            name: self._on_device(
-                weights.get(name, np.full(s.shape, float(name.endswith("var")), np.float32))
-            )
-            for name, s in self._stat_shapes.items()
-        }
-        self.carry = Carry(params, stats, self.optimizer.init(params), None)
-        self.carry = self.carry._replace(state=self.initial_state())
-
-    def reset_optimizer(self) -> None:
-        """Make the optimizer's state fresh."""
-        self.carry = self.carry._replace(opt_state=self.optimizer.init(self.carry.params))
-
-    @property
-    def carry(self) -> Carry:
-        """What the last step handed on; what was read stays as it is while training goes on."""
-        self._is_lent = True
-        return self._carry
-
-    @carry.setter
-    def carry(self, carry: Carry) -> None:
-        self._carry, self._is_lent = carry, True
-
-    def _run_steps(self, program: Callable, *args: Any) -> tuple[Array, Array]:
-        """Hand the carry to a program, which writes the next one over it; return what else it says.
-
-        Arrays that anything else may hold, such as an anchor or a snapshot, are copied before.
-        """
-        if self._is_lent and self.member is None:
-            self._carry = _copied(self._carry)
-        self._carry, losses, correct = program(self._carry, *args)
-        self._is_lent = False
-        return losses, correct
-
-    @property
-    def state(self) -> Any:
-        """The algorithm's NamedTuple."""
-        return self.carry.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.carry = self.carry._replace(state=state)
-
-    @property
-    def stats(self) -> dict[str, Array]:
-        """Canonical name -> BatchNorm statistic."""
-        return self.carry.stats
-
-    @property
-    def params(self) -> dict[str, Array]:
-        """Canonical name -> parameter."""
-        return self.carry.params
-
-    def snapshot(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return parameters and statistics as they are now, which training leaves alone."""
-        return self.params, self.stats
-
-    def load_pool(self, dataset: Dataset) -> None:
-        """Put the task's samples on the device, and its class mask."""
-        self.pool = Batch(*(self._on_device(a) for a in dataset))
-        mask = self.training_mask()
-        self._mask = None if mask is None else self._on_device(mask)
-
-    def inputs(self, x: Array) -> Array:
-        """Return the network inputs of stored uint8 images."""
-        return normalised_inputs(x, self._mean, self._std)
-
-    def run_chunk(self, chunk: Chunk) -> None:
-        """Run the chunk in one compiled program, or step by step for callbacks' step hooks."""
-        hyper: dict[str, Any] = {n: np.float32(v) for n, v in self.hyper().items()}
-        noise = jax.random.key(self.random.key("noise") & 0xFFFFFFFF)
-        fixed = Fixed(self.pool, self._mask, hyper, noise)
-        run = self._run_single if self._one_step_per_call else self._run_compiled
-        run = self._run_hooked if self.has_host_step_hooks else run
-        losses, correct = [], []
-        for piece in self.pieces(chunk):
-            piece_losses, piece_correct = run(fixed, piece)
-            losses.append(piece_losses)
-            correct.append(piece_correct)
-            self.pause(piece.first_step + piece.steps)
-        chunk.losses, chunk.correct = np.concatenate(losses), np.concatenate(correct)
-
-    def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
-        steps, first = np.int32(chunk.steps), np.int32(chunk.first_step)
-        args = (fixed, self._padded(chunk), first, steps)
-        program = self.compiled("chunk", self._chunk_program, (self._carry, *args), donated=(0,))
-        losses, correct = self._run_steps(program, *args)
-        return losses[: chunk.steps], correct[: chunk.steps]
-
-    def _padded(self, chunk: Chunk) -> dict[str, np.ndarray]:
-        """Return the chunk's arrays, padded to the chunk grid.
-
-        Their number of steps is an argument, so one program serves chunks of every length.
-        """
-        is_full = chunk.batch_size == self.benchmark.batch_size_of(chunk.task)
-        room = max(self.chunk_steps if is_full else 1, chunk.steps)
-        return {
-            n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
-            for n, a in chunk.arrays.items()
-        }
-
-    def _run_single(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
-        """Call one step's program for every step; calls are queued, so the host runs ahead."""
-        arrays = {n: self._on_device(a) for n, a in self._padded(chunk).items()}
-        first, losses, correct = np.int32(chunk.first_step), [], []
-        args = (self._carry, fixed, arrays, first, np.int32(0))
-        program = self.compiled("step", self._step_program, args, donated=(0,))
-        for s in range(chunk.steps):
-            loss, hits = self._run_steps(program, fixed, arrays, first, np.int32(s))
-            losses.append(loss)
-            correct.append(hits)
-        return np.stack(losses), np.stack(correct)
-
-    def _step_program(
-        self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, s: Array
-    ) -> tuple[Carry, Array, Array]:
-        """Run step `s` of the planned steps; return what it carries, its loss and its hits."""
-        row = {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
-        step = self._new_step(carry, fixed, row, first + s)
-        self.training_step(step)
-        return _carried(step), step.loss, (step.logits.argmax(-1) == step.batch.y).sum()
-
-    def _chunk_program(
-        self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
-    ) -> tuple[Carry, Array, Array]:
-        """Run `steps` of the planned steps: a scan whose length is an argument."""
-        room = arrays["index"].shape[0]
-
-        def body(s: Array, scanned: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
-            carry, losses, correct = scanned
-            carry, loss, hits = self._step_program(carry, fixed, arrays, first, s)
-            return carry, losses.at[s].set(loss), correct.at[s].set(hits)
-
-        start = (carry, jnp.zeros(room), jnp.zeros(room, jnp.int32))
-        return jax.lax.fori_loop(0, steps, body, start)
-
-    def _run_hooked(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
-        """Run events on the host, with each event's own work compiled."""
-        losses, correct = [], []
-        for s in range(chunk.steps):
-            row = {n: jnp.asarray(a[s]) for n, a in chunk.arrays.items()}
-            step = self._compiled_new_step(self.carry, fixed, row, jnp.int32(chunk.first_step + s))
-            self.training_step(step)
-            self.carry = _carried(step)
-            losses.append(step.loss)
-            correct.append((step.logits.argmax(-1) == step.batch.y).sum())
-        return np.stack(losses), np.stack(correct)
-
-    def _new_step(self, carry: Carry, fixed: Fixed, row: dict[str, Array], index: Array) -> Step:
-        reads = {}
-        for name in self.pool_reads:
-            x, y, t = (a[row[name]] for a in fixed.pool)
-            if f"augment/{name}" in row:
-                offsets, crop_padding = row[f"augment/{name}"], self.benchmark.crop_padding
-                x = augmented(fixed.pool.x, row[name], offsets, crop_padding)
-            reads[name] = Batch(self.inputs(x), y, t)
-        key = jax.random.fold_in(fixed.noise_key, index)
-        return Step(reads, *carry, fixed.hyper, fixed.mask, row, fixed.pool, key)
-
-    def step_call(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
-        """Return `function` as it is to be traced, or compiled alone between host hooks."""
-        if not self.has_host_step_hooks:
-            return function
-
-        @jax.jit
-        def pure(step: Step) -> Step:
-            function(step)
-            return step
-
-        def call(step: Step) -> None:
-            after = pure(step)
-            for f in fields(Step):
-                setattr(step, f.name, getattr(after, f.name))
-
-        return call
-
-    def backward(self, step: Step) -> None:
-        """Compute the task loss and its gradient."""
-        loss = jax.value_and_grad(self.training_loss, has_aux=True)
-        (step.loss, (step.logits, step.stats)), step.gradients = loss(step.params, step)
-
-    def optimizer_step(self, step: Step) -> None:
-        """Clip the gradient and move the parameters."""
-        if "grad_clip" in step.hyper:
-            step.gradients = clip_by_global_norm(step.gradients, step.hyper["grad_clip"])
-        step.params, step.opt_state = self.optimizer.update(
-            step.gradients, step.opt_state, step.params, step.hyper
-        )
-
-    def compiled(
-        self, name: str, function: Callable, args: tuple, donated: tuple[int, ...] = ()
-    ) -> Callable:
-        """Return `function` compiled for the shapes of `args`, counting the time it takes.
-
-        In a run that is a member of several, what is returned waits for the others' calls, with
-        which it may share a program.
-
-        Args:
-            name, function, args: what is to be called, and a first call's arguments.
-            donated: places of arguments whose arrays results are written over, if run alone.
-        """
-        member = self.member
-        if member is not None:
-            return lambda *given: member.call(Call(name, function, given, self.timing))
-        leaves, tree = jax.tree.flatten(args)
-        key = (name, tree, tuple((a.shape, a.dtype) for a in leaves))
-        if key not in self._programs:
-            started = time.perf_counter()
-            jitted = jax.jit(function, donate_argnums=donated)
-            self._programs[key] = jitted.lower(*args).compile()
-            self.timing["compile_seconds"] += time.perf_counter() - started
-        return self._programs[key]
-
-    def count_correct(self, task: int, masks: list[np.ndarray | None]) -> list[int]:
-        """Count the correct predictions on a task's test data under each mask of classes."""
-        if task not in self._test_data:
-            data = self.benchmark.task_data(task, self.benchmark.evaluation_split)
-            size = self.benchmark.eval_batch_size
-            self._test_data[task] = [
-                (self._on_device(data.x[i : i + size]), self._on_device(data.y[i : i + size]))
-                for i in range(0, len(data.y), size)
-            ]
-        every = np.ones(self.benchmark.num_classes, bool)
-        allowed = np.stack([every if mask is None else mask for mask in masks])
-        counts = np.zeros(len(masks), int)
-        known = *self.evaluation_weights(task), self.evaluation_reads(task)
-        for x, y in self._test_data[task]:
-            args = (*known, x, y, allowed)
-            counts += np.asarray(self.compiled("evaluate", self._evaluate_program, args)(*args))
-        return counts.tolist()
-
-    def _evaluate_program(
-        self, params: dict, stats: dict, reads: Any, x: Array, y: Array, allowed: Array
-    ) -> Array:
-        logits = self.evaluation_logits(params, stats, reads, self.inputs(x))
-        masked = jnp.where(allowed[:, None], logits, -jnp.inf)
-        return (masked.argmax(-1) == y).sum(-1)
-
-    def _on_device(self, array: np.ndarray) -> Array:
-        if self.member is not None:
-            return self.member.ensemble.place(array, self._device)
-        return jax.device_put(array, self._device)
-
-    def start_trace(self, folder: Path) -> None:
-        """Begin to trace programs."""
-        jax.profiler.start_trace(folder, create_perfetto_trace=True)
-
-    def stop_trace(self) -> None:
-        """Write plugins/profile/<time>/."""
-        jax.block_until_ready(self.carry)
-        jax.profiler.stop_trace()
-
-    # ---- state as data
-
-    def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return everything that a run carries, by canonical name."""
-        groups = dict(zip(("params", "stats", "optimizer", "state"), self.carry, strict=True))
-        groups["kept"] = self.kept
-        return {name: np.asarray(v) for name, v in flatten_state(groups).items()}
-
-    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays."""
-        loaded = {n: self._on_device(a) for n, a in arrays.items() if not n.startswith("memory/")}
-        groups = ("params", "stats", "optimizer", "state")
-        self.carry = Carry(
-            *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))
-        )
-        self.kept = unflatten_state(self.kept, "kept", loaded)
-
-
-@jax.jit
-def _copied(carry: Carry) -> Carry:
-    return jax.tree.map(jnp.copy, carry)
-
-
-def _carried(step: Step) -> Carry:
-    return Carry(step.params, step.stats, step.opt_state, step.state)

@@ -12,7 +12,7 @@ z' and h(x') are the logits of all classes, those too that the cross-entropy lea
 
 Differs from the paper: each sample is offered to the reservoir once per task, in the first epoch
 (the paper trains for one; observe = "every_epoch" is the authors' loop for several), and inputs
-are not augmented. The task loss that is logged is CE(B): the other terms' gradient is added to its.
+are not augmented. The task loss that is logged is CE(B).
 With alpha (and beta) 0 the parameters are naive's.
 """
 
@@ -58,7 +58,7 @@ class DEROptions(ReplayOptions):
     observe: str = "first_epoch"
 
     name: ClassVar[str] = "der"
-    hyper_names: ClassVar[tuple[str, ...]] = ("alpha",)
+    hparam_names: ClassVar[tuple[str, ...]] = ("alpha",)
     vectorizable: ClassVar[tuple[str, ...]] = ("alpha",)
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class DEROptions(ReplayOptions):
         at_least("alpha", self.alpha, 0.0)
         one_of("observe", self.observe, ("first_epoch", "every_epoch"))
         refuse_single_samples(
-            self.backbone,  # type: ignore[attr-defined]  # the engine's
+            self.backbone,
             memory_size=self.memory_size,
             memory_batch_size=self.memory_batch_size,
         )
@@ -77,10 +77,10 @@ class DEROptions(ReplayOptions):
             policy="reservoir", memory_size=self.memory_size, observe=self.observe
         )
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Make the memory of the task's end, and count the logits among its bytes."""
-        super().on_after_task(algorithm)
-        self.memory_bytes += self.state.logits.nbytes  # type: ignore[attr-defined]  # the engine's
+        super().on_after_task()
+        self.progress.memory_bytes += self.state.logits.nbytes
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,9 +106,9 @@ class DERPPOptions(DEROptions):
     beta: float = 1.0
 
     name: ClassVar[str] = "derpp"
-    hyper_names: ClassVar[tuple[str, ...]] = ("alpha", "beta")
+    hparam_names: ClassVar[tuple[str, ...]] = ("alpha", "beta")
     vectorizable: ClassVar[tuple[str, ...]] = ("alpha", "beta")
-    pool_reads: ClassVar[tuple[str, ...]] = ("index", "replay", "replay_labels")
+    batch_names: ClassVar[tuple[str, ...]] = ("index", "replay", "replay_labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()

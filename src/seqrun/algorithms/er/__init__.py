@@ -73,8 +73,8 @@ class EROptions(ReplayOptions):
 
     def training_size(self, task: int) -> int:
         """Return the samples of an epoch without loading them, those of the memory included."""
-        size_of = super().training_size  # type: ignore[misc]
-        size: int = size_of(task)
+        size_of = super().training_size
+        size = size_of(task)
         if self.rehearsal == "batch" or task == 1:
             return size
         share, rest = divmod(self.memory_size, task - 1)
@@ -91,15 +91,15 @@ class EROptions(ReplayOptions):
             return super().plan_epoch(task, epoch, num_samples)
         filled = self.memory.filled
         together = num_samples + filled * self._copies(num_samples)
-        # Past ReplayOptions: the engine's own batches of an epoch with so many samples.
-        parts = super(ReplayOptions, self).plan_epoch(task, epoch, together)  # type: ignore[misc]
+        # Past ReplayOptions: plain batches of an epoch with so many samples.
+        parts = super(ReplayOptions, self).plan_epoch(task, epoch, together)
         for part in parts:
             stored = part["index"] >= num_samples
             part["index"][stored] = num_samples + (part["index"][stored] - num_samples) % filled
             part["replay"] = np.zeros((len(part["index"]), 0), np.int32)
         return parts
 
-    def hyper(self) -> dict[str, float]:
+    def hparams(self) -> dict[str, float]:
         """Add the weight of the memory, if it is set."""
         weight = {} if self.memory_weight is None else {"memory_weight": float(self.memory_weight)}
-        return super().hyper() | weight  # type: ignore[misc]
+        return super().hparams() | weight

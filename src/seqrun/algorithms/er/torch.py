@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.er import EROptions
-from seqrun.algorithms.replay.torch import ReplayAlgorithm, together
+from seqrun.algorithms.replay.torch import ReplayAlgorithm, with_replay
 from seqrun.formulas.torch import allow_classes, cross_entropy
 
 
@@ -16,14 +14,14 @@ from seqrun.formulas.torch import allow_classes, cross_entropy
 class ER(EROptions, ReplayAlgorithm):
     """Experience Replay (Chaudhry et al. 2019)."""
 
-    def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy over batch and memory, weighted if asked to, and logits."""
-        current = len(step.batch.y)
-        if "memory_weight" not in step.hyper or len(step.reads["replay"].y) == 0:
-            return super().training_loss(step)
-        x, y, t = together(step)
-        logits = allow_classes(self.network(x), step.mask, t)
-        weight = step.hyper["memory_weight"]
+    def losses(self, step: Step) -> Losses:
+        """L = CE over batch and memory, or (1 - w) CE(batch) + w CE(memory)."""
+        if "memory_weight" not in step.hparams or len(step.batches["replay"].y) == 0:
+            return super().losses(step)
+        current, w = len(step.batch.y), step.hparams["memory_weight"]
+        x, y, t = with_replay(step)
+        logits = allow_classes(self.forward(step, x), step.mask, t)
         on_batch = cross_entropy(logits[:current], y[:current])
         on_memory = cross_entropy(logits[current:], y[current:])
-        return (1 - weight) * on_batch + weight * on_memory, logits[:current]
+        loss = (1 - w) * on_batch + w * on_memory
+        return Losses(task=loss, total=loss, logits=logits[:current])

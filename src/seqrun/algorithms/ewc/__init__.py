@@ -87,7 +87,7 @@ class EWCOptions(RegularizationOptions):
     vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale")
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        super().__post_init__()
         one_of("fisher", self.fisher, FISHERS)
         one_of("fisher_weight", self.fisher_weight, ("none", "p"))
         boolean("fisher_running", self.fisher_running)
@@ -109,8 +109,7 @@ class EWCOptions(RegularizationOptions):
     @property
     def rows_per_batch(self) -> int:
         """Samples of each batch of fisher = "batched"."""
-        task_batch = self.benchmark.batch_size_of(self.task)  # type: ignore[attr-defined]
-        return self.fisher_batch_size or task_batch
+        return self.fisher_batch_size or self.benchmark.batch_size_of(self.task)
 
 
 @dataclass(kw_only=True, eq=False)

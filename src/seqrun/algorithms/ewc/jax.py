@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from seqrun.training.step import Batch, Step
+from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.ewc import (
     RUNNING_DECAY,
     RUNNING_EVERY,
@@ -48,14 +48,14 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         rows = fisher_rows(self, self.num_current)
         draws = label_draws(self, len(rows))
         batched = self.fisher == "batched"
-        size = self.rows_per_batch if batched else self.per_sample_rows
+        size = self.rows_per_batch if batched else self.engine.per_sample_rows
         classes = range(self.benchmark.num_classes) if self.fisher == "exact" else (0,)
         total = jax.tree.map(jnp.zeros_like, self.params)
         cuts = np.arange(size, len(rows), size)
         for row, draw in zip(np.split(rows, cuts), np.split(draws, cuts), strict=True):
             for c in map(np.int32, classes):
-                args = (total, self.params, self.stats, self.pool, self._mask, row, draw, c)
-                total = self.compiled("fisher", self._add_terms, args)(*args)
+                args = (total, self.params, self.stats, self.engine.dataset, self.engine.mask, row, draw, c)
+                total = self.engine.compiled("fisher", self._add_terms, args)(*args)
         parts = len(cuts) + 1 if batched else len(rows)
         return jax.tree.map(lambda f: f / parts, total)
 
@@ -70,7 +70,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         draw: Array,
         label: Array,
     ) -> Arrays:
-        x, y, t = self.inputs(pool.x[row]), pool.y[row], pool.t[row]
+        x, y, t = self.engine.inputs(pool.x[row]), pool.y[row], pool.t[row]
         if self.fisher == "batched":
 
             def mean_loss(values: Arrays) -> Array:
@@ -107,9 +107,9 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         if self.fisher_running:
             return self.params, importance
         args = (self.state.anchor, self.state.importance, self.params, importance)
-        return self.compiled("merge", completed_square, args)(*args)
+        return self.engine.compiled("merge", completed_square, args)(*args)
 
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
         if self.fisher_running:
             state = step.state
@@ -122,7 +122,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             )
             squares = jax.tree.map(lambda s: jnp.where(due, 0.0, s), squares)
             step.state = state._replace(squares=squares, running=running, count=count)
-        super().on_after_backward(algorithm, step)
+        super().on_after_backward(step)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -132,7 +132,7 @@ class OnlineEWC(OnlineEWCOptions, EWC):
     def merge(self, importance: Arrays) -> tuple[Arrays, Arrays]:
         """Return the parameters as the anchor, and gamma F + F_t."""
         args = (self.state.importance, importance, jnp.float32(self.gamma))
-        return self.params, self.compiled("merge", _faded_sum, args)(*args)
+        return self.params, self.engine.compiled("merge", _faded_sum, args)(*args)
 
 
 def _faded_sum(past: Arrays, added: Arrays, gamma: Array) -> Arrays:

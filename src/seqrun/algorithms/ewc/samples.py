@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.algorithms.ewc import EWCOptions
 
 
-def fisher_rows(algorithm: BaseAlgorithm, num_samples: int) -> np.ndarray:
+def fisher_rows(algorithm: EWCOptions, num_samples: int) -> np.ndarray:
     """Return the int32 rows of the pool that the estimate of this task runs over."""
-    wanted = algorithm.fisher_samples  # type: ignore[attr-defined]
+    wanted = algorithm.fisher_samples
     if wanted is None or wanted >= num_samples:
         return np.arange(num_samples, dtype=np.int32)
     generator = algorithm.random.generator("memory", algorithm.task)
     return np.sort(generator.choice(num_samples, wanted, replace=False)).astype(np.int32)
 
 
-def label_draws(algorithm: BaseAlgorithm, count: int) -> np.ndarray:
+def label_draws(algorithm: EWCOptions, count: int) -> np.ndarray:
     """Return one uniform float32 in [0, 1) per row, for labels drawn from the model."""
     return algorithm.random.generator("noise", algorithm.task).random(count, dtype=np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Step
 from seqrun.algorithms.ewc import (
     RUNNING_DECAY,
     RUNNING_EVERY,
@@ -42,8 +42,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             low, high = values.min(), values.max()
             span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
             return {n: (f - low) / span for n, f in self.state.running.items()}
-        rows = torch.from_numpy(fisher_rows(self, self.num_current)).to(self._device)
-        draws = torch.from_numpy(label_draws(self, len(rows))).to(self._device)
+        rows = self.engine.to_device(fisher_rows(self, self.num_current))
+        draws = self.engine.to_device(label_draws(self, len(rows)))
         batched = self.fisher == "batched"
         size = self.rows_per_batch if batched else self.benchmark.eval_batch_size
         terms = self._squared_batch_gradient if batched else self._squared_sample_gradients
@@ -55,7 +55,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return {n: f / parts for n, f in total.items()}
 
     def _squared_sample_gradients(self, row: Tensor, draw: Tensor) -> Tensors:
-        x, y, t = self.inputs(self.pool.x[row]), self.pool.y[row], self.pool.t[row]
+        x, y, t = self.engine.inputs(self.engine.dataset.x[row]), self.engine.dataset.y[row], self.engine.dataset.t[row]
         if self.fisher != "exact":
             return per_sample_power_sum(self.module, x, self._losses, (y, t, draw), 2)
         every = [torch.full_like(y, c) for c in range(self.benchmark.num_classes)]
@@ -64,7 +64,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
 
     def _losses(self, logits: Tensor, y: Tensor, t: Tensor, draw: Tensor) -> Tensor:
         """Return the (B,) losses whose squared gradients are averaged; `y`: true, or of "exact"."""
-        allowed = allow_classes(logits, self._mask, t)
+        allowed = allow_classes(logits, self.engine.mask, t)
         p = allowed.detach().softmax(1)
         if self.fisher == "pred":
             y = p.argmax(1)
@@ -76,8 +76,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return losses
 
     def _squared_batch_gradient(self, row: Tensor, draw: Tensor) -> Tensors:
-        x, y, t = self.inputs(self.pool.x[row]), self.pool.y[row], self.pool.t[row]
-        loss = cross_entropy(allow_classes(self.module(x), self._mask, t), y)
+        x, y, t = self.engine.inputs(self.engine.dataset.x[row]), self.engine.dataset.y[row], self.engine.dataset.t[row]
+        loss = cross_entropy(allow_classes(self.module(x), self.engine.mask, t), y)
         gradients = torch.autograd.grad(loss, list(self.params.values()))
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
 
@@ -94,7 +94,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return completed_square(state.anchor, state.importance, params, importance)
 
     @torch.no_grad()
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
         if self.fisher_running:
             state = step.state
@@ -105,7 +105,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
                 running = {n: RUNNING_DECAY * running[n] + rate * s for n, s in squares.items()}
                 squares = {n: torch.zeros_like(s) for n, s in squares.items()}
             step.state = state._replace(squares=squares, running=running, count=count)
-        super().on_after_backward(algorithm, step)
+        super().on_after_backward(step)
 
 
 @dataclass(kw_only=True, eq=False)

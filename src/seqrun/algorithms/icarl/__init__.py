@@ -46,7 +46,7 @@ class ICaRLState(NamedTuple):
     classes: Any
 
 
-class ICaRLKept(NamedTuple):
+class ICaRLMeans(NamedTuple):
     """What iCaRL classifies by.
 
     Attributes:
@@ -83,16 +83,19 @@ class ICaRLOptions(MemoryOwner):
     scenarios_reason: ClassVar[str] = "which learns one classifier over a growing set of classes"
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
         whole("memory_size", self.memory_size, 1)
+        super().__post_init__()
         one_of("reduction", self.reduction, ("sum", "mean"))
         one_of("classify_by", self.classify_by, ("nearest_mean", "outputs"))
         self._refuse_small_memory()
-        self.memory = MemoryMechanism(policy="herding", memory_size=self.memory_size)
         self._class_sizes: list[np.ndarray] = []  # of each task, as far as asked for
 
+    def make_memory(self) -> MemoryMechanism:
+        """Return the memory of exemplars."""
+        return MemoryMechanism(policy="herding", memory_size=self.memory_size)
+
     def _refuse_small_memory(self) -> None:
-        classes = self.benchmark.num_classes  # type: ignore[attr-defined]
+        classes = self.benchmark.num_classes
         if classes is not None and self.memory_size < classes:
             raise ConfigError(
                 f"memory_size={self.memory_size}: must be at least {classes}, one exemplar of "
@@ -109,63 +112,61 @@ class ICaRLOptions(MemoryOwner):
     def training_size(self, task: int) -> int:
         """Return the samples of the task and the exemplars that are there by then."""
         for t in range(len(self._class_sizes) + 1, task):
-            labels = self.training_data(t).y  # type: ignore[attr-defined]
+            labels = self.training_data(t).y
             self._class_sizes.append(np.unique(labels, return_counts=True)[1])
         sizes = np.concatenate([np.zeros(0, int), *self._class_sizes[: task - 1]])
         share = self.memory_size // max(len(sizes), 1)
-        size: int = super().training_size(task)  # type: ignore[misc]
-        return size + int(np.minimum(sizes, share).sum())
+        return super().training_size(task) + int(np.minimum(sizes, share).sum())
 
-    def task_pool(self, data: Dataset) -> Dataset:
+    def make_replay_dataset(self, data: Dataset) -> Dataset:
         """Return the task's data, then the exemplars."""
-        return self.memory.start_task(data, self.num_tasks)  # type: ignore[attr-defined]
+        return self.memory.start_task(data, self.num_tasks)
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Shuffle the task's data and the exemplars together."""
         together = num_samples + self.memory.filled
-        return super().plan_epoch(task, epoch, together)  # type: ignore[misc]
+        return super().plan_epoch(task, epoch, together)
 
     # ---- exemplars
 
-    def as_kept(self, means: np.ndarray, known: np.ndarray) -> ICaRLKept:
+    def on_device(self, means: np.ndarray, known: np.ndarray) -> ICaRLMeans:
         """Return the means of classes on the device."""
-        raise NotImplementedError
+        return ICaRLMeans(self.engine.to_device(means), self.engine.to_device(known))
 
-    def initial_kept(self) -> ICaRLKept:
+    def initial_persistent_state(self) -> ICaRLMeans:
         """Return no means."""
-        size, classes = self.parameter_shapes()["classifier/kernel"]  # type: ignore[attr-defined]
-        return self.as_kept(np.zeros((classes, size), np.float32), np.zeros(classes, bool))
+        size, classes = self.engine.parameter_shapes()["classifier/kernel"]
+        return self.on_device(np.zeros((classes, size), np.float32), np.zeros(classes, bool))
 
-    def on_before_fit(self, algorithm: Any) -> None:
+    def on_before_fit(self) -> None:
         """Check what only the data say."""
         self._refuse_small_memory()
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Choose exemplars, and keep the network as it is before the next task."""
-        current = algorithm.host_pool.x[: algorithm.num_current]
-        self.memory.end_task(algorithm.task, algorithm.random, algorithm.features(current))
-        algorithm.memory_bytes = self.memory.num_bytes
-        algorithm.state = algorithm.initial_state()
+        current = self.replay_dataset.x[: self.num_current]
+        self.memory.end_task(self.task, self.random, self.features(current))
+        self.progress.memory_bytes = self.memory.num_bytes
+        self.state = self.initial_state()
 
-    def on_before_validation(self, algorithm: Any) -> None:
+    def on_before_validation(self) -> None:
         """Compute the means of classes with the features as they are now."""
-        if algorithm.task == 0 or self.classify_by == "outputs":
+        if self.task == 0 or self.classify_by == "outputs":
             return
         samples = self.memory.data
-        if samples is None or samples.t.max() < algorithm.task - 1:  # the task has not ended
-            samples = algorithm.host_pool.rows(slice(algorithm.num_current + self.memory.filled))
-        classes = algorithm.benchmark.num_classes
-        means, known = class_means(algorithm.features(samples.x), samples.y, classes)
-        self.kept = self.as_kept(means, known)
+        if samples is None or samples.t.max() < self.task - 1:  # the task has not ended
+            samples = self.replay_dataset.rows(slice(self.num_current + self.memory.filled))
+        classes = self.benchmark.num_classes
+        means, known = class_means(self.features(samples.x), samples.y, classes)
+        self.persistent = self.on_device(means, known)
 
-    def evaluation_reads(self, task: int) -> ICaRLKept | None:
+    def evaluation_arrays(self, task: int) -> ICaRLMeans | None:
         """Return the means of classes, if these are what is classified by."""
-        untrained = self.task == 0  # type: ignore[attr-defined]
-        return None if untrained or self.classify_by == "outputs" else self.kept
+        return None if self.task == 0 or self.classify_by == "outputs" else self.persistent
 
     def past_classes(self) -> np.ndarray:
         """Return the (C,) bool classes of the tasks so far."""
-        benchmark, task = self.benchmark, self.task  # type: ignore[attr-defined]
-        if task == 0:  # before the data, which tell the classes of tasks, too
-            return np.zeros(benchmark.num_classes, bool)
-        return benchmark.class_mask[:task].any(0)
+        class_mask = self.benchmark.class_mask
+        if self.task == 0 or class_mask is None:  # before the data, which tell the classes of tasks
+            return np.zeros(self.benchmark.num_classes, bool)
+        return class_mask[: self.task].any(0)

@@ -14,8 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from seqrun.training.algorithm import BaseAlgorithm
 
-class IndependentKept(NamedTuple):
+
+class IndependentModels(NamedTuple):
     """The models of all tasks, in the engine's own arrays.
 
     Attributes:
@@ -29,7 +31,7 @@ class IndependentKept(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class IndependentOptions:
+class IndependentOptions(BaseAlgorithm):
     """Train a fresh model per task and evaluate each task with its own.
 
     All models start from the same initial weights, with fresh statistics and optimizer.
@@ -42,27 +44,26 @@ class IndependentOptions:
     scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")
     scenarios_reason: ClassVar[str] = "which chooses its model by the task at test"
 
-    def initial_kept(self) -> IndependentKept:
+    def initial_persistent_state(self) -> IndependentModels:
         """Return the initial weights for every task."""
-        params, stats = self.snapshot()  # type: ignore[attr-defined]
-        tasks = [str(t) for t in range(1, self.num_tasks + 1)]  # type: ignore[attr-defined]
-        return IndependentKept(dict.fromkeys(tasks, params), dict.fromkeys(tasks, stats))
+        params, stats = self.engine.snapshot()
+        tasks = [str(t) for t in range(1, self.num_tasks + 1)]
+        return IndependentModels(dict.fromkeys(tasks, params), dict.fromkeys(tasks, stats))
 
     def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the task's own model; of the current task, the one in training."""
-        if task == self.task:  # type: ignore[attr-defined]
-            return super().evaluation_weights(task)  # type: ignore[misc]
-        kept = self.kept  # type: ignore[attr-defined]
-        return kept.params[str(task)], kept.stats[str(task)]
+        if task == self.task:
+            return super().evaluation_weights(task)
+        return self.persistent.params[str(task)], self.persistent.stats[str(task)]
 
-    def on_before_task(self, algorithm: Any) -> None:
+    def on_before_task(self) -> None:
         """Start from the initial weights."""
-        self.set_weights(self.initial_weights())  # type: ignore[attr-defined]
+        self.engine.set_weights(self.initial_weights())
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Keep the task's model."""
-        params, stats = algorithm.snapshot()
-        task = str(algorithm.task)
-        algorithm.kept = IndependentKept(
-            algorithm.kept.params | {task: params}, algorithm.kept.stats | {task: stats}
+        params, stats = self.engine.snapshot()
+        models, task = self.persistent, str(self.task)
+        self.persistent = IndependentModels(
+            models.params | {task: params}, models.stats | {task: stats}
         )

@@ -11,16 +11,15 @@ for one task.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import ClassVar
 
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, boolean, one_of
+from seqrun.training.algorithm import BaseAlgorithm
 
 
 @dataclass(kw_only=True, eq=False)
-class JointOptions:
+class JointOptions(BaseAlgorithm):
     """Train on the union of the tasks so far, or of all tasks: the upper reference.
 
     Args:
@@ -40,15 +39,14 @@ class JointOptions:
     name: ClassVar[str] = "joint"
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        super().__post_init__()
         one_of("mode", self.mode, ("cumulative", "all_at_once"))
         boolean("from_scratch", self.from_scratch)
         if self.mode == "all_at_once" and self.from_scratch:
             raise ConfigError("from_scratch=True: must be false with mode=all_at_once, one run")
-        training, benchmark = self.training, self.benchmark  # type: ignore[attr-defined]
         for key, value in (
-            ("training.epochs_per_task", training.epochs_per_task),
-            ("benchmark.batch_size", benchmark.batch_size),
+            ("training.epochs_per_task", self.training.epochs_per_task),
+            ("benchmark.batch_size", self.benchmark.batch_size),
         ):
             if self.mode == "all_at_once" and not isinstance(value, int):
                 raise ConfigError(
@@ -62,28 +60,25 @@ class JointOptions:
 
     def trained_tasks(self) -> range:
         """Return every task, or the last one alone, which stands for all."""
-        tasks: range = super().trained_tasks()  # type: ignore[misc]
+        tasks = super().trained_tasks()
         return tasks[-1:] if self.mode == "all_at_once" else tasks
 
     def training_data(self, task: int) -> Dataset:
         """Return the samples of tasks 1..task."""
-        return self.benchmark.cumulative_data(task, "train")  # type: ignore[attr-defined]
+        return self.benchmark.cumulative_data(task, "train")
 
     def training_size(self, task: int) -> int:
         """Return the number of samples of tasks 1..task."""
-        benchmark = self.benchmark  # type: ignore[attr-defined]
-        return sum(benchmark.task_size(t, "train") for t in range(1, task + 1))
+        return sum(self.benchmark.task_size(t, "train") for t in range(1, task + 1))
 
-    def hyper(self) -> dict[str, float]:
+    def hparams(self) -> dict[str, float]:
         """Give the one run the first task's learning rate."""
-        scalars: dict[str, float] = super().hyper()  # type: ignore[misc]
+        scalars = super().hparams()
         if self.mode == "all_at_once":
-            training, optimizer = self.training, self.optimizer  # type: ignore[attr-defined]
-            scalars["lr"] = training.learning_rate(optimizer.lr, 1)
+            scalars["lr"] = self.training.learning_rate(self.optimizer.lr, 1)
         return scalars
 
-    def on_before_task(self, algorithm: Any) -> None:
+    def on_before_task(self) -> None:
         """Start afresh, if asked to."""
         if self.from_scratch:
-            weights: dict[str, np.ndarray] = self.initial_weights()  # type: ignore[attr-defined]
-            self.set_weights(weights)  # type: ignore[attr-defined]
+            self.engine.set_weights(self.initial_weights())

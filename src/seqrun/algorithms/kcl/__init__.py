@@ -36,6 +36,7 @@ from seqrun.checks import at_least, one_of, whole
 from seqrun.formulas.kernels import KERNELS
 from seqrun.memory.policies import class_balanced_rows
 from seqrun.plan import Chunk
+from seqrun.training.algorithm import BaseAlgorithm
 
 SCALINGS = ("min_max", "authors", "l2")
 RIDGE = 0.01
@@ -75,7 +76,7 @@ class Classifier(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class KCLOptions:
+class KCLOptions(BaseAlgorithm):
     """Classify each task by a kernel regression on its own coreset: KCL. Derakhshani et al. 2021.
 
     2107.05757. The task of a test sample must be given. A task has no classifier before its
@@ -104,13 +105,13 @@ class KCLOptions:
     lambda_init: float = 1.0
 
     name: ClassVar[str] = "kcl"
-    hyper_names: ClassVar[tuple[str, ...]] = ("tau",)
+    hparam_names: ClassVar[tuple[str, ...]] = ("tau",)
     vectorizable: ClassVar[tuple[str, ...]] = ("tau", "lambda_init")
     scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")
     scenarios_reason: ClassVar[str] = "which must be given the task of a test sample"
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        super().__post_init__()
         whole("coreset_per_class", self.coreset_per_class, 1)
         whole("num_bases", self.num_bases, 1)
         at_least("tau", self.tau, 0.0)
@@ -128,51 +129,49 @@ class KCLOptions:
 
     def coreset_size(self, task: int) -> int:
         """Return the samples of the task's coreset."""
-        benchmark = self.benchmark  # type: ignore[attr-defined]
-        mask = benchmark.class_mask
+        benchmark, mask = self.benchmark, self.benchmark.class_mask
         classes = benchmark.num_classes if mask is None else int(mask[task - 1].sum())
         return min(self.coreset_per_class * classes, benchmark.task_size(task, "train") // 2)
 
     def coreset_rows(self, task: int, y: np.ndarray) -> np.ndarray:
         """Return the rows of the task's data that are its coreset, as many of each class."""
-        chance = self.random.generator("memory", task, 1)  # type: ignore[attr-defined]
-        return class_balanced_rows(y, chance)[: self.coreset_size(task)]
+        rng = self.random.generator("memory", task, 1)
+        return class_balanced_rows(y, rng)[: self.coreset_size(task)]
 
     def training_data(self, task: int) -> Dataset:
         """Return the task's samples without its coreset."""
-        data = super().training_data(task)  # type: ignore[misc]
+        data = super().training_data(task)
         return data.rows(np.delete(np.arange(len(data.y)), self.coreset_rows(task, data.y)))
 
     def training_size(self, task: int) -> int:
         """Return the number of the task's samples without its coreset."""
-        return super().training_size(task) - self.coreset_size(task)  # type: ignore[misc]
+        return super().training_size(task) - self.coreset_size(task)
 
-    def on_before_task(self, algorithm: Any) -> None:
+    def on_before_task(self) -> None:
         """Set the task's coreset aside."""
-        data = algorithm.benchmark.task_data(algorithm.task, "train")
-        self.coresets[algorithm.task] = data.rows(self.coreset_rows(algorithm.task, data.y))
+        data = self.benchmark.task_data(self.task, "train")
+        self.coresets[self.task] = data.rows(self.coreset_rows(self.task, data.y))
         arrays = [a for coreset in self.coresets.values() for a in coreset]
-        self.memory_bytes: int = sum(a.nbytes for a in arrays)
+        self.progress.memory_bytes = sum(a.nbytes for a in arrays)
 
-    def task_pool(self, data: Dataset) -> Dataset:
+    def make_replay_dataset(self, data: Dataset) -> Dataset:
         """Return the task's data, then its coreset."""
-        coreset = self.coresets[self.task]  # type: ignore[attr-defined]
+        coreset = self.coresets[self.task]
         return Dataset(*map(np.concatenate, zip(data, coreset, strict=True)))
 
     def samples_per_step(self) -> int:
         """Add the coreset to the batch."""
-        tasks: range = self.trained_tasks()  # type: ignore[attr-defined]
-        return super().samples_per_step() + max(map(self.coreset_size, tasks))  # type: ignore[misc]
+        return super().samples_per_step() + max(map(self.coreset_size, self.trained_tasks()))
 
-    # ---- chance
+    # ---- random numbers
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Add the coreset's rows to every step."""
-        parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
+        parts = super().plan_epoch(task, epoch, num_samples)
         rows = num_samples + np.arange(len(self.coresets[task].y), dtype=np.int32)
         return [part | {"coreset": np.tile(rows, (len(part["index"]), 1))} for part in parts]
 
-    def on_before_chunk(self, algorithm: Any, chunk: Chunk) -> None:
+    def on_before_chunk(self, chunk: Chunk) -> None:
         """Draw the noise of the chunk's bases, step by step, so that chunks may be cut anywhere."""
         if self.has_bases:
             steps = range(chunk.first_step, chunk.first_step + chunk.steps)
@@ -180,36 +179,36 @@ class KCLOptions:
 
     def noise(self, purpose: int, position: int) -> np.ndarray:
         """Return (D, d) float32 standard normals of a training step (1), or a task's test (2)."""
-        chance = self.random.generator("noise", purpose, position)  # type: ignore[attr-defined]
+        rng = self.random.generator("noise", purpose, position)
         shape = self.num_bases, self.num_features
-        return chance.standard_normal(shape, dtype=np.float32)
+        return rng.standard_normal(shape, dtype=np.float32)
 
     def phases(self) -> np.ndarray:
         """Return (D,) float32 phases b in [0, 2 pi), the same in all tasks."""
-        chance = self.random.generator("noise", 3)  # type: ignore[attr-defined]
-        return chance.uniform(0.0, 2 * np.pi, self.num_bases).astype(np.float32)
+        rng = self.random.generator("noise", 3)
+        return rng.uniform(0.0, 2 * np.pi, self.num_bases).astype(np.float32)
 
     @property
     def num_features(self) -> int:
         """Return d, where there are bases."""
-        shapes: dict = self.parameter_shapes()  # type: ignore[attr-defined]
-        return shapes["posterior/mean/linear_0/kernel"][0]
+        return self.engine.parameter_shapes()["posterior/mean/linear_0/kernel"][0]
 
     # ---- weights and evaluation
 
     def initial_weights(self) -> dict[str, np.ndarray]:
         """Start every task's lambda at lambda_init, gamma at 1 and beta at 0."""
-        weights = super().initial_weights()  # type: ignore[misc]
+        weights = super().initial_weights()
         weights["lambda"] = np.full_like(weights["lambda"], self.lambda_init)
         weights["gamma"] = np.ones_like(weights["gamma"])
         return weights
 
-    def _evaluated_tasks(self) -> range:
-        return range(1, self.task + 1)  # type: ignore[attr-defined]  # those with a coreset
+    def evaluated_tasks(self) -> range:
+        """Return the tasks so far, which have a coreset."""
+        return range(1, self.task + 1)
 
     def export_arrays(self) -> dict[str, np.ndarray]:
         """Add the coresets, task after task, to what the run carries."""
-        exported = super().export_arrays()  # type: ignore[misc]
+        exported = super().export_arrays()
         if not self.coresets:
             return exported
         joined = Dataset(*map(np.concatenate, zip(*self.coresets.values(), strict=True)))
@@ -217,7 +216,7 @@ class KCLOptions:
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from exported arrays, the coresets among them."""
-        super().import_arrays(arrays)  # type: ignore[misc]
+        super().import_arrays(arrays)
         if PREFIX + "t" not in arrays:
             self.coresets = {}
             return

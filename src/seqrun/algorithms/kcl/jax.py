@@ -11,10 +11,10 @@ from flax import linen as nn
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
-from seqrun.backbones.jax import flat, nested
+from seqrun.backbones.jax import nested
 from seqrun.formulas.jax import allow_classes, cross_entropy
 from seqrun.formulas.kernels.jax import (
     fourier_features,
@@ -36,50 +36,26 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
 
     def initial_state(self) -> KCLState:
         """Return the phases of the bases."""
-        return KCLState(self._on_device(self.phases()) if self.has_bases else None)
+        return KCLState(self.engine.to_device(self.phases()) if self.has_bases else None)
 
-    def backward(self, step: Step) -> None:
-        """Compute the task loss, and the gradient of it plus tau KL(q || p)."""
+    def losses(self, step: Step) -> Losses:
+        """L = CE(logits(x), y) + tau KL(q || p)."""
         x, y, t = step.batch
-        rows = step.arrays["coreset"]
-        noise = step.arrays.get("noise")
-        labels = step.pool.y[rows]
-
-        def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays]]:
-            keys = jax.random.split(step.key)
-            features, stats = self.training_features(params, step.stats, x, keys[0])
-            images = self.inputs(step.pool.x[rows])
-            coreset, stats = self.training_features(params, stats, images, keys[1])
-            classifier, posterior = self.classifier(
-                params, coreset, labels, t[0], noise, step.state.phase
-            )
-            scaled = self.scaled(features, classifier.low, classifier.high)
-            logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
-            loss = divergent = cross_entropy(logits, y)
-            if self.has_bases:
-                prior = self.amortised(params, "prior", scaled.mean(0))
-                (mean, log_variance), tau = posterior, step.hyper["tau"]
-                divergent = loss + tau * gaussian_divergence(mean, log_variance, *prior)
-            return divergent, (loss, logits, stats)
-
-        step.gradients, (step.loss, step.logits, step.stats) = jax.grad(total, has_aux=True)(
-            step.params
+        rows, noise = step.arrays["coreset"], step.arrays.get("noise")
+        images, labels = self.engine.inputs(step.dataset.x[rows]), step.dataset.y[rows]
+        keys = jax.random.split(step.key)
+        features = self.training_features(step, x, keys[0])
+        coreset = self.training_features(step, images, keys[1])
+        classifier, posterior = self.classifier(
+            step.params, coreset, labels, t[0], noise, step.state.phase
         )
-
-    def training_features(
-        self, params: Arrays, stats: Arrays, x: Array, key: Array
-    ) -> tuple[Array, Arrays]:
-        """Return the features of a training forward and the next BatchNorm statistics."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
-        features, updated = self.module.apply(
-            variables,
-            x,
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-            method="encode",
-        )
-        return features, flat(updated.get("batch_stats", {}))
+        scaled = self.scaled(features, classifier.low, classifier.high)
+        logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
+        ce = total = cross_entropy(logits, y)
+        if posterior is not None:
+            prior = self.amortised(step.params, "prior", scaled.mean(0))
+            total = ce + step.hparams["tau"] * gaussian_divergence(*posterior, *prior)
+        return Losses(task=ce, total=total, logits=logits)
 
     def amortised(self, params: Arrays, network: str, mean: Array) -> tuple[Array, Array]:
         """Return mu and log sigma^2 from a mean feature by the network "posterior" or "prior"."""
@@ -126,14 +102,14 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         values = gram(self.kernel_type, scaled, classifier.support) @ classifier.weights
         return classifier.gamma * values + classifier.beta
 
-    def evaluation_reads(self, task: int) -> Classifier | None:
+    def evaluation_arrays(self, task: int) -> Classifier | None:
         """Return the task's classifier, with its own bases; None before it has a coreset."""
         if task not in self.coresets:
             return None
-        x, y, t = map(self._on_device, self.coresets[task])
-        noise = self._on_device(self.noise(2, task)) if self.has_bases else None
+        x, y, t = map(self.engine.to_device, self.coresets[task])
+        noise = self.engine.to_device(self.noise(2, task)) if self.has_bases else None
         args = (self.params, self.stats, self.state.phase, noise, x, y, t[0])
-        return self.compiled("classifier", self._evaluation_classifier, args)(*args)
+        return self.engine.compiled("classifier", self._evaluation_classifier, args)(*args)
 
     def _evaluation_classifier(
         self,
@@ -145,12 +121,12 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         y: Array,
         t: Array,
     ) -> Classifier:
-        features = self.encode(params, stats, self.inputs(x))
+        features = self.encode(params, stats, self.engine.inputs(x))
         return self.classifier(params, features, y, t, noise, phase)[0]
 
     def evaluation_logits(
-        self, params: Arrays, stats: Arrays, reads: Classifier, x: Array
+        self, params: Arrays, stats: Arrays, arrays: Classifier, x: Array
     ) -> Array:
         """Return the predictions of the task's classifier."""
         features = self.encode(params, stats, x)
-        return self.logits(self.scaled(features, reads.low, reads.high), reads)
+        return self.logits(self.scaled(features, arrays.low, arrays.high), arrays)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.torch import KCLNetwork
@@ -35,28 +35,25 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
 
     def initial_state(self) -> KCLState:
         """Return the phases of the bases."""
-        phase = torch.from_numpy(self.phases()).to(self._device) if self.has_bases else None
+        phase = self.engine.to_device(self.phases()) if self.has_bases else None
         return KCLState(phase)
 
-    def backward(self, step: Step) -> None:
-        """Compute the task loss, and the gradient of it plus tau KL(q || p)."""
+    def losses(self, step: Step) -> Losses:
+        """L = CE(logits(x), y) + tau KL(q || p)."""
         x, y, t = step.batch
-        network: Any = self.module
-        features = network.encode(x)
-        rows = step.arrays["coreset"]
-        coreset = network.encode(self.inputs(step.pool.x[rows]))
-        noise = step.arrays.get("noise")
-        labels = step.pool.y[rows]
+        rows, noise = step.arrays["coreset"], step.arrays.get("noise")
+        images, labels = self.engine.inputs(step.dataset.x[rows]), step.dataset.y[rows]
+        features = self.training_features(step, x)
+        coreset = self.training_features(step, images)
         classifier, posterior = self.classifier(coreset, labels, t[0], noise, step.state.phase)
         scaled = self.scaled(features, classifier.low, classifier.high)
         logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
-        loss = total = cross_entropy(logits, y)
-        if self.has_bases:
+        ce = total = cross_entropy(logits, y)
+        if posterior is not None:
+            network: Any = self.module
             prior = network.prior(scaled.mean(0))
-            total = loss + step.hyper["tau"] * gaussian_divergence(*posterior, *prior)
-        values = torch.autograd.grad(total, list(self.params.values()))
-        step.loss, step.logits = loss.detach(), logits.detach()
-        step.gradients = dict(zip(self.params, values, strict=True))
+            total = ce + step.hparams["tau"] * gaussian_divergence(*posterior, *prior)
+        return Losses(task=ce, total=total, logits=logits)
 
     def classifier(
         self, features: Tensor, y: Tensor, t: Tensor, noise: Tensor | None, phase: Tensor | None
@@ -95,21 +92,21 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         return classifier.gamma * values + classifier.beta
 
     @torch.no_grad()
-    def evaluation_reads(self, task: int) -> Classifier | None:
+    def evaluation_arrays(self, task: int) -> Classifier | None:
         """Return the task's classifier, with its own bases; None before it has a coreset."""
         if task not in self.coresets:
             return None
-        x, y, t = (torch.from_numpy(a).to(self._device) for a in self.coresets[task])
+        x, y, t = (self.engine.to_device(a) for a in self.coresets[task])
         noise = None
         if self.has_bases:
-            noise = torch.from_numpy(self.noise(2, task)).to(self._device)
-        features = self.encode(self.params, self.stats, self.inputs(x))
+            noise = self.engine.to_device(self.noise(2, task))
+        features = self.encode(self.params, self.stats, self.engine.inputs(x))
         found, _ = self.classifier(features, y.long(), t[0].long(), noise, self.state.phase)
         return found._replace(gamma=found.gamma.clone(), beta=found.beta.clone())
 
     def evaluation_logits(
-        self, params: Tensors, stats: Tensors, reads: Classifier, x: Tensor
+        self, params: Tensors, stats: Tensors, arrays: Classifier, x: Tensor
     ) -> Tensor:
         """Return the predictions of the task's classifier."""
         features = self.encode(params, stats, x)
-        return self.logits(self.scaled(features, reads.low, reads.high), reads)
+        return self.logits(self.scaled(features, arrays.low, arrays.high), arrays)

@@ -32,6 +32,7 @@ import numpy as np
 from seqrun.algorithms.replay import ReplayOptions
 from seqrun.checks import at_least, boolean, whole
 from seqrun.memory import MemoryMechanism
+from seqrun.training.algorithm import BaseAlgorithm
 
 
 class LaMAMLState(NamedTuple):
@@ -45,7 +46,7 @@ class LaMAMLState(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class Glances:
+class Glances(BaseAlgorithm):
     """Plan several training steps in a row on every batch, each with the batch in a new order.
 
     Args:
@@ -54,18 +55,23 @@ class Glances:
 
     glances: int = 5
 
+    def __post_init__(self) -> None:
+        whole("glances", self.glances, 1)
+        self.steps_per_batch = self.glances
+        super().__post_init__()
+
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Repeat each planned batch; its first glance is as it arrived."""
-        parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
-        chance = self.random.generator("data", task, epoch, 1)  # type: ignore[attr-defined]
-        return [_glanced(part, self.glances, chance) for part in parts]
+        parts = super().plan_epoch(task, epoch, num_samples)
+        rng = self.random.generator("data", task, epoch, 1)
+        return [_glanced(part, self.glances, rng) for part in parts]
 
 
 def _glanced(
-    part: dict[str, np.ndarray], glances: int, chance: np.random.Generator
+    part: dict[str, np.ndarray], glances: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     order = np.tile(np.arange(part["index"].shape[1]), (len(part["index"]), glances, 1))
-    order[:, 1:] = chance.permuted(order[:, 1:], axis=2)
+    order[:, 1:] = rng.permuted(order[:, 1:], axis=2)
     order = order.reshape(-1, order.shape[2])
     rows = np.repeat(np.arange(len(part["index"])), glances)[:, None]
     return {name: array[rows, order] for name, array in part.items()}
@@ -107,13 +113,12 @@ class LaMAMLOptions(ReplayOptions, Glances):
     sync_update: bool = False
 
     name: ClassVar[str] = "lamaml"
-    hyper_names: ClassVar[tuple[str, ...]] = ("lr_alpha",)
+    hparam_names: ClassVar[tuple[str, ...]] = ("lr_alpha",)
     vectorizable: ClassVar[tuple[str, ...]] = ("lr_alpha", "alpha_init")
 
     def __post_init__(self) -> None:
         whole("replay_batch_size", self.replay_batch_size, 1)
         self.memory_batch_size = self.replay_batch_size
-        whole("glances", self.glances, 1)
         super().__post_init__()
         whole("inner_chunk_size", self.inner_chunk_size, 1)
         boolean("second_order", self.second_order)
@@ -127,7 +132,3 @@ class LaMAMLOptions(ReplayOptions, Glances):
         return MemoryMechanism(
             policy="reservoir", memory_size=self.memory_size, glances=self.glances
         )
-
-    def on_after_setup(self, algorithm: Any) -> None:
-        """Count every glance as a step."""
-        self.total_steps: int = self.total_steps * self.glances

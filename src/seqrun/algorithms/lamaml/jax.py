@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.training.step import Batch, Step
+from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 
@@ -30,14 +30,14 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
         (step.loss, (step.logits, step.stats)), (step.gradients, gradients) = meta(
             step.params, step.state.alpha, step
         )
-        step.saved = step.saved | {"alpha_gradients": gradients}
+        step.cache = step.cache | {"alpha_gradients": gradients}
 
     def meta_loss(
         self, params: Arrays, alpha: Arrays, step: Step
     ) -> tuple[Array, tuple[Array, Arrays]]:
         """Return the mean loss after each inner step, and the batch's logits after the last."""
         rates = jax.tree.map(jax.nn.relu, alpha)
-        pairs = zip(step.batch, step.reads["replay"], strict=True)
+        pairs = zip(step.batch, step.batches["replay"], strict=True)
         meta = Batch(*(jnp.concatenate(pair) for pair in pairs))
 
         def look_ahead(
@@ -47,7 +47,7 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
             key, inner_key, meta_key = jax.random.split(key, 3)
             gradients = self.inner_gradients(fast, stats, rows, step, inner_key)
             fast = jax.tree.map(lambda p, r, g: p - r * g, fast, rates, gradients)
-            logits, stats = self.forward(fast, stats, meta.x, meta_key)
+            logits, stats = self.forward_with(fast, stats, meta.x, meta_key)
             logits = allow_classes(logits, step.mask, meta.t)
             loss = cross_entropy(logits, meta.y)
             return (fast, jax.lax.stop_gradient(stats), key), (loss, logits[:current])
@@ -71,9 +71,9 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
 
         def loss(params: Arrays) -> Array:
             if self.backbone.has_batch_statistics:  # the batch's: a chunk may be one sample
-                logits = self.forward(params, stats, x, key)[0][rows]
+                logits = self.forward_with(params, stats, x, key)[0][rows]
             else:
-                logits, _ = self.forward(params, stats, x[rows], key)
+                logits, _ = self.forward_with(params, stats, x[rows], key)
             return cross_entropy(allow_classes(logits, step.mask, t[rows]), y[rows])
 
         return jax.grad(loss)(fast if self.second_order else jax.lax.stop_gradient(fast))
@@ -81,8 +81,8 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
     def optimizer_step(self, step: Step) -> None:
         """Move alpha first, then theta by the new alpha, or by the optimizer."""
         if self.learn_lr:
-            gradients = self._clipped(step.saved["alpha_gradients"], step)
-            rate = step.hyper["lr_alpha"]
+            gradients = self._clipped(step.cache["alpha_gradients"], step)
+            rate = step.hparams["lr_alpha"]
             moved = jax.tree.map(lambda a, g: a - rate * g, step.state.alpha, gradients)
             step.state = LaMAMLState(moved)
         if self.sync_update:
@@ -94,6 +94,6 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
         )
 
     def _clipped(self, gradients: Arrays, step: Step) -> Arrays:
-        if "grad_clip" not in step.hyper:
+        if "grad_clip" not in step.hparams:
             return gradients
-        return clip_by_global_norm(gradients, step.hyper["grad_clip"])
+        return clip_by_global_norm(gradients, step.hparams["grad_clip"])

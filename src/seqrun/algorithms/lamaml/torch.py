@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from seqrun.training.step import Batch, Step
+from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
 from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
@@ -36,21 +36,21 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
         values = torch.autograd.grad(loss, wanted)
         step.loss, step.logits = loss.detach(), logits.detach()
         step.gradients = dict(zip(self.params, values, strict=False))
-        step.saved["alpha_gradients"] = dict(zip(alpha, values[len(alpha) :], strict=False))
+        step.cache["alpha_gradients"] = dict(zip(alpha, values[len(alpha) :], strict=False))
 
     def meta_loss(self, alpha: Tensors, step: Step) -> tuple[Tensor, Tensor]:
         """Return the mean loss after each inner step, and the batch's logits after the last."""
         rates = {n: a.relu() for n, a in alpha.items()}
-        pairs = zip(step.batch, step.reads["replay"], strict=True)
+        pairs = zip(step.batch, step.batches["replay"], strict=True)
         meta = Batch(*(torch.cat(pair) for pair in pairs))
-        fast: Tensors = self.params  # type: ignore[assignment]
+        fast: Tensors = step.params
         losses = []
         current = len(step.batch.y)
         for start in range(0, current, self.inner_chunk_size):
             rows = slice(start, start + self.inner_chunk_size)
             gradients = self.inner_gradients(fast, rows, step)
             fast = {n: p - rates[n] * g for (n, p), g in zip(fast.items(), gradients, strict=True)}
-            logits = allow_classes(self.forward(fast, self.stats, meta.x), step.mask, meta.t)
+            logits = allow_classes(self.forward_with(fast, step.stats, meta.x), step.mask, meta.t)
             losses.append(cross_entropy(logits, meta.y))
         return torch.stack(losses).mean(), logits[:current]
 
@@ -58,18 +58,18 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
         """Return the gradient of a chunk's loss: a constant in the first order."""
         x, y, t = step.batch
         if self.backbone.has_batch_statistics:  # the batch's: a chunk may be one sample
-            running = {n: s.clone() for n, s in self.stats.items()}
-            logits = self.forward(fast, running, x)[rows]
+            running = {n: s.clone() for n, s in step.stats.items()}
+            logits = self.forward_with(fast, running, x)[rows]
         else:
-            logits = self.forward(fast, {}, x[rows])
+            logits = self.forward_with(fast, {}, x[rows])
         loss = cross_entropy(allow_classes(logits, step.mask, t[rows]), y[rows])
         return torch.autograd.grad(loss, list(fast.values()), create_graph=self.second_order)
 
     def optimizer_step(self, step: Step) -> None:
         """Move alpha first, then theta by the new alpha, or by the optimizer."""
         if self.learn_lr:
-            gradients = self._clipped(step.saved["alpha_gradients"], step)
-            rate = step.hyper["lr_alpha"]
+            gradients = self._clipped(step.cache["alpha_gradients"], step)
+            rate = step.hparams["lr_alpha"]
             moved = {n: a - rate * gradients[n] for n, a in step.state.alpha.items()}
             step.state = LaMAMLState(moved)
         if self.sync_update:
@@ -81,6 +81,6 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
                 parameter -= step.state.alpha[name].relu() * step.gradients[name]
 
     def _clipped(self, gradients: Tensors, step: Step) -> Tensors:
-        if "grad_clip" not in step.hyper:
+        if "grad_clip" not in step.hparams:
             return gradients
-        return clip_by_global_norm(gradients, step.hyper["grad_clip"])
+        return clip_by_global_norm(gradients, step.hparams["grad_clip"])

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from seqrun.checks import at_least, boolean, one_of
+from seqrun.training.algorithm import BaseAlgorithm
 
 CLASSIFIER = "classifier/"
 """What the names of the last layer's parameters start with."""
@@ -37,7 +38,7 @@ class LFLState(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class LFLOptions:
+class LFLOptions(BaseAlgorithm):
     """Keep the features of the current data near those that the network gave before the task.
 
     CE + lambda * mean over the batch of factor * ||f(x; old) - f(x; new)||_2^2, with the classifier
@@ -61,27 +62,26 @@ class LFLOptions:
     freeze_classifier: bool = True
 
     name: ClassVar[str] = "lfl"
-    hyper_names: ClassVar[tuple[str, ...]] = ("lfl_lambda", "factor")
+    hparam_names: ClassVar[tuple[str, ...]] = ("lfl_lambda", "factor")
     vectorizable: ClassVar[tuple[str, ...]] = ("lfl_lambda", "factor")
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        super().__post_init__()
         at_least("lfl_lambda", self.lfl_lambda, 0.0)
         one_of("reduction", self.reduction, ("sum", "mean"))
         one_of("factor", self.factor, (0.5, 1.0))
         boolean("freeze_classifier", self.freeze_classifier)
 
-    def hyper(self) -> dict[str, float]:
+    def hparams(self) -> dict[str, float]:
         """Leave the first task alone: nothing has been learned that could be forgotten."""
-        scalars = super().hyper()  # type: ignore[misc]
-        task: int = self.task  # type: ignore[attr-defined]
-        return scalars | {"lfl_lambda": scalars["lfl_lambda"] * (task > 1)}
+        scalars = super().hparams()
+        return scalars | {"lfl_lambda": scalars["lfl_lambda"] * (self.task > 1)}
 
     def trained_outputs(self) -> np.ndarray:
         """Return the (C,) outputs to freeze: those of the tasks so far."""
-        benchmark, task = self.benchmark, self.task  # type: ignore[attr-defined]
-        if not self.freeze_classifier or task == 0:
-            return np.zeros(benchmark.num_classes, bool)
-        if benchmark.class_mask is None:
-            return np.ones(benchmark.num_classes, bool)
-        return np.logical_or.reduce(benchmark.class_mask[:task])
+        classes, class_mask = self.benchmark.num_classes, self.benchmark.class_mask
+        if not self.freeze_classifier or self.task == 0:
+            return np.zeros(classes, bool)
+        if class_mask is None:
+            return np.ones(classes, bool)
+        return np.logical_or.reduce(class_mask[: self.task])

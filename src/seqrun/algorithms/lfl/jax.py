@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import Array
 
+from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.training.step import Step
 from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions, LFLState
-from seqrun.backbones.jax import flat, nested
 from seqrun.formulas.jax import allow_classes, cross_entropy
-
-Arrays = dict[str, Array]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,56 +18,35 @@ class LFL(LFLOptions, JaxBaseAlgorithm):
 
     def initial_state(self) -> LFLState:
         """Return the network, and what of its classifier is to be frozen."""
-        return LFLState(self.params, self.stats, jnp.asarray(self.trained_outputs()))
+        return LFLState(*self.engine.snapshot(), jnp.asarray(self.trained_outputs()))
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Keep the network as it is before the next task."""
         self.state = self.initial_state()
 
-    def backward(self, step: Step) -> None:
-        """Compute the task loss, and the gradient of it plus the distance to the old features."""
-        old = {"params": nested(step.state.params), "batch_stats": nested(step.state.stats)}
-        target: Any = self.module.apply(old, step.batch.x, method="encode")
+    def losses(self, step: Step) -> Losses:
+        """L = CE(h(x), y) + lambda * factor * mean |f(x; old) - f(x; new)|^2."""
+        x, y, t = step.batch
+        old = step.state
+        features, target = self.training_features(step, x), self.encode(old.params, old.stats, x)
+        logits = allow_classes(self.classify(step, features), step.mask, t)
+        ce = cross_entropy(logits, y)
+        squares = (features - target) ** 2
+        distances = squares.sum(1) if self.reduction == "sum" else squares.mean(1)
+        weight = step.hparams["lfl_lambda"] * step.hparams["factor"]
+        return Losses(task=ce, total=ce + weight * distances.mean(), logits=logits)
 
-        def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays]]:
-            features, logits, stats = self._forward_with_features(params, step)
-            logits = allow_classes(logits, step.mask, step.batch.t)
-            loss = cross_entropy(logits, step.batch.y)
-            squares = (features - target) ** 2
-            distances = squares.sum(1) if self.reduction == "sum" else squares.mean(1)
-            weight = step.hyper["lfl_lambda"] * step.hyper["factor"]
-            return loss + weight * distances.mean(), (loss, logits, stats)
-
-        step.gradients, (step.loss, step.logits, step.stats) = jax.grad(total, has_aux=True)(
-            step.params
-        )
-
-    def _forward_with_features(self, params: Arrays, step: Step) -> tuple[Array, Array, Arrays]:
-        def both(module: Any, x: Array) -> tuple[Array, Array]:
-            features = module.encode(x, train=True)
-            return features, module.classify(features)
-
-        variables = {"params": nested(params), "batch_stats": nested(step.stats)}
-        (features, logits), updated = self.module.apply(
-            variables,
-            step.batch.x,
-            rngs={"dropout": step.key},
-            mutable=["batch_stats"],
-            method=both,
-        )
-        return features, logits, flat(updated.get("batch_stats", {}))
-
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Give frozen outputs no gradient, so that they take no part in clipping."""
         before = {n: p for n, p in step.params.items() if n.startswith(CLASSIFIER)}
         trained = {n: jnp.where(step.state.frozen, 0.0, step.gradients[n]) for n in before}
         step.gradients = step.gradients | trained
-        step.saved["classifier"] = before
+        step.cache["classifier"] = before
 
-    def on_after_optimizer_step(self, algorithm: Any, step: Step) -> None:
+    def on_after_optimizer_step(self, step: Step) -> None:
         """Put frozen outputs back, which momentum or weight decay may have moved."""
         kept = {
             name: jnp.where(step.state.frozen, before, step.params[name])
-            for name, before in step.saved["classifier"].items()
+            for name, before in step.cache["classifier"].items()
         }
         step.params = step.params | kept

@@ -49,7 +49,7 @@ class MASOptions(RegularizationOptions):
     vectorizable: ClassVar[tuple[str, ...]] = ("mas_lambda", "penalty_scale", "alpha")
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        super().__post_init__()
         one_of("accumulate", self.accumulate, ("sum", "ema", "replace"))
         within("alpha", self.alpha, 0.0, 1.0, open_high=True)
         if self.importance_batch_size is not None:

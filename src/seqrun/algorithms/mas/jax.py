@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from seqrun.training.step import Batch
+from seqrun.algorithms.base import Batch
 from seqrun.algorithms.mas import MASOptions
 from seqrun.algorithms.regularization import PenaltyState
 from seqrun.algorithms.regularization.jax import RegularizationAlgorithm
@@ -24,12 +24,12 @@ class MAS(MASOptions, RegularizationAlgorithm):
 
     def calculate_parameter_importance(self) -> Arrays:
         """Return the outputs' sensitivity on the task's training inputs."""
-        size = self.importance_batch_size or self.per_sample_rows
+        size = self.importance_batch_size or self.engine.per_sample_rows
         rows = np.arange(self.num_current, dtype=np.int32)
         total = jax.tree.map(jnp.zeros_like, self.params)
         for row in np.split(rows, range(size, len(rows), size)):
-            args = (total, self.params, self.stats, self.pool, self._mask, row)
-            total = self.compiled("sensitivity", self._add_sensitivity, args)(*args)
+            args = (total, self.params, self.stats, self.engine.dataset, self.engine.mask, row)
+            total = self.engine.compiled("sensitivity", self._add_sensitivity, args)(*args)
         return jax.tree.map(lambda omega: omega / len(rows), total)
 
     def _add_sensitivity(
@@ -41,7 +41,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
         mask: Array | None,
         row: Array,
     ) -> Arrays:
-        x, t = self.inputs(pool.x[row]), pool.t[row]
+        x, t = self.engine.inputs(pool.x[row]), pool.t[row]
 
         def squared_norms(logits: Array, t: Array) -> Array:
             """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""
@@ -60,7 +60,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
     def consolidate(self, importance: Arrays) -> PenaltyState:
         """Join the task's importance with the past ones' and move the anchor."""
         args = (self.state.importance, importance, *map(jnp.float32, self.weights))
-        total = self.compiled("consolidate", _weighted_sum, args)(*args)
+        total = self.engine.compiled("consolidate", _weighted_sum, args)(*args)
         return self.state._replace(anchor=self.params, importance=total)
 
 

@@ -23,9 +23,9 @@ class MAS(MASOptions, RegularizationAlgorithm):
         """Return the outputs' sensitivity on the task's training inputs."""
         size = self.importance_batch_size or self.benchmark.eval_batch_size
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
-        x, _, t = (a[: self.num_current] for a in self.pool)
+        x, _, t = (a[: self.num_current] for a in self.engine.dataset)
         for x, t in zip(x.split(size), t.split(size), strict=True):
-            for name, term in self._sensitivity(self.inputs(x), t).items():
+            for name, term in self._sensitivity(self.engine.inputs(x), t).items():
                 total[name] += term.detach()
         return {n: omega / self.num_current for n, omega in total.items()}
 
@@ -38,7 +38,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
 
     def _squared_norms(self, logits: Tensor, t: Tensor) -> Tensor:
         """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""
-        outputs = logits if self._mask is None else torch.where(self._mask[t], logits, 0.0)
+        outputs = logits if self.engine.mask is None else torch.where(self.engine.mask[t], logits, 0.0)
         return (outputs**2).sum(1)
 
     def consolidate(self, importance: Tensors) -> PenaltyState:

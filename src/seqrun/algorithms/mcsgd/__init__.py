@@ -20,13 +20,13 @@ Differs from the paper: nothing by default. `lmc_gradient`, `lmc_loss` = "author
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.divergence import TrainingDiverged
+from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.algorithms.mcsgd.line import (
     GRADIENTS,
     LOSSES,
@@ -42,7 +42,7 @@ from seqrun.checks import at_least, boolean, one_of, whole, within
 from seqrun.memory import MemoryMechanism
 
 
-class MCSGDKept(NamedTuple):
+class MCSGDModes(NamedTuple):
     """What MC-SGD keeps from task to task.
 
     Attributes:
@@ -55,7 +55,7 @@ class MCSGDKept(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class MCSGDOptions:
+class MCSGDOptions(MemoryOwner):
     """Train on each task in turn, then move to weights joined to old and new by low-loss lines.
 
     Mirzadeh et al. 2021 (2010.04495), section 5; n, a, w_bar and w_hat as there (see the card).
@@ -108,7 +108,6 @@ class MCSGDOptions:
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
         one_of("memory_policy", self.memory_policy, ("class_balanced", "random"))
         at_least("lmc_lr", self.lmc_lr, 0.0, strictly=True)
         within("lmc_momentum", self.lmc_momentum, 0.0, 1.0, open_high=True)
@@ -123,53 +122,53 @@ class MCSGDOptions:
         one_of("lmc_gradient", self.lmc_gradient, GRADIENTS)
         one_of("lmc_loss", self.lmc_loss, LOSSES)
         boolean("lmc_memory_includes_current", self.lmc_memory_includes_current)
-        self.memory = MemoryMechanism(
+        super().__post_init__()
+
+    def make_memory(self) -> MemoryMechanism:
+        """Return the memory of past tasks."""
+        return MemoryMechanism(
             policy=self.memory_policy, per_task_memory_samples=self.per_task_memory_samples
         )
 
-    def task_pool(self, data: Dataset) -> Dataset:
+    def make_replay_dataset(self, data: Dataset) -> Dataset:
         """Return the task's data alone: no training step reads the memory."""
-        self.memory.start_task(data, self.num_tasks)  # type: ignore[attr-defined]
+        self.memory.start_task(data, self.num_tasks)
         return data
 
-    def initial_kept(self) -> MCSGDKept:
+    def initial_persistent_state(self) -> MCSGDModes:
         """Return the initial weights."""
-        return MCSGDKept(*self.snapshot())  # type: ignore[attr-defined]
+        return MCSGDModes(*self.engine.snapshot())
 
     def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return w_bar; during the first task and before it, w_hat."""
-        if self.task <= 1:  # type: ignore[attr-defined]
-            return super().evaluation_weights(task)  # type: ignore[misc]
-        return self.kept
+        if self.task <= 1:
+            return super().evaluation_weights(task)
+        return self.persistent
 
     def minimise(self, memory: Side, current: Side, line: Line) -> dict[str, Any]:
-        """Return w_bar_t from `self.kept` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
+        """Return w_bar_t from `self.persistent` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
         raise NotImplementedError
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Store the task's samples and find w_bar."""
-        self.memory.end_task(algorithm.task, algorithm.random)
-        algorithm.memory_bytes = self.memory.num_bytes
-        started, compiled = time.perf_counter(), self._compile_seconds
-        w_hat, stats = algorithm.snapshot()
-        self.kept = MCSGDKept(self._w_bar() if algorithm.task > 1 else w_hat, stats)
-        spent = time.perf_counter() - started - (self._compile_seconds - compiled)
-        algorithm.timing["lmc_seconds"] = algorithm.timing.get("lmc_seconds", 0.0) + spent
-
-    @property
-    def _compile_seconds(self) -> float:
-        return self.timing["compile_seconds"]  # type: ignore[attr-defined]
+        self.memory.end_task(self.task, self.random)
+        self.progress.memory_bytes = self.memory.num_bytes
+        timing = self.progress.timing
+        started, compiled = time.perf_counter(), timing["compile_seconds"]
+        w_hat, stats = self.engine.snapshot()
+        self.persistent = MCSGDModes(self._w_bar() if self.task > 1 else w_hat, stats)
+        spent = time.perf_counter() - started - (timing["compile_seconds"] - compiled)
+        self.progress.add_seconds("lmc_seconds", spent)
 
     def _w_bar(self) -> dict[str, Any]:
-        run: Any = self
         memory, current = self.plan_sides()
         w_bar = self.minimise(
             memory, current, line_points(self.lmc_gradient, self.lmc_line_samples)
         )
-        run.gradient_steps += len(memory.rows)
+        self.progress.gradient_steps += len(memory.rows)
         if not all(np.isfinite(float(value.sum())) for value in w_bar.values()):
             raise TrainingDiverged(
-                f"w_bar is not finite after task {run.task}; a smaller algo.lmc_lr may help"
+                f"w_bar is not finite after task {self.task}; a smaller algo.lmc_lr may help"
             )
         return w_bar
 
@@ -179,24 +178,25 @@ class MCSGDOptions:
         Their arrays have the room that the stream's last task needs, so that one program serves
         all tasks.
         """
-        run: Any = self
-        chance = run.random.generator("memory", run.task, 0, 1)
-        last = run.task if self.lmc_memory_includes_current else run.task - 1
-        stored = self.memory.data.rows(self.memory.data.t < last)
-        drawn = np.arange(run.num_current)
+        rng = self.random.generator("memory", self.task, 0, 1)
+        last = self.task if self.lmc_memory_includes_current else self.task - 1
+        samples = self.memory.data
+        assert samples is not None  # a task has ended
+        stored = samples.rows(samples.t < last)
+        drawn = np.arange(self.num_current)
         if self.lmc_current_samples is not None and self.lmc_current_samples < len(drawn):
-            drawn = np.sort(chance.choice(len(drawn), self.lmc_current_samples, replace=False))
+            drawn = np.sort(rng.choice(len(drawn), self.lmc_current_samples, replace=False))
         counts, size = (len(stored.y), len(drawn)), self.lmc_batch_size
         if self.lmc_steps == "full_batch":
             memory, current = (
                 [all_samples(count, size, self.lmc_loss)] * self.lmc_epochs for count in counts
             )
         else:
-            memory, current = minibatches(*counts, size, self.lmc_epochs, self.lmc_loss, chance)
+            memory, current = minibatches(*counts, size, self.lmc_epochs, self.lmc_loss, rng)
         current = [(rows, self.lmc_current_weight * weights) for rows, weights in current]
 
-        tasks = run.num_tasks if self.lmc_memory_includes_current else run.num_tasks - 1
-        longest = max(run.training_size(t) for t in run.trained_tasks())
+        tasks = self.num_tasks if self.lmc_memory_includes_current else self.num_tasks - 1
+        longest = max(self.training_size(t) for t in self.trained_tasks())
         most = min(longest, self.lmc_current_samples or longest)
         packed = (
             side(
@@ -204,25 +204,11 @@ class MCSGDOptions:
                 steps,
                 room=room,
                 step_room=room if self.lmc_steps == "full_batch" else size,
-                piece_size=run.benchmark.eval_batch_size,
+                piece_size=self.benchmark.eval_batch_size,
             )
             for data, steps, room in (
                 (stored, memory, self.per_task_memory_samples * tasks),
-                (run.host_pool.rows(drawn), current, most),
+                (self.replay_dataset.rows(drawn), current, most),
             )
         )
         return next(packed), next(packed)
-
-    # ---- as data
-
-    def export_arrays(self) -> dict[str, np.ndarray]:
-        """Add the memory to what the run carries."""
-        stored = {f"memory/{name}": a for name, a in self.memory.export_arrays().items()}
-        return super().export_arrays() | stored  # type: ignore[misc]
-
-    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays, the memory among them."""
-        super().import_arrays(arrays)  # type: ignore[misc]
-        prefix = "memory/"
-        stored = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        self.memory.import_arrays(stored)

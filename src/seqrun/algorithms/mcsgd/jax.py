@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.mcsgd import Line, MCSGDKept, MCSGDOptions, Side
+from seqrun.algorithms.mcsgd import Line, MCSGDModes, MCSGDOptions, Side
 from seqrun.formulas.jax import allow_classes
 
 Arrays = dict[str, Array]
@@ -22,17 +22,17 @@ class MCSGD(MCSGDOptions, JaxBaseAlgorithm):
     """Mode Connectivity SGD (Mirzadeh et al. 2021)."""
 
     def minimise(self, memory: Side, current: Side, line: Line) -> Arrays:
-        """Return w_bar_t from `self.kept` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
+        """Return w_bar_t from `self.persistent` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
         names = ("lmc_init_position", "lmc_momentum", "lmc_lr")
         scalars = {name: np.float32(getattr(self, name)) for name in names}
-        w_hat = MCSGDKept(self.params, self.stats)
-        args = (self.kept.w_bar, w_hat, self._mask, (memory, current), line, scalars)
-        return jax.block_until_ready(self.compiled("lmc", self._descend, args)(*args))
+        w_hat = MCSGDModes(self.params, self.stats)
+        args = (self.persistent.w_bar, w_hat, self.engine.mask, (memory, current), line, scalars)
+        return jax.block_until_ready(self.engine.compiled("lmc", self._descend, args)(*args))
 
     def _descend(
         self,
         w_bar: Arrays,
-        live: MCSGDKept,
+        live: MCSGDModes,
         mask: Array | None,
         sides: tuple[Side, Side],
         line: Line,
@@ -48,7 +48,7 @@ class MCSGD(MCSGDOptions, JaxBaseAlgorithm):
 
             def add_piece(m: Array, total: Arrays) -> Arrays:
                 rows, weights = side.rows[s, m], side.weights[s, m]
-                x, y, t = self.inputs(side.x[rows]), side.y[rows], side.t[rows]
+                x, y, t = self.engine.inputs(side.x[rows]), side.y[rows], side.t[rows]
 
                 def loss(params: Arrays) -> Array:
                     logits = allow_classes(self.predict(params, stats, x), mask, t)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqrun.training.step import Batch
+from seqrun.algorithms.base import Batch
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.mcsgd import Line, MCSGDOptions, Side
 from seqrun.formulas.torch import allow_classes
@@ -21,8 +21,8 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
     """Mode Connectivity SGD (Mirzadeh et al. 2021)."""
 
     def minimise(self, memory: Side, current: Side, line: Line) -> Tensors:
-        """Return w_bar_t from `self.kept` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
-        w_bar = self.kept.w_bar
+        """Return w_bar_t from `self.persistent` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
+        w_bar = self.persistent.w_bar
         w_hat = {n: p.detach() for n, p in self.params.items()}
         w = between(w_bar, w_hat, self.lmc_init_position)
         velocity = {n: torch.zeros_like(value) for n, value in w.items()}
@@ -45,7 +45,7 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
         pieces = []
         for m in range(int(side.pieces)):
             x, y, t = (self._put(a[side.rows[s, m]]) for a in side[:3])
-            batch = Batch(self.inputs(x), y.long(), t.long())
+            batch = Batch(self.engine.inputs(x), y.long(), t.long())
             pieces.append((batch, self._put(side.weights[s, m])))
         return pieces
 
@@ -53,13 +53,13 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
         """Return the gradient at `point` of the weighted sum of cross-entropies, in eval mode."""
         params = {n: value.requires_grad_() for n, value in point.items()}
         logits = self.predict(params, self.stats, batch.x)
-        logits = allow_classes(logits, self._mask, batch.t)
+        logits = allow_classes(logits, self.engine.mask, batch.t)
         losses = torch.nn.functional.cross_entropy(logits, batch.y, reduction="none")
         values = torch.autograd.grad((weights * losses).sum(), list(params.values()))
         return dict(zip(params, values, strict=True))
 
     def _put(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return self.engine.to_device(array)
 
 
 def between(origin: Tensors, end: Tensors, a: float) -> Tensors:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.checks import at_least
+from seqrun.training.algorithm import BaseAlgorithm
 
 
 class PenaltyState(NamedTuple):
@@ -27,7 +28,7 @@ class PenaltyState(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class RegularizationOptions:
+class RegularizationOptions(BaseAlgorithm):
     """What all regularisation methods take.
 
     Args:
@@ -41,8 +42,8 @@ class RegularizationOptions:
 
     coefficient_name: ClassVar[str]
 
-    def check_penalty(self) -> None:
-        """Refuse a negative lambda or scale."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self.coefficient_name, getattr(self, self.coefficient_name), 0.0)
         at_least("penalty_scale", self.penalty_scale, 0.0)
 
@@ -50,3 +51,7 @@ class RegularizationOptions:
     def penalty_coefficient(self) -> float:
         """Lambda times s."""
         return float(getattr(self, self.coefficient_name) * self.penalty_scale)
+
+    def hparams(self) -> dict[str, float]:
+        """Add lambda * s."""
+        return super().hparams() | {"penalty": self.penalty_coefficient}

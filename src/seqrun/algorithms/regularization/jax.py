@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from seqrun.algorithms.base import Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.training.step import Step
 from seqrun.algorithms.regularization import PenaltyState, RegularizationOptions
 from seqrun.formulas.jax import penalty_gradient
 
@@ -19,10 +19,6 @@ from seqrun.formulas.jax import penalty_gradient
 @dataclass(kw_only=True, eq=False)
 class RegularizationAlgorithm(RegularizationOptions, JaxBaseAlgorithm):
     """Penalise moving away from an anchor; a method implements `calculate_parameter_importance`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_penalty()
 
     def calculate_parameter_importance(self) -> dict[str, Array]:
         """Return parameter name -> importance of the task that has just ended."""
@@ -37,23 +33,20 @@ class RegularizationAlgorithm(RegularizationOptions, JaxBaseAlgorithm):
         """Return a zero importance, anchored at the initial weights."""
         return PenaltyState(self.params, jax.tree.map(jnp.zeros_like, self.params))
 
-    def hyper(self) -> dict[str, float]:
-        """Add lambda * s."""
-        return super().hyper() | {"penalty": self.penalty_coefficient}
-
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Add the penalty's gradient to the task loss's."""
         pull = penalty_gradient(
-            step.params, step.state.anchor, step.state.importance, step.hyper["penalty"]
+            step.params, step.state.anchor, step.state.importance, step.hparams["penalty"]
         )
         step.gradients = jax.tree.map(jnp.add, step.gradients, pull)
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Measure what the task needs, in eval mode, and protect it."""
         started = time.perf_counter()
-        compiled = self.timing["compile_seconds"]
+        timing = self.progress.timing
+        compiled = timing["compile_seconds"]
         importance = self.calculate_parameter_importance()
         self.state = jax.block_until_ready(self.consolidate(importance))
-        compiled = self.timing["compile_seconds"] - compiled
+        compiled = timing["compile_seconds"] - compiled
         spent = time.perf_counter() - started - compiled
-        self.timing["importance_seconds"] = self.timing.get("importance_seconds", 0.0) + spent
+        self.progress.add_seconds("importance_seconds", spent)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.regularization import PenaltyState, RegularizationOptions
 from seqrun.formulas.torch import penalty_gradient
@@ -18,10 +18,6 @@ from seqrun.formulas.torch import penalty_gradient
 @dataclass(kw_only=True, eq=False)
 class RegularizationAlgorithm(RegularizationOptions, PyTorchBaseAlgorithm):
     """Penalise moving away from an anchor; a method implements `calculate_parameter_importance`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_penalty()
 
     def calculate_parameter_importance(self) -> dict[str, Tensor]:
         """Return parameter name -> importance of the task that has just ended."""
@@ -38,24 +34,19 @@ class RegularizationAlgorithm(RegularizationOptions, PyTorchBaseAlgorithm):
         anchor = {n: p.detach().clone() for n, p in self.params.items()}
         return PenaltyState(anchor, {n: torch.zeros_like(p) for n, p in anchor.items()})
 
-    def hyper(self) -> dict[str, float]:
-        """Add lambda * s."""
-        return super().hyper() | {"penalty": self.penalty_coefficient}
-
     @torch.no_grad()
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Add the penalty's gradient to the task loss's."""
         gradients = list(step.gradients.values())
         pull = penalty_gradient(
-            step.params, step.state.anchor, step.state.importance, step.hyper["penalty"]
+            step.params, step.state.anchor, step.state.importance, step.hparams["penalty"]
         )
         torch._foreach_add_(gradients, pull)
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self) -> None:
         """Measure what the task needs, in eval mode, and protect it."""
         started = time.perf_counter()
-        with self.evaluating():
+        with self.engine.evaluating():
             importance = self.calculate_parameter_importance()
         self.state = self.consolidate(importance)
-        spent = time.perf_counter() - started
-        self.timing["importance_seconds"] = self.timing.get("importance_seconds", 0.0) + spent
+        self.progress.add_seconds("importance_seconds", time.perf_counter() - started)

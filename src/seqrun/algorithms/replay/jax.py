@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jax import Array
 
+from seqrun.algorithms.base import Batch, Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.training.step import Batch, Step
 from seqrun.algorithms.replay import ReplayOptions
 from seqrun.formulas.jax import allow_classes, cross_entropy
 
@@ -17,17 +16,15 @@ from seqrun.formulas.jax import allow_classes, cross_entropy
 class ReplayAlgorithm(ReplayOptions, JaxBaseAlgorithm):
     """Take each step on the batch and a batch of memory; a child implements `make_memory`."""
 
-    def training_loss(
-        self, params: dict[str, Array], step: Step
-    ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        """Return the mean cross-entropy over both, the batch's logits and the statistics."""
-        x, y, t = together(step)
-        logits, stats = self.forward(params, step.stats, x, step.key)
-        logits = allow_classes(logits, step.mask, t)
-        return cross_entropy(logits, y), (logits[: len(step.batch.y)], stats)
+    def losses(self, step: Step) -> Losses:
+        """L = CE(h(x), y) over batch and memory together."""
+        x, y, t = with_replay(step)
+        logits = allow_classes(self.forward(step, x), step.mask, t)
+        loss = cross_entropy(logits, y)
+        return Losses(task=loss, total=loss, logits=logits[: len(step.batch.y)])
 
 
-def together(step: Step) -> Batch:
+def with_replay(step: Step) -> Batch:
     """Return the batch and what is replayed with it, one after the other."""
-    pairs = zip(step.batch, step.reads["replay"], strict=True)
+    pairs = zip(step.batch, step.batches["replay"], strict=True)
     return Batch(*(jnp.concatenate(pair) for pair in pairs))

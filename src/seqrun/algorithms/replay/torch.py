@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from seqrun.training.step import Batch, Step
+from seqrun.algorithms.base import Batch, Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.replay import ReplayOptions
 from seqrun.formulas.torch import allow_classes, cross_entropy
@@ -17,14 +16,15 @@ from seqrun.formulas.torch import allow_classes, cross_entropy
 class ReplayAlgorithm(ReplayOptions, PyTorchBaseAlgorithm):
     """Take each step on the batch and a batch of memory; a child implements `make_memory`."""
 
-    def training_loss(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the mean cross-entropy over batch and memory, and the batch's logits."""
-        x, y, t = together(step)
-        logits = allow_classes(self.network(x), step.mask, t)
-        return cross_entropy(logits, y), logits[: len(step.batch.y)]
+    def losses(self, step: Step) -> Losses:
+        """L = CE(h(x), y) over batch and memory together."""
+        x, y, t = with_replay(step)
+        logits = allow_classes(self.forward(step, x), step.mask, t)
+        loss = cross_entropy(logits, y)
+        return Losses(task=loss, total=loss, logits=logits[: len(step.batch.y)])
 
 
-def together(step: Step) -> Batch:
+def with_replay(step: Step) -> Batch:
     """Return the batch and what is replayed with it, one after the other."""
-    pairs = zip(step.batch, step.reads["replay"], strict=True)
+    pairs = zip(step.batch, step.batches["replay"], strict=True)
     return Batch(*(torch.cat(pair) for pair in pairs))

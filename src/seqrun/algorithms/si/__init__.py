@@ -62,6 +62,6 @@ class SIOptions(RegularizationOptions):
     vectorizable: ClassVar[tuple[str, ...]] = ("si_lambda", "penalty_scale", "xi")
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+        super().__post_init__()
         at_least("xi", self.xi, 0.0, strictly=True)
         one_of("clip", self.clip, ("total", "increment", "none"))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Step
 from seqrun.algorithms.regularization.jax import RegularizationAlgorithm
 from seqrun.algorithms.si import SIOptions, SIState
 
@@ -25,30 +25,30 @@ class SI(SIOptions, RegularizationAlgorithm):
         anchor, importance = super().initial_state()
         return SIState(anchor, importance, jax.tree.map(jnp.zeros_like, anchor))
 
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Keep the task loss's gradient, unclipped, before the penalty's is added."""
-        step.saved["gradients"] = step.gradients
-        super().on_after_backward(algorithm, step)
+        step.cache["gradients"] = step.gradients
+        super().on_after_backward(step)
 
-    def on_before_optimizer_step(self, algorithm: Any, step: Step) -> None:
+    def on_before_optimizer_step(self, step: Step) -> None:
         """Keep the parameters that the optimizer starts from."""
-        step.saved["params"] = step.params
+        step.cache["params"] = step.params
 
-    def on_after_optimizer_step(self, algorithm: Any, step: Step) -> None:
+    def on_after_optimizer_step(self, step: Step) -> None:
         """Follow the path: omega <- omega - g delta theta."""
         path = jax.tree.map(
             lambda omega, g, after, before: omega - g * (after - before),
             step.state.path,
-            step.saved["gradients"],
+            step.cache["gradients"],
             step.params,
-            step.saved["params"],
+            step.cache["params"],
         )
         step.state = step.state._replace(path=path)
 
     def calculate_parameter_importance(self) -> Arrays:
         """Return omega / (Delta^2 + xi) of the task, Delta from where the task started."""
         args = (self.state.path, self.params, self.state.anchor, jnp.float32(self.xi))
-        importance = self.compiled("importance", _damped, args)(*args)
+        importance = self.engine.compiled("importance", _damped, args)(*args)
         return _non_negative(importance) if self.clip == "increment" else importance
 
     def consolidate(self, importance: Arrays) -> SIState:

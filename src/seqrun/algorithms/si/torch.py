@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqrun.training.step import Step
+from seqrun.algorithms.base import Step
 from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
 from seqrun.algorithms.si import SIOptions, SIState
 
@@ -25,22 +25,22 @@ class SI(SIOptions, RegularizationAlgorithm):
         return SIState(anchor, importance, {n: torch.zeros_like(p) for n, p in anchor.items()})
 
     @torch.no_grad()
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Keep the task loss's gradient, unclipped, before the penalty's is added in place."""
-        step.saved["gradients"] = [g.clone() for g in step.gradients.values()]
-        super().on_after_backward(algorithm, step)
+        step.cache["gradients"] = [g.clone() for g in step.gradients.values()]
+        super().on_after_backward(step)
 
     @torch.no_grad()
-    def on_before_optimizer_step(self, algorithm: Any, step: Step) -> None:
+    def on_before_optimizer_step(self, step: Step) -> None:
         """Keep the parameters, which the optimizer changes in place."""
-        step.saved["params"] = [p.clone() for p in step.params.values()]
+        step.cache["params"] = [p.clone() for p in step.params.values()]
 
     @torch.no_grad()
-    def on_after_optimizer_step(self, algorithm: Any, step: Step) -> None:
+    def on_after_optimizer_step(self, step: Step) -> None:
         """Follow the path: omega <- omega - g delta theta."""
-        delta = torch._foreach_sub(list(step.params.values()), step.saved["params"])
+        delta = torch._foreach_sub(list(step.params.values()), step.cache["params"])
         path = torch._foreach_addcmul(
-            list(step.state.path.values()), step.saved["gradients"], list(delta), value=-1.0
+            list(step.state.path.values()), step.cache["gradients"], list(delta), value=-1.0
         )
         step.state = step.state._replace(path=dict(zip(step.state.path, path, strict=True)))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.options import TrainingOptions
 from seqrun.checks import ConfigError, at_least, boolean, one_of, within
 
@@ -30,7 +31,7 @@ SCHEDULE = {
 
 
 @dataclass(kw_only=True, eq=False)
-class StableSGDOptions:
+class StableSGDOptions(BaseAlgorithm):
     """Train each task in turn, with dropout and a learning rate that falls from task to task.
 
     lr_t = max(lr * gamma^t, lr_min), t from 1. Mirzadeh et al. 2020 (2006.06958), section 4.
@@ -63,10 +64,10 @@ class StableSGDOptions:
         at_least("lr_min", self.lr_min, 0.0)
         boolean("decay_first_task", self.decay_first_task)
         one_of("reinit_optimizer", self.reinit_optimizer, ("epoch", "task", "never"))
-        self.training = self._scheduled(self.training)  # type: ignore[has-type]
+        self.training = self._scheduled(self.training)
         if self.dropout is not None:
-            self.backbone = self._with_dropout(self.backbone)  # type: ignore[has-type]
-        super().__post_init__()  # type: ignore[misc]  # the engine's, next in line
+            self.backbone = self._with_dropout(self.backbone)
+        super().__post_init__()
 
     def _scheduled(self, training: TrainingOptions) -> TrainingOptions:
         neutral = TrainingOptions()

@@ -17,10 +17,10 @@ import numpy as np
 
 
 class Call(NamedTuple):
-    """A call that a member waits for.
+    """A call that a participant waits for.
 
     Attributes:
-        name: of what is called: members that ask for the same name ask for the same function.
+        name: of what is called: participants that ask for the same name ask for the same function.
         function: pure, of arrays.
         args: of it.
         timing: the run's, whose "compile_seconds" count what was spent on compiling meanwhile.
@@ -39,20 +39,20 @@ class Failure(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What a member's work returned, or Failure."""
+    """What a participant's work returned, or Failure."""
 
     result: Any
 
 
-class Member:
+class Participant:
     """One of the runs: what its thread and the ensemble's tell each other.
 
     Args:
-        ensemble: whose member it is.
-        work: what its thread does; called with the member.
+        ensemble: whose participant it is.
+        work: what its thread does; called with the participant.
     """
 
-    def __init__(self, ensemble: BaseEnsemble, work: Callable[[Member], Any]) -> None:
+    def __init__(self, ensemble: BaseEnsemble, work: Callable[[Participant], Any]) -> None:
         self.ensemble = ensemble
         self.ended: Ended | None = None
         self.asked: Call | None = None
@@ -62,10 +62,10 @@ class Member:
         self._told: SimpleQueue[Call | Ended] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    # ---- in the member's thread
+    # ---- in the participant's thread
 
     def call(self, call: Call) -> Any:
-        """Return the call's result, after all other members have asked for theirs."""
+        """Return the call's result, after all other participants have asked for theirs."""
         self._told.put(call)
         answer = self._answers.get()
         if isinstance(answer, Failure):
@@ -82,7 +82,7 @@ class Member:
     # ---- in the ensemble's thread
 
     def resume(self, answer: Any) -> None:
-        """Give the member what it waits for and let it work until it asks again or has ended."""
+        """Give the participant what it waits for and let it work until it asks again or has ended."""
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -113,40 +113,40 @@ class BaseEnsemble:
     """Runs that meet at every call; an engine says how calls are answered."""
 
     def place(self, array: np.ndarray, device: Any) -> Any:
-        """Return a member's array on the device."""
+        """Return a participant's array on the device."""
         raise NotImplementedError
 
-    def answer(self, calls: Mapping[Member, Call]) -> Mapping[Member, Any]:
+    def answer(self, calls: Mapping[Participant, Call]) -> Mapping[Participant, Any]:
         """Return each call's result, or Failure."""
         raise NotImplementedError
 
     def run(
         self,
-        works: Sequence[Callable[[Member], Any]],
+        works: Sequence[Callable[[Participant], Any]],
         ended: Callable[[int, Any], None],
     ) -> None:
         """Do all works in step. One that ends, or fails, leaves; the others go on.
 
         Args:
-            works: each called with a member, which its algorithm's `member` is to be.
+            works: each called with a participant, which its algorithm's `participant` is to be.
             ended: called with the place of each work and its result, or Failure, when it ends.
 
         Raises:
             BaseException: whatever came up here, a signal or an error of `ended`; the works have
                 been ended with it.
         """
-        members = [Member(self, work) for work in works]
+        participants = [Participant(self, work) for work in works]
         try:
-            answers: Mapping[Member, Any] = dict.fromkeys(members)
+            answers: Mapping[Participant, Any] = dict.fromkeys(participants)
             while answers:
-                for place, member in enumerate(members):
-                    if member.ended is None:
-                        member.resume(answers[member])
-                        if member.ended is not None:
-                            ended(place, member.ended.result)
-                calls = {member: member.asked for member in members if member.asked is not None}
+                for place, participant in enumerate(participants):
+                    if participant.ended is None:
+                        participant.resume(answers[participant])
+                        if participant.ended is not None:
+                            ended(place, participant.ended.result)
+                calls = {participant: participant.asked for participant in participants if participant.asked is not None}
                 answers = self.answer(calls)
         except BaseException as error:
-            for member in members:
-                member.stop(error)
+            for participant in participants:
+                participant.stop(error)
             raise

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Member
+from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Participant
 
 SHARED_BYTES = 1 << 16
 """Size from which data on the device are looked for among those that are there already."""
@@ -23,7 +23,7 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 """In the message of jax's error."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
-Group = list[tuple[Member, Call, list[Any]]]
+Group = list[tuple[Participant, Call, list[Any]]]
 """Members that ask for the same function on arrays of the same shapes, with their arrays."""
 
 
@@ -33,20 +33,20 @@ class Ensemble(BaseEnsemble):
     Calls of one name, structure, shapes and dtypes are one program: it stacks what differs from run
     to run, maps the function over the stack and takes the results apart. What is the same for all
     (the same array on the device, or equal ones on the host) goes in once. A group that has lost
-    members is filled up, with copies of its first, to the next power of two, so that few sizes are
+    participants is filled up, with copies of its first, to the next power of two, so that few sizes are
     compiled; a group of one is the ordinary program of a single run.
 
     A program that the device has no memory for, as for the activations of many convolutional
     networks, is run in smaller parts, and so are its later calls: what runs carry stays as it is.
 
-    The runs must be of the same structure: a program is traced from the first member's function.
+    The runs must be of the same structure: a program is traced from the first participant's function.
     The last one's is traced too and compared, and where it differs each runs its own.
     """
 
     def __init__(self) -> None:
         self._programs: dict[Hashable, Callable] = {}
         self._alike: dict[Hashable, bool] = {}
-        self._fingerprints: dict[tuple[Hashable, Member], bytes] = {}
+        self._fingerprints: dict[tuple[Hashable, Participant], bytes] = {}
         self._differed: dict[Hashable, set[int]] = {}
         self._fitting: dict[Hashable, int] = {}
         self._placed: WeakValueDictionary[Any, Array] = WeakValueDictionary()
@@ -54,7 +54,7 @@ class Ensemble(BaseEnsemble):
         self._compile_seconds = 0.0
 
     def place(self, array: np.ndarray, device: Any) -> Array:
-        """Return the array on the device: the one that is there if a member has an equal one."""
+        """Return the array on the device: the one that is there if a participant has an equal one."""
         if array.nbytes < SHARED_BYTES or not isinstance(array, np.ndarray):
             return jax.device_put(array, device)
         content = hashlib.sha256(np.ascontiguousarray(array).data).digest()
@@ -64,22 +64,22 @@ class Ensemble(BaseEnsemble):
             placed = self._placed[key] = jax.device_put(array, device)
         return placed
 
-    def answer(self, calls: Mapping[Member, Call]) -> Mapping[Member, Any]:
+    def answer(self, calls: Mapping[Participant, Call]) -> Mapping[Participant, Any]:
         """Run all calls, group by group."""
         self._most = max(self._most, len(calls))
         self._compile_seconds = 0.0
         groups: dict[Hashable, Group] = {}
-        for member, call in calls.items():
+        for participant, call in calls.items():
             leaves, tree = jax.tree.flatten(call.args)
             shapes = tuple((a.shape, a.dtype) for a in leaves)
-            groups.setdefault((call.name, tree, shapes), []).append((member, call, leaves))
-        answers: dict[Member, Any] = {}
+            groups.setdefault((call.name, tree, shapes), []).append((participant, call, leaves))
+        answers: dict[Participant, Any] = {}
         for key, group in groups.items():
             try:
                 results = self._run_fitting(key, group)
             except Exception as error:
                 results = [Failure(error)] * len(group)
-            answers |= {member: r for (member, _, _), r in zip(group, results, strict=True)}
+            answers |= {participant: r for (participant, _, _), r in zip(group, results, strict=True)}
         for call in calls.values():
             call.timing["compile_seconds"] += self._compile_seconds
         return answers
@@ -106,7 +106,7 @@ class Ensemble(BaseEnsemble):
         """Run the calls of a group; return their results."""
         head, first, _ = group[0]
         if len(group) == 1 or not self._are_alike(key, group):
-            return [self._single(key, member, call) for member, call, _ in group]
+            return [self._single(key, participant, call) for participant, call, _ in group]
         columns = list(zip(*(leaves for _, _, leaves in group), strict=True))
         shared = self._shared(key, columns)
         if all(shared):
@@ -124,18 +124,18 @@ class Ensemble(BaseEnsemble):
         )
         return results[: len(group)]
 
-    def _single(self, key: Hashable, member: Member, call: Call) -> Any:
-        """Run a call alone, by the program of the first member whose function is the same."""
-        same = self._fingerprint(key, member, call)
+    def _single(self, key: Hashable, participant: Participant, call: Call) -> Any:
+        """Run a call alone, by the program of the first participant whose function is the same."""
+        same = self._fingerprint(key, participant, call)
         return self._compiled((key, "alone", same), lambda: call.function, call.args)
 
-    def _fingerprint(self, key: Hashable, member: Member, call: Call) -> bytes:
-        """Return what tells a member's function from others, found at its first call."""
-        if (key, member) not in self._fingerprints:
+    def _fingerprint(self, key: Hashable, participant: Participant, call: Call) -> bytes:
+        """Return what tells a participant's function from others, found at its first call."""
+        if (key, participant) not in self._fingerprints:
             started = time.perf_counter()
-            self._fingerprints[key, member] = _fingerprint(call.function, call.args)
+            self._fingerprints[key, participant] = _fingerprint(call.function, call.args)
             self._compile_seconds += time.perf_counter() - started
-        return self._fingerprints[key, member]
+        return self._fingerprints[key, participant]
 
     def _compiled(self, key: Hashable, make: Callable[[], Callable], args: tuple) -> Any:
         """Call a program, compiled at its first use."""
@@ -147,12 +147,12 @@ class Ensemble(BaseEnsemble):
             return jax.block_until_ready(self._programs[key](*args))
         return self._programs[key](*args)
 
-    def _size(self, members: int) -> int:
-        """Return the size of program that so many members use."""
-        return min(1 << (members - 1).bit_length(), self._most)
+    def _size(self, participants: int) -> int:
+        """Return the size of program that so many participants use."""
+        return min(1 << (participants - 1).bit_length(), self._most)
 
     def _shared(self, key: Hashable, columns: Sequence[tuple[Any, ...]]) -> tuple[bool, ...]:
-        """Return which arguments are the same for all members.
+        """Return which arguments are the same for all participants.
 
         A planned array that differed once is taken to differ from then on: plans of different
         seeds agree now and then, and each pattern is a program of its own.
@@ -167,10 +167,10 @@ class Ensemble(BaseEnsemble):
         return tuple(shared)
 
     def _are_alike(self, key: Hashable, group: Group) -> bool:
-        """Return whether the first and the last member's functions are one program."""
+        """Return whether the first and the last participant's functions are one program."""
         if key not in self._alike:
             ends = group[0], group[-1]
-            first, last = (self._fingerprint(key, member, call) for member, call, _ in ends)
+            first, last = (self._fingerprint(key, participant, call) for participant, call, _ in ends)
             self._alike[key] = first == last
             if first != last:
                 name = group[0][1].name

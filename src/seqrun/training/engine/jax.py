@@ -1,0 +1,463 @@
+"""JaxEngine: runs a chunk of steps as one compiled program."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from seqrun.backbones.jax import flat, normalised_inputs
+from seqrun.benchmarks import Dataset
+from seqrun.checks import ConfigError
+from seqrun.formulas.augmentation.jax import augmented
+from seqrun.formulas.per_sample.jax import CHUNK, UNROLLED
+from seqrun.plan import Chunk
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.engine.arrays import flatten_state, unflatten_state
+from seqrun.training.engine.base import Engine
+from seqrun.training.engine.cache import compilation_cache
+from seqrun.training.engine.threads import default_num_threads
+from seqrun.training.engine.vmap import Call, Participant
+from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.limits import work_per_batch
+from seqrun.training.step import Batch, Step
+
+jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next."""
+
+    params: dict[str, Array]
+    stats: dict[str, Array]
+    opt_state: Any
+    state: Any
+
+
+class Fixed(NamedTuple):
+    """What all steps of a chunk read."""
+
+    dataset: Batch
+    mask: Array | None
+    hparams: dict[str, Any]
+    noise_key: Array
+
+
+class JaxEngine(Engine):
+    """Run an algorithm's steps on JAX.
+
+    Methods that are traced capture structure only; params, state, memory and scalars are
+    arguments.
+
+    Args:
+        algorithm: whose steps are run.
+
+    Attributes:
+        module: the flax module.
+        carry: parameters, BatchNorm statistics, optimizer state and algorithm state.
+        device: where they are.
+        dataset: the replay dataset of the task, on the device.
+        mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
+        per_sample_rows: the most samples that one call takes per-sample gradients of.
+    """
+
+    def __init__(self, algorithm: BaseAlgorithm) -> None:
+        """Start nothing yet."""
+        super().__init__()
+        self.algorithm = algorithm
+        self.participant: Participant | None = None
+        self.module: nn.Module
+        self.device: Any = None
+        self.dataset: Batch
+        self.mask: Array | None = None
+        self._carry: Carry
+        self._is_lent = True
+
+    @classmethod
+    def find_device(cls, device: str) -> str:
+        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
+        # Without a CUDA plugin there is no need to start jax's devices, which fixes its threads.
+        plugins = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+        available = device != "cpu" and plugins and jax.default_backend() == "gpu"
+        if device == "cuda" and not available:
+            raise ConfigError("device='cuda': jax finds no GPU here; must be auto or cpu")
+        return "cuda" if available else "cpu"
+
+    @classmethod
+    def new_ensemble(cls) -> Ensemble:
+        """Return what runs of one structure share their compiled calls by."""
+        return Ensemble()
+
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of the GPU that the engine has chosen; None on a CPU."""
+        if self.device_kind == "cpu":
+            return None
+        return (self.device.memory_stats() or {}).get("bytes_limit")
+
+    def start(self) -> None:
+        """Choose device and threads and build the module."""
+        algorithm, benchmark = self.algorithm, self.algorithm.benchmark
+        self.module = algorithm.build_module()
+        sample = jax.ShapeDtypeStruct((2, *benchmark.input_shape), jnp.float32)
+        shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
+        self._param_shapes = flat(shapes["params"])
+        self._stat_shapes = flat(shapes.get("batch_stats", {}))
+        threads = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
+        os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
+        self.device_kind = self.find_device(algorithm.device)
+        jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))  # None: keep none
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        self.device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
+        self.execution |= {"num_threads": threads, "compiled": True}
+        convolves = any(kernel.ndim == 4 for kernel in self._param_shapes.values())
+        rows = UNROLLED if self.device_kind == "cpu" else CHUNK
+        self.per_sample_rows = rows if convolves else benchmark.eval_batch_size
+        # In a loop XLA's convolutions on a CPU were measured 8 to 10 times slower than outside.
+        self._one_step_per_call = self.device_kind == "cpu" and convolves
+        if self._one_step_per_call:
+            self.execution["steps_per_call"] = 1
+        self._programs: dict[Any, Callable] = {}
+        self._compiled_new_step = jax.jit(self._new_step)
+        self._test_data: dict[int, list[tuple[Array, Array]]] = {}
+        mean, std = benchmark.transform.mean, benchmark.transform.std
+        self._mean = None if mean is None else np.asarray(mean, np.float32)
+        self._std = None if std is None else np.asarray(std, np.float32)
+
+    def stop(self) -> None:
+        """There is nothing to undo."""
+
+    # ---- the network
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return canonical name -> canonical shape."""
+        return {name: tuple(s.shape) for name, s in self._param_shapes.items()}
+
+    def carried_bytes(self, *, states: bool) -> int:
+        """Return sizes by tracing how the weights, and states if wanted, are made."""
+        algorithm, blank = copy.copy(self.algorithm), copy.copy(self)
+        algorithm.engine, blank.algorithm = blank, algorithm
+        blank.module, blank.device = algorithm.build_module(), None
+
+        def make() -> Any:
+            variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
+            params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
+            if not states:
+                return params, stats
+            blank._param_shapes = params
+            blank.carry = Carry(params, stats, algorithm.optimizer.init(params), None)
+            blank.carry = blank.carry._replace(state=algorithm.initial_state())
+            return blank.carry, algorithm.initial_persistent_state()
+
+        images = algorithm.benchmark.input_shape
+        shapes = jax.tree.leaves(jax.eval_shape(make))
+        return sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
+
+    def state_arrays(self) -> Sequence[Any]:
+        """Return statistics and states, as far as they are there."""
+        return self._carry[1:] if hasattr(self, "_carry") else ()
+
+    def weights_are_finite(self) -> bool:
+        """Return whether all parameters and statistics are finite."""
+        return all(np.isfinite(v).all() for v in (self.params | self.stats).values())
+
+    def built_weights(self) -> dict[str, np.ndarray]:
+        """Return what the module's own initializers draw from the stream "init"."""
+        key = jax.random.key(self.algorithm.random.key("init") & 0xFFFFFFFF)
+        sample = jnp.zeros((2, *self.algorithm.benchmark.input_shape))
+        built = jax.jit(self.module.init)(key, sample)
+        named = flat(built["params"]) | flat(built.get("batch_stats", {}))
+        return {name: np.array(value) for name, value in named.items()}
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Start from canonical weights."""
+        params = {name: self.to_device(weights[name]) for name in self._param_shapes}
+        stats = {
+            name: self.to_device(
+                weights.get(name, np.full(s.shape, float(name.endswith("var")), np.float32))
+            )
+            for name, s in self._stat_shapes.items()
+        }
+        self.carry = Carry(params, stats, self.algorithm.optimizer.init(params), None)
+        self.carry = self.carry._replace(state=self.algorithm.initial_state())
+
+    def snapshot(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return parameters and statistics as they are now, which training leaves alone."""
+        return self.params, self.stats
+
+    def reset_optimizer(self) -> None:
+        """Make the optimizer's state fresh."""
+        fresh = self.algorithm.optimizer.init(self.carry.params)
+        self.carry = self.carry._replace(opt_state=fresh)
+
+    def to_device(self, array: np.ndarray) -> Array:
+        """Return an array on the device."""
+        if self.participant is not None:
+            return self.participant.ensemble.place(array, self.device)
+        return jax.device_put(array, self.device)
+
+    # ---- what steps carry
+
+    @property
+    def carry(self) -> Carry:
+        """What the last step handed on; what was read stays as it is while training goes on."""
+        self._is_lent = True
+        return self._carry
+
+    @carry.setter
+    def carry(self, carry: Carry) -> None:
+        self._carry, self._is_lent = carry, True
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """Canonical name -> parameter."""
+        return self.carry.params
+
+    @property
+    def stats(self) -> dict[str, Array]:
+        """Canonical name -> BatchNorm statistic."""
+        return self.carry.stats
+
+    @property
+    def opt_state(self) -> Any:
+        """The optimizer's NamedTuple."""
+        return self.carry.opt_state
+
+    @property
+    def state(self) -> Any:
+        """The algorithm's NamedTuple."""
+        return self.carry.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.carry = self.carry._replace(state=state)
+
+    def _run_program(self, program: Callable, *args: Any) -> tuple[Array, Array]:
+        """Hand the carry to a program, which writes the next one over it; return what else it says.
+
+        Arrays that anything else may hold, such as an anchor or a snapshot, are copied before.
+        """
+        if self._is_lent and self.participant is None:
+            self._carry = _copied(self._carry)
+        self._carry, losses, correct = program(self._carry, *args)
+        self._is_lent = False
+        return losses, correct
+
+    # ---- training
+
+    def load_dataset(self, dataset: Dataset, mask: np.ndarray | None) -> None:
+        """Put the task's samples on the device, and its class mask."""
+        self.dataset = Batch(*(self.to_device(a) for a in dataset))
+        self.mask = None if mask is None else self.to_device(mask)
+
+    def inputs(self, x: Array) -> Array:
+        """Return the network inputs of stored uint8 images."""
+        return normalised_inputs(x, self._mean, self._std)
+
+    def run_chunk(self, chunk: Chunk) -> None:
+        """Run the chunk in one compiled program, or step by step for callbacks' step hooks."""
+        algorithm = self.algorithm
+        hparams: dict[str, Any] = {n: np.float32(v) for n, v in algorithm.hparams().items()}
+        noise = jax.random.key(algorithm.random.key("noise") & 0xFFFFFFFF)
+        fixed = Fixed(self.dataset, self.mask, hparams, noise)
+        run = self._run_single if self._one_step_per_call else self._run_compiled
+        run = self._run_hooked if self.events.has_host_step_hooks else run
+        losses, correct = [], []
+        for segment in self.events.segments(chunk):
+            segment_losses, segment_correct = run(fixed, segment)
+            losses.append(segment_losses)
+            correct.append(segment_correct)
+            self.events.end_segment(segment.first_step + segment.steps)
+        chunk.losses, chunk.correct = np.concatenate(losses), np.concatenate(correct)
+
+    def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
+        steps, first = np.int32(chunk.steps), np.int32(chunk.first_step)
+        args = (fixed, self._padded(chunk), first, steps)
+        program = self.compiled("chunk", self._chunk_program, (self._carry, *args), donated=(0,))
+        losses, correct = self._run_program(program, *args)
+        return losses[: chunk.steps], correct[: chunk.steps]
+
+    def _padded(self, chunk: Chunk) -> dict[str, np.ndarray]:
+        """Return the chunk's arrays, padded to the chunk grid.
+
+        Their number of steps is an argument, so one program serves chunks of every length.
+        """
+        is_full = chunk.batch_size == self.algorithm.benchmark.batch_size_of(chunk.task)
+        room = max(self.chunk_steps if is_full else 1, chunk.steps)
+        return {
+            n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
+            for n, a in chunk.arrays.items()
+        }
+
+    def _run_single(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Call one step's program for every step; calls are queued, so the host runs ahead."""
+        arrays = {n: self.to_device(a) for n, a in self._padded(chunk).items()}
+        first, losses, correct = np.int32(chunk.first_step), [], []
+        args = (self._carry, fixed, arrays, first, np.int32(0))
+        program = self.compiled("step", self._step_program, args, donated=(0,))
+        for s in range(chunk.steps):
+            loss, hits = self._run_program(program, fixed, arrays, first, np.int32(s))
+            losses.append(loss)
+            correct.append(hits)
+        return np.stack(losses), np.stack(correct)
+
+    def _step_program(
+        self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, s: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Run step `s` of the planned steps; return what it carries, its loss and its hits."""
+        row = {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
+        step = self._new_step(carry, fixed, row, first + s)
+        self.events.run_step(step)
+        return _carried(step), step.loss, (step.logits.argmax(-1) == step.batch.y).sum()
+
+    def _chunk_program(
+        self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
+    ) -> tuple[Carry, Array, Array]:
+        """Run `steps` of the planned steps: a scan whose length is an argument."""
+        room = arrays["index"].shape[0]
+
+        def body(s: Array, scanned: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
+            carry, losses, correct = scanned
+            carry, loss, hits = self._step_program(carry, fixed, arrays, first, s)
+            return carry, losses.at[s].set(loss), correct.at[s].set(hits)
+
+        start = (carry, jnp.zeros(room), jnp.zeros(room, jnp.int32))
+        return jax.lax.fori_loop(0, steps, body, start)
+
+    def _run_hooked(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Run events on the host, with each event's own work compiled."""
+        losses, correct = [], []
+        for s in range(chunk.steps):
+            row = {n: jnp.asarray(a[s]) for n, a in chunk.arrays.items()}
+            step = self._compiled_new_step(self.carry, fixed, row, jnp.int32(chunk.first_step + s))
+            self.events.run_step(step)
+            self.carry = _carried(step)
+            losses.append(step.loss)
+            correct.append((step.logits.argmax(-1) == step.batch.y).sum())
+        return np.stack(losses), np.stack(correct)
+
+    def _new_step(self, carry: Carry, fixed: Fixed, row: dict[str, Array], index: Array) -> Step:
+        batches = {}
+        for name in self.algorithm.batch_names:
+            x, y, t = (a[row[name]] for a in fixed.dataset)
+            if f"augment/{name}" in row:
+                crop_padding = self.algorithm.benchmark.crop_padding
+                x = augmented(fixed.dataset.x, row[name], row[f"augment/{name}"], crop_padding)
+            batches[name] = Batch(self.inputs(x), y, t)
+        key = jax.random.fold_in(fixed.noise_key, index)
+        return Step(batches, *carry, fixed.hparams, fixed.mask, row, fixed.dataset, key)
+
+    def compiled_alone(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Return a part of a step as a program of its own, called between hooks of the host."""
+
+        @jax.jit
+        def pure(step: Step) -> Step:
+            function(step)
+            return step
+
+        def call(step: Step) -> None:
+            after = pure(step)
+            for f in fields(Step):
+                setattr(step, f.name, getattr(after, f.name))
+
+        return call
+
+    def compiled(
+        self, name: str, function: Callable, args: tuple, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        """Return `function` compiled for the shapes of `args`, counting the time it takes.
+
+        In a run that is one of several, what is returned waits for the others' calls, with which
+        it may share a program.
+
+        Args:
+            name, function, args: what is to be called, and a first call's arguments.
+            donated: places of arguments whose arrays results are written over, if run alone.
+        """
+        participant, timing = self.participant, self.algorithm.progress.timing
+        if participant is not None:
+            return lambda *given: participant.call(Call(name, function, given, timing))
+        leaves, tree = jax.tree.flatten(args)
+        key = (name, tree, tuple((a.shape, a.dtype) for a in leaves))
+        if key not in self._programs:
+            started = time.perf_counter()
+            jitted = jax.jit(function, donate_argnums=donated)
+            self._programs[key] = jitted.lower(*args).compile()
+            timing["compile_seconds"] += time.perf_counter() - started
+        return self._programs[key]
+
+    # ---- evaluation, tracing
+
+    def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
+        """Count the correct predictions on a task's test data under each mask of classes."""
+        algorithm, benchmark = self.algorithm, self.algorithm.benchmark
+        if task not in self._test_data:
+            data = benchmark.task_data(task, benchmark.evaluation_split)
+            size = benchmark.eval_batch_size
+            self._test_data[task] = [
+                (self.to_device(data.x[i : i + size]), self.to_device(data.y[i : i + size]))
+                for i in range(0, len(data.y), size)
+            ]
+        every = np.ones(benchmark.num_classes, bool)
+        allowed = np.stack([every if mask is None else mask for mask in masks])
+        counts = np.zeros(len(masks), int)
+        known = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
+        for x, y in self._test_data[task]:
+            args = (*known, x, y, allowed)
+            counts += np.asarray(self.compiled("evaluate", self._evaluate_program, args)(*args))
+        return counts.tolist()
+
+    def _evaluate_program(
+        self, params: dict, stats: dict, arrays: Any, x: Array, y: Array, allowed: Array
+    ) -> Array:
+        logits = self.algorithm.evaluation_logits(params, stats, arrays, self.inputs(x))
+        masked = jnp.where(allowed[:, None], logits, -jnp.inf)
+        return (masked.argmax(-1) == y).sum(-1)
+
+    def start_trace(self, folder: Path) -> None:
+        """Begin to trace programs."""
+        jax.profiler.start_trace(folder, create_perfetto_trace=True)
+
+    def stop_trace(self) -> None:
+        """Write plugins/profile/<time>/."""
+        jax.block_until_ready(self.carry)
+        jax.profiler.stop_trace()
+
+    # ---- state as data
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything that a run carries, by canonical name."""
+        groups = dict(zip(("params", "stats", "optimizer", "state"), self.carry, strict=True))
+        groups["kept"] = self.algorithm.persistent
+        return {name: np.asarray(v) for name, v in flatten_state(groups).items()}
+
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays."""
+        loaded = {n: self.to_device(a) for n, a in arrays.items() if not n.startswith("memory/")}
+        groups = ("params", "stats", "optimizer", "state")
+        self.carry = Carry(
+            *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))
+        )
+        self.algorithm.persistent = unflatten_state(self.algorithm.persistent, "kept", loaded)
+
+
+@jax.jit
+def _copied(carry: Carry) -> Carry:
+    return jax.tree.map(jnp.copy, carry)
+
+
+def _carried(step: Step) -> Carry:
+    return Carry(step.params, step.stats, step.opt_state, step.state)

@@ -1,0 +1,506 @@
+"""TorchEngine: walks the plan in a loop over live parameters, or over compiled steps."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqrun.backbones.torch import canonical_names, from_canonical, normalised_inputs, to_canonical
+from seqrun.benchmarks import Dataset
+from seqrun.checks import ConfigError
+from seqrun.formulas.augmentation.torch import augmented
+from seqrun.plan import Chunk
+from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.training.engine.arrays import flatten_state, unflatten_state
+from seqrun.training.engine.base import Engine
+from seqrun.training.engine.compile import to_compile
+from seqrun.training.engine.compile.torch import (
+    CompiledNetwork,
+    CompiledSteps,
+    Program,
+    capture_graph,
+    has_compiler,
+    keep_programs,
+)
+from seqrun.training.engine.threads import default_num_threads
+from seqrun.training.limits import array_bytes, check_size, work_per_batch
+from seqrun.training.step import Batch, Step
+
+LAYOUT = torch.channels_last
+"""Of kernels, as of the images that they meet."""
+
+
+class TorchEngine(Engine):
+    """Run an algorithm's steps on PyTorch.
+
+    Args:
+        algorithm: whose steps are run.
+
+    Attributes:
+        module: the network, in train mode except inside `evaluating`.
+        network: what a training step calls: the module, or its compiled passes.
+        params, stats: canonical name -> live parameter or BatchNorm statistic (torch's layout).
+        opt_state, state: NamedTuples of the optimizer and the algorithm.
+        device: where they are.
+        dataset: the replay dataset of the task, on the device.
+        mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
+    """
+
+    gathered_steps: ClassVar[int] = 64
+    """Steps whose inputs are gathered at a time: few enough to stay in a processor's cache."""
+
+    def __init__(self, algorithm: BaseAlgorithm) -> None:
+        """Start nothing yet."""
+        super().__init__()
+        self.algorithm = algorithm
+        self.device = torch.device("cpu")
+        self.module: nn.Module
+        self.network: Callable[[Tensor], Tensor]
+        self.params: dict[str, Tensor] = {}
+        self.stats: dict[str, Tensor] = {}
+        self.opt_state: Any = None
+        self.state: Any = None
+        self.dataset: Batch
+        self.mask: Tensor | None = None
+        self._module_names: dict[str, str] = {}
+        self._threads_before: int | None = None
+
+    @classmethod
+    def find_device(cls, device: str) -> str:
+        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
+        available = device != "cpu" and torch.cuda.is_available()
+        if device == "cuda" and not available:
+            raise ConfigError("device='cuda': torch finds no GPU here; must be auto or cpu")
+        return "cuda" if available else "cpu"
+
+    def start(self) -> None:
+        """Choose device and threads and build the module."""
+        algorithm, benchmark = self.algorithm, self.algorithm.benchmark
+        self.device_kind = self.find_device(algorithm.device)
+        self.device = torch.device(self.device_kind)
+        check_size(algorithm)  # before anything is as large
+        with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
+            torch.manual_seed(algorithm.random.key("init"))
+            self.module = algorithm.build_module().to(self.device)
+            self.module.to(memory_format=LAYOUT)
+        self.network = self.module
+        self.params, self.stats = canonical_names(self.module)
+        live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
+        names = {id(value): name for name, value in live.items()}
+        self._module_names = {n: names[id(v)] for n, v in (self.params | self.stats).items()}
+        self._built = {
+            n: np.array(to_canonical(v.detach(), n).cpu().numpy())
+            for n, v in (self.params | self.stats).items()
+            if algorithm.backbone.keeps(n)
+        }
+        self._threads_before = torch.get_num_threads()
+        threads = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
+        torch.set_num_threads(threads)
+        self.execution |= {"num_threads": threads, "compiled": False}
+        mean, std = benchmark.transform.mean, benchmark.transform.std
+        self._mean = None if mean is None else torch.tensor(mean, device=self.device)
+        self._std = None if std is None else torch.tensor(std, device=self.device)
+        self._test_data: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def stop(self) -> None:
+        """Give back the threads and torch's settings."""
+        program: Program | None = self.__dict__.pop("_program", None)
+        if program is not None:
+            program.close()
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+
+    # ---- the network
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return canonical name -> canonical shape."""
+        return {name: tuple(to_canonical(p, name).shape) for name, p in self.params.items()}
+
+    def carried_bytes(self, *, states: bool) -> int:
+        """Return sizes by building the weights, and states if wanted, on torch's meta device."""
+        algorithm, blank = copy.copy(self.algorithm), copy.copy(self)
+        algorithm.engine, blank.algorithm = blank, algorithm
+        blank.device = torch.device("meta")
+        with blank.device:
+            blank.module = algorithm.build_module()
+            blank.params, blank.stats = canonical_names(blank.module)
+            carried: list[Any] = [blank.params, blank.stats]
+            if states:  # some of these take torch a second of imports
+                blank.reset_optimizer()
+                carried += [blank.opt_state, algorithm.initial_state()]
+                carried.append(algorithm.initial_persistent_state())
+        return array_bytes(carried)
+
+    def state_arrays(self) -> Sequence[Any]:
+        """Return statistics and states."""
+        return self.stats, self.opt_state, self.state
+
+    def weights_are_finite(self) -> bool:
+        """Return whether all parameters and statistics are finite."""
+        return all(bool(v.isfinite().all()) for v in (self.params | self.stats).values())
+
+    def built_weights(self) -> dict[str, np.ndarray]:
+        """Return the parameters and statistics that the backbone keeps as they were built."""
+        return self._built
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Start from canonical weights."""
+        for name, parameter in self.params.items():
+            parameter.copy_(from_canonical(torch.from_numpy(weights[name]), name))
+        for name, statistic in self.stats.items():
+            fresh = np.full(statistic.shape, float(name.endswith("var")), np.float32)
+            statistic.copy_(torch.from_numpy(weights.get(name, fresh)))
+        self.reset_optimizer()
+        self.state = self.algorithm.initial_state()
+        self.module.train()
+
+    def module_values(
+        self, params: Mapping[str, Tensor], stats: Mapping[str, Tensor], prefix: str = ""
+    ) -> dict[str, Tensor]:
+        """Return parameters and statistics by the module's own names, for `functional_call`."""
+        return {f"{prefix}{self._module_names[n]}": v for n, v in {**params, **stats}.items()}
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return copies of parameters and statistics, which training leaves alone."""
+        params = {n: p.detach().clone() for n, p in self.params.items()}
+        return params, {n: s.clone() for n, s in self.stats.items()}
+
+    @torch.no_grad()
+    def frozen_copy(self, params: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Any:
+        """Return a copy of the module with these values, in eval mode and without gradients.
+
+        Calling it costs less than `functional_call` of the module itself.
+        """
+        module = copy.deepcopy(self.module).eval().requires_grad_(False)
+        own_params, own_stats = canonical_names(module)
+        for name, value in {**params, **stats}.items():
+            (own_params | own_stats)[name].copy_(value)
+        return module
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the module in eval mode for a while, then as it was."""
+        before = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(before)
+
+    @contextmanager
+    def without_side_effects(self) -> Iterator[None]:
+        """Leave BatchNorm statistics, and what later steps draw as noise, as they are."""
+        before = [statistic.clone() for statistic in self.stats.values()]
+        devices = [self.device] if self.device_kind == "cuda" else []
+        with torch.random.fork_rng(devices=devices, enabled=self.algorithm.backbone.is_noisy):
+            yield
+        for statistic, value in zip(self.stats.values(), before, strict=True):
+            statistic.copy_(value)
+
+    def reset_optimizer(self) -> None:
+        """Make the optimizer's state fresh."""
+        self.opt_state = self.algorithm.optimizer.init(self.params)
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """Return an array on the device."""
+        return torch.from_numpy(array).to(self.device)
+
+    # ---- training
+
+    def load_dataset(self, dataset: Dataset, mask: np.ndarray | None) -> None:
+        """Put the task's samples on the device, and its class mask."""
+        x, y, t = (self.to_device(a) for a in dataset)
+        self.dataset = Batch(x, y.long(), t.long())
+        self.mask = None if mask is None else self.to_device(mask)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return the network inputs of stored uint8 images."""
+        return normalised_inputs(x, self._mean, self._std)
+
+    def run_chunk(self, chunk: Chunk) -> None:
+        """Walk the chunk's steps, the batches of a few gathered at a time."""
+        rows = {n: self.to_device(a) for n, a in chunk.arrays.items()}
+        # Short parts of an epoch are not worth a program of their own.
+        program = self._program if chunk.stretch >= self.chunk_steps else None
+        steps = program if isinstance(program, CompiledSteps) else None
+        self.network = program if isinstance(program, CompiledNetwork) else self.module
+        compiled, hparams = program.seconds if program else 0.0, self.algorithm.hparams()
+        run_steps = steps or self._run_steps
+        losses, logits = [], []
+        with self._noise(chunk.first_step):
+            for segment in self.events.segments(chunk):
+                first = segment.first_step - chunk.first_step
+                lengths = (steps or self).lengths(segment.steps)
+                with flushed_denormals(self.execution["num_threads"]):
+                    for batches, plan in self._gathered(rows, first, lengths):
+                        self.opt_state, self.state, loss, logit = run_steps(
+                            batches, plan, self.opt_state, self.state, hparams
+                        )
+                        losses.append(loss)
+                        logits.append(logit)
+                self.events.end_segment(segment.first_step + segment.steps)
+        if program is not None:
+            self._note_program(program, program.seconds - compiled)
+        chunk.losses = torch.cat(losses).cpu().numpy()
+        labels = self.dataset.y[rows["index"]]
+        chunk.correct = (torch.cat(logits).argmax(-1) == labels).sum(1).cpu().numpy()
+
+    def _note_program(self, program: Program, seconds: float) -> None:
+        """Record what was compiled for a chunk, and how long that took."""
+        self.algorithm.progress.timing["compile_seconds"] += seconds
+        self.execution["compiled"] = program.failure is None and program.part
+        if program.failure is not None:
+            self.execution["not_compiled_because"] = program.failure
+        if isinstance(program, CompiledSteps):
+            program.end_chunk()
+            if program.has_captured is not None:
+                self.execution["cuda_graphs"] = program.has_captured
+
+    def lengths(self, steps: int) -> list[int]:
+        """Return how so many steps are cut into parts whose inputs are gathered together."""
+        whole, rest = divmod(steps, self.gathered_steps)
+        return [self.gathered_steps] * whole + [rest] * (rest > 0)
+
+    def _gathered(
+        self, rows: Mapping[str, Tensor], first: int, lengths: list[int]
+    ) -> Iterator[tuple[dict[str, Batch], dict[str, Tensor]]]:
+        """Yield batches and plan rows of so many steps at a time, from a step of the chunk on.
+
+        No length is larger than the number of steps that are gathered together.
+        """
+        start = gathered = first
+        last = first + sum(lengths)
+        for n in lengths:
+            if first + n > gathered:
+                start, gathered = first, min(first + self.gathered_steps, last)
+                found = self._batches(rows, slice(start, gathered))
+            cut = slice(first - start, first - start + n)
+            yield (
+                {name: Batch(*(a[cut] for a in batch)) for name, batch in found.items()},
+                {name: row[first : first + n] for name, row in rows.items()},
+            )
+            first += n
+
+    def _batches(self, rows: Mapping[str, Tensor], cut: slice) -> dict[str, Batch]:
+        """Return the batches of the steps in a slice of the plan, by name."""
+        offsets = {n: rows.get(f"augment/{n}") for n in self.algorithm.batch_names}
+        return {
+            n: self.gather(rows[n][cut], None if off is None else off[cut])
+            for n, off in offsets.items()
+        }
+
+    def gather(self, index: Tensor, offsets: Tensor | None = None) -> Batch:
+        """Return samples of the replay dataset, augmented if there are offsets.
+
+        Args:
+            index: (steps, B) rows of the dataset.
+            offsets: (steps, B, 3) crops and flips.
+
+        Returns:
+            Inputs (steps, B, H, W, C), labels and tasks (steps, B).
+        """
+        flat = index.flatten()
+        if offsets is None:
+            x = self.dataset.x.index_select(0, flat)
+        else:
+            crop_padding = self.algorithm.benchmark.crop_padding
+            x = augmented(self.dataset.x, flat, offsets.flatten(0, 1), crop_padding)
+        y, t = (a.index_select(0, flat).view(index.shape) for a in self.dataset[1:])
+        return Batch(self.inputs(x.unflatten(0, index.shape)), y, t)
+
+    def _run_steps(
+        self,
+        batches: dict[str, Batch],
+        rows: dict[str, Tensor],
+        opt_state: Any,
+        state: Any,
+        hparams: dict[str, float],
+    ) -> tuple[Any, Any, Tensor, Tensor]:
+        """Run the steps whose samples and plan rows are given, one after the other.
+
+        Returns:
+            What they leave of both states, their losses (steps,) and logits (steps, B, C).
+        """
+        singles = (map(Batch, *(a.unbind(0) for a in b)) for b in batches.values())
+        plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
+        losses, logits = [], []
+        for given, row in zip(zip(*singles, strict=True), plan, strict=True):
+            step = Step(
+                dict(zip(batches, given, strict=True)),
+                self.params,
+                self.stats,
+                opt_state,
+                state,
+                hparams,
+                self.mask,
+                dict(zip(rows, row, strict=True)),
+                self.dataset,
+            )
+            self.events.run_step(step)
+            opt_state, state = step.opt_state, step.state
+            losses.append(step.loss)
+            logits.append(step.logits)
+        return opt_state, state, torch.stack(losses), torch.stack(logits)
+
+    def compiled_alone(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Return the part of a step as it is: nothing of a step with host hooks is compiled."""
+        return function
+
+    @property
+    def _to_compile(self) -> str | None:
+        """What `training.compile` has compiled, if that can be: "steps" or "network"."""
+        convolves = any(p.ndim == 4 for p in self.params.values())
+        work = self.total_steps, work_per_batch(self.algorithm)
+        choice, kind = self.algorithm.training.compile, self.device_kind
+        always = choice == "always"
+        part = None if choice == "never" else to_compile(*work, kind, convolves, always=always)
+        looks = self.events.looks_between_steps and choice == "auto"
+        keeps_steps = looks or self.events.has_host_step_hooks or not self.algorithm.is_compilable
+        return None if part == "steps" and keeps_steps else part
+
+    @cached_property
+    def _program(self) -> Program | None:
+        """The program of what is to be compiled, if there is a compiler.
+
+        Raises:
+            ConfigError: there is none and it has to be, or a callback has to look between steps.
+        """
+        choice, part = self.algorithm.training.compile, self._to_compile
+        if part is None:
+            return None
+        started = time.perf_counter()  # importing torch's compiler takes seconds
+        keep_programs()
+        if part == "steps" and self.events.looks_between_steps:
+            raise ConfigError(
+                f"training.compile={choice!r}: must be never with a callback that looks between "
+                "steps, as stability_gap does: several steps are one program, and others than it "
+                "would give other last bits"
+            )
+        if not has_compiler(self.device_kind):
+            if choice == "always":
+                raise ConfigError(
+                    "training.compile='always': there is no compiler here, as g++ is, or what the "
+                    "variable CXX names"
+                )
+            return None
+        program: Program
+        if part == "network":
+            program = CompiledNetwork(self.module)
+        else:
+            # A replay moves torch's generator by itself; that it draws what eager steps would is
+            # not shown.
+            can_replay = self.device_kind == "cuda" and not self.algorithm.backbone.is_noisy
+            program = CompiledSteps(
+                self._run_steps,
+                self.algorithm.optimizer.hyper().keys() - {"lr"},
+                device=self.device,
+                capture=capture_graph if can_replay else None,
+            )
+        self.algorithm.progress.timing["compile_seconds"] += time.perf_counter() - started
+        return program
+
+    @contextmanager
+    def _noise(self, first_step: int) -> Iterator[None]:
+        """Draw noise from the run's own key, leaving torch's global generator as it was."""
+        if not self.algorithm.backbone.is_noisy:
+            yield
+            return
+        devices = [self.device] if self.device_kind == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.algorithm.random.key("noise", first_step))
+            yield
+
+    # ---- evaluation, tracing
+
+    @torch.inference_mode()
+    def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
+        """Count the correct predictions on a task's test data under each mask of classes."""
+        algorithm, benchmark = self.algorithm, self.algorithm.benchmark
+        if task not in self._test_data:
+            data = benchmark.task_data(task, benchmark.evaluation_split)
+            self._test_data[task] = self.to_device(data.x), self.to_device(data.y).long()
+        x, y = self._test_data[task]
+        known = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
+        parts = x.split(benchmark.eval_batch_size)
+        logits = torch.cat(
+            [algorithm.evaluation_logits(*known, self.inputs(part)) for part in parts]
+        )
+        counts = []
+        for mask in masks:
+            allowed = logits
+            if mask is not None:
+                allowed = logits.masked_fill(self.to_device(~mask), -torch.inf)
+            counts.append(int((allowed.argmax(1) == y).sum()))
+        return counts
+
+    def start_trace(self, folder: Path) -> None:
+        """Begin to trace operators."""
+        from torch import profiler
+
+        self._trace, self._trace_file = profiler.profile(), folder / "trace.json"
+        self._trace.start()
+
+    def stop_trace(self) -> None:
+        """Write trace.json, in Chrome's format."""
+        self._trace.stop()
+        self._trace.export_chrome_trace(str(self._trace_file))
+
+    # ---- state as data
+
+    def export_arrays(self) -> dict[str, np.ndarray]:
+        """Return everything that a run carries, by canonical name and in canonical layout."""
+        groups = {"params": self.params, "stats": self.stats, "optimizer": self.opt_state}
+        groups |= {"state": self.state, "kept": self.algorithm.persistent}
+        named = flatten_state(groups)
+        return {
+            name: np.array(to_canonical(v.detach(), name).cpu().numpy(), order="C")  # a copy
+            for name, v in named.items()
+        }
+
+    @torch.no_grad()
+    def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from exported arrays."""
+        loaded = {
+            name: laid_out(from_canonical(torch.from_numpy(np.array(a)), name)).to(self.device)
+            for name, a in arrays.items()
+            if not name.startswith("memory/")
+        }
+        for name, parameter in self.params.items():
+            parameter.copy_(loaded[f"params/{name}"])
+        for name, statistic in self.stats.items():
+            statistic.copy_(loaded[f"stats/{name}"])
+        self.opt_state = unflatten_state(self.opt_state, "optimizer", loaded)
+        self.state = unflatten_state(self.state, "state", loaded)
+        kept = unflatten_state(self.algorithm.persistent, "kept", loaded)
+        self.algorithm.persistent = kept
+
+
+@contextmanager
+def flushed_denormals(num_threads: int) -> Iterator[None]:
+    """Take numbers below 1e-38 for 0, as JAX does: a processor is many times slower on them.
+
+    Momentum and penalties of weights that nothing moves fade into them. The setting is a thread's
+    own, and those of a pool keep what they began with, so that it changes one-threaded runs only.
+    """
+    np.finfo(np.float32), np.finfo(np.float64)  # first asked for within, it would warn
+    flushed_before = not bool(torch.tensor(1e-40) * 1.0)  # torch cannot be asked
+    torch.set_flush_denormal(flushed_before or num_threads == 1)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed_before)
+
+
+def laid_out(value: Tensor) -> Tensor:
+    """Return an array in the memory layout that the engine's own have."""
+    return value.contiguous(memory_format=LAYOUT if value.ndim == 4 else torch.contiguous_format)
