@@ -32,7 +32,7 @@ def measure(algo: str) -> tuple[float, float, float]:
         algorithm.fit()
         writing, reading = [], []
         for _ in range(REPETITIONS):
-            algorithm.global_step += 1  # or it would be there already
+            algorithm.progress.global_step += 1  # or it would be there already
             started = time.perf_counter()
             save(Checkpoint.of(algorithm), directory, config_hash=job.hash)
             writing.append(time.perf_counter() - started)

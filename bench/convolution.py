@@ -63,19 +63,19 @@ class EpochTimer(BaseCallback):
         self.make_hands, self.hands = make_hands, {}
         self.rates = {name: [] for name in ("seqrun", *make_hands)}
 
-    def on_before_epoch(self, algorithm):
+    def on_before_epoch(self, run):
         """Start the clock."""
-        self.compiled = algorithm.timing["compile_seconds"]
-        self.step, self.started = algorithm.global_step, time.perf_counter()
+        self.compiled = run.progress.timing["compile_seconds"]
+        self.step, self.started = run.step, time.perf_counter()
 
-    def on_after_epoch(self, algorithm):
+    def on_after_epoch(self, run):
         """Stop the clock and let the other run."""
-        compiled = algorithm.timing["compile_seconds"] - self.compiled
+        compiled = run.progress.timing["compile_seconds"] - self.compiled
         seconds = time.perf_counter() - self.started - compiled
         self.hands = self.hands or {name: make() for name, make in self.make_hands.items()}
-        rates = {"seqrun": (algorithm.global_step - self.step) / seconds}
+        rates = {"seqrun": (run.step - self.step) / seconds}
         rates |= {name: hand.rate() for name, hand in self.hands.items()}
-        if algorithm.epoch > 1:  # the first warms up
+        if run.epoch > 1:  # the first warms up
             for name, rate in rates.items():
                 self.rates[name].append(rate)
 
@@ -229,7 +229,7 @@ def measure(
         )
         with quiet(f"convolution: {backend}{', network compiled' if compiled else ''}"):
             algorithm.fit()
-    return {"rates": timer.rates, "execution": algorithm.execution}
+    return {"rates": timer.rates, "execution": algorithm.engine.execution}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 
 FILE = "SEQRUN_FIRST_CHUNK"
 """Environment variable with the path of the file that gets the time, in seconds since the epoch."""
@@ -18,7 +19,7 @@ class FirstChunk(BaseCallback):
 
     is_done = False
 
-    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         """Write it once."""
         if not self.is_done:
             self.is_done = True

@@ -56,43 +56,43 @@ class Laps(BaseCallback):
     def __init__(self):
         self.seconds = {}
 
-    def on_after_validation(self, algorithm):
+    def on_after_validation(self, run):
         """Take the evaluation's, then read what the next task reads."""
-        tested = np.isfinite(algorithm.accuracy_matrix[algorithm.task])
-        tests = [algorithm.benchmark.task_size(t + 1, "test") for t in np.flatnonzero(tested)]
-        if algorithm.task:
-            self._take("evaluation", algorithm, sum(tests))
-        if algorithm.task < algorithm.num_tasks:
+        tested = np.isfinite(run.matrix[run.task])
+        tests = [run.algorithm.benchmark.task_size(t + 1, "test") for t in np.flatnonzero(tested)]
+        if run.task:
+            self._take("evaluation", run, sum(tests))
+        if run.task < run.algorithm.num_tasks:
             for split in ("train", "test"):
-                algorithm.benchmark.task_data(algorithm.task + 1, split)
-        self._start(algorithm)
+                run.algorithm.benchmark.task_data(run.task + 1, split)
+        self._start(run)
 
-    def on_before_task(self, algorithm):
+    def on_before_task(self, run):
         """Take what came before the task, such as a coreset."""
-        self._take("task's start", algorithm, self._size(algorithm))
+        self._take("task's start", run, self._size(run))
 
-    def on_before_epoch(self, algorithm):
+    def on_before_epoch(self, run):
         """Start the clock."""
-        self._start(algorithm)
+        self._start(run)
 
-    def on_after_epoch(self, algorithm):
+    def on_after_epoch(self, run):
         """Take training's."""
-        self._take("training", algorithm, self._size(algorithm))
+        self._take("training", run, self._size(run))
 
-    def on_after_task(self, algorithm):
+    def on_after_task(self, run):
         """Take what came after training."""
-        self._take("task's end", algorithm, self._size(algorithm))
+        self._take("task's end", run, self._size(run))
 
-    def _size(self, algorithm):
-        return algorithm.benchmark.task_size(algorithm.task, "train")
+    def _size(self, run):
+        return run.algorithm.benchmark.task_size(run.task, "train")
 
-    def _start(self, algorithm):
-        self.compiled, self.since = algorithm.timing["compile_seconds"], time.perf_counter()
+    def _start(self, run):
+        self.compiled, self.since = run.progress.timing["compile_seconds"], time.perf_counter()
 
-    def _take(self, phase, algorithm, samples):
-        compiled = algorithm.timing["compile_seconds"] - self.compiled
+    def _take(self, phase, run, samples):
+        compiled = run.progress.timing["compile_seconds"] - self.compiled
         self.seconds[phase] = (time.perf_counter() - self.since - compiled) / samples
-        self._start(algorithm)
+        self._start(run)
 
 
 def measure(algo: str, backend: str, setting: Setting) -> dict[str, float]:

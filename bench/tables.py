@@ -35,7 +35,7 @@ def metrics(overrides: list[str], seed: int) -> dict[str, float | None]:
     (job,) = preflight.check([*overrides, *QUIET], ROOT / "conf")
     algorithm = experiment.build(job.config, seed)
     algorithm.fit()
-    return run_metrics(algorithm.accuracy_matrix, algorithm.accuracy_matrix_task_aware, None)
+    return run_metrics(algorithm.accuracy_matrix, algorithm.progress.accuracy_matrix_task_aware, None)
 
 
 def refusal(overrides: list[str]) -> str | None:

@@ -65,16 +65,16 @@ def threads_of(name: str, device: str) -> int:
 class EpochTimer(BaseCallback):
     """Take the steps per second of the last epoch, less compilation."""
 
-    def on_before_epoch(self, algorithm):
+    def on_before_epoch(self, run):
         """Start the clock."""
-        self.compiled = algorithm.timing["compile_seconds"]
-        self.step, self.started = algorithm.global_step, time.perf_counter()
+        self.compiled = run.progress.timing["compile_seconds"]
+        self.step, self.started = run.step, time.perf_counter()
 
-    def on_after_epoch(self, algorithm):
+    def on_after_epoch(self, run):
         """Stop the clock."""
-        compiled = algorithm.timing["compile_seconds"] - self.compiled
+        compiled = run.progress.timing["compile_seconds"] - self.compiled
         seconds = time.perf_counter() - self.started - compiled
-        self.rate = (algorithm.global_step - self.step) / seconds
+        self.rate = (run.step - self.step) / seconds
 
 
 def seqrun_rate(name: str, backend: str, setting: Setting) -> tuple[float, dict, dict]:
@@ -108,19 +108,19 @@ def seqrun_rate(name: str, backend: str, setting: Setting) -> tuple[float, dict,
         )
         with quiet(f"training: {backend}, {name}"):
             algorithm.fit()
-    return timer.rate, algorithm.timing, algorithm.execution
+    return timer.rate, algorithm.progress.timing, algorithm.engine.execution
 
 
 class EvaluationTimer(BaseCallback):
     """Take the seconds of the last row of the accuracy matrix, less compilation."""
 
-    def on_before_validation(self, algorithm):
+    def on_before_validation(self, run):
         """Remember what the rows before took."""
-        self.before = algorithm.timing["eval_seconds"]
+        self.before = run.progress.timing["eval_seconds"]
 
-    def on_after_validation(self, algorithm):
+    def on_after_validation(self, run):
         """Take the difference."""
-        self.seconds = algorithm.timing["eval_seconds"] - self.before
+        self.seconds = run.progress.timing["eval_seconds"] - self.before
 
 
 def evaluation_seconds(backend: str, setting: Setting) -> float:

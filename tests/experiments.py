@@ -20,6 +20,7 @@ import yaml
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.training.engine.arrays import flatten_state
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 from seqrun.plan import Chunk
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -149,7 +150,7 @@ class LossRecorder(BaseCallback):
     losses: list[np.ndarray] = field(default_factory=list)
     correct: list[np.ndarray] = field(default_factory=list)
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """Keep the chunk's."""
         self.losses.append(np.array(chunk.losses))
         self.correct.append(np.array(chunk.correct))
@@ -166,11 +167,11 @@ class StepRecorder(BaseCallback):
 
     steps: list[dict[str, np.ndarray]] = field(default_factory=list)
 
-    def on_after_optimizer_step(self, algorithm: BaseAlgorithm, step: Any) -> None:
+    def on_after_optimizer_step(self, run: Run, step: Any) -> None:
         """Keep the step's arrays."""
         self.steps.append(
             exported(
-                algorithm.backend,
+                run.algorithm.backend,
                 params=step.params,
                 stats=step.stats,
                 optimizer=step.opt_state,
@@ -202,8 +203,8 @@ class Row:
             for g in ("params/", "stats/")
         )
         if algorithm.backend == "jax":
-            known = params, stats, self.reads[task]
-            logits = np.array(algorithm.evaluation_logits(*known, algorithm.inputs(x)))
+            known = params, stats, self.batches[task]
+            logits = np.array(algorithm.evaluation_logits(*known, algorithm.engine.inputs(x)))
         else:
             import torch
 
@@ -214,8 +215,8 @@ class Row:
                 for group in (params, stats)
             )
             with torch.no_grad():
-                inputs = algorithm.inputs(torch.from_numpy(x))
-                logits = algorithm.evaluation_logits(*live, self.reads[task], inputs).numpy()
+                inputs = algorithm.engine.inputs(torch.from_numpy(x))
+                logits = algorithm.evaluation_logits(*live, self.batches[task], inputs).numpy()
         if self.masks[task] is not None:
             logits[:, ~self.masks[task]] = np.finfo(np.float32).min
         return logits
@@ -231,16 +232,16 @@ class RowRecorder(BaseCallback):
 
     rows: dict[int, Row] = field(default_factory=dict)
 
-    def on_after_validation(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_validation(self, run: Run) -> None:
         """Keep the row's."""
-        tasks = range(1, algorithm.num_tasks + 1)
+        tasks = range(1, run.algorithm.num_tasks + 1)
         weights = {}
         for task in tasks:
-            params, stats = algorithm.evaluation_weights(task)
-            weights[task] = exported(algorithm.backend, params=params, stats=stats)
-        masks = {task: algorithm.evaluation_mask(task) for task in tasks}
-        reads = {task: algorithm.evaluation_reads(task) for task in tasks}
-        self.rows[algorithm.task] = Row(weights, reads, masks)
+            params, stats = run.algorithm.evaluation_weights(task)
+            weights[task] = exported(run.algorithm.backend, params=params, stats=stats)
+        masks = {task: run.algorithm.evaluation_mask(task) for task in tasks}
+        reads = {task: run.algorithm.evaluation_arrays(task) for task in tasks}
+        self.rows[run.task] = Row(weights, reads, masks)
 
 
 @dataclass
@@ -308,7 +309,7 @@ def _cached(algo: str, backend: str, stepped: bool, text: str, spec: _Spec) -> T
 
         # A kept run's programs have up to 900 memory maps, and a process may have 65,530, beyond
         # which XLA crashes. What is asked for again is compiled again.
-        trace.algorithm._programs.clear()  # type: ignore[attr-defined]
+        trace.algorithm.engine._programs.clear()  # type: ignore[attr-defined]
         if next(_jax_runs) % 16 == 0:
             jax.clear_caches()
     return trace

@@ -18,6 +18,7 @@ from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones import draw_initial_weights
 from seqrun.benchmarks import Dataset
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 from seqrun.plan import Chunk
 
 Arrays = dict[str, np.ndarray]
@@ -48,11 +49,11 @@ class PlanRecorder(BaseCallback):
     pools: list[Dataset] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Chunk) -> None:
+    def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
         """Keep the chunk's."""
         for s in range(chunk.steps):
             self.rows.append({name: a[s] for name, a in chunk.arrays.items()})
-            self.pools.append(algorithm.host_pool)
+            self.pools.append(run.algorithm.replay_dataset)
             self.tasks.append(chunk.task)
 
 
@@ -99,14 +100,14 @@ class HandStep:
     Attributes:
         w: parameters.
         batch: inputs (B, 2) and labels (B,) of the current batch.
-        reads: name -> inputs, labels and stored logits of a memory batch.
+        batches: name -> inputs, labels and stored logits of a memory batch.
         gradient: of the current batch's mean cross-entropy.
         task: 1-based.
     """
 
     w: Arrays
     batch: tuple[np.ndarray, np.ndarray]
-    reads: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    batches: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     gradient: Arrays
     task: int
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from experiments import build
 
+from seqrun.training.trainer import Trainer
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,20 +32,20 @@ class TaskRecorder(BaseCallback):
     hyper: list[dict[str, float]] = field(default_factory=list)
     seen: list[np.ndarray] = field(default_factory=list)
 
-    def on_before_epoch(self, algorithm: BaseAlgorithm) -> None:
+    def on_before_epoch(self, run: Run) -> None:
         """Keep the start, and start listening."""
-        if algorithm.epoch == 1:
-            self.starts.append(_copy(algorithm))
-            self.hyper.append(algorithm.hyper())
+        if run.epoch == 1:
+            self.starts.append(_copy(run.algorithm))
+            self.hyper.append(run.algorithm.hparams())
             self.seen.append(np.empty(0, int))
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         """Note what was read."""
         self.seen[-1] = np.append(self.seen[-1], chunk.arrays["index"].ravel())
 
-    def on_after_task(self, algorithm: BaseAlgorithm) -> None:
+    def on_after_task(self, run: Run) -> None:
         """Keep the end."""
-        self.ends.append(_copy(algorithm))
+        self.ends.append(_copy(run.algorithm))
 
 
 def _copy(algorithm: BaseAlgorithm) -> Arrays:
@@ -58,6 +60,6 @@ def part(arrays: Arrays, prefix: str) -> Arrays:
 def imported(algo: str, backend: str, arrays: Arrays, **spec: Any) -> Arrays:
     """Return what a new algorithm exports that has imported `arrays`."""
     algorithm = build(algo, backend, **spec)
-    algorithm.setup()
+    Trainer(algorithm).setup()
     algorithm.import_arrays(arrays)
     return algorithm.export_arrays()

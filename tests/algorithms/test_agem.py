@@ -34,7 +34,7 @@ def projection(backend: str, g: dict[str, Any], r: dict[str, Any]) -> dict[str, 
     else:
         from jax.numpy import asarray as array
     arrays = ({n: array(np.array(v, np.float32)) for n, v in group.items()} for group in (g, r))
-    project = import_module(f"seqrun.algorithms.agem.{backend}").projected
+    project = import_module(f"seqrun.formulas.projection.{backend}").projected
     return {n: np.asarray(v) for n, v in project(*arrays).items()}
 
 
@@ -73,7 +73,7 @@ def test_every_step_is_as_by_hand(backend: str):
     projections = []
 
     def rule(step: HandStep):
-        x, y, _ = step.reads["replay"]
+        x, y, _ = step.batches["replay"]
         g = step.gradient
         assert len(y) == {1: 0, 2: 6, 3: 8}[step.task]
         if len(y):
@@ -104,7 +104,7 @@ def test_first_task_is_naive(backend: str):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.MonkeyPatch):
     """As with it; it is made in one branch of the program."""
-    from seqrun.algorithms.agem import jax as module
+    from seqrun.formulas.projection import jax as module
 
     taken, cond = [], module.jax.lax.cond
     spec = SPEC | {"benchmark": "rotated_digits", "stream": {"samples_per_task": 40}}
@@ -126,9 +126,10 @@ def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.M
 @pytest.mark.parametrize("kind", ["norm", "child"])
 def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.MonkeyPatch):
     """Statistics are those after the step's pass by then; a child may add to the gradient."""
-    from seqrun.algorithms.agem import jax as module
+    from seqrun.algorithms.agem.jax import AGEM
+    from seqrun.formulas.projection import jax as module
 
-    class Child(module.AGEM):
+    class Child(AGEM):
         """One of one's own."""
 
     monkeypatch.setattr(module, "through_layers", None)
@@ -140,7 +141,7 @@ def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.Monkey
 def test_the_reference_pass_leaves_no_trace(backend: str, monkeypatch: pytest.MonkeyPatch):
     """Never projecting is naive: statistics, mode and noise are as if there was no pass."""
     module = import_module(f"seqrun.algorithms.agem.{backend}")
-    monkeypatch.setattr(module, "projected", lambda gradients, *_: gradients)
+    monkeypatch.setattr(module, "projected_by_loss", lambda gradients, *_: gradients)
     assert_reduces_to_naive("agem", backend, **SMALL)
 
 
@@ -153,7 +154,7 @@ def test_memory_is_of_past_tasks_and_within_its_budget(backend: str):
         assert len(row["replay"]) == min(16, 20 * (task - 1))
         assert (pool.t[row["replay"]] < task - 1).all()
     assert np.bincount(algorithm.memory.data.t).tolist() == [20] * 5
-    assert algorithm.memory_bytes == 100 * 72
+    assert algorithm.progress.memory_bytes == 100 * 72
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_every_step_of_der_is_as_by_hand(backend: str):
     """
 
     def rule(step: HandStep):
-        x, y, z = step.reads["replay"]
+        x, y, z = step.batches["replay"]
         gradient = step.gradient
         if len(y):
             added = distance_gradient(step.w, x, z)
@@ -56,8 +56,8 @@ def test_every_step_of_derpp_is_as_by_hand(backend: str):
     """DER + beta CE(h(x''), y'') on a batch of its own, in a reservoir that sees every epoch."""
 
     def rule(step: HandStep):
-        x, _, z = step.reads["replay"]
-        second, labels, _ = step.reads["replay_labels"]
+        x, _, z = step.batches["replay"]
+        second, labels, _ = step.batches["replay_labels"]
         gradient = step.gradient
         if len(labels):
             added = distance_gradient(step.w, x, z)
@@ -134,7 +134,7 @@ def test_logits_are_kept_with_their_samples(algo: str):
     import torch
 
     with torch.no_grad():
-        x = algorithm.inputs(torch.from_numpy(algorithm.memory.data.x))
+        x = algorithm.engine.inputs(torch.from_numpy(algorithm.memory.data.x))
         logits = algorithm.module(x).numpy()
     assert algorithm.memory.filled == 40
     assert set(algorithm.memory.data.t) == {0, 1, 2}
@@ -171,7 +171,7 @@ def test_twins_agree_on_the_options(algo: str):
 def test_memory_counts_its_logits(backend: str):
     """60 samples of 64 + 4 + 4 bytes and 10 float32 logits."""
     algorithm = shared_run("der", backend, **SPEC).algorithm
-    assert algorithm.memory_bytes == 60 * (72 + 40)
+    assert algorithm.progress.memory_bytes == 60 * (72 + 40)
 
 
 @every_backend

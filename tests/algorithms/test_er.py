@@ -27,7 +27,7 @@ def test_every_step_is_as_by_hand(backend: str):
     """The mean over the concatenation: 3 + 2 samples weigh 1/5 each, 3 alone 1/3."""
 
     def rule(step: HandStep):
-        pairs = zip(step.batch, step.reads["replay"], strict=False)
+        pairs = zip(step.batch, step.batches["replay"], strict=False)
         x, y = (np.concatenate(pair) for pair in pairs)
         return mean_loss(step.w, x, y), mean_gradient(step.w, x, y)
 
@@ -45,7 +45,7 @@ def test_memory_weight_is_as_by_hand(backend: str):
     """(1 - w) CE(batch) + w CE(memory); CE(batch) while the memory is empty."""
 
     def rule(step: HandStep):
-        x, y, _ = step.reads["replay"]
+        x, y, _ = step.batches["replay"]
         loss = mean_loss(step.w, *step.batch)
         if not len(y):
             return loss, step.gradient
@@ -135,7 +135,7 @@ def test_shuffled_rehearsal(memory_size: int, copies: int):
         if filled:
             assert (np.diff(order) < 0).sum() > len(order) / 4  # shuffled
         assert algorithm.training_size(task) == len(order)
-    assert algorithm.global_step == algorithm.total_steps
+    assert algorithm.progress.global_step == algorithm.engine.total_steps
     assert set(algorithm.memory.data.t) == {0, 1, 2, 3, 4}
     assert algorithm.memory.filled == min(memory_size, 225)
     one, other = epochs[2:4]
@@ -155,7 +155,7 @@ def test_memory_is_counted_and_within_its_budget(backend: str):
     algorithm = shared_run("er", backend, **SPEC).algorithm
     assert algorithm.memory.seen == 200
     assert algorithm.memory.filled == 60
-    assert algorithm.memory_bytes == 60 * 72
+    assert algorithm.progress.memory_bytes == 60 * 72
     assert set(algorithm.memory.data.t) == {0, 1, 2, 3, 4}
 
 

@@ -120,8 +120,8 @@ def test_heads_of_other_tasks_take_no_part(backend: str):
     seen = []
 
     class Watch(BaseCallback):
-        def on_after_task(self, algorithm):
-            omega = algorithm.export_arrays()["state/importance/classifier/bias"]
+        def on_after_task(self, run):
+            omega = run.algorithm.export_arrays()["state/importance/classifier/bias"]
             seen.append((omega > 0).tolist())
 
     algorithm.callbacks = [Watch()]

@@ -14,6 +14,7 @@ from experiments import build, every_backend, exported
 
 from seqrun.algorithms.icarl.exemplars import class_means, normalised
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 
 CLASS = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
@@ -49,11 +50,11 @@ class Steps(BaseCallback):
 
     kept: list[dict[str, Any]] = field(default_factory=list)
 
-    def on_after_backward(self, algorithm: Any, step: Any) -> None:
-        arrays = exported(algorithm.backend, params=step.params, state=step.state)
+    def on_after_backward(self, run: Run, step: Any) -> None:
+        arrays = exported(run.algorithm.backend, params=step.params, state=step.state)
         x, y, t = (np.asarray(a) for a in step.batch)
         self.kept.append(
-            {"task": algorithm.task, "x": x, "y": y, "t": t, "arrays": arrays}
+            {"task": run.task, "x": x, "y": y, "t": t, "arrays": arrays}
             | {"loss": float(step.loss)}
         )
 
@@ -64,8 +65,8 @@ class Ends(BaseCallback):
 
     rows: list[tuple[int, dict[str, np.ndarray]]] = field(default_factory=list)
 
-    def on_after_validation(self, algorithm: Any) -> None:
-        self.rows.append((algorithm.task, algorithm.export_arrays()))
+    def on_after_validation(self, run: Run) -> None:
+        self.rows.append((run.task, run.algorithm.export_arrays()))
 
 
 def run(backend: str, **spec: Any) -> tuple[Any, list[dict[str, Any]], dict[int, dict]]:
@@ -132,7 +133,7 @@ def test_old_network_is_that_of_the_last_tasks_end(backend, runs):
 def test_every_epoch_goes_once_through_the_task_and_the_exemplars(backend, runs):
     """And the plan's length was known before."""
     algorithm, steps, rows = runs[backend]
-    assert algorithm.global_step == algorithm.total_steps
+    assert algorithm.progress.global_step == algorithm.engine.total_steps
     for task in (1, 2, 5):
         seen = np.concatenate([s["x"] for s in steps if s["task"] == task])
         stored = rows[task - 1].get("memory/x", np.zeros((0, 8, 8, 1)))
@@ -167,7 +168,7 @@ def test_exemplars_are_chosen_by_herding_and_cut_to_the_first_ones():
             earlier = rows[task - 1]["memory/x"][rows[task - 1]["memory/y"] == c]
             np.testing.assert_array_equal(x[y == c], earlier[:share])
         assert len(y) <= 60
-    assert algorithm.memory_bytes == sum(rows[5][f"memory/{n}"].nbytes for n in "xyt")
+    assert algorithm.progress.memory_bytes == sum(rows[5][f"memory/{n}"].nbytes for n in "xyt")
 
 
 @every_backend
@@ -186,7 +187,7 @@ def test_prediction_is_the_nearest_mean_of_exemplars(backend, runs):
             accuracy = (distances.argmin(1) == test.y).mean()
             assert algorithm.accuracy_matrix[task, j - 1] == pytest.approx(accuracy)
             own = distances[:, 2 * j - 2 : 2 * j].argmin(1) + 2 * j - 2
-            aware = algorithm.accuracy_matrix_task_aware[task, j - 1]
+            aware = algorithm.progress.accuracy_matrix_task_aware[task, j - 1]
             assert aware == pytest.approx((own == test.y).mean())
         if task < 5:  # a class without exemplars is never named
             assert algorithm.accuracy_matrix[task, task] == 0

@@ -63,8 +63,8 @@ def test_a_model_in_training_is_evaluated_as_it_is(backend: str):
     class Watch(BaseCallback):
         rows = []
 
-        def on_after_validation(self, algorithm):
-            self.rows.append((algorithm.task, algorithm.epoch, algorithm.accuracy_matrix.copy()))
+        def on_after_validation(self, run):
+            self.rows.append((run.task, run.epoch, run.matrix.copy()))
 
     watch = Watch()
     training = SETTING["training"] | {"evaluate_every": "epoch"}

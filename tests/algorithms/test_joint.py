@@ -24,10 +24,10 @@ def test_cumulative_sees_every_sample_of_the_tasks_so_far(backend: str):
         # 2 epochs over 85 samples a task
         assert np.array_equal(np.bincount(seen), np.full(85 * task, 2))
     data = algorithm.benchmark.cumulative_data(3)
-    for field, stored in zip(data, algorithm.host_pool, strict=True):
+    for field, stored in zip(data, algorithm.replay_dataset, strict=True):
         assert np.array_equal(field, stored)
-    assert algorithm.samples_seen == 2 * 85 * (1 + 2 + 3)
-    assert algorithm.global_step == algorithm.total_steps == 2 * (9 + 17 + 26)
+    assert algorithm.progress.samples_seen == 2 * 85 * (1 + 2 + 3)
+    assert algorithm.progress.global_step == algorithm.engine.total_steps == 2 * (9 + 17 + 26)
 
 
 @jax_in_full
@@ -37,14 +37,14 @@ def test_all_at_once_sees_the_whole_stream_in_one_run(backend: str):
     trace = run("joint", backend, callbacks=[tasks], **ONCE)
     (seen,) = tasks.seen
     assert np.array_equal(np.bincount(seen), np.full(3 * 85, 2))
-    assert np.array_equal(np.unique(trace.algorithm.host_pool.t), [0, 1, 2])
+    assert np.array_equal(np.unique(trace.algorithm.replay_dataset.t), [0, 1, 2])
     measured = ~np.isnan(trace.matrix)
     assert measured[[0, 3]].all() and not measured[1:3].any()
     metrics = compute_metrics(trace.matrix)
     assert metrics["average_accuracy"] == trace.matrix[3].mean()
     assert metrics["average_forgetting"] is metrics["learning_accuracy"] is None
-    assert len(trace.algorithm.task_losses) == 1
-    assert trace.algorithm.global_step == trace.algorithm.total_steps == 2 * 26
+    assert len(trace.algorithm.progress.task_losses) == 1
+    assert trace.algorithm.progress.global_step == trace.algorithm.engine.total_steps == 2 * 26
 
 
 @jax_in_full
@@ -119,7 +119,7 @@ def test_twins_agree(spec: dict):
 def test_one_compiled_program_serves_all_tasks():
     """However much data they have: full and partial batches make two."""
     algorithm = run("joint", "jax", stream={"samples_per_task": 80}).algorithm
-    assert len([key for key in algorithm._programs if key[0] == "chunk"]) == 1
+    assert len([key for key in algorithm.engine._programs if key[0] == "chunk"]) == 1
 
 
 def test_joint_is_above_naive():

@@ -11,6 +11,7 @@ from algorithms.replay_by_hand import PlanRecorder
 from comparison import assert_same_arrays
 from experiments import StepRecorder, build, every_backend, run, shared_run
 
+from seqrun.training.trainer import Trainer
 from seqrun.checks import ConfigError
 
 SCALARS = ("params/lambda", "params/gamma", "params/beta")
@@ -165,7 +166,7 @@ def test_step_is_as_by_hand(kernel_type: str, scaling: str):
     trace = run("kcl", "torch", callbacks=[plan, steps], **spec)
     start = build("kcl", "torch", **spec)
     start.benchmark.prepare(start.random)
-    start.start_engine()
+    start.engine.start()
     w = {n: a.astype(np.float64) for n, a in start.initial_weights().items()}
     row, pool = plan.rows[0], plan.pools[0]
     x = pool.x.reshape(len(pool.y), -1) / 255.0
@@ -247,7 +248,7 @@ def test_coresets_are_balanced_set_aside_and_within_budget():
     indices = np.concatenate([row["index"] for row in plan.rows])
     assert indices.max() < 40 <= plan.rows[0]["coreset"].min()
     stored = sum(trace.arrays[f"memory/{name}"].nbytes for name in "xyt")
-    assert algorithm.memory_bytes == stored
+    assert algorithm.progress.memory_bytes == stored
 
 
 def test_coreset_is_at_most_half_of_a_task():
@@ -281,8 +282,8 @@ def test_prediction_is_a_samples_alone_but_with_the_authors_scaling():
     for scaling, alone in (("min_max", True), ("l2", True), ("authors", False)):
         trace = run("kcl", "torch", **SMALL | {"scaling": scaling, "kernel_type": "linear"})
         algorithm = trace.algorithm
-        reads = algorithm.evaluation_reads(1)
-        x = algorithm.inputs(algorithm.pool.x[:20])
+        reads = algorithm.evaluation_arrays(1)
+        x = algorithm.engine.inputs(algorithm.engine.dataset.x[:20])
         weights = algorithm.params, algorithm.stats
         many = algorithm.evaluation_logits(*weights, reads, x)[:1].detach().numpy()
         one = algorithm.evaluation_logits(*weights, reads, x[:1]).detach().numpy()
@@ -293,15 +294,15 @@ def test_prediction_is_a_samples_alone_but_with_the_authors_scaling():
 def test_classifier_of_a_task_is_its_own(backend: str):
     """Its coreset, scalars and bases: the same at every call, another task's changes nothing."""
     algorithm = shared_run("kcl", backend, **SMALL).algorithm
-    one, again, two = (algorithm.evaluation_reads(task) for task in (1, 1, 2))
+    one, again, two = (algorithm.evaluation_arrays(task) for task in (1, 1, 2))
     for a, b in zip(one, again, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
     assert abs(np.asarray(one.bases) - np.asarray(two.bases)).max() > 0.1
     assert float(one.gamma) == np.asarray(algorithm.export_arrays()["params/gamma"])[0]
     other = build("kcl", backend, **SMALL, seed=1)
-    other.setup()
+    Trainer(other).setup()
     other.import_arrays(algorithm.export_arrays())
-    drawn_anew = other.evaluation_reads(1)
+    drawn_anew = other.evaluation_arrays(1)
     np.testing.assert_array_equal(np.asarray(drawn_anew.gamma), np.asarray(one.gamma))
     assert abs(np.asarray(drawn_anew.bases) - np.asarray(one.bases)).max() > 0.1
 
@@ -311,11 +312,11 @@ def test_a_run_may_be_continued_from_its_arrays(backend: str):
     """Coresets, phases and scalars among them: predictions are the same."""
     algorithm = shared_run("kcl", backend, **SMALL).algorithm
     other = build("kcl", backend, **SMALL)
-    other.setup()
+    Trainer(other).setup()
     other.import_arrays(algorithm.export_arrays())
     assert_same_arrays(other.export_arrays(), algorithm.export_arrays(), 0.0)
     for task in (1, 2):
-        assert other.count_correct(task, [None]) == algorithm.count_correct(task, [None])
+        assert other.engine.count_correct(task, [None]) == algorithm.engine.count_correct(task, [None])
 
 
 def test_evaluation_leaves_training_alone():
@@ -323,7 +324,7 @@ def test_evaluation_leaves_training_alone():
     trace = run("kcl", "torch", **SMALL | {"backbone": {"batch_norm": True, "dropout": 0.2}})
     algorithm = trace.algorithm
     before = algorithm.export_arrays()
-    algorithm.count_correct(1, [None])
+    algorithm.engine.count_correct(1, [None])
     assert algorithm.module.training
     assert_same_arrays(algorithm.export_arrays(), before, 0.0)
 

@@ -29,6 +29,7 @@ from experiments import (
 )
 from tiny import Linear, TinyBenchmark
 
+from seqrun.training.trainer import Trainer
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.backbones import draw_initial_weights
 from seqrun.checks import ConfigError
@@ -216,7 +217,7 @@ def test_alpha_of_zero_learns_nothing(backend: str):
     spec = {"stream": {"num_tasks": 1, "samples_per_task": 20}, "inner_chunk_size": 5}
     trace = run("lamaml", backend, **spec, alpha_init=0.0)
     start = build("lamaml", backend, **spec)
-    start.setup()
+    Trainer(start).setup()
     for name, value in start.export_arrays().items():
         if name.startswith("params/"):
             assert (trace.arrays[name] == value).all()
@@ -249,10 +250,10 @@ def test_plan_of_glances():
     assert [len(row["replay"]) for row in groups[0]] == [0, 4, 4]
     assert trace.algorithm.memory.seen == 50
     assert trace.algorithm.memory.filled == 12
-    assert trace.algorithm.memory_bytes == sum(
+    assert trace.algorithm.progress.memory_bytes == sum(
         a.nbytes for n, a in trace.arrays.items() if n in ("memory/x", "memory/y", "memory/t")
     )
-    assert trace.algorithm.total_steps == trace.algorithm.global_step == 36
+    assert trace.algorithm.engine.total_steps == trace.algorithm.progress.global_step == 36
 
 
 def test_replay_is_of_memory_and_reaches_the_loss():
@@ -346,7 +347,7 @@ def test_statistics_follow_meta_batches():
     mean = torch.zeros(16)
     for rows in (order[:10], order):
         with torch.no_grad():
-            x = algorithm.inputs(algorithm.pool.x[rows.tolist()]).flatten(1)
+            x = algorithm.engine.inputs(algorithm.engine.dataset.x[rows.tolist()]).flatten(1)
             batch_mean = algorithm.module.hidden_0(x).mean(0)
         for _ in range(10):
             mean = 0.9 * mean + 0.1 * batch_mean

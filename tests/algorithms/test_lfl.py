@@ -11,6 +11,7 @@ from experiments import StepRecorder, build, every_backend, run, shared_run
 from tiny import softmax
 
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
+from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 
 Arrays = dict[str, np.ndarray]
@@ -33,12 +34,12 @@ class BatchRecorder(StepRecorder):
     batches: list[tuple[np.ndarray, np.ndarray, float]] = field(default_factory=list)
     training: list[bool] = field(default_factory=list)
 
-    def on_after_optimizer_step(self, algorithm: Any, step: Any) -> None:
+    def on_after_optimizer_step(self, run: Run, step: Any) -> None:
         """Keep the step's."""
-        super().on_after_optimizer_step(algorithm, step)
+        super().on_after_optimizer_step(run, step)
         x, y = np.asarray(step.batch.x), np.asarray(step.batch.y)
         self.batches.append((x.reshape(len(y), -1).astype(float), y, float(step.loss)))
-        self.training.append(getattr(algorithm.module, "training", True))
+        self.training.append(getattr(run.algorithm.module, "training", True))
 
 
 def features(w: Arrays, x: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def test_labels_are_not_used(backend: str):
     """The importance of the last task is the same whatever the labels of the pool."""
     algorithm = run("mas", backend, stream={"num_tasks": 1}).algorithm
     before = algorithm.calculate_parameter_importance()
-    algorithm.pool = algorithm.pool._replace(y=algorithm.pool.y * 0)
+    algorithm.engine.dataset = algorithm.engine.dataset._replace(y=algorithm.engine.dataset.y * 0)
     after = algorithm.calculate_parameter_importance()
     for name in before:
         np.testing.assert_array_equal(before[name].tolist(), after[name].tolist())

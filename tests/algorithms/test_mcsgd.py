@@ -15,7 +15,7 @@ from algorithms.penalty_by_hand import tiny
 from algorithms.side_effects import SETTING as SIDE_EFFECTS
 from algorithms.side_effects import jax_in_full
 from algorithms.task_ends import Arrays, TaskRecorder, imported, part
-from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.divergence import TrainingDiverged
 from seqrun.algorithms.mcsgd.line import all_samples, line_points, minibatch, minibatches, side
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
@@ -286,13 +286,13 @@ def test_every_epoch_counts():
     losses = []
     for epochs in (1, 4, 16):
         tasks, algorithm = recorded("torch", SETTING | {"epochs": epochs})
-        assert algorithm.gradient_steps == algorithm.global_step + 2 * epochs
+        assert algorithm.progress.gradient_steps == algorithm.progress.global_step + 2 * epochs
         (problem, found), _ = problems(tasks, algorithm)
         points = np.arange(5) / 4
         losses.append(sum(problem.losses(found, a, i).mean() for a in points for i in (0, 1)))
     assert losses[0] > losses[1] > losses[2]
     _, algorithm = recorded("torch", SETTING, lmc_steps="minibatch")
-    assert algorithm.gradient_steps == algorithm.global_step + 2 * SETTING["epochs"] * 3
+    assert algorithm.progress.gradient_steps == algorithm.progress.global_step + 2 * SETTING["epochs"] * 3
 
 
 def test_memory_keeps_its_budget():
@@ -304,7 +304,7 @@ def test_memory_keeps_its_budget():
         assert len(np.unique(end["memory/y"][-10:])) == 10
         images = algorithm.benchmark.task_data(task).x
         assert all((images == x).all((1, 2, 3)).any() for x in end["memory/x"][-10:])
-    assert algorithm.memory_bytes == 30 * (64 + 4 + 4)
+    assert algorithm.progress.memory_bytes == 30 * (64 + 4 + 4)
 
 
 def test_line_points():
@@ -381,7 +381,7 @@ def test_twins_agree(spec: dict, tolerance: float):
 def test_one_compiled_program_serves_all_tasks():
     """However much is stored."""
     algorithm = run("mcsgd", "jax", **BATCH_NORM).algorithm
-    assert len([key for key in algorithm._programs if key[0] == "lmc"]) == 1
+    assert len([key for key in algorithm.engine._programs if key[0] == "lmc"]) == 1
 
 
 @pytest.mark.parametrize(("written", "read"), [BACKENDS, BACKENDS[::-1]])

@@ -65,8 +65,8 @@ def ready(network: str, backend: str, seed: int = 0) -> BaseAlgorithm:
     """Return an algorithm with its initial weights."""
     algorithm = build("naive", backend, **spec(network), seed=seed)
     algorithm.benchmark.prepare(algorithm.random)
-    algorithm.start_engine()
-    algorithm.set_weights(algorithm.initial_weights())
+    algorithm.engine.start()
+    algorithm.engine.set_weights(algorithm.initial_weights())
     return algorithm
 
 
@@ -136,10 +136,10 @@ def test_checkpoints_cross_over(network):
 def predictions(algorithm: Any, images: np.ndarray) -> np.ndarray:
     """Return the (N, C) logits of uint8 images in an evaluation forward."""
     if algorithm.backend == "jax":
-        call = jax.jit(lambda p, s, x: algorithm.predict(p, s, algorithm.inputs(x)))
+        call = jax.jit(lambda p, s, x: algorithm.predict(p, s, algorithm.engine.inputs(x)))
         return np.asarray(call(algorithm.params, algorithm.stats, images))
     with torch.no_grad():
-        x = algorithm.inputs(torch.from_numpy(images))
+        x = algorithm.engine.inputs(torch.from_numpy(images))
         return algorithm.predict(algorithm.params, algorithm.stats, x).numpy()
 
 
@@ -172,16 +172,21 @@ def test_one_step_a_call_or_a_chunk_a_call():
     """The same run: jax's program of one step (CPU and convolutions) against that of many."""
     kind, _ = component("algo", "naive", "jax")
 
-    class Looped(kind):
+    class LoopedEngine(kind.engine_type):
         """Runs convolutions in the program of many steps, as on a GPU."""
 
-        def start_engine(self) -> None:
-            super().start_engine()
+        def start(self) -> None:
+            super().start()
             self._one_step_per_call = False
 
+    class Looped(kind):
+        """Has that engine."""
+
+        engine_type = LoopedEngine
+
     single, looped = (run("naive", "jax", **spec("cnn"), kind=k) for k in (kind, Looped))
-    assert single.algorithm.execution["steps_per_call"] == 1
-    names = [{name for name, *_ in t.algorithm._programs} for t in (single, looped)]
+    assert single.algorithm.engine.execution["steps_per_call"] == 1
+    names = [{name for name, *_ in t.algorithm.engine._programs} for t in (single, looped)]
     assert [n - {"evaluate"} for n in names] == [{"step"}, {"chunk"}]
     assert_same_run(looped, single, PLAIN)
     assert (single.correct == looped.correct).all()
@@ -201,7 +206,7 @@ def test_where_chunks_are_cut_changes_nothing_of_single_steps():
 def test_a_network_without_convolutions_keeps_its_programs(backend):
     """The rule is recorded where it applies, and nowhere else."""
     algorithm = ready("mlp", backend)
-    assert "steps_per_call" not in algorithm.execution
+    assert "steps_per_call" not in algorithm.engine.execution
 
 
 @every_backend

@@ -33,7 +33,7 @@ def saved(algorithm: BaseAlgorithm, directory: Any, seed: int) -> Any:
             signs = 1 if name.endswith(("/var", "/scale")) else chance.choice([-1, 1], noise.shape)
             arrays[name] = (noise * signs).astype(np.float32)
     algorithm.import_arrays(arrays)
-    algorithm.final_loss = 0.0
+    algorithm.progress.final_loss = 0.0
     return checkpoint.save(Checkpoint.of(algorithm), directory, config_hash=f"of {seed}")
 
 
@@ -42,7 +42,7 @@ class Predictor:
 
     def __init__(self, algorithm: Any) -> None:
         self.algorithm = algorithm
-        self.call = jax.jit(lambda p, s, x: algorithm.predict(p, s, algorithm.inputs(x)))
+        self.call = jax.jit(lambda p, s, x: algorithm.predict(p, s, algorithm.engine.inputs(x)))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         a = self.algorithm
@@ -59,8 +59,8 @@ def test_either_way_gives_the_same_outputs(network, tmp_path):
     by_torch, by_jax = (made(network, backend, seed=n) for n, backend in enumerate(BACKENDS))
     for algorithm in (by_torch, by_jax):
         algorithm.benchmark.prepare(algorithm.random)
-        algorithm.start_engine()
-        algorithm.set_weights(algorithm.initial_weights())
+        algorithm.engine.start()
+        algorithm.engine.set_weights(algorithm.initial_weights())
     predictors = Predictor(by_torch), Predictor(by_jax)
     for seed, (source, target) in enumerate([predictors, predictors[::-1]]):
         folder = saved(source.algorithm, tmp_path / f"{seed}", seed)
@@ -101,8 +101,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     """Another network, no checkpoint, a damaged one."""
     small = made("mlp", "torch")
     small.benchmark.prepare(small.random)
-    small.start_engine()
-    small.set_weights(small.initial_weights())
+    small.engine.start()
+    small.engine.set_weights(small.initial_weights())
     folder = saved(small, tmp_path / "run", 0)
     wide = spec("mlp") | {"backbone": {"batch_norm": True, "width": 8}}
     with pytest.raises(CheckpointError, match=r"hidden_0/kernel: is float32\[64, 16\], must be"):

@@ -113,7 +113,7 @@ def fitted(backbone: Any, algo: str = "naive", **options: Any) -> BaseAlgorithm:
 def initial_weights(backbone: Any, seed: int = 0) -> dict[str, np.ndarray]:
     algorithm = made(backbone, seed=seed)
     algorithm.benchmark.prepare(algorithm.random)
-    algorithm.start_engine()
+    algorithm.engine.start()
     return algorithm.initial_weights()
 
 

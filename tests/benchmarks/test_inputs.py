@@ -139,9 +139,9 @@ def test_networks_are_given_padded_normalised_inputs(backend):
     if backend == "torch":
         import torch
 
-        inputs = algorithm.inputs(torch.from_numpy(x)).numpy()
+        inputs = algorithm.engine.inputs(torch.from_numpy(x)).numpy()
     else:
-        inputs = np.array(algorithm.inputs(x))
+        inputs = np.array(algorithm.engine.inputs(x))
     assert inputs.dtype == np.float32 and inputs.shape == (3, 10, 10, 1)
     assert inputs[:, 0].ravel().tolist() == [-0.5] * 30
     shown = load_digits().x_test[:3] / 255

@@ -228,11 +228,11 @@ def test_one_run_has_two_accuracies(backend, softmax_over):
             one_sample = 1.01 / len(data.y)  # a tie may be rounded either way
             for matrix, allowed in (
                 (trace.matrix, list(range(seen))),
-                (trace.algorithm.accuracy_matrix_task_aware, own),
+                (trace.algorithm.progress.accuracy_matrix_task_aware, own),
             ):
                 expected = (predictions(weights, data.x, allowed) == data.y).mean()
                 assert matrix[row, task - 1] == pytest.approx(expected, abs=one_sample)
-    aware = trace.algorithm.accuracy_matrix_task_aware
+    aware = trace.algorithm.progress.accuracy_matrix_task_aware
     assert (aware >= trace.matrix).all() and (aware > trace.matrix + 0.3).any()
     future = np.triu(np.ones((5, 4), bool))
     future[0] = False

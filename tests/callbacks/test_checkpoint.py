@@ -10,6 +10,7 @@ import pytest
 from experiments import build
 
 from seqrun.callbacks import BaseCallback, CheckpointCallback
+from seqrun.training.callback import Run
 from seqrun.records.checkpoint import FOLDER
 
 
@@ -19,7 +20,7 @@ class Clock(BaseCallback):
     def __init__(self) -> None:
         self.seconds = 1000.0
 
-    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_before_chunk(self, run: Run, chunk: Any) -> None:
         """Let it pass."""
         self.seconds += 60
 

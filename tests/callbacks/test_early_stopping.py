@@ -14,6 +14,7 @@ from experiments import build, every_backend
 from runs.test_resume import StopAfter, Stopped, assert_same_end
 
 from seqrun.records import checkpoint
+from seqrun.training.callback import Run
 from seqrun.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -47,15 +48,15 @@ class Epochs(BaseCallback):
     weights: dict[int, list[dict[str, np.ndarray]]] = field(default_factory=dict)
     at_task_end: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
-    def on_after_epoch(self, algorithm: Any) -> None:
-        self.weights.setdefault(algorithm.task, []).append(weights_of(algorithm))
+    def on_after_epoch(self, run: Run) -> None:
+        self.weights.setdefault(run.task, []).append(weights_of(run.algorithm))
 
-    def on_after_task(self, algorithm: Any) -> None:
-        self.at_task_end[algorithm.task] = weights_of(algorithm)
+    def on_after_task(self, run: Run) -> None:
+        self.at_task_end[run.task] = weights_of(run.algorithm)
 
-    def on_after_validation(self, algorithm: Any) -> None:
-        if task := algorithm.task:
-            accuracy = algorithm.accuracy_matrix[task, task - 1]
+    def on_after_validation(self, run: Run) -> None:
+        if task := run.task:
+            accuracy = run.matrix[task, task - 1]
             self.accuracy.setdefault(task, []).append(accuracy)
 
 
@@ -211,21 +212,20 @@ def test_the_rule_by_hand(monkeypatch, accuracies, patience, min_delta, stop, be
     """Epochs, from 1: after which it stops, and whose weights the task ends with."""
     weights = {"params/w": np.zeros(1), "optimizer/m": np.zeros(1)}
     algorithm = SimpleNamespace(
-        loggers=[],
-        task=1,
-        global_step=0,
-        stop_task=False,
         training=SimpleNamespace(epochs=lambda task: len(accuracies)),
         export_arrays=lambda: {name: value.copy() for name, value in weights.items()},
         import_arrays=weights.update,
     )
+    run = SimpleNamespace(
+        algorithm=algorithm, log=lambda values: None, task=1, epoch=0, stop_task=False
+    )
     callback = EarlyStoppingCallback(patience=patience, min_delta=min_delta)
-    callback.on_before_task(algorithm)
-    for algorithm.epoch, accuracy in enumerate(accuracies, 1):
-        weights |= {name: np.full(1, float(algorithm.epoch)) for name in weights}
-        monkeypatch.setattr(callback, "_accuracy", lambda algorithm, value=accuracy: value)
-        callback.on_after_epoch(algorithm)
-        if algorithm.stop_task:
+    callback.on_before_task(run)
+    for run.epoch, accuracy in enumerate(accuracies, 1):
+        weights |= {name: np.full(1, float(run.epoch)) for name in weights}
+        monkeypatch.setattr(callback, "_accuracy", lambda run, value=accuracy: value)
+        callback.on_after_epoch(run)
+        if run.stop_task:
             break
-    assert (algorithm.epoch, weights["params/w"].item()) == (stop, best)
+    assert (run.epoch, weights["params/w"].item()) == (stop, best)
     assert weights["optimizer/m"].item() == stop

@@ -14,6 +14,7 @@ from experiments import Trace, build, every_backend, shared_run
 from vectorized.members import train
 
 from seqrun.callbacks import ProfileCallback
+from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 
 SHORT = {"training": {"chunk_steps": 4}}
@@ -26,9 +27,9 @@ class Traced(ProfileCallback):
         super().__init__()
         self.directory = directory
 
-    def on_before_fit(self, algorithm: Any) -> None:
-        super().on_before_fit(algorithm)
-        algorithm.run_dir = self.directory
+    def on_before_fit(self, run: Run) -> None:
+        super().on_before_fit(run)
+        run.directory = self.directory
 
 
 def traced(backend: str, directory: Path, **options: int) -> Any:

@@ -15,6 +15,7 @@ from tiny import Linear, TinyBenchmark
 from seqrun.records import checkpoint
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback, StabilityGapCallback
+from seqrun.training.callback import Run
 from seqrun.callbacks.stability_gap import worst_case
 from seqrun.checks import ConfigError
 from seqrun.loggers import LocalLogger
@@ -48,7 +49,7 @@ class Snapshots(BaseCallback):
     def __init__(self) -> None:
         self.params: list[dict[str, np.ndarray]] = []
 
-    def on_after_optimizer_step(self, algorithm: Any, step: Any) -> None:
+    def on_after_optimizer_step(self, run: Run, step: Any) -> None:
         self.params.append({n: p.detach().clone().numpy() for n, p in step.params.items()})
 
 
@@ -135,7 +136,7 @@ class Losses(BaseCallback):
     def __init__(self) -> None:
         self.losses: list[np.ndarray] = []
 
-    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         self.losses.append(chunk.losses)
 
 

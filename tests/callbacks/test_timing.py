@@ -14,14 +14,15 @@ from runs.test_resume import StopAfter, Stopped
 from seqrun.cli import preflight
 from seqrun.records import checkpoint
 from seqrun.callbacks import BaseCallback, CheckpointCallback, TimingCallback
+from seqrun.training.callback import Run
 from seqrun.cli.listing import CONF
 
 
 class Sleeps(BaseCallback):
     """Make the second task's first epoch slow."""
 
-    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
-        if (algorithm.task, algorithm.epoch) == (2, 1):
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
+        if (run.task, run.epoch) == (2, 1):
             time.sleep(0.1)
 
 

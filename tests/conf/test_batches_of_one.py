@@ -9,6 +9,7 @@ import pytest
 from experiments import build
 from torch import nn
 
+from seqrun.training.limits import check_lengths_beforehand
 from seqrun.cli import preflight
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.backbones.wrapped.torch import Wrapped
@@ -98,7 +99,7 @@ def test_a_network_of_ones_own():
             benchmark=small.benchmark, backbone=Mine(norm=norm), optimizer=small.optimizer
         )
 
-    made(False, 41).check_lengths_beforehand()
-    made(True, 42).check_lengths_beforehand()
+    check_lengths_beforehand(made(False, 41))
+    check_lengths_beforehand(made(True, 42))
     with pytest.raises(ConfigError, match="has one sample, which BatchNorm cannot normalise"):
-        made(True, 41).check_lengths_beforehand()
+        check_lengths_beforehand(made(True, 41))

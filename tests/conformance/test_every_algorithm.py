@@ -11,6 +11,7 @@ from parity.cases import SMALLER
 
 from algorithms.side_effects import assert_reduces_to_naive, jax_in_full
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 
 DECLARED = {
     algo: kind.coefficient_name
@@ -19,7 +20,7 @@ DECLARED = {
 }
 """Algorithm -> the coefficient of its penalty, as its class names it."""
 with_a_penalty = pytest.mark.parametrize("algo", DECLARED)
-REPLAYING = [a for a in ALGORITHMS if len(algorithm_class(a, "torch").pool_reads) > 1]
+REPLAYING = [a for a in ALGORITHMS if len(algorithm_class(a, "torch").batch_names) > 1]
 with_replay = pytest.mark.parametrize("algo", REPLAYING)
 
 ONE_EPOCH = {"training": {"epochs_per_task": 1}}
@@ -36,23 +37,23 @@ class Watch(BaseCallback):
         self.after: list[dict[str, np.ndarray]] = []
         self.modes: list[bool] = []
 
-    def on_after_epoch(self, algorithm: Any) -> None:
+    def on_after_epoch(self, run: Run) -> None:
         """Keep what the last epoch of a task leaves."""
-        if algorithm.epoch == algorithm.training.epochs(algorithm.task):
-            self.before.append(self.statistics(algorithm))
+        if run.epoch == run.algorithm.training.epochs(run.task):
+            self.before.append(self.statistics(run.algorithm))
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self, run: Run) -> None:
         """Keep what the task leaves."""
-        self.after.append(self.statistics(algorithm))
+        self.after.append(self.statistics(run.algorithm))
 
-    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_before_chunk(self, run: Run, chunk: Any) -> None:
         """Keep the mode that steps are taken in; flax has none."""
-        if algorithm.backend == "torch":
-            self.modes.append(algorithm.module.training)
+        if run.algorithm.backend == "torch":
+            self.modes.append(run.algorithm.module.training)
 
-    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         """Keep the mode again."""
-        self.on_before_chunk(algorithm, chunk)
+        self.on_before_chunk(run, chunk)
 
     @staticmethod
     def statistics(algorithm: Any) -> dict[str, np.ndarray]:
@@ -105,8 +106,8 @@ def test_exported_arrays_are_a_snapshot(algo: str):
     class Export(BaseCallback):
         kept: list[tuple[dict[str, np.ndarray], dict[str, bytes]]] = []
 
-        def on_after_task(self, algorithm: Any) -> None:
-            arrays = algorithm.export_arrays()
+        def on_after_task(self, run: Run) -> None:
+            arrays = run.algorithm.export_arrays()
             self.kept.append((arrays, {n: a.tobytes() for n, a in arrays.items()}))
 
     callback = Export()
@@ -184,16 +185,16 @@ class WatchMemory(BaseCallback):
         self.sizes: list[tuple[int, int, int]] = []
         self.replayed: list[np.ndarray] = []
 
-    def on_after_task(self, algorithm: Any) -> None:
+    def on_after_task(self, run: Run) -> None:
         """Keep samples, bytes and the samples allowed by then."""
-        memory = algorithm.memory
-        self.sizes.append((memory.filled, memory.num_bytes, memory.capacity(algorithm.task)))
+        memory = run.algorithm.memory
+        self.sizes.append((memory.filled, memory.num_bytes, memory.capacity(run.task)))
 
-    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_before_chunk(self, run: Run, chunk: Any) -> None:
         """Keep how far back the replayed samples' tasks lie."""
-        for name in algorithm.pool_reads[1:]:
+        for name in run.algorithm.batch_names[1:]:
             rows = chunk.arrays[name].ravel()
-            self.replayed.append(algorithm.task - 1 - algorithm.host_pool.t[rows])
+            self.replayed.append(run.task - 1 - run.algorithm.replay_dataset.t[rows])
 
 
 @with_replay
@@ -209,5 +210,5 @@ def test_memory_keeps_within_its_budget_and_is_replayed(algo: str, backend: str)
     for samples, stored, allowed in watch.sizes:
         assert 0 < samples <= allowed
         assert stored <= samples * of_one
-    assert trace.algorithm.memory_bytes <= watch.sizes[-1][0] * (of_one + logits)
+    assert trace.algorithm.progress.memory_bytes <= watch.sizes[-1][0] * (of_one + logits)
     assert set(np.concatenate(watch.replayed)) >= {1, 2}, "memory of no past task was replayed"

@@ -15,6 +15,7 @@ from parity.cases import SMALLER, Case, suited
 from algorithms.side_effects import jax_in_full
 from seqrun.benchmarks import RotatedDigits
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 from seqrun.plan import AUGMENTATION, RandomStreams, augmentation, batch_order
 
@@ -136,12 +137,12 @@ class Batches(BaseCallback):
     inputs: list[dict[str, np.ndarray]] = field(default_factory=list)
     pools: list[np.ndarray] = field(default_factory=list)
 
-    def on_before_backward(self, algorithm: Any, step: Any) -> None:
+    def on_before_backward(self, run: Run, step: Any) -> None:
         """Keep the step's."""
         self.plans.append({name: np.asarray(row) for name, row in step.arrays.items()})
-        pixels = {name: np.asarray(read.x) * 255 for name, read in step.reads.items()}
+        pixels = {name: np.asarray(read.x) * 255 for name, read in step.batches.items()}
         self.inputs.append({name: x.round().astype(np.uint8) for name, x in pixels.items()})
-        self.pools.append(np.asarray(step.pool.x))
+        self.pools.append(np.asarray(step.dataset.x))
 
 
 @cache
@@ -217,7 +218,7 @@ def test_off_is_as_if_there_were_none(monkeypatch: pytest.MonkeyPatch):
         assert all((part["augment/index"] == 0).all() for part in parts)
         return parts
 
-    monkeypatch.setattr("seqrun.training.algorithm.augmentation", none)
+    monkeypatch.setattr("seqrun.training.trainer.augmentation", none)
     still = run("er", "torch", stream={"horizontal_flip": True})
     assert still.losses.tobytes() == plain.losses.tobytes()
 
@@ -226,10 +227,10 @@ def test_batch_order_and_memory_are_those_without():
     """Same rows, reads and writes; the memory holds stored images, not augmented ones."""
 
     class Memory(Batches):
-        def on_after_task(self, algorithm: Any) -> None:
-            self.stored = np.array(algorithm.memory.data.x)
-            self.original = np.array(algorithm.benchmark.task_data(algorithm.task).x)
-            self.tasks = np.array(algorithm.memory.data.t)
+        def on_after_task(self) -> None:
+            self.stored = np.array(self.memory.data.x)
+            self.original = np.array(self.benchmark.task_data(self.task).x)
+            self.tasks = np.array(self.memory.data.t)
 
     plain, changed = Memory(), Memory()
     for callback, options in ((plain, {}), (changed, ON)):

@@ -90,8 +90,8 @@ def test_jax_is_told(home: Path):
     try:
         algorithm = build("naive", "jax")
         algorithm.benchmark.prepare(algorithm.random)
-        algorithm.start_engine()
-        algorithm.stop_engine()
+        algorithm.engine.start()
+        algorithm.engine.stop()
         assert jax.config.jax_compilation_cache_dir == compilation_cache("jax")
         assert str(home) in str(compilation_cache("jax"))
     finally:

@@ -132,7 +132,7 @@ def test_what_cannot_be_captured_is_called(capsys: pytest.CaptureFixture[str]):
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have torch compile nothing, and calls captured from a shape's second on; count captures."""
-    from seqrun.algorithms.base import torch as engine
+    from seqrun.training.engine import torch as engine
 
     counted: list[int] = []
 
@@ -175,10 +175,10 @@ def test_every_algorithm_s_steps_may_be_captured(
     how = {"compile": "always", "chunk_steps": 8}
     found = run(algo, "torch", **stream, training=how)
     assert len(captured) >= 3
-    assert found.algorithm.execution["cuda_graphs"] is True
+    assert found.algorithm.engine.execution["cuda_graphs"] is True
     monkeypatch.setattr(of_torch, "CALLS_BEFORE", 10**9)
     plain = run(algo, "torch", **stream, training=how)
-    assert plain.algorithm.execution["cuda_graphs"] is False
+    assert plain.algorithm.engine.execution["cuda_graphs"] is False
     np.testing.assert_array_equal(found.losses, plain.losses)
     for name, array in plain.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)

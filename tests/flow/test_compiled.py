@@ -20,6 +20,7 @@ from seqrun.training.engine import compile as compiling
 from seqrun.training.engine.compile import to_compile
 from seqrun.training.engine.compile import torch as of_torch
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_a_run_tells_torch_in_time(tmp_path: Path):
 import os
 from experiments import run
 from test_compiled import Counted
-from seqrun.algorithms.base import torch as engine
+from seqrun.training.engine import torch as engine
 
 Counted.calls = []
 engine.CompiledSteps = Counted
@@ -69,7 +70,7 @@ def test_preparing_to_compile_counts_as_compiling(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
     """Importing torch's compiler takes seconds, which are not training's."""
-    from seqrun.algorithms.base import torch as engine
+    from seqrun.training.engine import torch as engine
 
     class Prepared(counted):  # type: ignore[misc,valid-type]
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -78,7 +79,7 @@ def test_preparing_to_compile_counts_as_compiling(
 
     monkeypatch.setattr(engine, "CompiledSteps", Prepared)
     trace = run("naive", "torch", training={"compile": "always", "epochs_per_task": 1})
-    assert trace.algorithm.timing["compile_seconds"] >= 0.5
+    assert trace.algorithm.progress.timing["compile_seconds"] >= 0.5
 
 
 def test_compiling_again_for_one_shape_is_counted():
@@ -123,7 +124,7 @@ def test_adam_s_steps_are_compiled():
     """Its update, given a learning rate that is an array, has a way of its own."""
     with_adam = {"optimizer": "adam", "optimizer_options": {"weight_decay": 0.01}}
     eager, compiled = (run("naive", "torch", **with_adam, **how) for how in (EAGER, ALWAYS))
-    assert compiled.algorithm.execution["compiled"] == "steps"
+    assert compiled.algorithm.engine.execution["compiled"] == "steps"
     np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-5)
     for name, array in eager.arrays.items():
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
@@ -141,9 +142,9 @@ def test_numbers_are_those_of_eager_steps(algo: str):
     if not admits(algo, {"benchmark": "rotated_digits"}):
         stream = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
     eager, compiled = (run(algo, "torch", **stream, **network, **how) for how in (EAGER, ALWAYS))
-    assert compiled.algorithm.execution["compiled"]
-    assert not eager.algorithm.execution["compiled"]
-    assert compiled.algorithm.timing["compile_seconds"] > 0
+    assert compiled.algorithm.engine.execution["compiled"]
+    assert not eager.algorithm.engine.execution["compiled"]
+    assert compiled.algorithm.progress.timing["compile_seconds"] > 0
     np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-5)
     for name, array in eager.arrays.items():
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
@@ -166,7 +167,7 @@ def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
         run(algo, "torch", **CONVOLVES, training={"chunk_steps": 2, "compile": how})
         for how in ("never", "always")
     )
-    assert compiled.algorithm.execution["compiled"] == "network"
+    assert compiled.algorithm.engine.execution["compiled"] == "network"
     np.testing.assert_allclose(compiled.losses, eager.losses, atol=2e-4)
     for name, array in eager.arrays.items():
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-4, err_msg=name)
@@ -174,7 +175,7 @@ def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
 
 def test_what_calls_a_compiled_network(monkeypatch: pytest.MonkeyPatch):
     """Training steps of full batches, 4 a task; no partial one, no test, no Fisher pass."""
-    from seqrun.algorithms.base import torch as engine
+    from seqrun.training.engine import torch as engine
 
     calls = []
 
@@ -189,7 +190,7 @@ def test_what_calls_a_compiled_network(monkeypatch: pytest.MonkeyPatch):
     trace = run("ewc", "torch", **CONVOLVES, training=how)
     assert calls == [10] * 8
     assert len(trace.losses) == 10
-    assert trace.algorithm.network is trace.algorithm.module
+    assert trace.algorithm.engine.network is trace.algorithm.module
 
 
 def test_one_run_s_end_leaves_another_its_settings():
@@ -230,7 +231,7 @@ class Counted(of_torch.CompiledSteps):
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     """Put it in the compiled program's place."""
-    from seqrun.algorithms.base import torch as engine
+    from seqrun.training.engine import torch as engine
 
     Counted.calls = []
     monkeypatch.setattr(engine, "CompiledSteps", Counted)
@@ -249,14 +250,14 @@ def test_calls_are_captured_on_a_gpu(
     noise: float, counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
     """But for networks that draw noise."""
-    from seqrun.algorithms.base import torch as engine
+    from seqrun.training.engine import torch as engine
 
     algorithm = build("naive", "torch", backbone={"dropout": noise}, **ALWAYS)
     algorithm.fit()  # on the CPU
     algorithm.__dict__.pop("_program", None)
-    algorithm.device_kind = "cuda"
+    algorithm.engine.device_kind = "cuda"
     monkeypatch.setattr(engine, "has_compiler", lambda kind: kind == "cuda")
-    assert isinstance(algorithm._program, counted)
+    assert isinstance(algorithm.engine._program, counted)
     assert counted.told[-1][1]["capture"] is (None if noise else of_torch.capture_graph)
 
 
@@ -276,9 +277,9 @@ def test_a_look_between_compiled_steps_is_refused():
     """It would cut programs of 8 steps and so change the last bits of what it only looks at."""
 
     class Looking(BaseCallback):
-        pause_every = 5
+        every_n_steps = 5
 
-        def on_pause(self, algorithm: Any, step: int) -> None:
+        def on_every_n_steps(self, run: Run, step: int) -> None:
             """Look at nothing."""
 
     with pytest.raises(ConfigError, match="training.compile='always': must be never with a callb"):
@@ -291,15 +292,15 @@ def test_a_look_between_steps_leaves_them_uncompiled(
     """By the rule, which is not to refuse what nobody asked for."""
 
     class Looking(BaseCallback):
-        pause_every = 5
+        every_n_steps = 5
 
-        def on_pause(self, algorithm: Any, step: int) -> None:
+        def on_every_n_steps(self, run: Run, step: int) -> None:
             """Look at nothing."""
 
     monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
     trace = run("naive", "torch", callbacks=[Looking()], training={"chunk_steps": 3})
     assert not counted.calls
-    assert trace.algorithm.execution["compiled"] is False
+    assert trace.algorithm.engine.execution["compiled"] is False
 
 
 def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Counted]):
@@ -307,14 +308,14 @@ def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Co
     seen: list[float] = []
 
     class Seeing(BaseCallback):
-        def on_after_backward(self, algorithm: Any, step: Any) -> None:
+        def on_after_backward(self, run: Run, step: Any) -> None:
             """Note the loss."""
             seen.append(float(step.loss))
 
     how = {"compile": "always", "chunk_steps": 8, "epochs_per_task": 1}
     trace = run("naive", "torch", callbacks=[Seeing()], training=how)
     assert not counted.calls
-    assert not trace.algorithm.execution["compiled"]
+    assert not trace.algorithm.engine.execution["compiled"]
     assert seen == [float(loss) for loss in trace.losses]
 
 
@@ -363,7 +364,7 @@ def test_without_a_compiler(only_others: Path, monkeypatch: pytest.MonkeyPatch):
     """By the rule: eager; if told to compile: refused."""
     monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
     eager = run("naive", "torch", training={"chunk_steps": 3})
-    assert not eager.algorithm.execution["compiled"]
+    assert not eager.algorithm.engine.execution["compiled"]
     algorithm = build("naive", "torch", **ALWAYS)
     with pytest.raises(ConfigError, match="training.compile='always': there is no compiler"):
         algorithm.fit()
@@ -424,7 +425,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     """The running Fisher looks at a count: a warning and the record say so."""
     how = {"fisher_running": True}
     compiled, eager = (run("ewc", "torch", **how, **h) for h in (ALWAYS, EAGER))
-    assert not compiled.algorithm.execution["compiled"]
-    reason = compiled.algorithm.execution["not_compiled_because"]
+    assert not compiled.algorithm.engine.execution["compiled"]
+    reason = compiled.algorithm.engine.execution["not_compiled_because"]
     assert f"warning: training runs uncompiled: {reason}\n" in capsys.readouterr().err
     assert (np.array(compiled.losses) == np.array(eager.losses)).all()

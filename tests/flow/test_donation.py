@@ -10,6 +10,7 @@ import pytest
 
 from experiments import build
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 
 ONE_STEP = {"chunk_steps": 1}
 
@@ -22,12 +23,12 @@ class Watcher(BaseCallback):
         self.before: list[Any] = []
         self.deleted: list[bool] = []
 
-    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
-        carry = algorithm.carry if self.reads else algorithm._carry
+    def on_before_chunk(self, run: Run, chunk: Any) -> None:
+        carry = run.algorithm.engine.carry if self.reads else run.algorithm.engine._carry
         self.held = jax.tree.leaves(carry.params)
         self.before.append([np.array(a) for a in self.held] if self.reads else None)
 
-    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         self.deleted.append(all(array.is_deleted() for array in self.held))
         if self.reads:
             for array, values in zip(self.held, self.before[-1], strict=True):

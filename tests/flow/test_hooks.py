@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from experiments import BACKENDS, algorithm_class, build, every_backend, run
 
-from seqrun.training.callback import EVENTS, STEP_EVENTS, BaseCallback
+from seqrun.training.callback import BaseCallback, EVENTS, Run, STEP_EVENTS
 
 HOOKS = [f"on_{when}_{event}" for event in EVENTS for when in ("before", "after")]
 SHORT = {"stream": {"num_tasks": 1, "samples_per_task": 25}, "training": {"epochs_per_task": 1}}
@@ -18,8 +18,8 @@ def recording(base: type, who: str, log: list, hooks: list[str]) -> type:
     """Return a subclass whose hooks write their names into `log`."""
 
     def make(hook: str) -> Any:
-        def record(self: Any, algorithm: Any, *args: Any) -> None:
-            getattr(super(kind, self), hook)(algorithm, *args)
+        def record(self: Any, *args: Any) -> None:
+            getattr(super(kind, self), hook)(*args)
             log.append((who, hook))
 
         return record
@@ -56,12 +56,12 @@ def test_hooks_run_in_the_documented_order(backend: str):
 
 def test_algorithm_step_hooks_are_traced_on_jax_and_run_on_every_step():
     class Counting(algorithm_class("naive", "jax")):
-        def on_after_optimizer_step(self, algorithm: Any, step: Any) -> None:
+        def on_after_optimizer_step(self, step: Any) -> None:
             step.params = {n: p + 1.0 for n, p in step.params.items()}
             step.params = {n: p - 1.0 for n, p in step.params.items()}
             step.gradients = {}
 
-        def on_before_optimizer_step(self, algorithm: Any, step: Any) -> None:
+        def on_before_optimizer_step(self, step: Any) -> None:
             step.gradients = {n: 0 * g for n, g in step.gradients.items()}
 
     algorithm = build("naive", "jax", kind=Counting, **SHORT)
@@ -74,7 +74,8 @@ def test_algorithm_step_hooks_are_traced_on_jax_and_run_on_every_step():
 def test_only_overridden_hooks_are_called(backend: str):
     algorithm = build("naive", backend, callbacks=[BaseCallback()], **SHORT)
     algorithm.fit()
-    assert all(before == after == [] for before, after in algorithm._hooks.values())
+    events = algorithm.engine.events
+    assert all(hooks == [] for hooks in (*events.before.values(), *events.after.values()))
 
 
 @every_backend
@@ -97,17 +98,17 @@ def test_a_step_hook_reads_batch_loss_and_gradients(backend: str):
     seen = []
 
     class Reader(BaseCallback):
-        def on_before_backward(self, algorithm: Any, step: Any) -> None:
+        def on_before_backward(self, run: Run, step: Any) -> None:
             assert step.loss is None and not step.gradients
 
-        def on_after_backward(self, algorithm: Any, step: Any) -> None:
+        def on_after_backward(self, run: Run, step: Any) -> None:
             shapes = {n: tuple(g.shape) for n, g in step.gradients.items()}
             seen.append((float(step.loss), step.batch.x.shape[0], sorted(shapes)))
 
     trace = run("naive", backend, callbacks=[Reader()], **SHORT)
     assert [s[0] for s in seen] == pytest.approx(trace.losses.tolist(), rel=1e-6)
     assert [s[1] for s in seen] == [10, 10, 5]
-    assert seen[0][2] == sorted(trace.algorithm.parameter_shapes())
+    assert seen[0][2] == sorted(trace.algorithm.engine.parameter_shapes())
 
 
 # ---- an algorithm written as a callback
@@ -119,15 +120,15 @@ class PullToLastTask(BaseCallback):
     def __init__(self, strength: float) -> None:
         self.strength, self.anchor = strength, None
 
-    def on_after_backward(self, algorithm: Any, step: Any) -> None:
+    def on_after_backward(self, run: Run, step: Any) -> None:
         if self.anchor is not None:
             step.gradients = {
                 n: g + 2 * self.strength * (step.params[n] - self.anchor[n])
                 for n, g in step.gradients.items()
             }
 
-    def on_after_task(self, algorithm: Any) -> None:
-        self.anchor = algorithm.snapshot()[0]
+    def on_after_task(self, run: Run) -> None:
+        self.anchor = run.algorithm.engine.snapshot()[0]
 
 
 def as_subclass(backend: str) -> type:
@@ -145,7 +146,7 @@ def as_subclass(backend: str) -> type:
             return {n: 0 * p + 1 for n, p in self.params.items()}
 
         def consolidate(self, importance: dict[str, Any]) -> Any:
-            return self.state._replace(anchor=self.snapshot()[0], importance=importance)
+            return self.state._replace(anchor=self.engine.snapshot()[0], importance=importance)
 
     return Pull
 

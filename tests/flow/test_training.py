@@ -23,9 +23,11 @@ from experiments import (
 from tiny import Linear, TinyBenchmark, cross_entropies, sample_gradients
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
-from seqrun.training.algorithm import TrainingDiverged, chunk_rule
+from seqrun.training.divergence import TrainingDiverged
+from seqrun.training.limits import chunk_rule
 from seqrun.training.engine.threads import default_num_threads
 from seqrun.callbacks import BaseCallback
+from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams, batch_order
 
@@ -71,9 +73,9 @@ def test_a_partial_last_batch_is_trained_on_exactly(backend: str):
     np.testing.assert_allclose(trace, expected, rtol=1e-5)
     np.testing.assert_allclose(algorithm.export_arrays()["params/classifier/bias"], bias, atol=1e-6)
     mean = np.average(expected, weights=[3, 3, 1])
-    assert algorithm.task_losses == pytest.approx([mean], rel=1e-5)
-    assert algorithm.final_loss == pytest.approx(expected[-1], rel=1e-5)
-    assert (algorithm.global_step, algorithm.samples_seen) == (3, 7)
+    assert algorithm.progress.task_losses == pytest.approx([mean], rel=1e-5)
+    assert algorithm.progress.final_loss == pytest.approx(expected[-1], rel=1e-5)
+    assert (algorithm.progress.global_step, algorithm.progress.samples_seen) == (3, 7)
 
 
 @every_backend
@@ -240,7 +242,7 @@ def test_a_batch_size_per_task(sizes: list[int]):
     """Each task's batches have its own size, the last what is left; the twins agree."""
     runs = [run("naive", b, stream={"batch_size": sizes}) for b in ("torch", "jax")]
     for one in runs:
-        assert one.algorithm.global_step == one.algorithm.total_steps
+        assert one.algorithm.progress.global_step == one.algorithm.engine.total_steps
         steps = [-(-85 // size) for size in sizes]
         epochs = one.algorithm.training.epochs(1)
         assert len(one.losses) == epochs * sum(steps)
@@ -281,7 +283,7 @@ def test_denormal_numbers_are_zero_in_steps_and_nowhere_else():
                 raise ZeroDivisionError
 
     class Callback(BaseCallback):
-        def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Any) -> None:
+        def on_after_chunk(self, run: Run, chunk: Any) -> None:
             seen["callback"] = flushed()
 
     run("naive", "torch", benchmark="split_digits", kind=Watched, callbacks=[Callback()])

@@ -21,13 +21,12 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def algorithm():
-    return SimpleNamespace(
-        total_steps=20,
-        global_step=0,
+def run():
+    algorithm = SimpleNamespace(
         benchmark=SimpleNamespace(num_tasks=5),
         training=TrainingOptions(epochs_per_task=[1, 3, 1, 1, 1]),
     )
+    return SimpleNamespace(total_steps=20, step=0, algorithm=algorithm)
 
 
 def chunk(steps=10, batch_size=4):
@@ -41,40 +40,40 @@ def chunk(steps=10, batch_size=4):
     )
 
 
-def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(algorithm, monkeypatch):
+def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(run, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     callback = TqdmCallback()
-    callback.on_before_fit(algorithm)
+    callback.on_before_fit(run)
     assert "preparing" in terminal.getvalue()  # compiling may take half a minute
     callback._bar.mininterval = 0
     callback._bar.miniters = 1
-    callback.on_after_chunk(algorithm, chunk())
+    callback.on_after_chunk(run, chunk())
     assert callback._bar.n == 10
     shown = terminal.getvalue()
     for part in ("task 2/5", "epoch 1/3", "loss 0.500", "acc 75.0 %", "10.0/20.0", "steps/s"):
         assert part in shown
-    callback.on_before_validation(algorithm)
+    callback.on_before_validation(run)
     assert terminal.getvalue().endswith("\r")  # an empty line for what loggers print
-    callback.on_before_teardown(algorithm)
+    callback.on_before_teardown(run)
     assert callback._bar is None
 
 
-def test_a_resumed_run_starts_where_it_stood(algorithm, monkeypatch):
+def test_a_resumed_run_starts_where_it_stood(run, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    algorithm.global_step = 8
+    run.step = 8
     callback = TqdmCallback()
-    callback.on_before_fit(algorithm)
+    callback.on_before_fit(run)
     assert (callback._bar.n, callback._bar.total) == (8, 20)
-    callback.on_before_teardown(algorithm)
+    callback.on_before_teardown(run)
 
 
-def test_silent_when_not_a_terminal(algorithm, capsys):
+def test_silent_when_not_a_terminal(run, capsys):
     callback = TqdmCallback()
-    callback.on_before_fit(algorithm)
-    callback.on_after_chunk(algorithm, chunk())
-    callback.on_before_validation(algorithm)
-    callback.on_before_teardown(algorithm)
+    callback.on_before_fit(run)
+    callback.on_after_chunk(run, chunk())
+    callback.on_before_validation(run)
+    callback.on_before_teardown(run)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 

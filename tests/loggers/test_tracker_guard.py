@@ -225,4 +225,4 @@ def test_modes(tmp_path, kind, monkeypatch):
     logger.check()
     algorithm = fit(tmp_path, logger)
     assert logger._thread is None and not list(tmp_path.iterdir())
-    assert logger.export_state()["rows"] > 0 and algorithm.global_step
+    assert logger.export_state()["rows"] > 0 and algorithm.progress.global_step

@@ -40,7 +40,7 @@ def test_callback_stores_what_a_replay_method_does(algo: str, options: dict, spe
     assert memory.seen == within.seen
     for mine, theirs in zip(memory.data, within.data, strict=True):
         assert np.array_equal(mine, theirs)
-    assert beside.algorithm.memory_bytes == 0
+    assert beside.algorithm.progress.memory_bytes == 0
 
 
 def test_callback_refuses_herding():

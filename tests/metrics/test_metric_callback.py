@@ -32,19 +32,23 @@ class Recorder(BaseLogger):
 
 
 @pytest.fixture
-def algorithm():
+def run():
     benchmark = SimpleNamespace(
         num_tasks=2, evaluation_split="test", task_size=lambda t, split: {1: 100, 2: 300}[t]
     )
-    return SimpleNamespace(
-        benchmark=benchmark,
+    run = SimpleNamespace(
+        algorithm=SimpleNamespace(benchmark=benchmark),
         loggers=[Recorder(), Recorder()],
         task=1,
         epoch=2,
-        global_step=3,
-        accuracy_matrix=np.full((3, 2), np.nan),
-        accuracy_matrix_task_aware=None,
+        step=3,
+        matrix=np.full((3, 2), np.nan),
+        progress=SimpleNamespace(accuracy_matrix_task_aware=None),
     )
+    run.log = lambda values: [
+        logger.log(values, step=run.step, epoch=run.epoch, task=run.task) for logger in run.loggers
+    ]
+    return run
 
 
 def chunk_of(first_step, batch_size, losses, correct):
@@ -58,13 +62,13 @@ def chunk_of(first_step, batch_size, losses, correct):
     )
 
 
-def test_epoch_means_weigh_a_partial_batch_by_its_samples(algorithm):
+def test_epoch_means_weigh_a_partial_batch_by_its_samples(run):
     callback = MetricCallback()
-    callback.on_before_epoch(algorithm)
-    callback.on_after_chunk(algorithm, chunk_of(0, 4, [1.0, 2.0], [1, 3]))
-    callback.on_after_chunk(algorithm, chunk_of(2, 1, [6.0], [1]))
-    callback.on_after_epoch(algorithm)
-    for logger in algorithm.loggers:
+    callback.on_before_epoch(run)
+    callback.on_after_chunk(run, chunk_of(0, 4, [1.0, 2.0], [1, 3]))
+    callback.on_after_chunk(run, chunk_of(2, 1, [6.0], [1]))
+    callback.on_after_epoch(run)
+    for logger in run.loggers:
         assert logger.steps == [("loss", [1.0, 2.0], 0, 2, 1), ("loss", [6.0], 2, 2, 1)]
         (values, *where), *others = logger.values
         assert values == {
@@ -75,28 +79,28 @@ def test_epoch_means_weigh_a_partial_batch_by_its_samples(algorithm):
         assert not others
 
 
-def test_an_epoch_starts_afresh(algorithm):
+def test_an_epoch_starts_afresh(run):
     callback = MetricCallback()
     for loss in (4.0, 2.0):
-        callback.on_before_epoch(algorithm)
-        callback.on_after_chunk(algorithm, chunk_of(0, 2, [loss], [0]))
-        callback.on_after_epoch(algorithm)
-    assert [v["train_loss"] for v, *_ in algorithm.loggers[0].values] == [4.0, 2.0]
+        callback.on_before_epoch(run)
+        callback.on_after_chunk(run, chunk_of(0, 2, [loss], [0]))
+        callback.on_after_epoch(run)
+    assert [v["train_loss"] for v, *_ in run.loggers[0].values] == [4.0, 2.0]
 
 
-def test_rows_are_logged_as_they_are_measured(algorithm):
-    callback, logger = MetricCallback(), algorithm.loggers[0]
-    callback.on_before_fit(algorithm)
-    algorithm.task = 0
-    algorithm.accuracy_matrix[0] = [0.1, 0.2]
-    callback.on_after_validation(algorithm)
-    algorithm.task = 1
-    algorithm.accuracy_matrix[1] = [0.9, 0.3]
-    callback.on_after_validation(algorithm)
-    algorithm.task = 2
-    algorithm.accuracy_matrix[2] = [0.5, 0.7]
-    callback.on_after_validation(algorithm)
-    callback.on_after_fit(algorithm)
+def test_rows_are_logged_as_they_are_measured(run):
+    callback, logger = MetricCallback(), run.loggers[0]
+    callback.on_before_fit(run)
+    run.task = 0
+    run.matrix[0] = [0.1, 0.2]
+    callback.on_after_validation(run)
+    run.task = 1
+    run.matrix[1] = [0.9, 0.3]
+    callback.on_after_validation(run)
+    run.task = 2
+    run.matrix[2] = [0.5, 0.7]
+    callback.on_after_validation(run)
+    callback.on_after_fit(run)
     untrained, first, second = (values for values, *_ in logger.values)
     assert untrained == {"accuracy/task_1": 0.1, "accuracy/task_2": 0.2}
     assert first == {  # of a stream that ends here: the next task's accuracy is no part of it
@@ -119,24 +123,24 @@ def test_rows_are_logged_as_they_are_measured(algorithm):
     assert logger.summary["average_forgetting"] == pytest.approx(0.4)
 
 
-def test_what_was_not_measured_is_not_logged(algorithm):
-    algorithm.accuracy_matrix[1] = [0.9, np.nan]
+def test_what_was_not_measured_is_not_logged(run):
+    run.matrix[1] = [0.9, np.nan]
     callback = MetricCallback()
-    callback.on_before_fit(algorithm)
-    callback.on_after_validation(algorithm)
-    values = algorithm.loggers[0].values[0][0]
+    callback.on_before_fit(run)
+    callback.on_after_validation(run)
+    values = run.loggers[0].values[0][0]
     assert "accuracy/task_2" not in values
     assert "average_forgetting" not in values
 
 
-def test_task_aware_accuracies_have_names_of_their_own(algorithm):
-    algorithm.accuracy_matrix[1] = [0.4, 0.0]
-    algorithm.accuracy_matrix_task_aware = np.full((3, 2), np.nan)
-    algorithm.accuracy_matrix_task_aware[1] = [0.8, 0.5]
+def test_task_aware_accuracies_have_names_of_their_own(run):
+    run.matrix[1] = [0.4, 0.0]
+    run.progress.accuracy_matrix_task_aware = np.full((3, 2), np.nan)
+    run.progress.accuracy_matrix_task_aware[1] = [0.8, 0.5]
     callback = MetricCallback()
-    callback.on_before_fit(algorithm)
-    callback.on_after_validation(algorithm)
-    logger = algorithm.loggers[0]
+    callback.on_before_fit(run)
+    callback.on_after_validation(run)
+    logger = run.loggers[0]
     values = logger.values[0][0]
     assert values["accuracy/task_1"] == 0.4
     assert values["accuracy_task_aware/task_1"] == 0.8

@@ -69,7 +69,7 @@ class LeakingPenalty(EWC):
         pull = penalty_gradient(
             self.params, self.state.anchor, self.state.importance, self.penalty_coefficient
         )
-        loss = cross_entropy(self.module(self.inputs(self.pool.x)), self.pool.y)
+        loss = cross_entropy(self.module(self.engine.inputs(self.engine.dataset.x)), self.engine.dataset.y)
         mean = torch.autograd.grad(loss, list(self.params.values()))
         fisher = super().calculate_parameter_importance()
         # mean of (g + pull)^2
@@ -80,17 +80,17 @@ class LeakingPenalty(EWC):
 class EvalModeForgotten(EWC):
     """The Fisher's passes run in train mode and move BatchNorm's statistics."""
 
-    def on_after_task(self, algorithm: Any) -> None:
-        super().on_after_task(algorithm)
+    def on_after_task(self) -> None:
+        super().on_after_task()
         with torch.no_grad():
-            self.module(self.inputs(self.pool.x))
+            self.module(self.engine.inputs(self.engine.dataset.x))
 
 
 class EvalModeLeftOn(EWC):
     """After the first task the module stays in eval mode."""
 
-    def on_after_task(self, algorithm: Any) -> None:
-        super().on_after_task(algorithm)
+    def on_after_task(self) -> None:
+        super().on_after_task()
         self.module.eval()
 
 
@@ -98,15 +98,15 @@ class ClipIgnored(EWC):
     """Gradient clipping is lost."""
 
     def optimizer_step(self, step: Any) -> None:
-        step.hyper = {n: v for n, v in step.hyper.items() if n != "grad_clip"}
+        step.hparams = {n: v for n, v in step.hparams.items() if n != "grad_clip"}
         super().optimizer_step(step)
 
 
 class MomentumIgnored(EWC):
     """Momentum is lost."""
 
-    def hyper(self) -> dict[str, float]:
-        return super().hyper() | {"momentum": 0.0}
+    def hparams(self) -> dict[str, float]:
+        return super().hparams() | {"momentum": 0.0}
 
 
 class PenaltyInLoss(EWC):

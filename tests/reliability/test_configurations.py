@@ -14,7 +14,7 @@ from reliability.small_runs import config_of
 
 from seqrun.config import build as experiment
 from seqrun.runs import runner
-from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.divergence import TrainingDiverged
 from seqrun.checks import ConfigError
 
 ALGORITHMS = ("naive", "ewc", "er", "agem", "derpp", "si", "joint")

@@ -13,8 +13,9 @@ from reliability.small_runs import config_of, good_checkpoints
 
 from seqrun.records import checkpoint
 from seqrun.runs import runner
-from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.divergence import TrainingDiverged
 from seqrun.callbacks import BaseCallback, CheckpointCallback
+from seqrun.training.callback import Run
 from seqrun.records.checkpoint import Checkpoint, save
 from seqrun.config.schema import config_hash
 
@@ -32,10 +33,10 @@ class Poison(BaseCallback):
     def __init__(self, step: int, values: Any = np.inf) -> None:
         self.step, self.values = step, values
 
-    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_before_chunk(self, run: Run, chunk: Any) -> None:
         """Do it."""
         if chunk.first_step <= self.step < chunk.first_step + chunk.steps:
-            set_bias(algorithm, self.values)
+            set_bias(run, self.values)
 
 
 @every_backend
@@ -48,7 +49,7 @@ def test_the_first_bad_step_is_named(backend: str, tmp_path: Path):
     with pytest.raises(TrainingDiverged, match="at task 2, epoch 1, step 20;"):
         algorithm.fit()
     assert good_checkpoints(tmp_path, "abc") == ["000000018-end", "000000020"]
-    assert algorithm.global_step == 20  # what came later does not count
+    assert algorithm.progress.global_step == 20  # what came later does not count
 
 
 @every_backend
@@ -91,16 +92,16 @@ class PoisonAtTheEnd(BaseCallback):
     def __init__(self, event: str, value: float) -> None:
         self.event, self.value, self.tasks_seen = event, value, 0
 
-    def on_after_epoch(self, algorithm: Any) -> None:
+    def on_after_epoch(self, run: Run) -> None:
         """After the last chunk."""
-        if self.event == "epoch" and (algorithm.task, algorithm.epoch) == (2, 2):
-            set_bias(algorithm, self.value)
+        if self.event == "epoch" and (run.task, run.epoch) == (2, 2):
+            set_bias(run, self.value)
 
-    def on_after_task(self, algorithm: Any) -> None:
-        """As an algorithm may that consolidates."""
+    def on_after_task(self, run: Run) -> None:
+        """As an run may that consolidates."""
         self.tasks_seen += 1
-        if self.event == "task" and algorithm.task == 2:
-            set_bias(algorithm, self.value)
+        if self.event == "task" and run.task == 2:
+            set_bias(run, self.value)
 
 
 @pytest.mark.parametrize(("event", "value"), [("epoch", np.inf), ("task", np.nan)])

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from experiments import ALGORITHMS, CONF, build, every_backend
 
+from seqrun.training.trainer import Trainer
 from seqrun.cli import preflight
 from seqrun.training import limits as footprint
 from seqrun.checks import ConfigError
-from seqrun.training.limits import Part, available_bytes, parts_of, refuse_what_cannot_fit
+from seqrun.training.limits import Need, available_bytes, check_size, needs_of, refuse_what_cannot_fit
 
 
 def sizes(algorithm: Any) -> dict[str, int]:
     """Set up and return the size of each part."""
-    algorithm._checkpoint = None
-    algorithm.setup()
-    return {part.name: part.num_bytes for part in parts_of(algorithm)}
+    Trainer(algorithm).setup()
+    return {part.name: part.num_bytes for part in needs_of(algorithm)}
 
 
 @every_backend
@@ -79,8 +79,7 @@ def test_shapes_alone_give_the_same_size(algo: str, backend: str):
     """Weights, optimizer and states, counted before there is anything and when all is there."""
     counted = build(algo, backend, optimizer="adam").carried_bytes(states=True)
     algorithm = build(algo, backend, optimizer="adam")
-    algorithm._checkpoint = None
-    algorithm.setup()
+    Trainer(algorithm).setup()
     arrays = algorithm.export_arrays()
     there = sum(a.nbytes for n, a in arrays.items() if not n.startswith("memory/"))
     assert counted == there
@@ -91,9 +90,9 @@ def test_states_are_refused_before_data(backend: str, monkeypatch: pytest.Monkey
     """Three arrays of EWC where the network alone would fit; nothing is prepared."""
     weights = build("naive", backend).carried_bytes(states=False)
     monkeypatch.setattr(footprint, "available_bytes", lambda: 5 * weights)
-    build("naive", backend).check_size()
+    check_size(build("naive", backend))
     with pytest.raises(ConfigError, match="backbone.width=16: must need less memory"):
-        build("ewc", backend).check_size()
+        check_size(build("ewc", backend))
 
 
 @pytest.mark.parametrize("width", [10**8, 10**30])
@@ -112,7 +111,7 @@ def test_a_command_says_it_before_anything_else(
 
 def test_message():
     """Parts by size; what makes less than a hundredth is left out."""
-    parts = [Part("data", "a=1", 2**30), Part("plan", "b=2", 2**31), Part("dust", "c=3", 2**20)]
+    parts = [Need("data", "a=1", 2**30), Need("plan", "b=2", 2**31), Need("dust", "c=3", 2**20)]
     refuse_what_cannot_fit(parts, 2**32)
     with pytest.raises(ConfigError) as caught:
         refuse_what_cannot_fit(parts, 2**31)

@@ -46,7 +46,7 @@ def slope(algo: str, backend: str, num_tasks: int) -> float:
     resident = Resident()
 
     class Watch(BaseCallback):
-        def on_after_validation(self, algorithm: Any) -> None:
+        def on_after_validation(self, run: Any) -> None:
             resident.note()
 
     stream = {"num_tasks": num_tasks, "samples_per_task": 200}

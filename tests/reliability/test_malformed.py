@@ -18,6 +18,8 @@ from experiments import build
 from reliability.mutations import FILES, HOSTILE, places, replaced, without
 from reliability.small_runs import config_of
 
+from seqrun.training import resume
+from seqrun.training.trainer import Trainer
 from seqrun.config import build as experiment
 from seqrun.runs import runner
 from seqrun.callbacks import (
@@ -188,15 +190,14 @@ def test_any_damage_of_a_checkpoint_is_seen(run: tuple[Path, str], tmp_path: Pat
 def prepared() -> Any:
     """Set up an algorithm to continue a checkpoint of ER."""
     algorithm = build("er", "torch", training={"epochs_per_task": 2})
-    algorithm._checkpoint = None
-    algorithm.setup()
+    Trainer(algorithm).setup()
     return algorithm
 
 
 def restore(checkpoint: Checkpoint, algorithm: Any) -> None:
     """Give it what `fit` would."""
-    checkpoint.restore_counters(algorithm)
-    checkpoint.restore_arrays(algorithm)
+    resume.restore_progress(checkpoint, algorithm)
+    resume.restore_arrays(checkpoint, algorithm)
 
 
 def test_states_of_checkpoints(tmp_path: Path):
@@ -205,7 +206,7 @@ def test_states_of_checkpoints(tmp_path: Path):
 
     donor = build("er", "torch", training={"epochs_per_task": 2})
     donor.fit()
-    whole = Checkpoint.of(donor)
+    whole = Trainer(donor).checkpoint()
     tensors = save({n: np.array(a, order="C") for n, a in whole.arrays.items()})
     state = {"schema": 1, "config_hash": "abc", **whole.state}
     write(tmp_path, state, tensors)
@@ -244,7 +245,7 @@ def test_arrays_of_checkpoints():
     """Names, shapes, types and ranges that this run cannot have."""
     donor = build("er", "torch", training={"epochs_per_task": 2})
     donor.fit()
-    whole, algorithm = Checkpoint.of(donor), prepared()
+    whole, algorithm = Trainer(donor).checkpoint(), prepared()
     restore(whole, algorithm)
     cases = hostile_arrays(whole.arrays)
     assert len(cases) >= 60
@@ -270,7 +271,7 @@ def with_parts(directory: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Checkpoint]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Checkpoint]:
     """Leave a run of which a checkpoint lies in the second task's second epoch, set up again."""
     directory = tmp_path_factory.mktemp("parts")
     donor = with_parts(directory)
@@ -278,38 +279,37 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Checkpoint]:
     donor.fit()
     whole = load(directory / FOLDER / "000000018", config_hash="abc")
     whole.state["loggers"]["WandbLogger-1"] = {"id": "0123abcd", "rows": 3}
-    algorithm = with_parts(directory)
-    algorithm._checkpoint = whole
-    algorithm.setup()
-    whole.restore_callbacks(algorithm)
-    return algorithm, whole
+    trainer = Trainer(with_parts(directory))
+    trainer.setup(whole)
+    resume.restore_callbacks(whole, trainer)
+    return trainer, whole
 
 
-def go_on(case: Checkpoint, algorithm: Any) -> None:
+def go_on(case: Checkpoint, trainer: Trainer) -> None:
     """Restore what `fit` would, but for parameters."""
-    case.check_parts(algorithm, algorithm._run_info())
-    case.restore_loggers(algorithm)
-    case.restore_callbacks(algorithm)
+    resume.check_parts(case, trainer, trainer.run_info())
+    resume.restore_loggers(case, trainer.loggers)
+    resume.restore_callbacks(case, trainer)
 
 
-def refusal(case: Checkpoint, algorithm: Any) -> str:
+def refusal(case: Checkpoint, trainer: Trainer) -> str:
     """Return why a checkpoint is refused, "" = it is not; the part must have seen it itself."""
     try:
-        go_on(case, algorithm)
+        go_on(case, trainer)
     except CheckpointError as error:
         assert "cannot be continued from" not in str(error) and "\n" not in str(error)
         return str(error)
-    json.dumps(Checkpoint.of(algorithm).state)
+    json.dumps(trainer.checkpoint().state)
     return ""
 
 
-def test_parts_of_checkpoints(kept: tuple[Any, Checkpoint], capsys: pytest.CaptureFixture):
+def test_parts_of_checkpoints(kept: tuple[Trainer, Checkpoint], capsys: pytest.CaptureFixture):
     """Every entry that a callback or logger keeps with every hostile value: refused, or of use.
 
     A tracker's is dropped, with a warning.
     """
-    algorithm, whole = kept
-    assert not refusal(whole, algorithm)
+    trainer, whole = kept
+    assert not refusal(whole, trainer)
     refused = 0
     for group in ("callbacks", "loggers"):
         for path in places(whole.state[group]):
@@ -320,18 +320,18 @@ def test_parts_of_checkpoints(kept: tuple[Any, Checkpoint], capsys: pytest.Captu
                     continue
                 changed = replaced(whole.state[group], path, by)
                 case = Checkpoint(whole.arrays, {**whole.state, group: changed})
-                refused += bool(refusal(case, algorithm))
+                refused += bool(refusal(case, trainer))
             case_without = {**whole.state, group: without(whole.state[group], path)}
             if len(path) > 1:
-                refused += bool(refusal(Checkpoint(whole.arrays, case_without), algorithm))
+                refused += bool(refusal(Checkpoint(whole.arrays, case_without), trainer))
     assert refused >= 120
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) >= 30 and all("begins anew" in line for line in warnings)
 
 
-def test_arrays_of_parts(kept: tuple[Any, Checkpoint]):
+def test_arrays_of_parts(kept: tuple[Trainer, Checkpoint]):
     """Shapes, types, NaN and what cannot have been measured."""
-    algorithm, whole = kept
+    trainer, whole = kept
     own = {n: a for n, a in whole.arrays.items() if n.startswith("callback/")}
     refused = 0
     for name, array in own.items():
@@ -345,10 +345,10 @@ def test_arrays_of_parts(kept: tuple[Any, Checkpoint]):
             is_weight = "EarlyStopping" in name
             if place == 3 and is_weight:
                 continue  # any finite number may be a weight
-            assert refusal(Checkpoint(arrays, whole.state), algorithm), f"{name}: case {place}"
+            assert refusal(Checkpoint(arrays, whole.state), trainer), f"{name}: case {place}"
             refused += 1
     stranger = {**whole.arrays, "callback/MetricCallback-1/x": np.zeros(2)}
-    assert refusal(Checkpoint(stranger, whole.state), algorithm)
+    assert refusal(Checkpoint(stranger, whole.state), trainer)
     assert refused >= 50
 
 
@@ -365,21 +365,21 @@ def test_arrays_of_parts(kept: tuple[Any, Checkpoint]):
     ],
 )
 def test_counters(
-    counter: str, value: Any, what: str, kept: tuple[Any, Checkpoint], tmp_path: Path
+    counter: str, value: Any, what: str, kept: tuple[Trainer, Checkpoint], tmp_path: Path
 ):
     """What no run can have counted."""
     from safetensors.numpy import save
 
-    algorithm, whole = kept
+    trainer, whole = kept
     counters = dict(whole.state["counters"])
     counters[counter] = {**counters["timing"], **value} if counter == "timing" else value
     state = {"schema": 1, "config_hash": "abc", **whole.state, "counters": counters}
     write(tmp_path, state, save({n: np.array(a, order="C") for n, a in whole.arrays.items()}))
     with pytest.raises(CheckpointError, match=what):
-        load(tmp_path, config_hash="abc").restore_counters(algorithm)
+        resume.restore_progress(load(tmp_path, config_hash="abc"), trainer.algorithm)
 
 
-def test_a_checkpoint_of_another_experiment(kept: tuple[Any, Checkpoint], tmp_path: Path):
+def test_a_checkpoint_of_another_experiment(kept: tuple[Trainer, Checkpoint], tmp_path: Path):
     """It is sound, and refused by its config hash."""
     _, whole = kept
     save(whole, tmp_path, config_hash="abc")

@@ -13,6 +13,7 @@ from reliability.small_runs import config_of, good_checkpoints
 
 from seqrun.runs import runner
 from seqrun.callbacks import Interrupted, InterruptionCallback
+from seqrun.training.callback import Run
 from seqrun.config.schema import config_hash
 
 
@@ -23,7 +24,7 @@ class Signalled(InterruptionCallback):
         super().__init__()
         self.after, self.numbers = after, numbers
 
-    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_before_chunk(self, run: Run, chunk: Any) -> None:
         """Count down."""
         self.after -= 1
         if self.after == -1:

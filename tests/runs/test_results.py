@@ -16,6 +16,7 @@ import pytest
 from seqrun.records import results as results_module
 from seqrun.callbacks import RecordCallback
 from seqrun.files import matrix_from_csv
+from seqrun.records.progress import Progress
 from seqrun.records.results import RecordError, Results, RunRecord, environment, peak_rss_bytes
 
 NAME = {"algo": "ewc", "benchmark": "rotated_digits", "backbone": "mlp", "backend": "torch"}
@@ -230,14 +231,9 @@ def test_no_record_at_all(tmp_path, text):
 
 
 @pytest.fixture
-def algorithm():
-    return SimpleNamespace(
-        seed=4,
-        benchmark=SimpleNamespace(
-            num_tasks=2, evaluation_split="test", task_size=lambda t, split: 100 * t
-        ),
+def progress():
+    return Progress(
         accuracy_matrix=np.array([[0.1, 0.2], [0.9, 0.3], [0.5, 0.6]]),
-        accuracy_matrix_task_aware=None,
         final_loss=0.5,
         task_losses=[0.7, 0.5],
         timing={
@@ -249,14 +245,21 @@ def algorithm():
         global_step=20,
         gradient_steps=20,
         samples_seen=200,
-        memory_bytes=0,
-        execution={"strategy": "sequential", "num_threads": 1, "chunk_steps": 10},
-        device_kind="cpu",
     )
 
 
-def test_record_of_an_algorithm(algorithm):
-    record = RunRecord.of(algorithm)
+def record_of(progress):
+    return RunRecord.of(
+        progress,
+        seed=4,
+        test_sizes=[100, 200],
+        execution={"strategy": "sequential", "num_threads": 1, "chunk_steps": 10},
+        device="cpu",
+    )
+
+
+def test_record_of_a_run(progress):
+    record = record_of(progress)
     entry = record.as_dict()
     assert entry["seed"] == 4
     assert entry["test_sizes"] == [100, 200]
@@ -272,21 +275,21 @@ def test_record_of_an_algorithm(algorithm):
     cost = entry["cost"]
     assert (cost["samples_seen"], cost["gradient_steps"], cost["memory_bytes"]) == (200, 20, 0)
     assert cost["peak_rss_bytes"] > 10 * 2**20
-    algorithm.accuracy_matrix[2, 1] = 0.0  # the record is a copy, the run goes on
+    progress.accuracy_matrix[2, 1] = 0.0  # the record is a copy, the run goes on
     assert record.accuracy_matrix[2, 1] == 0.6
 
 
-def test_a_run_without_a_step_has_no_rate(algorithm):
-    algorithm.timing["train_seconds"] = 0.0
-    assert RunRecord.of(algorithm).timing["steps_per_second"] is None
+def test_a_run_without_a_step_has_no_rate(progress):
+    progress.timing["train_seconds"] = 0.0
+    assert record_of(progress).timing["steps_per_second"] is None
 
 
-def test_record_callback_rewrites_after_each_validation(tmp_path, algorithm):
+def test_record_callback_rewrites_after_each_validation(tmp_path, progress):
     callback = RecordCallback(results=start(tmp_path, seeds=[4]))
-    whole = algorithm.accuracy_matrix
+    whole = progress.accuracy_matrix
     for row in range(3):
-        algorithm.accuracy_matrix = np.where(np.arange(3)[:, None] <= row, whole, np.nan)
-        callback.on_after_validation(algorithm)
+        progress.accuracy_matrix = np.where(np.arange(3)[:, None] <= row, whole, np.nan)
+        callback.on_after_validation(SimpleNamespace(record=lambda: record_of(progress)))
         record = read_json(tmp_path)
         matrix = record["runs"][0]["accuracy_matrix"]
         assert record["status"] == "running"

@@ -12,8 +12,8 @@ from experiments import ALGORITHMS, build
 from parity.cases import SMALLER
 
 from seqrun.records import checkpoint
-from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback
+from seqrun.training.callback import Run
 from seqrun.loggers import LocalLogger
 from seqrun.callbacks import MemoryCallback
 from seqrun.memory import MemoryMechanism
@@ -38,7 +38,7 @@ class StopAfter(BaseCallback):
 
     chunks: int
 
-    def on_after_chunk(self, algorithm: BaseAlgorithm, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         """Count down."""
         self.chunks -= 1
         if self.chunks < 0:

@@ -139,7 +139,7 @@ def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run_in_processes(names, os.getenv, lambda *found: told.append(found), processes=1)
     assert told == [(name, "1") for name in names]
     for asked, given in ((None, 1), (3, 3)):
-        built = SimpleNamespace(num_threads=asked, execution={})
+        built = SimpleNamespace(num_threads=asked, engine=SimpleNamespace(execution={}))
         monkeypatch.setattr(runner, "build", lambda *_, built=built: built)
         job = seeds.SeedJob(config={}, seed=0, directory=tmp_path)
         assert runner._build_for_process(job).num_threads == given
@@ -163,7 +163,7 @@ def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6)
         device=device,
         callbacks=(),
         random=None,
-        find_device=lambda wanted: wanted,
+        engine_type=SimpleNamespace(find_device=lambda wanted: wanted),
         benchmark=SimpleNamespace(prepare=lambda streams: None),
         trained_tasks=lambda: [1, 2],
         training_size=lambda task: samples // 4,

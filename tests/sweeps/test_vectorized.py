@@ -142,7 +142,7 @@ def test_a_callback_that_sees_every_step(cli, mypkg):
     (mypkg / "mypkg.py").write_text(
         "from seqrun.callbacks import BaseCallback\n"
         "class Does(BaseCallback):\n"
-        "    def on_after_backward(self, algorithm, step): ...\n"
+        "    def on_after_backward(self, run, step): ...\n"
     )
     status, _, err = cli("-m", *SHORT, *MINE, "seed=0,1")
     assert status == 0

@@ -36,7 +36,7 @@ def train(
 
     def work_of(algorithm: Any) -> Any:
         def work(member: Any) -> None:
-            algorithm.member = member
+            algorithm.engine.participant = member
             algorithm.fit()
 
         return work
@@ -54,7 +54,7 @@ def train(
         if isinstance(found[place], Failure):
             traces.append(found[place].error)
             continue
-        algorithm.member = None
+        algorithm.engine.participant = None
         traces.append(
             Trace(
                 algorithm,

@@ -175,7 +175,7 @@ def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
     """By the estimate of one run, and never by what happens to be free."""
     algorithm = build(config_of("backend=jax"), 0)
     assert together.runs_at_once(algorithm) == together.MOST_RUNS
-    needed = sum(part.num_bytes for part in footprint.parts_of(algorithm))
+    needed = sum(part.num_bytes for part in footprint.needs_of(algorithm))
     for room, runs in ((10.0, 5), (7.9, 3), (0.1, 1)):
         monkeypatch.setattr(together, "total_bytes", lambda room=room: int(room * needed))
         assert together.runs_at_once(algorithm) == runs
@@ -185,7 +185,7 @@ def test_groups_fit_the_device_s_own_memory(monkeypatch: pytest.MonkeyPatch):
     """The smaller of the two memories counts."""
     algorithm = build(config_of("backend=jax"), 0)
     together.runs_at_once(algorithm)
-    needed = sum(part.num_bytes for part in footprint.parts_of(algorithm))
+    needed = sum(part.num_bytes for part in footprint.needs_of(algorithm))
     monkeypatch.setattr(together, "total_bytes", lambda: 100 * needed)
     for room, runs in ((6.1, 3), (None, 50), (1000, 50)):
         own = None if room is None else int(room * needed)
@@ -201,7 +201,7 @@ def test_a_member_prints_nothing():
     )
     member: Any = object()
     together._admit(algorithm, member)
-    assert algorithm.member is member and algorithm.execution == {"strategy": "vmap"}
+    assert algorithm.engine.participant is member and algorithm.engine.execution == {"strategy": "vmap"}
     assert algorithm.callbacks == [metrics] and algorithm.loggers == [files]
 
 

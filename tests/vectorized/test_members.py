@@ -13,7 +13,7 @@ from vectorized.members import SHORT, TOLERANCE, UNEVEN, assert_like_single, tog
 
 from seqrun.training.engine.vmap import jax as ensembles
 from seqrun.training.engine.vmap.jax import Ensemble
-from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.divergence import TrainingDiverged
 from seqrun.training.step import Step
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import EarlyStoppingCallback
@@ -68,7 +68,7 @@ def test_equal_data_are_held_once(monkeypatch: pytest.MonkeyPatch):
     same = {"stream": SHORT, "backbone": SMALL, "streams": {"tasks": 0}}
     specs = [same | {"seed": s} for s in (0, 1, 2)]
     traces = train("naive", specs)
-    pools = [trace.algorithm.pool.x for trace in traces]
+    pools = [trace.algorithm.engine.dataset.x for trace in traces]
     assert all(pool is pools[0] for pool in pools)
     assert put.count((40, 8, 8, 1)) == 2, "one a task"
     assert_like_single("naive", specs, traces, TOLERANCE)
@@ -156,7 +156,7 @@ def test_early_stopping_at_different_times():
 class Stale(EWC):
     """A method with the classic mistake: an option that is read while a program is traced."""
 
-    def on_after_backward(self, algorithm: Any, step: Step) -> None:
+    def on_after_backward(self, step: Step) -> None:
         """Pull by a number that the program catches."""
         step.gradients = {n: g + self.ewc_lambda for n, g in step.gradients.items()}
 

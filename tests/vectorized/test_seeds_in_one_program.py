@@ -13,6 +13,7 @@ import pytest
 from reliability.small_runs import config_of
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
+from seqrun.training.callback import Run
 from seqrun.runs.runner import run_experiment
 from seqrun.runs.seeds import SeedFailed
 
@@ -57,11 +58,11 @@ class After(InterruptionCallback):
 
     chunks: int = 0
 
-    def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
         self.chunks -= 1
         if self.chunks == 0:
             self._request(signal.SIGTERM, None)
-        super().on_after_chunk(algorithm, chunk)
+        super().on_after_chunk(run, chunk)
 
 
 def test_interrupted_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,7 +11,6 @@ from seqrun.records.checkpoint import save
 from seqrun.checks import at_least, boolean, whole
 
 
-
 @dataclass(kw_only=True, eq=False)
 class CheckpointCallback(BaseCallback):
     """Write what a run carries into its directory, so that it can continue from there.

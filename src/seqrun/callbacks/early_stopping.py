@@ -20,7 +20,6 @@ from seqrun.records.checkpoint_checks import (
 from seqrun.checks import ConfigError, at_least, boolean, one_of, whole
 
 
-
 @dataclass(kw_only=True, eq=False)
 class EarlyStoppingCallback(BaseCallback):
     """Stop a task after `patience` epochs without a better validation accuracy.

@@ -14,7 +14,6 @@ from seqrun.records.checkpoint_checks import check_keys, check_number, check_who
 from seqrun.evaluation.metrics import evaluation_sizes, run_metrics
 
 
-
 @dataclass(kw_only=True, eq=False)
 class MetricCallback(BaseCallback):
     """Log losses, accuracies and the metrics of the accuracy matrix.

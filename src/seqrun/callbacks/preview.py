@@ -12,7 +12,6 @@ from seqrun.checks import whole
 from seqrun.files import write_atomically
 
 
-
 @dataclass(kw_only=True, eq=False)
 class PreviewCallback(BaseCallback):
     """Write figures/inputs/task_<t>.png: some of each task's training images with their labels.

@@ -10,7 +10,6 @@ from seqrun.plan import Chunk
 from seqrun.training.callback import BaseCallback, Run
 
 
-
 @dataclass(kw_only=True, eq=False)
 class TqdmCallback(BaseCallback):
     """Show task, epoch, loss, training accuracy and rate on standard error while a run goes on.

@@ -8,7 +8,6 @@ from seqrun.training.callback import BaseCallback, Run
 from seqrun.records.results import Results
 
 
-
 @dataclass(kw_only=True, eq=False)
 class RecordCallback(BaseCallback):
     """Rewrite the run directory's record whenever a row of the accuracy matrix was measured.

@@ -66,18 +66,3 @@ def completed_square(
         total,
     )
     return merged, total
-
-
-def projected(gradients: dict[str, Array], reference: dict[str, Array]) -> dict[str, Array]:
-    """Return g - (g.r / r.r) r if g.r < 0, else g to the bit; also g where r = 0.
-
-    Args:
-        gradients, reference: g and r, by canonical name.
-    """
-    product, square = _inner(gradients, reference), _inner(reference, reference)
-    excess = jnp.minimum(product, 0) / jnp.maximum(square, jnp.finfo(square.dtype).tiny)
-    return {name: g - excess * reference[name] for name, g in gradients.items()}
-
-
-def _inner(one: dict[str, Array], other: dict[str, Array]) -> Array:
-    return jnp.stack([(v * other[name]).sum() for name, v in one.items()]).sum()

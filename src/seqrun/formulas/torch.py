@@ -81,16 +81,3 @@ def completed_square(
         for n, p in params.items()
     }
     return merged, total
-
-
-def projected(gradients: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return g - (g.r / r.r) r if g.r < 0, else g to the bit; also g where r = 0.
-
-    Args:
-        gradients, reference: g and r, by canonical name.
-    """
-    pairs = [(g, reference[name]) for name, g in gradients.items()]
-    product = torch.stack([(g * r).sum() for g, r in pairs]).sum()
-    square = torch.stack([r.square().sum() for _, r in pairs]).sum()
-    excess = product.clamp(max=0) / square.clamp(min=torch.finfo(square.dtype).tiny)
-    return {name: g - excess * reference[name] for name, g in gradients.items()}

@@ -133,11 +133,10 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss, or a parameter at a task's end, became NaN or infinite.
         """
-        self._checkpoint = resume_from
         status = "failed"
         try:
             with self._events.around("setup"):
-                self._setup()
+                self.setup(resume_from)
             with self._events.around("fit"):
                 self._validate_or_continue()
                 for task in self._tasks_left():
@@ -151,10 +150,11 @@ class Trainer:
                 self._teardown(status)
         return self.record()
 
-    def _setup(self) -> None:
-        """Prepare data, device and weights; open the loggers."""
+    def setup(self, resume_from: Checkpoint | None = None) -> None:
+        """Prepare data, device and weights, or what a checkpoint holds; open the loggers."""
         started = time.perf_counter()
-        algorithm, checkpoint = self.algorithm, self._checkpoint
+        algorithm, checkpoint = self.algorithm, resume_from
+        self._checkpoint = checkpoint
         algorithm.benchmark.prepare(algorithm.random)
         self._engine.start()
         limits.check_lengths(algorithm)
@@ -166,9 +166,9 @@ class Trainer:
         if checkpoint is not None:
             resume.restore_progress(checkpoint, algorithm)
             resume.restore_arrays(checkpoint, algorithm)
-            resume.check_parts(checkpoint, self, self._run_info())
+            resume.check_parts(checkpoint, self, self.run_info())
         for logger in self.loggers:
-            logger.open(self._run_info())
+            logger.open(self.run_info())
         if checkpoint is not None:
             resume.restore_loggers(checkpoint, self.loggers)
         self.progress.add_seconds("setup_seconds", time.perf_counter() - started)
@@ -310,7 +310,8 @@ class Trainer:
                 f"step {self.step - 1}; a smaller optimizer.lr or training.grad_clip may help"
             )
 
-    def _run_info(self) -> RunInfo:
+    def run_info(self) -> RunInfo:
+        """Return what loggers are told when the run starts."""
         algorithm, resumed = self.algorithm, self._checkpoint is not None
         matrices = {n: m.copy() for n, m in self.progress.matrices.items()} if resumed else {}
         return RunInfo(

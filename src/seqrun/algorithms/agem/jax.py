@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from jax import Array
@@ -10,7 +10,10 @@ from jax import Array
 from seqrun.algorithms.agem import AGEMOptions
 from seqrun.algorithms.base import Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.formulas.jax import allow_classes, cross_entropy, projected
+from seqrun.formulas.jax import allow_classes, cross_entropy
+from seqrun.formulas.projection.jax import Loss, projected_by_loss
+
+Arrays = dict[str, Array]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -20,15 +23,26 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
     def on_after_backward(self, step: Step) -> None:
         """Project the gradient where it would raise the loss of memory."""
         if len(step.batches["replay"].y):
-            step.gradients = projected(step.gradients, self.reference_gradient(step))
+            loss, own = self.memory_loss(step), self.own_loss(step)
+            step.gradients = projected_by_loss(step.gradients, step.params, loss, own)
 
-    def reference_gradient(self, step: Step) -> dict[str, Array]:
-        """Return g_ref, of the mean cross-entropy on the memory batch."""
+    def memory_loss(self, step: Step) -> Loss:
+        """Return the mean cross-entropy on the memory batch, whose gradient is g_ref."""
         x, y, t = step.batches["replay"]
         key = jax.random.fold_in(step.key, 1)
 
-        def loss(params: dict[str, Array]) -> Array:
+        def loss(params: Arrays) -> Array:
             logits, _ = self.forward_with(params, step.stats, x, key)
             return cross_entropy(allow_classes(logits, step.mask, t), y)
 
-        return jax.grad(loss)(step.params)
+        return loss
+
+    def own_loss(self, step: Step) -> Loss | None:
+        """Return the loss whose gradient is the step's, if it can be told.
+
+        A child may have changed the gradient, and a network's statistics are by now those after
+        the step's pass.
+        """
+        if self.engine.device_kind != "cpu" or type(self) is not AGEM or step.stats:
+            return None
+        return lambda params: self.losses(replace(step, params=params)).total
