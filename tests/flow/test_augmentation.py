@@ -227,10 +227,10 @@ def test_batch_order_and_memory_are_those_without():
     """Same rows, reads and writes; the memory holds stored images, not augmented ones."""
 
     class Memory(Batches):
-        def on_after_task(self) -> None:
-            self.stored = np.array(self.memory.data.x)
-            self.original = np.array(self.benchmark.task_data(self.task).x)
-            self.tasks = np.array(self.memory.data.t)
+        def on_after_task(self, run: Run) -> None:
+            self.stored = np.array(run.algorithm.memory.data.x)
+            self.original = np.array(run.algorithm.benchmark.task_data(run.task).x)
+            self.tasks = np.array(run.algorithm.memory.data.t)
 
     plain, changed = Memory(), Memory()
     for callback, options in ((plain, {}), (changed, ON)):

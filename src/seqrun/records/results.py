@@ -96,10 +96,11 @@ class RunRecord:
             seed, test_sizes, execution, device: as in the attributes.
         """
         steps, seconds = progress.global_step, progress.timing["train_seconds"]
-        matrices = {n: np.array(m, np.float64) for n, m in progress.matrices.items()}
+        aware = progress.accuracy_matrix_task_aware
         return cls(
             seed=seed,
-            **matrices,
+            accuracy_matrix=np.array(progress.accuracy_matrix, np.float64),
+            accuracy_matrix_task_aware=None if aware is None else np.array(aware, np.float64),
             test_sizes=test_sizes,
             train_loss={"final": progress.final_loss, "per_task": list(progress.task_losses)},
             timing={

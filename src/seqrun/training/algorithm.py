@@ -109,6 +109,8 @@ class BaseAlgorithm:
     """
     steps_per_batch: int = field(init=False, default=1, repr=False)
     """Training steps that are planned for each batch of the current task."""
+    is_compilable: ClassVar[bool] = True
+    """Whether a step is short enough for PyTorch to compile as one program."""
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
     """Scenarios that the algorithm can work in."""
     scenarios_reason: ClassVar[str] = ""

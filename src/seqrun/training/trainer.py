@@ -232,9 +232,8 @@ class Trainer:
         parts = algorithm.plan_epoch(progress.task, progress.epoch, algorithm.num_current)
         crop, flip = algorithm.benchmark.crop_padding, algorithm.benchmark.horizontal_flip
         if crop or flip:
-            position = progress.task, progress.epoch
-            names = algorithm.batch_names
-            parts = augmentation(algorithm.random, *position, parts, names, crop, flip)
+            names, rng = algorithm.batch_names, algorithm.random
+            parts = augmentation(rng, self.task, self.epoch, parts, names, crop, flip)
         self.epoch_steps = sum(len(part["index"]) for part in parts)
         if self._checkpoint is not None and self._is_within(self._checkpoint):
             # Hooks before the task and the epoch have run again: whatever they did is undone.

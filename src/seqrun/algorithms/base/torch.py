@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +18,7 @@ from seqrun.training.engine.torch import TorchEngine
 from seqrun.training.step import Losses, Step
 from seqrun.training.trainer import Trainer
 
-Tensors = Mapping[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
 class NoState(NamedTuple):
@@ -32,8 +31,6 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     backend: ClassVar[str] = "torch"
     engine_type: ClassVar[type[TorchEngine]] = TorchEngine
-    is_compilable: ClassVar[bool] = True
-    """Whether a step is short enough to be compiled as one program."""
 
     engine: TorchEngine = field(init=False, repr=False)
 

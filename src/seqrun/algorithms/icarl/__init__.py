@@ -169,4 +169,4 @@ class ICaRLOptions(MemoryOwner):
         class_mask = self.benchmark.class_mask
         if self.task == 0 or class_mask is None:  # before the data, which tell the classes of tasks
             return np.zeros(self.benchmark.num_classes, bool)
-        return class_mask[: self.task].any(0)
+        return np.logical_or.reduce(class_mask[: self.task])

@@ -93,7 +93,8 @@ class TorchEngine(Engine):
             self.module = algorithm.build_module().to(self.device)
             self.module.to(memory_format=LAYOUT)
         self.network = self.module
-        self.params, self.stats = canonical_names(self.module)
+        params, self.stats = canonical_names(self.module)
+        self.params = {**params}
         live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
         names = {id(value): name for name, value in live.items()}
         self._module_names = {n: names[id(v)] for n, v in (self.params | self.stats).items()}
@@ -132,7 +133,8 @@ class TorchEngine(Engine):
         blank.device = torch.device("meta")
         with blank.device:
             blank.module = algorithm.build_module()
-            blank.params, blank.stats = canonical_names(blank.module)
+            params, blank.stats = canonical_names(blank.module)
+            blank.params = {**params}
             carried: list[Any] = [blank.params, blank.stats]
             if states:  # some of these take torch a second of imports
                 blank.reset_optimizer()
