@@ -83,10 +83,10 @@ class Products:
     """
 
     def __init__(self, batch: int, sizes: Sequence[int]) -> None:
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
 
         def draw(rows: int, columns: int) -> np.ndarray:
-            return chance.standard_normal((rows, columns), np.float32) / np.float32(rows**0.5)
+            return rng.standard_normal((rows, columns), np.float32) / np.float32(rows**0.5)
 
         self.weights = [draw(i, o) for i, o in pairwise(sizes)]
         self.values = [draw(batch, size) for size in sizes]

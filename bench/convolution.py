@@ -44,9 +44,9 @@ class RandomImages(BaseBenchmark):
         """Draw uint8 images and labels."""
 
         def draw(size, t):
-            chance = np.random.default_rng(size)
-            x = chance.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
-            return Dataset.of_task(x, chance.integers(0, CLASSES, size).astype(np.int32), t)
+            rng = np.random.default_rng(size)
+            x = rng.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
+            return Dataset.of_task(x, rng.integers(0, CLASSES, size).astype(np.int32), t)
 
         tasks = range(1, self.num_tasks + 1)
         return {t: draw(self.size, t) for t in tasks}, {t: draw(100, t) for t in tasks}

@@ -26,9 +26,9 @@ def task_one(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def initial() -> list[tuple[np.ndarray, np.ndarray]]:
     """Return a float32 (in, out) matrix and a bias for each layer."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return [
-        (chance.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
+        (rng.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
         for i, o in zip(SIZES, SIZES[1:], strict=False)
     ]
 

@@ -29,11 +29,11 @@ def write(path: Path, num_tasks: int) -> None:
 
 def write_noise(path: Path, size: int) -> None:
     """Write an .npz file of one task: uint8 images (size, 32, 32, 3) and labels."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     found = {"angles": np.zeros(1)}
     for split in ("train", "test"):
-        found[f"{split}_1"] = chance.integers(0, 256, (size, 32, 32, 3), np.uint8)
-        found[f"{split}_labels"] = chance.integers(0, 10, size)
+        found[f"{split}_1"] = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
+        found[f"{split}_labels"] = rng.integers(0, 10, size)
     np.savez(path, **found)
 
 

@@ -141,10 +141,10 @@ def augmentation(
     """
     drawn = [dict(part) for part in parts]
     for number, name in enumerate(reads):
-        chance = streams.generator("data", task, epoch, AUGMENTATION, number)
+        rng = streams.generator("data", task, epoch, AUGMENTATION, number)
         samples = sum(part[name].size for part in parts)
-        flips = chance.integers(2, size=(samples, 1), dtype=np.int32) * np.int32(horizontal_flip)
-        crops = chance.integers(2 * crop_padding + 1, size=(samples, 2), dtype=np.int32)
+        flips = rng.integers(2, size=(samples, 1), dtype=np.int32) * np.int32(horizontal_flip)
+        crops = rng.integers(2 * crop_padding + 1, size=(samples, 2), dtype=np.int32)
         offsets = np.concatenate([crops, flips], axis=1)
         ends = np.cumsum([part[name].size for part in parts])
         for part, own in zip(drawn, np.split(offsets, ends[:-1]), strict=True):

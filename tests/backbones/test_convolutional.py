@@ -169,11 +169,11 @@ def _pooled(x: Any, weights: Any, side: int) -> tuple[Any, Any]:
 
 def test_a_pool_gives_its_gradient_to_the_first_of_equals():
     """As torch does, where jax's own maximum would share it out; odd rows are left out."""
-    chance = np.random.default_rng(0)
-    x = chance.integers(0, 3, (2, 7, 8, 3)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, 7, 8, 3)).astype(np.float32)
     for side in (1, 2, 3):
         height, width = 7 // side, 8 // side
-        weights = chance.random((2, height, width, 3)).astype(np.float32)
+        weights = rng.random((2, height, width, 3)).astype(np.float32)
         pooled, gradient = jax.jit(_pooled, static_argnums=2)(x, weights, side)
         given = torch.tensor(x, requires_grad=True)
         expected = F.max_pool2d(given.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)

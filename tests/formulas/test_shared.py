@@ -154,8 +154,8 @@ def test_dense_layers(bias: bool):
     from seqrun.formulas.layers import jax as layers
 
     parts = [lambda x: x.reshape(len(x), -1), nn.Dense(5, bias), nn.relu, nn.Dense(3, bias)]
-    module, chance = nn.Sequential(parts), np.random.default_rng(2)
-    images = [chance.random((size, 2, 3, 1), dtype=np.float32) for size in (7, 2)]
+    module, rng = nn.Sequential(parts), np.random.default_rng(2)
+    images = [rng.random((size, 2, 3, 1), dtype=np.float32) for size in (7, 2)]
     params = flat(module.init(jax.random.key(0), images[0])["params"])
     found, expected = [], []
     for x in images:
@@ -678,8 +678,8 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))
     monkeypatch.setattr(per_sample, "CHUNK", 3)
     layers = [lambda x: x.reshape(len(x), -1), nn.Dense(5), nn.LayerNorm(), nn.Dense(3)]
-    module, chance = nn.Sequential(layers), np.random.default_rng(2)
-    x = chance.random((7, 2, 3, 1), dtype=np.float32)
+    module, rng = nn.Sequential(layers), np.random.default_rng(2)
+    x = rng.random((7, 2, 3, 1), dtype=np.float32)
     y = np.arange(7) % 3
     params = flat(module.init(jax.random.key(0), x)["params"])
 

@@ -276,8 +276,8 @@ class BaseBenchmark:
             return np.sort(order[:held_out])
         rows = np.sort(order[held_out:])
         if self.samples_per_task is not None:
-            chance = self.streams.generator("tasks", Draw.SUBSET, t)
-            rows = np.sort(chance.choice(rows, self.samples_per_task, replace=False))
+            rng = self.streams.generator("tasks", Draw.SUBSET, t)
+            rows = np.sort(rng.choice(rows, self.samples_per_task, replace=False))
         return rows
 
     def _num_held_out(self, size: int) -> int:

@@ -15,7 +15,7 @@ class Draw(IntEnum):
     READS = 3
 
 
-def reservoir_slots(offered: int, count: int, size: int, chance: np.random.Generator) -> np.ndarray:
+def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return the slot of each next sample: of n samples each is kept with probability size / n.
 
     Vitter 1985, algorithm R: the first `size` fill the slots; of the others, the n-th goes to one
@@ -25,17 +25,17 @@ def reservoir_slots(offered: int, count: int, size: int, chance: np.random.Gener
         offered: samples so far, >= 0.
         count: samples now.
         size: slots of the reservoir.
-        chance: one integer is drawn for each sample.
+        rng: one integer is drawn for each sample.
 
     Returns:
         (count,) int32 in 0..size; size = not kept.
     """
     before = offered + np.arange(count)
-    drawn = np.minimum(chance.integers(0, before + 1), size)
+    drawn = np.minimum(rng.integers(0, before + 1), size)
     return np.where(before < size, before, drawn).astype(np.int32)
 
 
-def distinct(below: np.ndarray, count: int, chance: np.random.Generator) -> np.ndarray:
+def distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw without replacement, once per row: every set is as probable; its order means nothing.
 
     Floyd's algorithm (Bentley and Floyd 1987), on all rows at once.
@@ -43,7 +43,7 @@ def distinct(below: np.ndarray, count: int, chance: np.random.Generator) -> np.n
     Args:
         below: (S,) integers: row s draws from 0..below[s] - 1.
         count: integers per row, <= every `below`.
-        chance: `count` integers are drawn for each row.
+        rng: `count` integers are drawn for each row.
 
     Returns:
         (S, count) int32.
@@ -51,6 +51,6 @@ def distinct(below: np.ndarray, count: int, chance: np.random.Generator) -> np.n
     drawn = np.empty((count, len(below)), np.int32)
     for i in range(count):
         highest = below - count + i
-        pick = chance.integers(0, highest + 1)
+        pick = rng.integers(0, highest + 1)
         drawn[i] = np.where((drawn[:i] == pick).any(0), highest, pick)
     return np.ascontiguousarray(drawn.T)

@@ -175,13 +175,13 @@ class MemoryMechanism:
         return np.minimum(self._offered + offered_per_step * batches, self.memory_size)
 
     def _write_slots(
-        self, steps: int, width: int, writing: bool, chance: np.random.Generator
+        self, steps: int, width: int, writing: bool, rng: np.random.Generator
     ) -> np.ndarray:
         """Return the (steps, width) slots that an epoch's samples are offered."""
         slots = np.full((steps, width), self.memory_size, np.int32)
         if writing:
             first = slots[:: self.glances]
-            drawn = reservoir_slots(self._offered, first.size, self.memory_size, chance)
+            drawn = reservoir_slots(self._offered, first.size, self.memory_size, rng)
             first[:] = drawn.reshape(first.shape)
             self._offered += first.size
         return slots
@@ -229,13 +229,13 @@ class MemoryMechanism:
         """Return the rows of the task that are worth most, as many as may ever be kept."""
         most = self.capacity(1)
         y = self._pool.y[: self._num_current]
-        chance = streams.generator("memory", Draw.SELECTION, task)
+        rng = streams.generator("memory", Draw.SELECTION, task)
         if self.policy == "ring":
             return ring_rows(y, self._order)[:most]
         if self.policy == "class_balanced":
-            return class_balanced_rows(y, chance)[:most]
+            return class_balanced_rows(y, rng)[:most]
         if self.policy == "random":
-            return random_rows(y, chance)[:most]
+            return random_rows(y, rng)[:most]
         if features is None:
             raise ValueError("herding needs the features of the task's samples")
         return herding_rows(y, features, most)[:most]

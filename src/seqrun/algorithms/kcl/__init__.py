@@ -135,8 +135,8 @@ class KCLOptions:
 
     def coreset_rows(self, task: int, y: np.ndarray) -> np.ndarray:
         """Return the rows of the task's data that are its coreset, as many of each class."""
-        chance = self.random.generator("memory", task, 1)  # type: ignore[attr-defined]
-        return class_balanced_rows(y, chance)[: self.coreset_size(task)]
+        rng = self.random.generator("memory", task, 1)  # type: ignore[attr-defined]
+        return class_balanced_rows(y, rng)[: self.coreset_size(task)]
 
     def training_data(self, task: int) -> Dataset:
         """Return the task's samples without its coreset."""
@@ -180,14 +180,14 @@ class KCLOptions:
 
     def noise(self, purpose: int, position: int) -> np.ndarray:
         """Return (D, d) float32 standard normals of a training step (1), or a task's test (2)."""
-        chance = self.random.generator("noise", purpose, position)  # type: ignore[attr-defined]
+        rng = self.random.generator("noise", purpose, position)  # type: ignore[attr-defined]
         shape = self.num_bases, self.num_features
-        return chance.standard_normal(shape, dtype=np.float32)
+        return rng.standard_normal(shape, dtype=np.float32)
 
     def phases(self) -> np.ndarray:
         """Return (D,) float32 phases b in [0, 2 pi), the same in all tasks."""
-        chance = self.random.generator("noise", 3)  # type: ignore[attr-defined]
-        return chance.uniform(0.0, 2 * np.pi, self.num_bases).astype(np.float32)
+        rng = self.random.generator("noise", 3)  # type: ignore[attr-defined]
+        return rng.uniform(0.0, 2 * np.pi, self.num_bases).astype(np.float32)
 
     @property
     def num_features(self) -> int:

@@ -57,15 +57,15 @@ class Glances:
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Repeat each planned batch; its first glance is as it arrived."""
         parts = super().plan_epoch(task, epoch, num_samples)  # type: ignore[misc]
-        chance = self.random.generator("data", task, epoch, 1)  # type: ignore[attr-defined]
-        return [_glanced(part, self.glances, chance) for part in parts]
+        rng = self.random.generator("data", task, epoch, 1)  # type: ignore[attr-defined]
+        return [_glanced(part, self.glances, rng) for part in parts]
 
 
 def _glanced(
-    part: dict[str, np.ndarray], glances: int, chance: np.random.Generator
+    part: dict[str, np.ndarray], glances: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     order = np.tile(np.arange(part["index"].shape[1]), (len(part["index"]), glances, 1))
-    order[:, 1:] = chance.permuted(order[:, 1:], axis=2)
+    order[:, 1:] = rng.permuted(order[:, 1:], axis=2)
     order = order.reshape(-1, order.shape[2])
     rows = np.repeat(np.arange(len(part["index"])), glances)[:, None]
     return {name: array[rows, order] for name, array in part.items()}

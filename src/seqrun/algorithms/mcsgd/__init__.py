@@ -180,19 +180,19 @@ class MCSGDOptions:
         all tasks.
         """
         run: Any = self
-        chance = run.random.generator("memory", run.task, 0, 1)
+        rng = run.random.generator("memory", run.task, 0, 1)
         last = run.task if self.lmc_memory_includes_current else run.task - 1
         stored = self.memory.data.rows(self.memory.data.t < last)
         drawn = np.arange(run.num_current)
         if self.lmc_current_samples is not None and self.lmc_current_samples < len(drawn):
-            drawn = np.sort(chance.choice(len(drawn), self.lmc_current_samples, replace=False))
+            drawn = np.sort(rng.choice(len(drawn), self.lmc_current_samples, replace=False))
         counts, size = (len(stored.y), len(drawn)), self.lmc_batch_size
         if self.lmc_steps == "full_batch":
             memory, current = (
                 [all_samples(count, size, self.lmc_loss)] * self.lmc_epochs for count in counts
             )
         else:
-            memory, current = minibatches(*counts, size, self.lmc_epochs, self.lmc_loss, chance)
+            memory, current = minibatches(*counts, size, self.lmc_epochs, self.lmc_loss, rng)
         current = [(rows, self.lmc_current_weight * weights) for rows, weights in current]
 
         tasks = run.num_tasks if self.lmc_memory_includes_current else run.num_tasks - 1
