@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from seqrun.backbones.base import draw_initial_weights, multiply_adds
 from seqrun.backbones.cnn.jax import max_pool
-from seqrun.backbones.torch import canonical_names, to_canonical
+from seqrun.formulas.parameters.torch import canonical_names, to_canonical
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams
 
@@ -36,11 +36,11 @@ def shapes_of(backbone: Any, images: tuple[int, int, int], classes: int) -> dict
     if backbone.backend == "torch":
         params, stats = canonical_names(module)
         return {n: tuple(to_canonical(v, n).shape) for n, v in (params | stats).items()}
-    from seqrun.backbones.jax import flat
+    from seqrun.formulas.parameters.jax import canonical
 
     sample = jax.ShapeDtypeStruct((2, *images), np.float32)
     made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), sample)
-    named = flat(made["params"]) | flat(made.get("batch_stats", {}))
+    named = canonical(made["params"]) | canonical(made.get("batch_stats", {}))
     return {name: tuple(value.shape) for name, value in named.items()}
 
 

@@ -11,23 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.benchmarks.dataset import (
-    ALL_ROWS,
-    Dataset,
-    LazyTasks,
-    Rows,
-    Transform,
-    concatenate,
-    pad,
-    read_rows,
-    size_of,
-)
-from seqrun.benchmarks.normalization import (
-    check_channels,
-    measured_of,
-    stated_transform,
-)
+from seqrun.benchmarks.normalization import check_channels, measured_of, stated_transform
 from seqrun.benchmarks.source import ImageSource, RawImages
+from seqrun.benchmarks.tasks import Transform, concatenate, pad, read_rows, size_of
 from seqrun.benchmarks.validity import check_tasks, checked
 from seqrun.checks import (
     ConfigError,
@@ -39,9 +25,8 @@ from seqrun.checks import (
     whole_per_task,
     within,
 )
+from seqrun.dataset import ALL_ROWS, Dataset, Rows
 from seqrun.plan import RandomStreams
-
-__all__ = ["BaseBenchmark", "Dataset", "Draw", "LazyTasks", "Transform"]
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -344,3 +329,9 @@ class BaseBenchmark:
                 f"benchmark: class_mask has shape {self.class_mask.shape}, must have "
                 f"{(self.num_tasks, self.num_classes)}"
             )
+
+
+def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
+    """Return the number of samples that each task's accuracy is measured on."""
+    split = benchmark.evaluation_split
+    return [benchmark.task_size(t, split) for t in range(1, benchmark.num_tasks + 1)]

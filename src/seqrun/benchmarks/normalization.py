@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seqrun.benchmarks.dataset import Transform
 from seqrun.benchmarks.source import ImageSource
+from seqrun.benchmarks.tasks import Transform
 from seqrun.checks import ConfigError, at_least, finite
 
 _BLOCK_VALUES = 1 << 22  # read at once: a memory map is never held whole

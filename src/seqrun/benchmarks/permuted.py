@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
-from seqrun.benchmarks.dataset import changed_images
+from seqrun.benchmarks.base import BaseBenchmark, Draw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
+from seqrun.benchmarks.tasks import changed_images
 from seqrun.checks import boolean
+from seqrun.dataset import Dataset
 
 
 @dataclass(kw_only=True, eq=False)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
-from seqrun.benchmarks.dataset import changed_images
+from seqrun.benchmarks.base import BaseBenchmark, Draw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.rotation import INTERPOLATIONS, rotate
+from seqrun.benchmarks.tasks import changed_images
 from seqrun.checks import ConfigError, finite, finite_list, one_of
+from seqrun.dataset import Dataset
 
 
 @dataclass(kw_only=True, eq=False)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
-from seqrun.benchmarks.dataset import LazyTasks, Rows
+from seqrun.benchmarks.base import BaseBenchmark, Draw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
+from seqrun.benchmarks.tasks import LazyTasks
 from seqrun.checks import ConfigError, one_of, whole, whole_entries
+from seqrun.dataset import Dataset, Rows
 from seqrun.plan import RandomStreams
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from seqrun.benchmarks.dataset import Dataset, size_of
+from seqrun.benchmarks.tasks import size_of
 from seqrun.checks import ConfigError
+from seqrun.dataset import Dataset
 
 
 def check_tasks(tasks: Mapping[int, Dataset], num_tasks: int, split: str) -> None:

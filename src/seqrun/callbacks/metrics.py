@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqrun.benchmarks.base import evaluation_sizes
 from seqrun.training.callback import BaseCallback
 from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
-from seqrun.evaluation.metrics import evaluation_sizes, run_metrics
+from seqrun.evaluation.metrics import run_metrics
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm

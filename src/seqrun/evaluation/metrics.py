@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from seqrun.benchmarks.base import BaseBenchmark
 
 
 def average_accuracy(R: np.ndarray) -> float | None:
@@ -158,12 +155,6 @@ PUBLISHED_AS = {
     "backward_transfer_over_all": backward_transfer_over_all,
 }
 """Metrics by definitions of papers that differ from ours."""
-
-
-def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
-    """Return the number of samples that each task's accuracy is measured on."""
-    split = benchmark.evaluation_split
-    return [benchmark.task_size(t, split) for t in range(1, benchmark.num_tasks + 1)]
 
 
 def mean_matrix(matrices: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, one_of, whole
+from seqrun.dataset import Dataset
 from seqrun.memory.draws import Draw, distinct, reservoir_slots
 from seqrun.memory.policies import (
     POLICIES,

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import seqrun
+from seqrun.benchmarks.base import evaluation_sizes
 from seqrun.files import matrix_to_csv, plain, write_atomically, write_json
-from seqrun.evaluation.metrics import evaluation_sizes, mean_matrix, run_metrics, summarise
+from seqrun.evaluation.metrics import mean_matrix, run_metrics, summarise
 
 if TYPE_CHECKING:
     from seqrun.algorithms.base import BaseAlgorithm

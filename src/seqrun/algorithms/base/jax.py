@@ -25,11 +25,12 @@ from seqrun.training.engine.vmap.jax import Ensemble
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.step import Batch, Step
 from seqrun.training.engine.threads import default_num_threads
-from seqrun.backbones.jax import flat, nested, normalised_inputs
+from seqrun.backbones.jax import normalised_inputs
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.formulas.augmentation.jax import augmented
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
+from seqrun.formulas.parameters.jax import as_tree, canonical
 from seqrun.formulas.per_sample.jax import CHUNK, UNROLLED
 from seqrun.plan import Chunk
 
@@ -100,21 +101,21 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self, params: dict[str, Array], stats: dict[str, Array], x: Array, key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return the logits of a training forward and the next BatchNorm statistics."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         logits, updated = self.module.apply(
             variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
         )
-        return logits, flat(updated.get("batch_stats", {}))
+        return logits, canonical(updated.get("batch_stats", {}))
 
     def predict(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
         """Return the logits of an evaluation forward."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         logits: Any = self.module.apply(variables, x)
         return logits
 
     def encode(self, params: dict[str, Array], stats: dict[str, Array], x: Array) -> Array:
         """Return the classifier's input in an evaluation forward, as `predict`."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         features: Any = self.module.apply(variables, x, method="encode")
         return features
 
@@ -172,8 +173,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self.module = self.build_module()
         sample = jax.ShapeDtypeStruct((2, *self.benchmark.input_shape), jnp.float32)
         shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
-        self._param_shapes = flat(shapes["params"])
-        self._stat_shapes = flat(shapes.get("batch_stats", {}))
+        self._param_shapes = canonical(shapes["params"])
+        self._stat_shapes = canonical(shapes.get("batch_stats", {}))
         threads = self.num_threads or default_num_threads(self.work_per_batch())
         os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
         self.device_kind = self.find_device(self.device)
@@ -207,7 +208,8 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
         def make() -> Any:
             variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
-            params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
+            params = canonical(variables["params"])
+            stats = canonical(variables.get("batch_stats", {}))
             if not states:
                 return params, stats
             blank._param_shapes = params
@@ -228,7 +230,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         key = jax.random.key(self.random.key("init") & 0xFFFFFFFF)
         sample = jnp.zeros((2, *self.benchmark.input_shape))
         built = jax.jit(self.module.init)(key, sample)
-        named = flat(built["params"]) | flat(built.get("batch_stats", {}))
+        named = canonical(built["params"]) | canonical(built.get("batch_stats", {}))
         return {name: np.array(value) for name, value in named.items()}
 
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:

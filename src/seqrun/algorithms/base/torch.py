@@ -28,17 +28,12 @@ from seqrun.training.engine.compile.torch import (
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.step import Batch, Step
 from seqrun.training.engine.threads import default_num_threads
-from seqrun.backbones.torch import (
-    Encoder,
-    canonical_names,
-    from_canonical,
-    normalised_inputs,
-    to_canonical,
-)
+from seqrun.backbones.torch import Encoder, normalised_inputs
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.training.limits import array_bytes
 from seqrun.formulas.augmentation.torch import augmented
+from seqrun.formulas.parameters.torch import canonical_names, from_canonical, to_canonical
 from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.plan import Chunk
 

@@ -14,7 +14,7 @@ from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.training.step import Step
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
-from seqrun.backbones.jax import flat, nested
+from seqrun.formulas.parameters.jax import canonical, as_tree
 from seqrun.formulas.jax import allow_classes, cross_entropy
 from seqrun.formulas.kernels.jax import (
     fourier_features,
@@ -70,7 +70,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         self, params: Arrays, stats: Arrays, x: Array, key: Array
     ) -> tuple[Array, Arrays]:
         """Return the features of a training forward and the next BatchNorm statistics."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         features, updated = self.module.apply(
             variables,
             x,
@@ -79,12 +79,12 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
             mutable=["batch_stats"],
             method="encode",
         )
-        return features, flat(updated.get("batch_stats", {}))
+        return features, canonical(updated.get("batch_stats", {}))
 
     def amortised(self, params: Arrays, network: str, mean: Array) -> tuple[Array, Array]:
         """Return mu and log sigma^2 from a mean feature by the network "posterior" or "prior"."""
         moments: Any = self.module.apply(
-            {"params": nested(params)}, mean, method=lambda module, x: getattr(module, network)(x)
+            {"params": as_tree(params)}, mean, method=lambda module, x: getattr(module, network)(x)
         )
         return moments
 

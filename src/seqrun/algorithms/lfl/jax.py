@@ -12,7 +12,7 @@ from jax import Array
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.training.step import Step
 from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions, LFLState
-from seqrun.backbones.jax import flat, nested
+from seqrun.formulas.parameters.jax import canonical, as_tree
 from seqrun.formulas.jax import allow_classes, cross_entropy
 
 Arrays = dict[str, Array]
@@ -32,7 +32,7 @@ class LFL(LFLOptions, JaxBaseAlgorithm):
 
     def backward(self, step: Step) -> None:
         """Compute the task loss, and the gradient of it plus the distance to the old features."""
-        old = {"params": nested(step.state.params), "batch_stats": nested(step.state.stats)}
+        old = {"params": as_tree(step.state.params), "batch_stats": as_tree(step.state.stats)}
         target: Any = self.module.apply(old, step.batch.x, method="encode")
 
         def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays]]:
@@ -53,7 +53,7 @@ class LFL(LFLOptions, JaxBaseAlgorithm):
             features = module.encode(x, train=True)
             return features, module.classify(features)
 
-        variables = {"params": nested(params), "batch_stats": nested(step.stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(step.stats)}
         (features, logits), updated = self.module.apply(
             variables,
             step.batch.x,
@@ -61,7 +61,7 @@ class LFL(LFLOptions, JaxBaseAlgorithm):
             mutable=["batch_stats"],
             method=both,
         )
-        return features, logits, flat(updated.get("batch_stats", {}))
+        return features, logits, canonical(updated.get("batch_stats", {}))
 
     def on_after_backward(self, algorithm: Any, step: Step) -> None:
         """Give frozen outputs no gradient, so that they take no part in clipping."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from seqrun.training.step import Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions, LFLState
-from seqrun.backbones.torch import canonical_names
+from seqrun.formulas.parameters.torch import canonical_names
 from seqrun.formulas.torch import allow_classes, cross_entropy
 from seqrun.plan import Chunk
 

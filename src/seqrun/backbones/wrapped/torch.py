@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from seqrun.backbones.torch import canonical_names
+from seqrun.formulas.parameters.torch import canonical_names
 from seqrun.backbones.wrapped import BODY, WrappedOptions
 from seqrun.checks import ConfigError
 

@@ -14,6 +14,35 @@ Arrays = dict[str, Array]
 _AXES = {nn.Dense: 2, nn.Conv: 4}  # of a batch of the layer's inputs
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with torch's conventions.
+
+    flax's own keeps the biased running variance; this one the unbiased, with momentum 0.1.
+    """
+
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Normalise (..., C) by the batch if `train`, else by the running statistics."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            n = x.size // channels
+            mean, var = x.mean(axes), x.var(axes)
+            if not self.is_initializing():
+                m = self.momentum
+                running_mean.value = (1 - m) * running_mean.value + m * mean
+                running_var.value = (1 - m) * running_var.value + m * var * (n / (n - 1))
+        return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
+
+
 class Layers(NamedTuple):
     """What a loss over a batch of N made of a network's layers, each by its path.
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from seqrun.backbones.jax import BatchNorm, nested
-from seqrun.formulas.layers.jax import through_layers
+from seqrun.formulas.layers.jax import BatchNorm, through_layers
+from seqrun.formulas.parameters.jax import as_tree
 
 Arrays = dict[str, Array]
 CHUNK = 32  # samples whose gradients are made, and kept, at a time; as in PyTorch
@@ -39,7 +39,7 @@ def per_sample_power_sum(
     """
 
     def loss(params: Arrays) -> Array:
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         return losses(module.apply(variables, x), *targets).sum()
 
     found = through_layers(tuple(_RULES), params, loss)
@@ -111,7 +111,7 @@ def _by_vmap(
     power: int,
 ) -> Arrays:
     def loss(values: Arrays, sample: Array, target: tuple[Array, ...]) -> Array:
-        variables = {"params": nested(values), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(values), "batch_stats": as_tree(stats)}
         logits = module.apply(variables, sample[None])
         return losses(logits, *(t[None] for t in target)).sum()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 
-from seqrun.backbones.torch import canonical_names
+from seqrun.formulas.parameters.torch import canonical_names
 
 Tensors = dict[str, Tensor]
 CHUNK = 32  # samples at a time of a call vmapped, or with convolutions: measured fastest
