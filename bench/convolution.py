@@ -1,6 +1,6 @@
-"""Steps per second of W2's training on one backend, beside hand-written minimal loops.
+"""Steps per second of ResNet18Thin's training on one backend, beside hand-written minimal loops.
 
-W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. seqrun runs with metrics,
+ResNet18Thin: batch 10, 32 x 32 x 3 random images, SGD lr 0.01. seqrun runs with metrics,
 progress bar, console and local files; what is timed is an epoch, with everything that happens
 between its first and its last hook, and without compilation. After each epoch comes one of each
 hand-written loop.
