@@ -2,10 +2,11 @@
 
 Rotated MNIST, two tasks, the second measured, without compilation; herding and its evaluation on
 class-incremental Split MNIST, which iCaRL needs. PyTorch's steps are compiled
-(training.compile=always). A phase is what passes between two of a run's events, so that nothing of it is left out; reading the
-data of tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by
-kernel regression, when it evaluates. What has "resnet" is EWC on ResNet18Thin, with the threads
-that seqrun's rule gives it (two of two cores); Rotated MNIST has one.
+(training.compile=always). A phase is what passes between two of a run's events, so that nothing of
+it is left out; reading the data of tasks is not in it. KCL sets a coreset aside before a task, and
+makes its classifiers, by kernel regression, when it evaluates. What has "resnet" is EWC on
+ResNet18Thin, with the threads that seqrun's rule gives it (two of two cores); Rotated MNIST has
+one.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """

@@ -85,22 +85,33 @@ def to_json(value: Any) -> str:
     Arrays become lists and NumPy scalars numbers. A number that is not finite becomes null: JSON
     has no NaN, and a parser must not choke on a run that diverged.
     """
-    return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(json_value(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return `value` as what JSON can hold: dict, list, str, int, finite float, bool, None."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of nested mappings; lists and empty mappings stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def matrix_to_csv(matrix: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from memory.streams import SAMPLE_BYTES, batches, numbers_of, samples, walk
 
 from seqrun.checks import ConfigError
 from seqrun.memory import POLICIES, MemoryMechanism
-from seqrun.memory.draws import Draw, reservoir_slots
+from seqrun.memory.draws import MemoryDraw, reservoir_slots
 from seqrun.plan import RandomStreams
 
 SIZES = (20, 9, 31, 17)
@@ -128,7 +128,7 @@ def test_reads_and_writes_are_those_of_a_memory_that_is_really_written():
             parts = memory.plan_epoch(
                 batches(streams, task, epoch, 40, width), streams, task, epoch, {"replay": 4}
             )
-            rng = streams.generator("memory", Draw.WRITES, task, epoch)
+            rng = streams.generator("memory", MemoryDraw.WRITES, task, epoch)
             for part in parts:
                 for s, index in enumerate(part["index"]):
                     assert len(part["replay"][s]) == min(4, offered)

@@ -41,7 +41,7 @@ def wrap(
         package = kind.__module__.split(".")[0]
         if package in _FRAMEWORKS and kind.__name__ == "Module":
             twin = import_module(f"seqrun.backbones.wrapped.{_FRAMEWORKS[package]}")
-            return twin.wrap(
+            return twin.wrap_module(
                 module,
                 features=features,
                 layout=layout,

@@ -31,7 +31,7 @@ from seqrun.plan import RandomStreams
 SCENARIOS = ("task", "domain", "class")
 
 
-class Draw(IntEnum):
+class TaskDraw(IntEnum):
     """What is drawn from the stream "tasks": the first position of its generator."""
 
     VALIDATION = 0
@@ -256,12 +256,12 @@ class BaseBenchmark:
             return ALL_ROWS
         size = size_of(self._train, t)
         held_out = self._num_held_out(size)
-        order = self.streams.generator("tasks", Draw.VALIDATION).permutation(size)
+        order = self.streams.generator("tasks", TaskDraw.VALIDATION).permutation(size)
         if split == "validation":
             return np.sort(order[:held_out])
         rows = np.sort(order[held_out:])
         if self.samples_per_task is not None:
-            rng = self.streams.generator("tasks", Draw.SUBSET, t)
+            rng = self.streams.generator("tasks", TaskDraw.SUBSET, t)
             rows = np.sort(rng.choice(rows, self.samples_per_task, replace=False))
         return rows
 

@@ -61,7 +61,7 @@ def cifar_source(
     """Return the source of 32 x 32 x 3 images that the files hold."""
 
     def load(data_dir: str | Path | None) -> RawImages:
-        return _load(files, data_root(data_dir), len(counts))
+        return _load_cifar(files, data_root(data_dir), len(counts))
 
     def check(data_dir: str | Path | None) -> None:
         load(data_dir)
@@ -77,18 +77,19 @@ def cifar_source(
     )
 
 
-def _load(files: CifarFiles, root: Path, classes: int) -> RawImages:
+def _load_cifar(files: CifarFiles, root: Path, classes: int) -> RawImages:
     where = f"data_dir={root}"
     key = decoded.key_of(files.md5)
-    if decoded.find(root, key) is None and not _is_unpacked(files, root):
+    if decoded.find_folder(root, key) is None and not _is_unpacked(files, root):
         url = files.url + files.archive
         ensure_archive(files.title, root / files.archive, files.folder, url, files.md5, where)
 
     def write(folder: Path) -> None:
         read = _reader(files, root, where)
         for split, batches in (("train", files.train), ("test", files.test)):
+            at = f"{where}: {files.folder}"
             pairs = [
-                _parse(read(name, md5), files.labels, classes, f"{where}: {files.folder}/{name}")
+                _parse_batch(read(name, md5), files.labels, classes, f"{at}/{name}")
                 for name, md5 in batches
             ]
             images = np.concatenate([x for x, _ in pairs])
@@ -109,11 +110,11 @@ def _reader(files: CifarFiles, root: Path, where: str) -> Callable[[str, str], b
     """Return (name, md5) -> content of a batch, in the folder or the archive."""
     folder, archive = root / files.folder, root / files.archive
     if _is_unpacked(files, root):
-        return lambda name, md5: _verified(folder / name, md5, where)
+        return lambda name, md5: _verified_batch(folder / name, md5, where)
     return lambda name, md5: _from_archive(files, archive, name, md5, where)
 
 
-def _verified(path: Path, md5: str, where: str) -> bytes:
+def _verified_batch(path: Path, md5: str, where: str) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -158,7 +159,9 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _parse(content: bytes, key: str, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _parse_batch(
+    content: bytes, key: str, classes: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the (N, 32, 32, 3) uint8 images and the labels of a batch."""
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()

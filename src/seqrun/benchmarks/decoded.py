@@ -34,7 +34,7 @@ def places(root: Path, key: str) -> tuple[Path, Path]:
     return root / FOLDER / key, cache / "seqrun" / key
 
 
-def find(root: Path, key: str) -> Path | None:
+def find_folder(root: Path, key: str) -> Path | None:
     """Return the folder that holds the decoded images, or None."""
     return next((place for place in places(root, key) if place.is_dir()), None)
 
@@ -54,7 +54,7 @@ def decoded(root: Path, key: str, write: Callable[[Path], None], where: str) -> 
     Raises:
         ConfigError: of `write`, which leaves nothing behind; no place to write; damaged files.
     """
-    place = find(root, key)
+    place = find_folder(root, key)
     if place is None:
         place = _make(places(root, key), write, where)
     try:

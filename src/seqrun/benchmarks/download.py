@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seqrun.benchmarks.archive import md5_of
-from seqrun.benchmarks.progress import progress
+from seqrun.benchmarks.progress import progress_bar
 from seqrun.checks import ConfigError
 
 _BLOCK = 1 << 18
@@ -124,7 +124,7 @@ def _complete(url: str, file: BinaryIO, name: str) -> None:
             start = 0
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        with progress(name, total, "B", done=start) as moved:
+        with progress_bar(name, total, "B", done=start) as moved:
             while block := response.read(_BLOCK):
                 file.write(block)
                 moved(len(block))

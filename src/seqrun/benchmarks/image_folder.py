@@ -63,7 +63,7 @@ def image_folder_source(path: Path, image_size: int | None = None) -> ImageSourc
     """Return the source of the images below `path`, listed but not decoded."""
     where = f"benchmark.path={path}"
     if path.is_dir():
-        return _source(folder_files(path, SPLITS, where), path, image_size, where)
+        return _image_source(folder_files(path, SPLITS, where), path, image_size, where)
     return _archive_source(path, stamp(path), image_size, where)
 
 
@@ -72,13 +72,13 @@ def _archive_source(
     path: Path, when: tuple[int, int, int], image_size: int | None, where: str
 ) -> ImageSource:
     """List an archive once, as long as it is not written anew: a run makes its parts repeatedly."""
-    return _source(zip_files(path, where), path.parent, image_size, where)
+    return _image_source(zip_files(path, where), path.parent, image_size, where)
 
 
-def _source(files: Files, root: Path, image_size: int | None, where: str) -> ImageSource:
+def _image_source(files: Files, root: Path, image_size: int | None, where: str) -> ImageSource:
     classes = _classes(files, where)
     train, test = (_listing(files, split, classes, where) for split in SPLITS)
-    size = _size(files, train.names[0], image_size, where)
+    size = _image_size(files, train.names[0], image_size, where)
     key = decoded.key_of(files.fingerprint, image_size)
 
     def write(folder: Path) -> None:
@@ -106,7 +106,7 @@ def _source(files: Files, root: Path, image_size: int | None, where: str) -> Ima
     )
 
 
-def _size(files: Files, first: str, image_size: int | None, where: str) -> Size:
+def _image_size(files: Files, first: str, image_size: int | None, where: str) -> Size:
     if image_size is not None:
         return Size(image_size, image_size, "image_size", resize=True)
     with files.open() as read:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqrun.benchmarks.archive import Read
-from seqrun.benchmarks.progress import progress
+from seqrun.benchmarks.progress import progress_bar
 from seqrun.checks import ConfigError
 from seqrun.system import num_cores
 
@@ -47,7 +47,7 @@ def size_of_image(read: Read, name: str, where: str) -> tuple[int, int]:
     """
     from PIL import Image
 
-    content = _content(read, name, where)
+    content = _file_content(read, name, where)
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             return image.height, image.width
@@ -121,10 +121,10 @@ def decoded_blocks(
     """
 
     def work(chunk: Sequence[str]) -> np.ndarray:
-        return np.stack([decode(_content(read, n, where), n, size, where) for n in chunk])
+        return np.stack([decode(_file_content(read, n, where), n, size, where) for n in chunk])
 
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    with progress(what, len(names), " images") as moved:
+    with progress_bar(what, len(names), " images") as moved:
         small = not size.resize and size.height * size.width < _SMALL
         for block in _in_order(work, chunks, 1 if small else num_cores()):
             moved(len(block))
@@ -148,7 +148,7 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _content(read: Read, name: str, where: str) -> bytes:
+def _file_content(read: Read, name: str, where: str) -> bytes:
     try:
         return read(name)
     except Exception as error:  # of a file system or of a damaged archive

@@ -76,7 +76,7 @@ def check_mnist(data_dir: str | Path | None = None) -> None:
     """Raise ConfigError if MNIST is missing and cannot be downloaded, or is damaged."""
     raw = _ensure_files(data_dir)
     for file in _FILES:
-        _verified(raw, file)
+        _verified_file(raw, file)
 
 
 def _find(raw: Path, file: _File) -> Path | None:
@@ -85,7 +85,7 @@ def _find(raw: Path, file: _File) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _verified(raw: Path, file: _File) -> bytes:
+def _verified_file(raw: Path, file: _File) -> bytes:
     """Return a file's bytes as stored, whose md5 is the official one."""
     path = _find(raw, file)
     if path is None:
@@ -106,7 +106,7 @@ def _verified(raw: Path, file: _File) -> bytes:
 
 def _read(raw: Path, file: _File) -> np.ndarray:
     """Return the array of an idx file: magic number, sizes (big-endian uint32), then bytes."""
-    stored, path = _verified(raw, file), raw / file.name
+    stored, path = _verified_file(raw, file), raw / file.name
     offset = 4 * (1 + len(file.shape))
     if stored[:2] == b"\x1f\x8b":
         content = gzip.decompress(stored)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Draw
+from seqrun.benchmarks.base import BaseBenchmark, TaskDraw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.tasks import changed_images
@@ -45,7 +45,7 @@ class Permuted(BaseBenchmark):
         values = int(np.prod(self.input_shape))
         if t == 1 and self.first_task_identity:
             return np.arange(values)
-        return self.streams.generator("tasks", Draw.PERMUTATION, t).permutation(values)
+        return self.streams.generator("tasks", TaskDraw.PERMUTATION, t).permutation(values)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return tasks whose images are permuted when they are read."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(
+def progress_bar(
     what: str, total: int | None, unit: str, *, done: int = 0
 ) -> Iterator[Callable[[int], object]]:
     """Show a bar on standard error, if that is a terminal; yield what moves it by a number.

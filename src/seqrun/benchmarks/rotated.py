@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Draw
+from seqrun.benchmarks.base import BaseBenchmark, TaskDraw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.rotation import INTERPOLATIONS, rotate
@@ -68,7 +68,7 @@ class Rotated(BaseBenchmark):
         if self.random_rotation is None:
             return fixed
         low, high = self.random_rotation
-        return fixed + self.streams.generator("tasks", Draw.ANGLES, t).uniform(low, high)
+        return fixed + self.streams.generator("tasks", TaskDraw.ANGLES, t).uniform(low, high)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return tasks whose images are rotated when they are read."""

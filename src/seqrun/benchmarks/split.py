@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Draw
+from seqrun.benchmarks.base import BaseBenchmark, TaskDraw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.tasks import LazyTasks
@@ -128,7 +128,7 @@ class Split(BaseBenchmark):
         if self.class_order == "random":
             own = self.class_order_seed
             streams = self.streams if own is None else RandomStreams(own)
-            return streams.generator("tasks", Draw.CLASS_ORDER).permutation(classes)
+            return streams.generator("tasks", TaskDraw.CLASS_ORDER).permutation(classes)
         return np.asarray(list(self.class_order), int)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrun.files import write_atomically
 from seqrun.evaluation.metrics import half_widths, mean_matrix
+from seqrun.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

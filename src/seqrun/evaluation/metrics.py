@@ -194,6 +194,12 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
 
 
+def half_width(summary: Mapping[str, Any]) -> float | None:
+    """Return the half width of a metric's 95 % interval, of `summarise`; None = unknown."""
+    interval = summary["ci95"]
+    return None if interval is None else interval[1] - summary["mean"]
+
+
 def half_widths(values: np.ndarray) -> np.ndarray:
     """Return the half width of the 95 % interval of the mean over the first axis, as `summarise`.
 

@@ -1,4 +1,4 @@
-"""Pictures that callbacks draw; matplotlib is imported inside, and without pyplot."""
+"""Plots that callbacks draw; matplotlib is imported inside, and without pyplot."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqrun.checks import ConfigError, at_least, nearest, one_of, whole, within
-from seqrun.evaluation.metrics import published_metrics, summarise
+from seqrun.evaluation.metrics import half_width, published_metrics, summarise
 
 STATUSES = ("confirmed", "unconfirmed")
 MACHINES = ("cpu", "gpu")
@@ -203,9 +203,8 @@ def compare(number: Number, mean: float | None, half_width: float | None) -> dic
 
 
 def _judged(number: Number, found: Mapping[str, Any]) -> dict[str, Any]:
-    mean, interval = found["mean"], found["ci95"]
-    half_width = None if interval is None else interval[1] - mean
-    return {**compare(number, mean, half_width), "std": found["std"], "seeds": found["n"]}
+    compared = compare(number, found["mean"], half_width(found))
+    return {**compared, "std": found["std"], "seeds": found["n"]}
 
 
 def _check_keys(key: str, node: Any, kind: type) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from seqrun.records.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
-from seqrun.loggers.tracker import TrackerLogger, as_text, flat
+from seqrun.loggers.tracker import TrackerLogger, as_text, hyperparameters
 from seqrun.loggers.wandb import MODES
+from seqrun.records.checkpoint_checks import check_digits
 
 KEY_DIGITS = 32
 STARTING = threading.Lock()
@@ -129,7 +129,7 @@ class CometLogger(TrackerLogger):
             )
         if not self._client.alive:
             raise ConnectionError("Comet cannot be reached")
-        self._client.log_parameters(flat(run.config))
+        self._client.log_parameters(hyperparameters(run.config))
 
     def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
         """Log a row of metrics."""

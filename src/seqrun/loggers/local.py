@@ -11,10 +11,10 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.checks import ConfigError, boolean, writable
-from seqrun.files import matrix_to_csv, plain, write_atomically
+from seqrun.files import matrix_to_csv, json_value, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.records.results import FILE
 
 METRICS_FILE = "metrics.jsonl"
@@ -74,7 +74,7 @@ class LocalLogger(BaseLogger):
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
         """Write one line with all of `values`."""
-        line = {"step": step, "epoch": epoch, "task": task, **plain(values)}
+        line = {"step": step, "epoch": epoch, "task": task, **json_value(values)}
         self._lines().write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def log_steps(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from seqrun.loggers.base import RunInfo
-from seqrun.loggers.tracker import TrackerLogger, as_text, flat
+from seqrun.loggers.tracker import TrackerLogger, as_text, hyperparameters
 
 EVENT_FILE = "events.out.tfevents.seqrun"
 HEAD_RECORDS = 3
@@ -67,7 +67,7 @@ class TensorBoardLogger(TrackerLogger):
         version = self._event(wall_time=time.time(), file_version="brain.Event:2")
         self._records.write(version.SerializeToString())
         simple = (bool, int, float, str)
-        named = flat(run.config)
+        named = hyperparameters(run.config)
         self._add(hparams_pb({k: v if isinstance(v, simple) else str(v) for k, v in named.items()}))
         config = json.dumps(run.config, indent=2, ensure_ascii=False, default=str)
         self._add_text("config", f"```\n{config}\n```")

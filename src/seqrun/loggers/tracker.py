@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.records.checkpoint_checks import CheckpointError, check_whole
 from seqrun.checks import ConfigError, at_least, whole
+from seqrun.files import flatten
 from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.records.checkpoint_checks import CheckpointError, check_whole
 
 MAX_WAITING = 10_000
 """Calls that may wait for the client; a chunk of steps is one call."""
@@ -263,12 +264,6 @@ def as_text(metrics: Mapping[str, float | None]) -> str:
     return "\n".join(["| metric | value |", "| --- | --- |", *rows])
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value for nested plain data; lists stay as they are."""
-    named: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            named |= flat(value, f"{prefix}{key}.")
-        else:
-            named[f"{prefix}{key}"] = value
-    return named
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key -> value of a configuration; empty nodes are left out."""
+    return {key: value for key, value in flatten(config).items() if value != {}}

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from seqrun.records.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
 from seqrun.loggers.tracker import TrackerLogger
+from seqrun.records.checkpoint_checks import check_digits
 
 MODES = ("online", "offline", "disabled")
 ID_DIGITS = 8

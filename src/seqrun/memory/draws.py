@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 
-class Draw(IntEnum):
+class MemoryDraw(IntEnum):
     """What is drawn from the stream "memory": the first position of its generator."""
 
     SELECTION = 1

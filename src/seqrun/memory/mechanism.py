@@ -9,7 +9,7 @@ import numpy as np
 
 from seqrun.checks import ConfigError, one_of, whole
 from seqrun.dataset import Dataset
-from seqrun.memory.draws import Draw, distinct, reservoir_slots
+from seqrun.memory.draws import MemoryDraw, distinct, reservoir_slots
 from seqrun.memory.policies import (
     POLICIES,
     class_balanced_rows,
@@ -20,7 +20,7 @@ from seqrun.memory.policies import (
 )
 from seqrun.plan import RandomStreams
 
-Part = dict[str, np.ndarray]
+PlanArrays = dict[str, np.ndarray]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -119,12 +119,12 @@ class MemoryMechanism:
 
     def plan_epoch(
         self,
-        parts: list[Part],
+        parts: list[PlanArrays],
         streams: RandomStreams,
         task: int,
         epoch: int,
         batch_sizes: Mapping[str, int],
-    ) -> list[Part]:
+    ) -> list[PlanArrays]:
         """Add reads, and for a reservoir writes, to an epoch's plan; to be called epoch by epoch.
 
         A step reads before it writes. Each read draws without replacement, as many as there are
@@ -143,9 +143,9 @@ class MemoryMechanism:
             int32: the slot that each sample of the batch is written to, memory_size = none.
             Where two samples of a batch go to one slot, the later is written.
         """
-        writes = streams.generator("memory", Draw.WRITES, task, epoch)
+        writes = streams.generator("memory", MemoryDraw.WRITES, task, epoch)
         reads = {
-            name: streams.generator("memory", Draw.READS, task, epoch, number)
+            name: streams.generator("memory", MemoryDraw.READS, task, epoch, number)
             for number, name in enumerate(batch_sizes, 1)
         }
         writing = self.policy == "reservoir" and (epoch == 1 or self.observe == "every_epoch")
@@ -186,7 +186,7 @@ class MemoryMechanism:
             self._offered += first.size
         return slots
 
-    def _follow(self, piece: Part, reads: Mapping[str, int]) -> None:
+    def _follow(self, piece: PlanArrays, reads: Mapping[str, int]) -> None:
         """Go through the steps: find what is in each slot that is read, then write."""
         slots = [piece[f"{name}_slot"] for name in reads]
         rows = [np.empty_like(of_read) for of_read in slots]
@@ -229,7 +229,7 @@ class MemoryMechanism:
         """Return the rows of the task that are worth most, as many as may ever be kept."""
         most = self.capacity(1)
         y = self._pool.y[: self._num_current]
-        rng = streams.generator("memory", Draw.SELECTION, task)
+        rng = streams.generator("memory", MemoryDraw.SELECTION, task)
         if self.policy == "ring":
             return ring_rows(y, self._order)[:most]
         if self.policy == "class_balanced":

@@ -4,12 +4,12 @@
 form that a multirun ends in.
 """
 
-from seqrun.report.records import Collection, Experiment, collect, find
+from seqrun.report.records import Collection, ExperimentRuns, collect, find
 from seqrun.report.writing import summarise_directory, write_report, write_summary
 
 __all__ = [
     "Collection",
-    "Experiment",
+    "ExperimentRuns",
     "collect",
     "find",
     "summarise_directory",

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seqrun.report.records import TARGET, Experiment
 from seqrun.records.results import NAMES
+from seqrun.report.records import TARGET, ExperimentRuns
 
 ABSENT = "–"
 NOT_COLUMNS = ("backend",)
 """Keys that a column of the names shows already."""
 
 
-def varying_keys(experiments: Sequence[Experiment]) -> list[str]:
+def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
     """Return the dotted keys that are columns, in the order of the configurations.
 
     A key counts when experiments that have it differ in its value. Where only some have it, that
     follows from their algorithm or backbone and says nothing, unless all names are the same.
     """
     keys = dict.fromkeys(key for experiment in experiments for key in experiment.config)
-    same_names: dict[tuple[str, ...], list[Experiment]] = {}
+    same_names: dict[tuple[str, ...], list[ExperimentRuns]] = {}
     for experiment in experiments:
         names = tuple(experiment.names[name] for name in NAMES)
         same_names.setdefault(names, []).append(experiment)
@@ -39,7 +39,7 @@ def varying_keys(experiments: Sequence[Experiment]) -> list[str]:
     return [key for key in keys if varies(key)]
 
 
-def varying_names(experiments: Sequence[Experiment]) -> list[str]:
+def varying_names(experiments: Sequence[ExperimentRuns]) -> list[str]:
     """Return which of algo, benchmark, backbone, backend are columns: algo, and what varies."""
     return [
         name
@@ -57,18 +57,18 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     }
 
 
-def show(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """Return a value as YAML would be written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(show, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def labels(experiments: Sequence[Experiment]) -> dict[Experiment, str]:
+def labels(experiments: Sequence[ExperimentRuns]) -> dict[ExperimentRuns, str]:
     """Return a name for each experiment that tells it from the others: "ewc, lr=0.1"."""
     names = [name for name in varying_names(experiments) if name != "algo"]
     keys = varying_keys(experiments)
@@ -77,17 +77,17 @@ def labels(experiments: Sequence[Experiment]) -> dict[Experiment, str]:
     for experiment in experiments:
         own = [experiment.names["algo"], *(experiment.names[name] for name in names)]
         config = experiment.config
-        own += [f"{short[key]}={show(config[key])}" for key in keys if key in config]
+        own += [f"{short[key]}={yaml_text(config[key])}" for key in keys if key in config]
         found[experiment] = ", ".join(own)
     return found
 
 
-def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+def differing_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Return the keys that two configurations share and differ in: "lr: 0.1 | 0.01"."""
     shared = [key for key in first if key in second and not key.endswith(TARGET)]
     short = short_names(shared)
     return "; ".join(
-        f"{short[key]}: {show(first[key])} | {show(second[key])}"
+        f"{short[key]}: {yaml_text(first[key])} | {yaml_text(second[key])}"
         for key in shared
         if first[key] != second[key]
     )

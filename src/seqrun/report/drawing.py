@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from seqrun.evaluation.figures import curves_figure, matrices_figure, matrix_figure, png
 from seqrun.report.differences import labels
 from seqrun.report.pairing import score, streams, titles
-from seqrun.report.records import Experiment
+from seqrun.report.records import ExperimentRuns
 
 MAX_LINES = 8
 """Beyond, a figure of lines shows the best setting of each algorithm."""
@@ -31,10 +31,10 @@ class Drawing:
     name: str
     caption: str
     content: bytes
-    experiment: Experiment | None = None
+    experiment: ExperimentRuns | None = None
 
 
-def overview(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
+def overview(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
     """Draw, for each stream, the curves of its experiments and their matrices side by side."""
     groups = streams(experiments)
     names = Names()
@@ -57,7 +57,7 @@ def overview(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
         )
 
 
-def heat_maps(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
+def heat_maps(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
     """Draw the mean accuracy matrix of each experiment, of the first `MAX_HEAT_MAPS`."""
     named = labels(experiments)
     names = Names()
@@ -73,11 +73,11 @@ def heat_maps(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
         )
 
 
-def chosen(group: Sequence[Experiment]) -> tuple[list[Experiment], str]:
+def chosen(group: Sequence[ExperimentRuns]) -> tuple[list[ExperimentRuns], str]:
     """Return the experiments that one figure can show, best first, and in words which they are."""
     if len(group) <= MAX_LINES:
         return list(group), ""
-    best: dict[str, Experiment] = {}
+    best: dict[str, ExperimentRuns] = {}
     for experiment in sorted(group, key=score, reverse=True):
         best.setdefault(experiment.names["algo"], experiment)
     if len(best) == 1:

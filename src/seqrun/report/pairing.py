@@ -8,8 +8,8 @@ from itertools import combinations
 from typing import Any
 
 from seqrun.evaluation.metrics import summarise
-from seqrun.report.differences import between, short_names, show, varying_keys
-from seqrun.report.records import Experiment, makes_stream
+from seqrun.report.differences import differing_values, short_names, yaml_text, varying_keys
+from seqrun.report.records import ExperimentRuns, makes_stream
 
 METRICS = ("average_accuracy", "average_forgetting")
 MAX_ALL_PAIRS = 12
@@ -28,16 +28,16 @@ class Pair:
         config: in what their configurations differ.
     """
 
-    first: Experiment
-    second: Experiment
+    first: ExperimentRuns
+    second: ExperimentRuns
     seeds: tuple[int, ...]
     differences: dict[str, dict[str, Any]]
     config: str
 
 
-def streams(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+def streams(experiments: Sequence[ExperimentRuns]) -> list[list[ExperimentRuns]]:
     """Return the experiments with results by their stream, the best average accuracy first."""
-    groups: dict[str, list[Experiment]] = {}
+    groups: dict[str, list[ExperimentRuns]] = {}
     for experiment in experiments:
         if experiment.runs:
             groups.setdefault(experiment.stream, []).append(experiment)
@@ -46,7 +46,7 @@ def streams(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     return list(groups.values())
 
 
-def titles(groups: Sequence[Sequence[Experiment]]) -> list[str]:
+def titles(groups: Sequence[Sequence[ExperimentRuns]]) -> list[str]:
     """Return what the experiments of each stream have in common, and tells it from the others."""
     firsts = [group[0] for group in groups]
     keys = [key for key in varying_keys(firsts) if makes_stream(key)]
@@ -56,20 +56,21 @@ def titles(groups: Sequence[Sequence[Experiment]]) -> list[str]:
     for first in firsts:
         names = first.names
         parts = [f"{names['benchmark']}, {names['backbone']} ({names['backend']})"]
-        parts += [f"{short[key]}={show(first.config[key])}" for key in keys if key in first.config]
+        config = first.config
+        parts += [f"{short[key]}={yaml_text(config[key])}" for key in keys if key in config]
         parts += [f"{first.measured_on} data"] * (first.measured_on != "test")
         parts += [str(first.device)] * several
         found.append(", ".join(parts))
     return found
 
 
-def score(experiment: Experiment) -> float:
+def score(experiment: ExperimentRuns) -> float:
     """Return the mean average accuracy, for ranking; undefined is the lowest."""
     mean = experiment.summary["average_accuracy"]["mean"]
     return -1.0 if mean is None else mean
 
 
-def compare(group: Sequence[Experiment]) -> list[Pair]:
+def compare_pairs(group: Sequence[ExperimentRuns]) -> list[Pair]:
     """Return the pairs of experiments on one stream that have a seed in common.
 
     The interval of a paired difference is the one-sample t-interval of the differences seed by
@@ -85,7 +86,7 @@ def compare(group: Sequence[Experiment]) -> list[Pair]:
     return [pair for pair in found if pair.seeds]
 
 
-def compare_two(first: Experiment, second: Experiment) -> Pair:
+def compare_two(first: ExperimentRuns, second: ExperimentRuns) -> Pair:
     """Return the paired comparison of two experiments, first minus second."""
     seeds = tuple(seed for seed in first.runs if seed in second.runs)
     differences: list[dict[str, float | None]] = []
@@ -96,5 +97,5 @@ def compare_two(first: Experiment, second: Experiment) -> Pair:
             {m: None if None in (a, b) else a - b for m, (a, b) in both.items()}
         )
     return Pair(
-        first, second, seeds, summarise(differences), between(first.config, second.config)
+        first, second, seeds, summarise(differences), differing_values(first.config, second.config)
     )

@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 from seqrun.callbacks import OBSERVERS
-from seqrun.records.locks import is_locked
 from seqrun.evaluation.metrics import mean_matrix, summarise
+from seqrun.files import flatten
+from seqrun.records.locks import is_locked
 from seqrun.records.results import FILE, NAMES, RecordError, Results, RunRecord
 
 CONFIG_FILE = "config.yaml"
@@ -54,7 +55,7 @@ class Unfinished:
 
 
 @dataclass(kw_only=True, eq=False)
-class Experiment:
+class ExperimentRuns:
     """Runs that differ in nothing but their seed.
 
     Attributes:
@@ -109,7 +110,7 @@ class Collection:
         replaced: directories left out for a newer run of the same experiment and seed.
     """
 
-    experiments: list[Experiment]
+    experiments: list[ExperimentRuns]
     unreadable: list[str]
     replaced: list[Path]
 
@@ -136,7 +137,7 @@ def collect(directories: Sequence[Path]) -> Collection:
     Of several completed runs of one experiment and seed, the one written last counts.
     """
     collection = Collection(experiments=[], unreadable=[], replaced=[])
-    by_config: dict[str, list[Experiment]] = {}
+    by_config: dict[str, list[ExperimentRuns]] = {}
     found: list[tuple[float, Results]] = []
     for directory in directories:
         try:
@@ -147,13 +148,13 @@ def collect(directories: Sequence[Path]) -> Collection:
     # Newer ones first; those whose device is not known yet come last, to join the others.
     found.sort(key=lambda pair: (pair[1].environment.get("device") is None, -pair[0]))
     for _, results in found:
-        config = comparable(read_config(results.directory)) or {"config_hash": results.config_hash}
+        config = comparable(saved_config(results.directory)) or {"config_hash": results.config_hash}
         names = {key: str(results.name[key]) for key in NAMES}
         device = results.environment.get("device")
         same = by_config.setdefault(_key([names, results.measured_on, config]), [])
         experiment = next((e for e in same if device in (None, e.device)), None)
         if experiment is None:
-            experiment = Experiment(
+            experiment = ExperimentRuns(
                 names=names, measured_on=results.measured_on, device=device, config=config
             )
             same.append(experiment)
@@ -171,7 +172,7 @@ def collect(directories: Sequence[Path]) -> Collection:
     return collection
 
 
-def _add(results: Results, experiment: Experiment, collection: Collection) -> None:
+def _add(results: Results, experiment: ExperimentRuns, collection: Collection) -> None:
     done = [run for run in results.runs if run.completed or results.status == "completed"]
     for run in done:
         if run.seed not in experiment.runs:
@@ -195,7 +196,7 @@ def _add(results: Results, experiment: Experiment, collection: Collection) -> No
     )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def saved_config(directory: Path) -> dict[str, Any]:
     """Return a run's configuration as plain data; {} if there is none that can be read."""
     try:
         config = yaml.safe_load((directory / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -211,7 +212,7 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         node = kept.get(group)
         if isinstance(node, Mapping):
             kept[group] = {k: v for k, v in node.items() if not dropped(k, v)}
-    return _flat(kept)
+    return {key: _whole_floats_as_int(value) for key, value in flatten(kept).items()}
 
 
 def makes_stream(key: str) -> bool:
@@ -229,20 +230,10 @@ def _is_place(name: str, value: Any) -> bool:
     return name == "data_dir"
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = _canonical(value)
-    return flat
-
-
-def _canonical(value: Any) -> Any:
+def _whole_floats_as_int(value: Any) -> Any:
     """Return `value` with whole floats as integers: 1 and 1.0 make the same run."""
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return [_whole_floats_as_int(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

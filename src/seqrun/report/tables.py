@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqrun.evaluation.metrics import half_width
+from seqrun.evaluation.text import metric_label, percent
 from seqrun.report.differences import (
     ABSENT,
     labels,
     short_names,
-    show,
+    yaml_text,
     varying_keys,
     varying_names,
 )
 from seqrun.report.pairing import METRICS, Pair
-from seqrun.report.records import Collection, Experiment
+from seqrun.report.records import Collection, ExperimentRuns
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"} | {ABSENT: "--", "<": r"\textless{}"}
@@ -60,36 +62,27 @@ class Table:
 def text(value: Any) -> Cell:
     """Return the cell of a configuration's value or a name."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Cell(show(value), float(value) if number else show(value))
+    return Cell(yaml_text(value), float(value) if number else yaml_text(value))
 
 
 def percentage(summary: Mapping[str, Any] | None, *, signed: bool = False) -> Cell:
     """Return the cell "mean ± half width of the 95 % interval", in percent."""
     if summary is None or summary["mean"] is None:
         return Cell(ABSENT, None)
-    mean = round(100 * summary["mean"], 1) + 0.0  # never -0.0
-    shown = f"{mean:+.1f}" if signed else f"{mean:.1f}"
-    if summary["ci95"] is None:
-        return Cell(shown, 100 * summary["mean"])
-    half = 100 * (summary["ci95"][1] - summary["mean"])
-    return Cell(f"{shown} ± {half:.1f}", 100 * summary["mean"], half)
+    mean, half = summary["mean"], half_width(summary)
+    shown = percent(mean, half, signed=signed)
+    return Cell(shown, 100 * mean, None if half is None else 100 * half)
 
 
-def metric_names(experiments: Sequence[Experiment]) -> list[str]:
+def metrics_of(experiments: Sequence[ExperimentRuns]) -> list[str]:
     """Return every metric that some experiment has."""
     return list(dict.fromkeys(name for e in experiments for name in e.summary))
 
 
-def label(metric: str) -> str:
-    """Return a metric's name for people."""
-    aware = metric.endswith("_task_aware")
-    return metric.removesuffix("_task_aware").replace("_", " ") + (", task given" * aware)
-
-
-def results_table(experiments: Sequence[Experiment]) -> Table:
+def results_table(experiments: Sequence[ExperimentRuns]) -> Table:
     """Return one row per experiment: names, what its configuration differs in, seeds, metrics."""
     names, keys = varying_names(experiments), varying_keys(experiments)
-    metrics = metric_names(experiments)
+    metrics = metrics_of(experiments)
     short = short_names(keys)
     rows = []
     for experiment in experiments:
@@ -100,13 +93,13 @@ def results_table(experiments: Sequence[Experiment]) -> Table:
         row += [percentage(experiment.summary.get(metric)) for metric in metrics]
         rows.append(row)
     return Table(
-        header=[*names, *short.values(), "seeds", *(f"{label(m)} (%)" for m in metrics)],
+        header=[*names, *short.values(), "seeds", *(f"{metric_label(m)} (%)" for m in metrics)],
         rows=rows,
         keys=[""] * len(names) + keys + [""] * (1 + len(metrics)),
     )
 
 
-def pairs_table(pairs: Sequence[Pair], group: Sequence[Experiment]) -> Table:
+def pairs_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table:
     """Return one row per pair of a stream's experiments: first minus second, common seeds."""
     named = labels(group)
     rows = [
@@ -119,11 +112,12 @@ def pairs_table(pairs: Sequence[Pair], group: Sequence[Experiment]) -> Table:
         ]
         for pair in pairs
     ]
-    header = ["first", "second", "seeds", *(f"difference of {label(m)} (points)" for m in METRICS)]
+    names = [f"difference of {metric_label(m)} (points)" for m in METRICS]
+    header = ["first", "second", "seeds", *names]
     return Table([*header, "differ in (first | second)"], rows, [""] * 6)
 
 
-def matrix_table(pairs: Sequence[Pair], group: Sequence[Experiment]) -> Table:
+def matrix_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table:
     """Return average accuracy of the row minus that of the column, over common seeds."""
     named = labels(group)
     found = {(pair.first, pair.second): pair.differences["average_accuracy"] for pair in pairs}
@@ -163,13 +157,13 @@ def unfinished_table(collection: Collection, out: Path) -> Table:
 # ---- forms
 
 
-def to_csv(experiments: Sequence[Experiment], out: Path) -> str:
+def to_csv(experiments: Sequence[ExperimentRuns], out: Path) -> str:
     """Return every experiment with full precision: fractions, not percent; empty = undefined.
 
     There is no clock in it and directories are relative to `out`, so that the same experiments
     give the same bytes.
     """
-    keys, metrics = varying_keys(experiments), metric_names(experiments)
+    keys, metrics = varying_keys(experiments), metrics_of(experiments)
     columns = ["algo", "benchmark", "backbone", "backend", *keys]
     columns += ["measured_on", "device", "completed_seeds", "unfinished_seeds"]
     parts = ("mean", "std", "ci95_low", "ci95_high", "n")
@@ -180,7 +174,7 @@ def to_csv(experiments: Sequence[Experiment], out: Path) -> str:
     writer.writerow(columns)
     for experiment in experiments:
         row = [experiment.names[name] for name in columns[:4]]
-        row += [show(experiment.config[k]) if k in experiment.config else "" for k in keys]
+        row += [yaml_text(experiment.config[k]) if k in experiment.config else "" for k in keys]
         row += [experiment.measured_on, experiment.device or ""]
         row.append(" ".join(map(str, experiment.runs)))
         unfinished = [seed for entry in experiment.unfinished for seed in entry.seeds]

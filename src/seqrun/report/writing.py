@@ -7,8 +7,9 @@ from pathlib import Path
 
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
+from seqrun.records.results import FILE
 from seqrun.report.drawing import Drawing, heat_maps, overview
-from seqrun.report.pairing import MAX_ALL_PAIRS, compare, streams, titles
+from seqrun.report.pairing import MAX_ALL_PAIRS, compare_pairs, streams, titles
 from seqrun.report.records import Collection, collect, find
 from seqrun.report.tables import (
     matrix_table,
@@ -20,7 +21,6 @@ from seqrun.report.tables import (
     unfinished_table,
 )
 from seqrun.report.words import PAIRED, UNITS, counts
-from seqrun.records.results import FILE
 
 FIGURES = "figures"
 
@@ -50,7 +50,7 @@ def write_report(roots: Sequence[Path], out: Path) -> Collection:
     Raises:
         ConfigError: there are no runs, or `out` is itself a run directory.
     """
-    from seqrun.report.page import page
+    from seqrun.report.page import html_page
 
     if (out / FILE).exists():
         raise ConfigError(f"--out={out}: must be a directory that is no run's own")
@@ -63,7 +63,7 @@ def write_report(roots: Sequence[Path], out: Path) -> Collection:
     drawings = [*overview(collection.experiments), *heat_maps(collection.experiments)]
     _write_tables(collection, out, drawings)
     write_atomically(out / "summary.tex", latex(collection))
-    write_atomically(out / "index.html", page(collection, drawings, out))
+    write_atomically(out / "index.html", html_page(collection, drawings, out))
     return collection
 
 
@@ -100,7 +100,7 @@ def _compared(collection: Collection) -> list[str]:
     lines: list[str] = []
     groups = streams(collection.experiments)
     for group, title in zip(groups, titles(groups), strict=True):
-        pairs = compare(group)
+        pairs = compare_pairs(group)
         if pairs:
             lines += [f"### {title}", "", to_markdown(pairs_table(pairs, group))]
             if 2 < len(group) <= MAX_ALL_PAIRS:
@@ -115,7 +115,7 @@ def latex(collection: Collection) -> str:
     if collection.experiments:
         parts.append(to_latex(results_table(collection.experiments)))
     for group in streams(collection.experiments):
-        pairs = compare(group)
+        pairs = compare_pairs(group)
         if pairs:
             parts += [f"% {PAIRED}", to_latex(pairs_table(pairs, group))]
     return "\n".join(parts)

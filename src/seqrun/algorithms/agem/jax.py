@@ -15,7 +15,7 @@ from seqrun.algorithms.agem import AGEMOptions
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.training.step import Step
 from seqrun.formulas.jax import allow_classes, cross_entropy
-from seqrun.formulas.layers.jax import Layers, dense_gradient, dense_product, through_layers
+from seqrun.formulas.layers.jax import LayerTrace, dense_gradient, dense_product, through_layers
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,7 +49,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
                 lambda: gradient,
             )
 
-    def _layers(self, step: Step, loss: Callable[[dict[str, Array]], Array]) -> Layers | None:
+    def _layers(self, step: Step, loss: Callable[[dict[str, Array]], Array]) -> LayerTrace | None:
         """Return what a loss makes of the layers, if all are dense.
 
         A child may have another gradient than that of its loss, and so may a network with

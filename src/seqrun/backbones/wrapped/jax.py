@@ -181,7 +181,7 @@ class _Instance(Wrapped):
         return self.module
 
 
-def wrap(
+def wrap_module(
     module: nn.Module | nnx.Module,
     *,
     features: int | None = None,

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from seqrun.formulas.parameters.torch import canonical_names
 from seqrun.backbones.wrapped import BODY, WrappedOptions
 from seqrun.checks import ConfigError
+from seqrun.formulas.parameters.torch import canonical_names
 
 
 class WrappedModule(nn.Module):
@@ -101,7 +101,7 @@ class _Instance(Wrapped):
         return copy.deepcopy(self.module)
 
 
-def wrap(
+def wrap_module(
     module: nn.Module,
     *,
     features: int | None = None,

@@ -43,7 +43,7 @@ class BatchNorm(nn.Module):
         return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
 
 
-class Layers(NamedTuple):
+class LayerTrace(NamedTuple):
     """What a loss over a batch of N made of a network's layers, each by its path.
 
     Attributes:
@@ -59,7 +59,7 @@ class Layers(NamedTuple):
 
 def through_layers(
     kinds: tuple[type, ...], params: Arrays, loss: Callable[[Arrays], Array]
-) -> Layers | None:
+) -> LayerTrace | None:
     """Return inputs and derivatives of the layers of some kinds.
 
     Args:
@@ -130,10 +130,10 @@ def through_layers(
 
     taps = {path: jnp.zeros_like(outputs[0]) for path, (_, outputs) in shapes.items()}
     deltas, inputs = jax.grad(total, has_aux=True)(taps)
-    return Layers(layers, inputs, deltas)
+    return LayerTrace(layers, inputs, deltas)
 
 
-def dense_gradient(found: Layers) -> Arrays:
+def dense_gradient(found: LayerTrace) -> Arrays:
     """Return the gradient of a network of dense layers, by canonical name."""
     gradient: Arrays = {}
     for path, layer in found.layers.items():
@@ -144,7 +144,7 @@ def dense_gradient(found: Layers) -> Arrays:
     return gradient
 
 
-def dense_product(one: Layers, other: Layers) -> Array:
+def dense_product(one: LayerTrace, other: LayerTrace) -> Array:
     """Return the inner product of two gradients of a network of dense layers, making neither."""
     terms = []
     for path, layer in one.layers.items():

@@ -164,7 +164,7 @@ class _Taps:
         self.params, _ = canonical_names(module)
         self._names = {id(p): name for name, p in self.params.items()}
         self.power = power
-        self.sums = {name: _zeros(p) for name, p in self.params.items()}
+        self.sums = {name: _zero_sums(p) for name, p in self.params.items()}
 
     def __enter__(self) -> None:
         self.first_edges: list[GradientEdge] = []
@@ -216,7 +216,7 @@ def _has_rule(layer: nn.Module) -> bool:
     return type(layer) in _RULES
 
 
-def _zeros(parameter: Tensor) -> Tensor:
+def _zero_sums(parameter: Tensor) -> Tensor:
     layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
     return torch.zeros_like(parameter, memory_format=layout, requires_grad=False)
 
