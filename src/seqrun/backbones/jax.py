@@ -69,4 +69,4 @@ class MLP(MLPOptions):
 def normalised_inputs(x: Array, mean: ArrayLike | None, std: ArrayLike | None) -> Array:
     """Map uint8 images to float32 network inputs: (x / 255 - mean) / std."""
     x = x.astype(jnp.float32) / 255
-    return x if mean is None else (x - mean) / std
+    return x if mean is None or std is None else (x - mean) / std

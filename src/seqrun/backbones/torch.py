@@ -77,4 +77,4 @@ class Encoder(nn.Module):
 def normalised_inputs(x: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
     """Map uint8 images to float32 network inputs: (x / 255 - mean) / std."""
     x = x.to(torch.float32) / 255
-    return x if mean is None else (x - mean) / std
+    return x if mean is None or std is None else (x - mean) / std

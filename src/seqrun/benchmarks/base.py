@@ -89,14 +89,14 @@ class BaseBenchmark:
     horizontal_flip: bool = False
     data_dir: str | Path | None = None
 
-    num_classes: int | None = field(init=False, default=None)
-    input_shape: tuple[int, int, int] | None = field(init=False, default=None)
     transform: Transform = field(init=False, default=Transform())
     class_mask: np.ndarray | None = field(init=False, default=None, repr=False)
+    source: ImageSource | None = field(init=False, default=None, repr=False)
+    _num_classes: int | None = field(init=False, default=None, repr=False)
+    _input_shape: tuple[int, int, int] | None = field(init=False, default=None, repr=False)
 
     name: ClassVar[str] = "base"
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
-    source: ClassVar[ImageSource | None] = None
     softmax_over = "seen"
 
     def __post_init__(self) -> None:
@@ -123,11 +123,57 @@ class BaseBenchmark:
                     f"benchmark.pad_to={self.pad_to!r}: must be null, since this benchmark makes "
                     "its own images"
                 )
-            whole("benchmark.pad_to", self.pad_to, max(self.input_shape[:2]))
-            self.input_shape = (self.pad_to, self.pad_to, self.input_shape[2])
+            height, width, channels = self.source.input_shape
+            whole("benchmark.pad_to", self.pad_to, max(height, width))
+            self.input_shape = (self.pad_to, self.pad_to, channels)
         self.transform = stated_transform(self.normalize, self.mean, self.std, self.source)
-        if self.input_shape is not None:
+        if self.knows("input_shape"):
             self._check_shape(self.input_shape)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the network.
+
+        Raises:
+            RuntimeError: the benchmark takes it from its data, which `prepare` loads.
+        """
+        return _stated("num_classes", self._num_classes)
+
+    @num_classes.setter
+    def num_classes(self, number: int) -> None:
+        self._num_classes = number
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images.
+
+        Raises:
+            RuntimeError: the benchmark takes it from its data, which `prepare` loads.
+        """
+        return _stated("input_shape", self._input_shape)
+
+    @input_shape.setter
+    def input_shape(self, shape: tuple[int, int, int]) -> None:
+        self._input_shape = shape
+
+    def knows(self, name: str) -> bool:
+        """Return whether "num_classes" or "input_shape" is known already, before `prepare`."""
+        try:
+            getattr(self, name)
+        except RuntimeError:
+            return False
+        return True
+
+    @property
+    def image_source(self) -> ImageSource:
+        """The source of the images.
+
+        Raises:
+            RuntimeError: the benchmark makes its own images.
+        """
+        if self.source is None:
+            raise RuntimeError(f"benchmark {self.name} has no source: it makes its own images")
+        return self.source
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return the training and the test data of every task: task (1-based) -> Dataset.
@@ -139,7 +185,7 @@ class BaseBenchmark:
 
     def load_images(self) -> RawImages:
         """Load the source's images, and measure their mean and deviation if it states none."""
-        raw = self.source.load(self.data_dir)
+        raw = self.image_source.load(self.data_dir)
         if self.normalize and self.transform.mean is None:
             self.transform = measured_of(self.data_checksum(), raw.x_train)
         return raw
@@ -307,15 +353,15 @@ class BaseBenchmark:
 
         The test data take part in it only if they are what results are measured on.
         """
-        if self.input_shape is None:
+        if not self.knows("input_shape"):
             self.input_shape = read_rows(self._train, 1, slice(1)).x.shape[1:]
             self._check_shape(self.input_shape)
         unstated_mask = self.class_mask is None and self.scenario != "domain"
-        if self.num_classes is None or unstated_mask:
+        if unstated_mask or not self.knows("num_classes"):
             tasks = range(1, self.num_tasks + 1)
             parts = [self._train] if self.validation_fraction else [self._train, self._test]
             labels = [np.unique(np.concatenate([p[t].y for p in parts])).astype(int) for t in tasks]
-            if self.num_classes is None:
+            if not self.knows("num_classes"):
                 self.num_classes = 1 + max(int(seen.max()) for seen in labels)
             if unstated_mask:
                 self.class_mask = np.zeros((self.num_tasks, self.num_classes), bool)
@@ -329,6 +375,13 @@ class BaseBenchmark:
                 f"benchmark: class_mask has shape {self.class_mask.shape}, must have "
                 f"{(self.num_tasks, self.num_classes)}"
             )
+
+
+def _stated(name: str, value: Any) -> Any:
+    """Return a value that is known, or raise RuntimeError."""
+    if value is None:
+        raise RuntimeError(f"benchmark.{name} is not known before prepare(streams)")
+    return value
 
 
 def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:

@@ -55,7 +55,7 @@ class SplitImageFolder(Split):
         if self.image_size is not None:
             whole("benchmark.image_size", self.image_size, 1)
         path = given_path(self.path, "the folder or zip archive with train/ and test/")
-        self.source = image_folder_source(path, self.image_size)  # type: ignore[misc]
+        self.source = image_folder_source(path, self.image_size)
         super().__post_init__()
 
 

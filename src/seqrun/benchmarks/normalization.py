@@ -48,7 +48,7 @@ def stated_transform(
     for key, other in (("mean", std), ("std", mean)):
         if given[key] is None and other is not None:
             raise ConfigError(f"benchmark.{key}=None: must be given with benchmark.mean or .std")
-    if mean is not None:
+    if mean is not None and std is not None:
         return Transform(tuple(mean), tuple(std))
     if source is None:
         raise ConfigError(

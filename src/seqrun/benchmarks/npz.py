@@ -67,7 +67,7 @@ class SplitNPZ(Split):
     def __post_init__(self) -> None:
         """Read the headers and the labels and check the arguments."""
         path = given_path(self.path, "a .npz file with x_train, y_train, x_test, y_test")
-        self.source = npz_source(path)  # type: ignore[misc]
+        self.source = npz_source(path)
         super().__post_init__()
 
 

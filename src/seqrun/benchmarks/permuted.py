@@ -38,7 +38,7 @@ class Permuted(BaseBenchmark):
         """Check the arguments."""
         super().__post_init__()
         boolean("benchmark.first_task_identity", self.first_task_identity)
-        self._check_sizes([sum(self.source.train_counts)])
+        self._check_sizes([sum(self.image_source.train_counts)])
 
     def permutation(self, t: int) -> np.ndarray:
         """Return the permutation of task t (1-based), (H * W * C,) over an image's flat values."""

@@ -58,7 +58,7 @@ class Rotated(BaseBenchmark):
                 raise ConfigError(
                     f"{key}: must be null beside benchmark.angles, which are used as they are"
                 )
-        self._check_sizes([sum(self.source.train_counts)])
+        self._check_sizes([sum(self.image_source.train_counts)])
 
     def angle(self, t: int) -> float:
         """Return the degrees that task t (1-based) is rotated by."""

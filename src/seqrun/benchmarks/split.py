@@ -51,8 +51,8 @@ class Split(BaseBenchmark):
         """Check the arguments."""
         super().__post_init__()
         one_of("benchmark.softmax_over", self.softmax_over, ("seen", "all"))
-        self._check_class_order(self.source.num_classes)
-        self.class_counts = self._class_counts(self.source.num_classes)
+        self._check_class_order(self.image_source.num_classes)
+        self.class_counts = self._class_counts(self.image_source.num_classes)
         domain = self.scenario == "domain"
         self.num_classes = max(self.class_counts) if domain else sum(self.class_counts)
         self._check_sizes(self._smallest_tasks())
@@ -113,7 +113,7 @@ class Split(BaseBenchmark):
 
     def _smallest_tasks(self) -> list[int]:
         """Return the training samples of each task, or the fewest that chance could give it."""
-        counts = np.asarray(self.source.train_counts)
+        counts = np.asarray(self.image_source.train_counts)
         if self.class_order == "random" and self.class_order_seed is None:
             smallest = np.sort(counts)
             return [int(smallest[:number].sum()) for number in self.class_counts]
@@ -122,7 +122,7 @@ class Split(BaseBenchmark):
 
     def ordered_classes(self) -> np.ndarray:
         """Return the source's classes in the order of the stream, (classes,) int."""
-        classes = self.source.num_classes
+        classes = self.image_source.num_classes
         if self.class_order is None:
             return np.arange(classes)
         if self.class_order == "random":

@@ -93,7 +93,20 @@ class MemoryMechanism:
 
     def capacity(self, num_tasks: int) -> int:
         """Return the most samples that may be stored after `num_tasks` tasks."""
-        return self.memory_size or self.per_task_memory_samples * num_tasks
+        if self.per_task_memory_samples is not None:
+            return self.per_task_memory_samples * num_tasks
+        return self.total_size
+
+    @property
+    def total_size(self) -> int:
+        """memory_size, of a memory that all tasks share.
+
+        Raises:
+            ValueError: each task has its own samples.
+        """
+        if self.memory_size is None:
+            raise ValueError("memory_size is None: the memory has per_task_memory_samples")
+        return self.memory_size
 
     # ---- a task
 
@@ -172,16 +185,16 @@ class MemoryMechanism:
         if self.policy != "reservoir":
             return np.full(steps, self.filled)
         batches = -(-np.arange(steps) // self.glances)  # those offered before each step
-        return np.minimum(self._offered + offered_per_step * batches, self.memory_size)
+        return np.minimum(self._offered + offered_per_step * batches, self.total_size)
 
     def _write_slots(
         self, steps: int, width: int, writing: bool, rng: np.random.Generator
     ) -> np.ndarray:
         """Return the (steps, width) slots that an epoch's samples are offered."""
-        slots = np.full((steps, width), self.memory_size, np.int32)
+        slots = np.full((steps, width), self.total_size, np.int32)
         if writing:
             first = slots[:: self.glances]
-            drawn = reservoir_slots(self._offered, first.size, self.memory_size, rng)
+            drawn = reservoir_slots(self._offered, first.size, self.total_size, rng)
             first[:] = drawn.reshape(first.shape)
             self._offered += first.size
         return slots
@@ -199,7 +212,7 @@ class MemoryMechanism:
             if writes is not None:
                 to = writes[s]
                 winner[to] = place  # NumPy keeps the last
-                to[winner[to] != place] = self.memory_size
+                to[winner[to] != place] = self.total_size
                 self._occupant[to] = index
         piece.update(zip(reads, rows, strict=True))
 
@@ -215,7 +228,7 @@ class MemoryMechanism:
         """
         if self.policy == "reservoir":
             self.seen = self._offered
-            rows = self._occupant[: min(self.seen, self.memory_size)]
+            rows = self._occupant[: min(self.seen, self.total_size)]
             self.data = self._pool.rows(rows)
             return
         added = self._pool.rows(self._selected(task, streams, features))
@@ -247,7 +260,7 @@ class MemoryMechanism:
         by_class = self.policy == "herding"
         groups = joined.t * (1 + int(joined.y.max())) + joined.y if by_class else joined.t
         _, group = np.unique(groups, return_inverse=True)
-        share, rest = divmod(self.memory_size, int(group.max()) + 1)
+        share, rest = divmod(self.total_size, int(group.max()) + 1)
         room = share if by_class else share + (group < rest)
         return np.flatnonzero(rank_in_group(group) < room)
 

@@ -48,7 +48,8 @@ def overview(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
             f"Average accuracy on the tasks seen{bands}: {title}{which}",
             png(curves_figure(curves, title)),
         )
-        panels = {named[e]: e.mean_matrix for e in shown[:MAX_PANELS]}
+        means = {named[e]: e.mean_matrix for e in shown[:MAX_PANELS]}
+        panels = {name: matrix for name, matrix in means.items() if matrix is not None}
         best = f", the best {MAX_PANELS}" if len(shown) > MAX_PANELS else ""
         yield Drawing(
             names.new("matrices", group[0].names["benchmark"], group[0].names["backend"]),
@@ -61,9 +62,9 @@ def heat_maps(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
     """Draw the mean accuracy matrix of each experiment, of the first `MAX_HEAT_MAPS`."""
     named = labels(experiments)
     names = Names()
-    for experiment in [e for e in experiments if e.runs][:MAX_HEAT_MAPS]:
-        matrix = experiment.mean_matrix
-        assert matrix is not None  # it has runs
+    means = [(e, e.mean_matrix) for e in experiments]
+    measured = [(e, matrix) for e, matrix in means if matrix is not None]
+    for experiment, matrix in measured[:MAX_HEAT_MAPS]:
         several = f", mean of {len(experiment.runs)} seeds" if len(experiment.runs) > 1 else ""
         yield Drawing(
             names.new("matrix", named[experiment], experiment.names["benchmark"]),

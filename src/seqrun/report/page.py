@@ -118,8 +118,10 @@ def _seeds(experiment: ExperimentRuns, out: Path) -> Table:
             row.append(percentage({"mean": run.metrics.get(metric), "ci95": None}))
         for key in ("train_seconds", "steps_per_second"):
             value = run.timing.get(key)
-            known = isinstance(value, (int, float))
-            row.append(Cell(f"{value:.1f}", float(value)) if known else Cell(ABSENT, None))
+            if isinstance(value, (int, float)):
+                row.append(Cell(f"{value:.1f}", float(value)))
+            else:
+                row.append(Cell(ABSENT, None))
         rows.append([*row, text(os.path.relpath(experiment.directories[seed], out))])
     names = [f"{metric_label(m)} (%)" for m in metrics]
     header = ["seed", *names, "training (s)", "steps per second"]

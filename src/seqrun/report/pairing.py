@@ -92,10 +92,11 @@ def compare_two(first: ExperimentRuns, second: ExperimentRuns) -> Pair:
     differences: list[dict[str, float | None]] = []
     for seed in seeds:
         one, other = first.runs[seed].metrics, second.runs[seed].metrics
-        both = {m: (one.get(m), other.get(m)) for m in METRICS}
-        differences.append(
-            {m: None if None in (a, b) else a - b for m, (a, b) in both.items()}
-        )
+        differences.append({m: _difference(one.get(m), other.get(m)) for m in METRICS})
     return Pair(
         first, second, seeds, summarise(differences), differing_values(first.config, second.config)
     )
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second

@@ -112,7 +112,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
                 f"benchmark.scenario={self.benchmark.scenario!r}: must be "
                 f"{' or '.join(self.scenarios)} with algo={self.name}, {self.scenarios_reason}"
             )
-        if self.benchmark.input_shape is not None:  # else it is known after `prepare`
+        if self.benchmark.knows("input_shape"):  # else it is known after `prepare`
             self.backbone.check_input(self.benchmark.input_shape)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.num_threads is not None:
