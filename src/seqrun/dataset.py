@@ -1,4 +1,4 @@
-"""Dataset: samples as arrays, the form in which every part hands them on."""
+"""Dataset: labelled samples as arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALL_ROWS = slice(None)
 
 
 class Dataset(NamedTuple):
-    """Samples in memory.
+    """Labelled samples in memory.
 
     Attributes:
         x: (N, H, W, C) uint8 images.

@@ -707,7 +707,7 @@ def steps_of(backend: str, name: str, gradients: list[float], **options: Any) ->
     params = of(backend, {"w": np.float32([1.0])})
     state, path = optimizer.init(params), []
     for g in gradients:
-        hyper = optimizer.hyper()
+        hyper = optimizer.hparams()
         params, state = optimizer.update(of(backend, {"w": np.float32([g])}), state, params, hyper)
         path.append(float(numbers(params["w"])[0]))
     return path

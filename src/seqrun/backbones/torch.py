@@ -62,7 +62,7 @@ class MLP(MLPOptions):
 
 
 class Encoder(nn.Module):
-    """A module's `encode` as a module, so that torch.func.functional_call can reach it."""
+    """Wrap a module's `encode` as a module, for torch.func.functional_call."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Benchmarks: streams of tasks as arrays, each a recipe that a run prepares."""
+"""Benchmarks: recipes for streams of tasks, which a run prepares as arrays."""
 
 from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.benchmarks.cifar import SplitCIFAR10, SplitCIFAR100

@@ -21,7 +21,7 @@ SPLITS = ("train", "test")
 
 
 class Listing(NamedTuple):
-    """Names of a split's images, by class and name, and their classes (N,) int32."""
+    """Names of a split's images, sorted by class and name, and their classes (N,) int32."""
 
     names: tuple[str, ...]
     labels: np.ndarray
@@ -31,18 +31,18 @@ class Listing(NamedTuple):
 class SplitImageFolder(Split):
     """Split's stream over a folder or zip archive with train/<class>/ and test/<class>/.
 
-    Classes are numbered in the order of their sorted names. Images are JPEG or PNG, all of one
-    size unless `image_size` is given; grey ones become RGB. They are decoded once, into a folder
-    `.seqrun` beside them or, if that cannot be written, into $XDG_CACHE_HOME/seqrun.
+    Classes are numbered by their sorted names. Images are JPEG or PNG, all of the same size unless
+    `image_size` is given; grey ones become RGB. They are decoded once, into a folder `.seqrun`
+    beside them or, if that is not writable, into $XDG_CACHE_HOME/seqrun.
 
     Args:
         path: the folder or the archive.
-        image_size: side that all images are resized to; None = as they are.
+        image_size: resize all images to squares with this side; None = no resizing.
 
     See Split for the others.
 
     Raises:
-        ConfigError: no such path, another layout, a class without images in one of the two.
+        ConfigError: no such path, a wrong layout, or a class without images in train/ or test/.
     """
 
     path: str | Path | None = None
@@ -71,7 +71,7 @@ def image_folder_source(path: Path, image_size: int | None = None) -> ImageSourc
 def _archive_source(
     path: Path, when: tuple[int, int, int], image_size: int | None, where: str
 ) -> ImageSource:
-    """List an archive once, as long as it is not written anew: a run makes its parts repeatedly."""
+    """List an archive once unless it is rewritten: a run builds its parts several times."""
     return _image_source(zip_files(path, where), path.parent, image_size, where)
 
 

@@ -1,4 +1,4 @@
-"""Permuted Digits and Permuted MNIST: every task shuffles the pixels in its own way."""
+"""Permuted Digits and Permuted MNIST: every task permutes the pixels differently."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from seqrun.dataset import Dataset
 
 @dataclass(kw_only=True, eq=False)
 class Permuted(BaseBenchmark):
-    """Put pixel permutation_t[i] of every image in place i in task t.
+    """Move pixel permutation_t[i] of every image to position i in task t.
 
     Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting, 2013 (1312.6211);
-    Kirkpatrick et al., 2017 (1612.00796). Images that `pad_to` pads are padded first, so that the
-    padding is permuted with the rest.
+    Kirkpatrick et al., 2017 (1612.00796). With `pad_to` images are padded first, so that the
+    padding is permuted too.
 
     Args:
-        first_task_identity: leave task 1 as it is.
+        first_task_identity: do not permute task 1.
 
     See BaseBenchmark for the others.
     """
@@ -41,7 +41,7 @@ class Permuted(BaseBenchmark):
         self._check_sizes([sum(self.image_source.train_counts)])
 
     def permutation(self, t: int) -> np.ndarray:
-        """Return the permutation of task t (1-based), (H * W * C,) over an image's flat values."""
+        """Return the permutation of task t (1-based), (H * W * C,), of an image's flat values."""
         values = int(np.prod(self.input_shape))
         if t == 1 and self.first_task_identity:
             return np.arange(values)

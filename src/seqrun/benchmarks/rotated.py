@@ -1,4 +1,4 @@
-"""Rotated Digits and Rotated MNIST: every task turns the same images by its own angle."""
+"""Rotated Digits and Rotated MNIST: every task rotates the same images by another angle."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from seqrun.dataset import Dataset
 
 @dataclass(kw_only=True, eq=False)
 class Rotated(BaseBenchmark):
-    """Turn all images counter-clockwise by (t - 1) * per_task_rotation + d_t degrees in task t.
+    """Rotate images counter-clockwise by (t - 1) * per_task_rotation + d_t degrees in task t.
 
-    d_t is 0, or is drawn from U(random_rotation), independently for each task; training and test
-    images of a task are turned alike. Lopez-Paz and Ranzato, Gradient Episodic Memory for
+    d_t is 0, or drawn from U(random_rotation) independently for each task; training and test images
+    of a task are rotated by the same angle. Lopez-Paz and Ranzato, Gradient Episodic Memory for
     Continual Learning, 2017 (1706.08840); fixed angles as Mirzadeh et al., 2020 (2010.04495).
-    Images that `pad_to` pads are padded first, so that their corners may turn into the padding.
+    With `pad_to` images are padded first, so that corners may rotate into the padding.
 
     Args:
         per_task_rotation: degrees, any finite number.
         random_rotation: [low, high] degrees, low < high; None = d_t = 0.
-        angles: degrees of each task, in place of both.
-        interpolation: "bilinear" or "nearest", as PIL's, to the bit.
+        angles: degrees of each task, instead of both.
+        interpolation: "bilinear" or "nearest", identical to PIL's to the bit.
 
     See BaseBenchmark for the others.
     """

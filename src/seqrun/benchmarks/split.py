@@ -1,4 +1,4 @@
-"""Split Digits and Split MNIST: every task brings its own classes."""
+"""Split Digits and Split MNIST: every task has its own classes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from seqrun.plan import RandomStreams
 
 @dataclass(kw_only=True, eq=False)
 class Split(BaseBenchmark):
-    """Give every task classes of its own, the next ones of `class_order`.
+    """Split the classes into tasks, in the order of `class_order`.
 
-    A label is its class's position in `class_order` ("task" and "class") or its position within
-    the task ("domain", one head with as many outputs as the largest task has classes). Scenarios:
+    A label is the position of its class in `class_order` ("task" and "class") or within the task
+    ("domain": one head with as many outputs as the largest task has classes). Scenarios:
     van de Ven and Tolias, Three Scenarios for Continual Learning, 2019 (1904.07734); Hsu et al.,
     2018 (1810.12488).
 
     Args:
-        num_tasks: divides the number of classes, unless `classes_per_task` is given.
-        classes_per_task: an integer, or one per task; None = all classes, evenly. At least 2 in
-            "task" and "domain", where one alone would always be right. If they do not add up to
-            all classes, the last ones of `class_order` are left out and have no output.
+        num_tasks: must divide the number of classes, unless `classes_per_task` is given.
+        classes_per_task: an integer, or one per task; None = all classes, divided evenly. At least
+            2 in "task" and "domain", where a single class would always be right. If they do not
+            add up to all classes, the last ones of `class_order` are left out and have no output.
         class_order: every class once; None = natural order; "random" = drawn from the stream
             "tasks".
-        class_order_seed: of "random", so that the order stays the same whatever the run's seed;
-            it is the order that a run of this seed would draw. None = the run's.
-        softmax_over: in scenario "class", train over the classes "seen" so far and choose among
-            them at test, or both over "all".
+        class_order_seed: for "random", fixes the order whatever the run's seed: it is the order
+            that a run with this seed would draw. None = the run's seed.
+        softmax_over: in scenario "class", train over and predict among the classes "seen" so far,
+            or "all" classes.
 
     See BaseBenchmark for the others.
     """
@@ -112,7 +112,7 @@ class Split(BaseBenchmark):
         return classes // self.num_tasks
 
     def _smallest_tasks(self) -> list[int]:
-        """Return the training samples of each task, or the fewest that chance could give it."""
+        """Return the training samples of each task, or their minimum if the order is random."""
         counts = np.asarray(self.image_source.train_counts)
         if self.class_order == "random" and self.class_order_seed is None:
             smallest = np.sort(counts)

@@ -21,15 +21,15 @@ _PARTS = ("wnids.txt", "train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class TinyImageNetFiles:
-    """What is published.
+    """The published files.
 
     Args:
         md5: of the archive.
         classes: number of classes.
-        train_per_class, test_per_class: number of images of each.
-        archive: its name.
-        folder: what it unpacks to.
-        url: folder that it is downloaded from.
+        train_per_class, test_per_class: number of images per class.
+        archive: file name of the archive.
+        folder: the folder that the archive contains.
+        url: where the archive is downloaded from.
     """
 
     md5: str
@@ -67,9 +67,9 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
 
 
 def _unpacked(published: TinyImageNetFiles, root: Path) -> Files | None:
-    """Return the files of the unpacked folder if it is what is read, else None.
+    """Return the files of the unpacked folder if it will be read, else None.
 
-    No checksum is published for it: any change of a file makes it other data.
+    No checksum is published for it: any change of a file makes it different data.
     """
     folder = root / published.folder
     decoded_before = decoded.find_folder(root, decoded.key_of(published.md5)) is not None
@@ -103,7 +103,7 @@ def _load_tiny_imagenet(published: TinyImageNetFiles, root: Path) -> RawImages:
 def _samples(
     published: TinyImageNetFiles, files: Files, read: Read, where: str
 ) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Return split -> names of its images, by class and name, and their classes."""
+    """Return split -> names of its images, sorted by class and name, and their classes."""
     for name in ("wnids.txt", "val/val_annotations.txt"):
         if name not in files.names:
             raise ConfigError(f"{where}: {published.folder}/{name} is missing")

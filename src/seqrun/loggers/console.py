@@ -1,4 +1,4 @@
-"""ConsoleLogger: what a run does and found, as tables on standard output."""
+"""ConsoleLogger: progress and results of a run, on standard output."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ CELL_WIDTH = len("100.0")
 class ConsoleLogger(BaseLogger):
     """Print one line at the start, one per task, and the accuracy matrix and metrics at the end.
 
-    With several seeds each one's run ends in a single line, for a table over all of them follows.
-
-    Plain text without colours when standard output is not a terminal.
+    With several seeds each run ends with a single line, since a table over all seeds follows. The
+    output is plain text without colours if standard output is not a terminal.
     """
 
     _run: RunInfo | None = field(default=None, init=False, repr=False)
@@ -46,7 +45,7 @@ class ConsoleLogger(BaseLogger):
     _summary: dict[str, float | None] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, run: RunInfo) -> None:
-        """Print what runs."""
+        """Print a line that describes the run."""
         self._run, self._console, self._started = run, new_console(), time.perf_counter()
         self._values, self._summary, self._task = {}, {}, 0
         self._matrix = run.matrices.get("accuracy_matrix")
@@ -62,14 +61,14 @@ class ConsoleLogger(BaseLogger):
         _print_line(self._console, parts, style="bold")
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
-        """Keep `values` for the task's line."""
+        """Store `values` for the task's line."""
         self._values.update(values)
         self._epoch = epoch
 
     def log_steps(
         self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
     ) -> None:
-        """Show no single step."""
+        """Ignore values of single steps."""
 
     def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
         """Print the line of the task that was just measured."""
@@ -90,15 +89,15 @@ class ConsoleLogger(BaseLogger):
         }
         parts += [f"{label} {points(v):5.1f} %" for label, v in shown.items() if v is not None]
         _print_line(self._console, [*parts, f"{self._seconds():.1f} s"])
-        self._values = {}  # a metric that the next row leaves undefined must not show an old value
+        self._values = {}  # so that an undefined metric does not show an old value
 
     def log_summary(self, metrics: Mapping[str, float | None]) -> None:
-        """Keep the final metrics for the end."""
+        """Store the final metrics until `close`."""
         self._summary = dict(metrics)
 
     def close(self, status: str) -> None:
-        """Print the accuracy matrix, the metrics and a last line that says it all."""
-        if self._run is None:  # the run ended before it was opened
+        """Print the accuracy matrix, the metrics and a final summary line."""
+        if self._run is None:  # the run failed before `open`
             return
         run, console, self._run = self._run, self._console, None
         if status != "completed":
@@ -129,14 +128,14 @@ class ConsoleLogger(BaseLogger):
 
 
 def new_console() -> Console:
-    """Return a rich console on standard output, plain when that is not a terminal."""
+    """Return a rich console on standard output, plain if that is not a terminal."""
     from rich.console import Console
 
     return Console(highlight=False)
 
 
 def show_results(results: Results, console: Console | None = None) -> None:
-    """Print a run directory's record: mean accuracy matrix, metrics over its seeds, a last line."""
+    """Print a run's record: mean accuracy matrix, metrics over seeds, a summary line."""
     console = console or new_console()
     name = results.name
     seeds = ", ".join(str(run.seed) for run in results.runs)
@@ -169,7 +168,7 @@ def show_results(results: Results, console: Console | None = None) -> None:
 
 
 def show_verdict(results: Results, console: Console | None = None) -> None:
-    """Print the verdict of a reproduction: each published number, what was measured, and where."""
+    """Print the verdict of a reproduction: published and measured numbers."""
     verdict = results.verdict
     if verdict is None:
         return
@@ -202,9 +201,9 @@ def show_verdict(results: Results, console: Console | None = None) -> None:
 def accuracy_table(matrix: np.ndarray, width: int) -> Table:
     """Return the accuracy matrix as a table of percentages that fits into `width` characters.
 
-    Rows are after each task, columns tasks, and the last column the average over the tasks seen.
-    Columns (and rows beyond 26) that do not fit are left out in the middle, at an ellipsis; the
-    average is over all tasks seen, shown or not.
+    Rows are after each task, columns are tasks, and the last column is the average over the tasks
+    seen, shown or not. Columns that do not fit, and rows beyond 26, are replaced by an ellipsis in
+    the middle.
 
     Args:
         matrix: (T+1, T) float, fractions; row 0 = untrained, NaN = not measured.
@@ -243,7 +242,7 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         header_style="bold",
     )
     for place, name in enumerate(header):
-        # Where it does not fit, names take two lines and no number is cut.
+        # If space is short, names wrap, while numbers are never cut.
         table.add_column(name, justify="right" if place else "left", no_wrap=place > 0)
     for row in rows:
         table.add_row(*row)
@@ -251,7 +250,7 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
 
 
 def _elide(items: list[int], room: int) -> list[int | None]:
-    """Return the first and last of `items` around a None, `room` entries in all, if too many."""
+    """Return `items`, or their first and last around a None if there are more than `room`."""
     if len(items) <= room:
         return list(items)
     first = (room - 1) // 2
@@ -259,7 +258,7 @@ def _elide(items: list[int], room: int) -> list[int | None]:
 
 
 def _print_line(console: Console, parts: Sequence[str], style: str = "") -> None:
-    """Print one line, never wrapped; ASCII where the output's encoding lacks the separator."""
+    """Print one line without wrapping, in ASCII if the output's encoding is not UTF."""
     line = " · ".join(parts)
     if not console.encoding.lower().startswith("utf"):
         line = line.replace("·", "-").replace("±", "+-")
@@ -290,7 +289,7 @@ def _spread(value: Mapping[str, Any]) -> list[str]:
 
 
 def _place(directory: Path | None) -> list[str]:
-    """Return the directory as a person would type it from here."""
+    """Return the directory, relative to the working directory if it is below."""
     if directory is None:
         return []
     relative = os.path.relpath(directory)

@@ -1,4 +1,4 @@
-"""The chance of a memory: who is written where, and who is read."""
+"""Random choices of a memory: the slots that samples are written to, the samples replayed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class MemoryDraw(IntEnum):
-    """What is drawn from the stream "memory": the first position of its generator."""
+    """Purposes of the stream "memory": the first position of its generator."""
 
     SELECTION = 1
     WRITES = 2
@@ -16,19 +16,19 @@ class MemoryDraw(IntEnum):
 
 
 def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the slot of each next sample: of n samples each is kept with probability size / n.
+    """Return the slots of the next samples; of n samples each is stored with probability size / n.
 
-    Vitter 1985, algorithm R: the first `size` fill the slots; of the others, the n-th goes to one
-    of n places at random, of which `size` are slots.
+    Vitter 1985, algorithm R: the first `size` samples fill the slots; the n-th of the others goes
+    to one of n places at random, of which `size` are slots.
 
     Args:
-        offered: samples so far, >= 0.
-        count: samples now.
-        size: slots of the reservoir.
-        rng: one integer is drawn for each sample.
+        offered: number of earlier samples, >= 0.
+        count: number of new samples.
+        size: number of slots.
+        rng: draws one integer per sample.
 
     Returns:
-        (count,) int32 in 0..size; size = not kept.
+        (count,) int32 in 0..size; size = not stored.
     """
     before = offered + np.arange(count)
     drawn = np.minimum(rng.integers(0, before + 1), size)
@@ -36,14 +36,14 @@ def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generato
 
 
 def distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw without replacement, once per row: every set is as probable; its order means nothing.
+    """Draw distinct integers for each row; all sets are equally probable, the order is arbitrary.
 
     Floyd's algorithm (Bentley and Floyd 1987), on all rows at once.
 
     Args:
         below: (S,) integers: row s draws from 0..below[s] - 1.
         count: integers per row, <= every `below`.
-        rng: `count` integers are drawn for each row.
+        rng: draws `count` integers per row.
 
     Returns:
         (S, count) int32.

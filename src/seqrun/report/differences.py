@@ -1,4 +1,4 @@
-"""What tells experiments apart: the keys whose values vary, and names made of them."""
+"""Differences between experiments: keys whose values vary, and names made of these."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from seqrun.report.records import TARGET, ExperimentRuns
 
 ABSENT = "–"
 NOT_COLUMNS = ("backend",)
-"""Keys that a column of the names shows already."""
+"""Keys that the columns of names show already."""
 
 
 def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
-    """Return the dotted keys that are columns, in the order of the configurations.
+    """Return the dotted keys that become columns, in the order of the configurations.
 
-    A key counts when experiments that have it differ in its value. Where only some have it, that
-    follows from their algorithm or backbone and says nothing, unless all names are the same.
+    A key is included if experiments that have it differ in its value. A key that only some have
+    usually follows from the algorithm or backbone; it counts only among experiments whose names are
+    all the same.
     """
     keys = dict.fromkeys(key for experiment in experiments for key in experiment.config)
     same_names: dict[tuple[str, ...], list[ExperimentRuns]] = {}
@@ -40,7 +41,7 @@ def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
 
 
 def varying_names(experiments: Sequence[ExperimentRuns]) -> list[str]:
-    """Return which of algo, benchmark, backbone, backend are columns: algo, and what varies."""
+    """Return the columns among algo, benchmark, backbone, backend: algo, and those that vary."""
     return [
         name
         for name in NAMES
@@ -49,7 +50,7 @@ def varying_names(experiments: Sequence[ExperimentRuns]) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return dotted key -> its last part, or the whole key where that is not unique."""
+    """Return dotted key -> its last part, or the whole key if that is not unique."""
     last = [key.rpartition(".")[2] for key in keys]
     return {
         key: part if last.count(part) == 1 and part not in NAMES else key
@@ -58,7 +59,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def yaml_text(value: Any) -> str:
-    """Return a value as YAML would be written on the command line."""
+    """Return a value as it would be written in YAML on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -69,7 +70,7 @@ def yaml_text(value: Any) -> str:
 
 
 def labels(experiments: Sequence[ExperimentRuns]) -> dict[ExperimentRuns, str]:
-    """Return a name for each experiment that tells it from the others: "ewc, lr=0.1"."""
+    """Return a distinguishing name for each experiment, such as "ewc, lr=0.1"."""
     names = [name for name in varying_names(experiments) if name != "algo"]
     keys = varying_keys(experiments)
     short = short_names(keys)
@@ -83,7 +84,7 @@ def labels(experiments: Sequence[ExperimentRuns]) -> dict[ExperimentRuns, str]:
 
 
 def differing_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """Return the keys that two configurations share and differ in: "lr: 0.1 | 0.01"."""
+    """Return the common keys in which two configurations differ: "lr: 0.1 | 0.01"."""
     shared = [key for key in first if key in second and not key.endswith(TARGET)]
     short = short_names(shared)
     return "; ".join(

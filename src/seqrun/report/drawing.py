@@ -1,4 +1,4 @@
-"""Figures of a report: what is drawn, and under which name."""
+"""Figures of a report, and their file names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqrun.report.pairing import score, streams, titles
 from seqrun.report.records import ExperimentRuns
 
 MAX_LINES = 8
-"""Beyond, a figure of lines shows the best setting of each algorithm."""
+"""With more experiments, a figure of curves shows the best setting of each algorithm."""
 MAX_PANELS = 12
 MAX_HEAT_MAPS = 60
 
@@ -22,10 +22,10 @@ class Drawing:
     """A figure of a report.
 
     Attributes:
-        name: of its file.
-        caption: what it shows.
+        name: file name.
+        caption: what the figure shows.
         content: PNG.
-        experiment: the one that it shows, or None for several.
+        experiment: the experiment shown; None = several.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Drawing:
 
 
 def overview(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
-    """Draw, for each stream, the curves of its experiments and their matrices side by side."""
+    """Draw for each stream the curves of its experiments, and their matrices side by side."""
     groups = streams(experiments)
     names = Names()
     for group, title in zip(groups, titles(groups), strict=True):
@@ -59,7 +59,7 @@ def overview(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
 
 
 def heat_maps(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
-    """Draw the mean accuracy matrix of each experiment, of the first `MAX_HEAT_MAPS`."""
+    """Draw the mean accuracy matrices of the first `MAX_HEAT_MAPS` experiments."""
     named = labels(experiments)
     names = Names()
     means = [(e, e.mean_matrix) for e in experiments]
@@ -75,7 +75,7 @@ def heat_maps(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
 
 
 def chosen(group: Sequence[ExperimentRuns]) -> tuple[list[ExperimentRuns], str]:
-    """Return the experiments that one figure can show, best first, and in words which they are."""
+    """Return the experiments that fit into one figure, best first, and a text that says which."""
     if len(group) <= MAX_LINES:
         return list(group), ""
     best: dict[str, ExperimentRuns] = {}
@@ -89,14 +89,14 @@ def chosen(group: Sequence[ExperimentRuns]) -> tuple[list[ExperimentRuns], str]:
 
 
 class Names:
-    """File names that any system takes, each given once."""
+    """Unique file names that are valid on any system."""
 
     def __init__(self) -> None:
-        """Begin with none given."""
+        """Start without names."""
         self._given: set[str] = set()
 
     def new(self, *words: str) -> str:
-        """Return a name made of `words`."""
+        """Return a new name made of `words`."""
         stem = re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join(words)).strip("-.")[:80]
         name, number = f"{stem}.png", 2
         while name in self._given:

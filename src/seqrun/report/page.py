@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that loads nothing and asks nobody."""
+"""The HTML page of a report: one self-contained file without external resources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 
 def html_page(collection: Collection, drawings: Sequence[Drawing], out: Path) -> str:
-    """Return index.html, as it stands in `out`; every word of a run in it is escaped."""
+    """Return index.html with paths relative to `out`; all text from runs is escaped."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -155,7 +155,7 @@ def _html_figure(drawing: Drawing) -> str:
 
 
 def _filtered(name: str, table: Table) -> str:
-    """Return a table with a field that filters its rows."""
+    """Return a table with a search field that filters its rows."""
     box = f'<input type="search" data-table="{name}" placeholder="words that a row must have">'
     return (
         f'<div class="filter"><label>Filter {box}</label> <output></output></div>'
@@ -187,7 +187,7 @@ def _html_table(table: Table, *, name: str = "", coloured: bool = False) -> str:
 
 
 def _better_or_worse(cell: Cell) -> str:
-    """Return a difference's kind: its interval above 0, below 0, or neither."""
+    """Return "better" or "worse" if the interval is above or below 0, else ""."""
     if cell.half is None or not isinstance(cell.value, float) or abs(cell.value) <= cell.half:
         return ""
     return "better" if cell.value > 0 else "worse"

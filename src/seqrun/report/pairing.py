@@ -1,4 +1,4 @@
-"""Comparison of experiments over the seeds that both have."""
+"""Paired comparison of experiments over their common seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqrun.report.records import ExperimentRuns, makes_stream
 
 METRICS = ("average_accuracy", "average_forgetting")
 MAX_ALL_PAIRS = 12
-"""With more experiments on one stream, each is compared with the best alone."""
+"""With more experiments on one stream, each is compared only with the best."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Pair:
     Attributes:
         first: one.
         second: the other.
-        seeds: those that both have completed.
+        seeds: seeds that both have completed.
         differences: metric -> {"mean", "std", "ci95", "n"} of first minus second over `seeds`.
-        config: in what their configurations differ.
+        config: the differences of their configurations.
     """
 
     first: ExperimentRuns
@@ -36,7 +36,7 @@ class Pair:
 
 
 def streams(experiments: Sequence[ExperimentRuns]) -> list[list[ExperimentRuns]]:
-    """Return the experiments with results by their stream, the best average accuracy first."""
+    """Group experiments with results by stream, the best average accuracy first."""
     groups: dict[str, list[ExperimentRuns]] = {}
     for experiment in experiments:
         if experiment.runs:
@@ -47,7 +47,7 @@ def streams(experiments: Sequence[ExperimentRuns]) -> list[list[ExperimentRuns]]
 
 
 def titles(groups: Sequence[Sequence[ExperimentRuns]]) -> list[str]:
-    """Return what the experiments of each stream have in common, and tells it from the others."""
+    """Return a title for each stream: what its experiments share and others do not."""
     firsts = [group[0] for group in groups]
     keys = [key for key in varying_keys(firsts) if makes_stream(key)]
     short = short_names(keys)
@@ -71,11 +71,11 @@ def score(experiment: ExperimentRuns) -> float:
 
 
 def compare_pairs(group: Sequence[ExperimentRuns]) -> list[Pair]:
-    """Return the pairs of experiments on one stream that have a seed in common.
+    """Compare the pairs of experiments on one stream that have a seed in common.
 
-    The interval of a paired difference is the one-sample t-interval of the differences seed by
-    seed (Student 1908): a seed fixes stream, batches and initial weights for both, so what these
-    have in common drops out. Intervals are not corrected for the number of comparisons.
+    The interval of a paired difference is the one-sample t-interval of the differences per seed
+    (Student 1908): a seed fixes stream, batches and initial weights of both, so their common effect
+    cancels. Intervals are not corrected for the number of comparisons.
 
     Args:
         group: best first; see `streams`.

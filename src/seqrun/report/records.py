@@ -1,4 +1,4 @@
-"""The runs of a report: found on the disk, read, and grouped into experiments."""
+"""The runs of a report: found on disk, read, and grouped into experiments."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ NOT_COMPARED = (
     "allow_targets",
     "expected",
 )
-"""Keys at the top of a configuration that make no other experiment."""
+"""Top-level keys of a configuration that do not make another experiment."""
 WATCHING = [kind.__name__ for kind in OBSERVERS]
 SAME_STREAM = ("benchmark.batch_size", "benchmark.eval_batch_size", "benchmark.path")
-"""Keys of a benchmark that leave its tasks and their samples as they are."""
+"""Keys of a benchmark that do not change its tasks or their samples."""
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run directory with seeds that are not done.
+    """A run directory with unfinished seeds.
 
     Attributes:
         directory: the run directory.
         name: its algorithm and benchmark.
-        seeds: those that are not done.
+        seeds: the unfinished seeds.
         status: "running", "failed" or "interrupted".
-        error: what went wrong, or "".
+        error: message, or "".
     """
 
     directory: Path
@@ -56,16 +56,16 @@ class Unfinished:
 
 @dataclass(kw_only=True, eq=False)
 class ExperimentRuns:
-    """Runs that differ in nothing but their seed.
+    """The runs of one experiment, which differ only in their seed.
 
     Attributes:
         names: {"algo", "benchmark", "backbone", "backend"} -> name.
         measured_on: "test" or "validation".
-        device: kind of device, or None while unknown.
-        config: dotted key -> value of all that makes the experiment, without the seed.
+        device: kind of device; None while unknown.
+        config: dotted key -> value of everything that defines the experiment, without the seed.
         runs: seed -> the record of a completed run.
-        directories: seed -> where that run is.
-        unfinished: directories of this experiment with seeds that are not done.
+        directories: seed -> directory of that run.
+        unfinished: directories of this experiment with unfinished seeds.
     """
 
     names: Mapping[str, str]
@@ -88,12 +88,12 @@ class ExperimentRuns:
 
     @property
     def mean_matrix(self) -> np.ndarray | None:
-        """(T+1, T) float64 mean over the completed seeds; None without any."""
+        """(T+1, T) float64 mean over the completed seeds; None if there are none."""
         return mean_matrix(self.matrices) if self.runs else None
 
     @cached_property
     def stream(self) -> str:
-        """A key that is equal for experiments whose scores may be compared seed by seed."""
+        """A key that is equal for experiments whose scores can be compared seed by seed."""
         names = {key: value for key, value in self.names.items() if key != "algo"}
         kept = {key: self.config[key] for key in self.config if makes_stream(key)}
         tasks = {matrix.shape[1] for matrix in self.matrices}
@@ -102,12 +102,12 @@ class ExperimentRuns:
 
 @dataclass(kw_only=True, eq=False)
 class Collection:
-    """What was found: experiments, and what could not be used.
+    """The experiments that were found, and what could not be used.
 
     Attributes:
         experiments: sorted by benchmark, backbone, backend, algorithm.
         unreadable: messages about records that cannot be read.
-        replaced: directories left out for a newer run of the same experiment and seed.
+        replaced: directories superseded by a newer run of the same experiment and seed.
     """
 
     experiments: list[ExperimentRuns]
@@ -116,17 +116,17 @@ class Collection:
 
     @property
     def num_runs(self) -> int:
-        """Completed runs, one per seed."""
+        """Number of completed runs, one per seed."""
         return sum(len(experiment.runs) for experiment in self.experiments)
 
     @property
     def unfinished(self) -> list[Unfinished]:
-        """Every run directory with seeds that are not done."""
+        """All run directories with unfinished seeds."""
         return [entry for experiment in self.experiments for entry in experiment.unfinished]
 
 
 def find(roots: Iterable[Path]) -> list[Path]:
-    """Return the run directories at or below `roots`, each once, in order of their paths."""
+    """Return the run directories at or below `roots`, each once, sorted by path."""
     found = {path.parent.resolve(): path.parent for root in roots for path in root.rglob(FILE)}
     return sorted(found.values())
 
@@ -134,7 +134,7 @@ def find(roots: Iterable[Path]) -> list[Path]:
 def collect(directories: Sequence[Path]) -> Collection:
     """Read run directories and group those that differ only in their seed.
 
-    Of several completed runs of one experiment and seed, the one written last counts.
+    Of several completed runs of the same experiment and seed, the newest counts.
     """
     collection = Collection(experiments=[], unreadable=[], replaced=[])
     by_config: dict[str, list[ExperimentRuns]] = {}
@@ -145,7 +145,7 @@ def collect(directories: Sequence[Path]) -> Collection:
             found.append(((directory / FILE).stat().st_mtime, results))
         except (RecordError, OSError) as error:
             collection.unreadable.append(str(error))
-    # Newer ones first; those whose device is not known yet come last, to join the others.
+    # Newest first; runs whose device is not known yet come last, to join the others.
     found.sort(key=lambda pair: (pair[1].environment.get("device") is None, -pair[0]))
     for _, results in found:
         config = comparable(saved_config(results.directory)) or {"config_hash": results.config_hash}
@@ -197,7 +197,7 @@ def _add(results: Results, experiment: ExperimentRuns, collection: Collection) -
 
 
 def saved_config(directory: Path) -> dict[str, Any]:
-    """Return a run's configuration as plain data; {} if there is none that can be read."""
+    """Return a run's configuration as plain data; {} if there is no readable one."""
     try:
         config = yaml.safe_load((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
@@ -206,7 +206,7 @@ def saved_config(directory: Path) -> dict[str, Any]:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted key -> value of whatever makes another experiment."""
+    """Return dotted key -> value of the part of a configuration that defines the experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_COMPARED}
     for group, dropped in (("callbacks", _only_watches), ("benchmark", _is_place)):
         node = kept.get(group)
@@ -216,7 +216,7 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def makes_stream(key: str) -> bool:
-    """Return whether a dotted key has a part in what the tasks and their samples are."""
+    """Return whether a dotted key affects the tasks or their samples."""
     return key.split(".")[0] in ("benchmark", "streams") and key not in SAME_STREAM
 
 
@@ -231,7 +231,7 @@ def _is_place(name: str, value: Any) -> bool:
 
 
 def _whole_floats_as_int(value: Any) -> Any:
-    """Return `value` with whole floats as integers: 1 and 1.0 make the same run."""
+    """Return `value` with whole floats as integers, since 1 and 1.0 give the same run."""
     if isinstance(value, list):
         return [_whole_floats_as_int(item) for item in value]
     if isinstance(value, float) and value.is_integer():
@@ -244,7 +244,7 @@ def _key(value: Any) -> str:
 
 
 def _sortable(config: Mapping[str, Any]) -> list[tuple[str, bool, float, str]]:
-    """Numbers in their order, so that 9 stands before 10; everything else as text."""
+    """Return a sort key: numbers by value, so that 9 is before 10, everything else as text."""
     return [
         (key, number, float(value) if number else 0.0, str(value))
         for key, value in sorted(config.items())

@@ -31,12 +31,12 @@ SPECIAL |= {">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """A cell of a table.
 
     Attributes:
-        text: for people.
-        value: to sort by; None = nothing, which stands last.
-        half: half width of the interval around a number, or None.
+        text: what is shown.
+        value: sort key; None = empty, sorted last.
+        half: half width of the interval around a number; None = no interval.
     """
 
     text: str
@@ -50,8 +50,8 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: as many cells each.
-        keys: what a column's name is short for, "" where it is not.
+        rows: one cell per column.
+        keys: the full key of which a column's name is short, or "".
     """
 
     header: list[str]
@@ -60,7 +60,7 @@ class Table:
 
 
 def text(value: Any) -> Cell:
-    """Return the cell of a configuration's value or a name."""
+    """Return the cell of a configuration value or a name."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return Cell(yaml_text(value), float(value) if number else yaml_text(value))
 
@@ -80,7 +80,7 @@ def metrics_of(experiments: Sequence[ExperimentRuns]) -> list[str]:
 
 
 def results_table(experiments: Sequence[ExperimentRuns]) -> Table:
-    """Return one row per experiment: names, what its configuration differs in, seeds, metrics."""
+    """Return one row per experiment: names, differing keys, seeds, metrics."""
     names, keys = varying_names(experiments), varying_keys(experiments)
     metrics = metrics_of(experiments)
     short = short_names(keys)
@@ -100,7 +100,7 @@ def results_table(experiments: Sequence[ExperimentRuns]) -> Table:
 
 
 def pairs_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table:
-    """Return one row per pair of a stream's experiments: first minus second, common seeds."""
+    """Return one row per pair of experiments: first minus second over common seeds."""
     named = labels(group)
     rows = [
         [
@@ -140,7 +140,7 @@ def _negated(summary: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def unfinished_table(collection: Collection, out: Path) -> Table:
-    """Return one row per run directory, relative to `out`, with seeds that are not done: why."""
+    """Return one row per run directory with unfinished seeds; paths are relative to `out`."""
     rows = [
         [
             text(entry.name),
@@ -154,13 +154,13 @@ def unfinished_table(collection: Collection, out: Path) -> Table:
     return Table(["run", "status", "seeds", "error", "directory"], rows, [""] * 5)
 
 
-# ---- forms
+# ---- formats
 
 
 def to_csv(experiments: Sequence[ExperimentRuns], out: Path) -> str:
-    """Return every experiment with full precision: fractions, not percent; empty = undefined.
+    """Return all experiments as CSV in full precision: fractions, not percent; empty = undefined.
 
-    There is no clock in it and directories are relative to `out`, so that the same experiments
+    There are no times in it and directories are relative to `out`, so that the same experiments
     give the same bytes.
     """
     keys, metrics = varying_keys(experiments), metrics_of(experiments)
@@ -191,7 +191,7 @@ def to_csv(experiments: Sequence[ExperimentRuns], out: Path) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return the table in Markdown; numbers to the right."""
+    """Return the table in Markdown, with numbers aligned right."""
     align = ["--:" if is_number(table, place) else ":--" for place in range(len(table.header))]
     lines = [[_md(name) for name in table.header], align]
     lines += [[_md(cell.text) for cell in row] for row in table.rows]
@@ -208,17 +208,17 @@ def to_latex(table: Table) -> str:
 
 
 def is_number(table: Table, place: int) -> bool:
-    """Return whether a column holds numbers and gaps alone."""
+    """Return whether a column has only numbers and empty cells."""
     return not any(isinstance(row[place].value, str) for row in table.rows)
 
 
 def _md(words: str) -> str:
-    """Return one line of text that Markdown shows as it is."""
+    """Return text escaped for Markdown, on one line."""
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(words.split()))
 
 
 def _tex(words: str) -> str:
-    """Return text that LaTeX sets as it is; a number with its sign and interval in math."""
+    """Return text escaped for LaTeX; signed numbers and intervals are set in math mode."""
     number = re.fullmatch(r"([+-]?[\d.]+)(?: ± ([\d.]+))?", words)
     if number and ("±" in words or words[0] in "+-"):
         half = rf" \pm {number[2]}" if number[2] else ""

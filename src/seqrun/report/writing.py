@@ -26,18 +26,18 @@ FIGURES = "figures"
 
 
 def write_summary(run_directories: Sequence[Path], out: Path) -> None:
-    """Write summary.csv, summary.md and figures/ of some runs, as a multirun ends.
+    """Write summary.csv, summary.md and figures/ of some runs, as at the end of a multirun.
 
     Args:
-        run_directories: those of the runs; one without a readable record is named in the summary.
-        out: made if missing; what stands there under those names is replaced.
+        run_directories: of the runs; those without a readable record are listed in the summary.
+        out: created if missing; files with these names are replaced.
     """
     collection = collect([Path(directory) for directory in run_directories])
     _write_tables(collection, Path(out), list(overview(collection.experiments)))
 
 
 def summarise_directory(directory: Path) -> None:
-    """Write the summary of all runs below a directory into it."""
+    """Write the summary of all runs below a directory into that directory."""
     write_summary(find([Path(directory)]), directory)
 
 
@@ -75,7 +75,7 @@ def _write_tables(collection: Collection, out: Path, drawings: Sequence[Drawing]
 
 
 def markdown(collection: Collection, drawings: Sequence[Drawing], out: Path) -> str:
-    """Return summary.md, as it stands in `out`."""
+    """Return summary.md with paths relative to `out`."""
     experiments = collection.experiments
     lines = ["# Summary", "", counts(collection), ""]
     if experiments:
@@ -110,7 +110,7 @@ def _compared(collection: Collection) -> list[str]:
 
 
 def latex(collection: Collection) -> str:
-    """Return summary.tex: tabulars to be put into a document that uses booktabs."""
+    """Return summary.tex: tabulars for a document that uses booktabs."""
     parts = ["% needs \\usepackage{booktabs}", f"% {UNITS}"]
     if collection.experiments:
         parts.append(to_latex(results_table(collection.experiments)))

@@ -287,7 +287,7 @@ class BaseAlgorithm(CallbackDispatch, BaseCallback):
     def hyper(self) -> dict[str, float]:
         """Return the scalars that enter the arithmetic of this task's steps."""
         scalars = {name: float(getattr(self, name)) for name in self.hyper_names}
-        scalars |= self.optimizer.hyper()
+        scalars |= self.optimizer.hparams()
         scalars["lr"] = self.training.learning_rate(self.optimizer.lr, max(self.task, 1))
         if self.training.grad_clip is not None:
             scalars["grad_clip"] = float(self.training.grad_clip)

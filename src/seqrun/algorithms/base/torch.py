@@ -239,7 +239,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         """Walk the chunk's steps, the batches of a few gathered at a time."""
         rows = {n: torch.from_numpy(a).to(self._device) for n, a in chunk.arrays.items()}
         # Short stretches of batches are not worth a program of their own.
-        program = self._program if chunk.stretch >= self.chunk_steps else None
+        program = self._program if chunk.segment_steps >= self.chunk_steps else None
         steps = program if isinstance(program, CompiledSteps) else None
         self.network = program if isinstance(program, CompiledNetwork) else self.module
         compiled, hyper = program.seconds if program else 0.0, self.hyper()
@@ -415,7 +415,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             can_replay = self.device_kind == "cuda" and not self.backbone.is_noisy
             program = CompiledSteps(
                 self._run_steps,
-                self.optimizer.hyper().keys() - {"lr"},
+                self.optimizer.hparams().keys() - {"lr"},
                 device=self._device,
                 capture=capture_graph if can_replay else None,
             )

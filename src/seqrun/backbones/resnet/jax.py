@@ -33,7 +33,7 @@ class Block(nn.Module):
 
     @property
     def changes(self) -> bool:
-        """Whether the shape does."""
+        """Whether the block changes the shape."""
         return self.stride != 1 or self.channels_in != self.channels
 
     def __call__(self, x: Array, train: bool) -> Array:
