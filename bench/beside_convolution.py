@@ -1,11 +1,11 @@
-"""W2's training rates: seqrun, hand-written loops and peers, in interleaved repetitions.
+"""ResNet18Thin's training rates: seqrun, hand-written loops and peers, in interleaved repetitions.
 
 torch's hand-written loops have a network of their own, JAX's has seqrun's: it holds the loop to
 account and not the network.
 
 Each of a repetition's measurements is a process of its own, which warms up before it is timed. The
-peers' images are float tensors in memory. sequel-core's JAX side has no network like W2's: its
-ResNet has another stem, and a network of ours in it would no longer be the peer.
+peers' images are float tensors in memory. sequel-core's JAX side has no such network: its ResNet
+has another stem, and a network of ours in it would no longer be the peer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from report import Row, median, ratio
 WAYS = (("torch",), ("torch", "--compiled"), ("jax",))
 PEERS = ("avalanche-lib", "sequel-core torch")
 LEFT_OUT: Row = (
-    "W2 naive, sequel-core jax, steps/s",
+    "ResNet18Thin naive, sequel-core jax, steps/s",
     "not run",
     "its ResNet has another stem: the peer would have to be rewritten",
 )
@@ -48,7 +48,7 @@ def rows(repetitions: int, steps: int) -> list[Row]:
     for peer, found in beside.items():
         over = [a / b for a, b in zip(better, found, strict=True)]
         shown = f"{chosen[peer]} thread(s); seqrun's better backend is {median(over, 1)} x"
-        told.append((f"W2 naive, {peer}, steps/s", median(found, 1), shown))
+        told.append((f"ResNet18Thin naive, {peer}, steps/s", median(found, 1), shown))
     return [*told, LEFT_OUT] if chosen else [*told, peers.NOT_THERE]
 
 
@@ -70,12 +70,12 @@ def _own(way: tuple[str, ...], rates: Rates, threads: int) -> list[Row]:
     best = max(hands, key=lambda name: statistics.median(hands[name]))
     told: list[Row] = []
     for name, found in hands.items():
-        shown = f"W2 hand-written loop, {kind} {name}".rstrip()
+        shown = f"ResNet18Thin hand-written loop, {kind} {name}".rstrip()
         share = "1" if name == best else ratio(found, hands[best])
         told.append((f"{shown}, naive, steps/s", median(found, 1), share))
     ours = rates["seqrun"]
     share = f"{ratio(ours, hands[best])} of the best of these, {threads} thread(s)"
-    return [*told, (f"W2 seqrun {kind}, naive, steps/s", median(ours, 1), share)]
+    return [*told, (f"ResNet18Thin seqrun {kind}, naive, steps/s", median(ours, 1), share)]
 
 
 def _threads_of_peers(file: Path, steps: int) -> dict[str, int]:

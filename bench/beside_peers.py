@@ -1,4 +1,4 @@
-"""W1's training rates of the peers beside seqrun's, in interleaved repetitions.
+"""Rotated MNIST's training rates of the peers beside seqrun's, in interleaved repetitions.
 
 Each peer has the threads and workers with which it is fastest, seqrun the threads of its rule.
 """
@@ -15,7 +15,7 @@ from commands import command
 from peer_commands import NOT_THERE, PEERS, PYTHON, ask, fastest_setting
 from report import BACKENDS, Row, median
 from training import threads_of
-from w1 import Setting
+from rotated_mnist_mlp import Setting
 
 ALGORITHMS = ("naive", "ewc", "er", "agem")
 
@@ -69,7 +69,7 @@ def _algorithm(
         versions = ", ".join(f"{k} {v}" for k, v in answers[0]["versions"].items())
         told.append(
             (
-                f"W1 {algo}, {peer}, steps/s",
+                f"Rotated MNIST {algo}, {peer}, steps/s",
                 median([a["rate"] for a in answers]),
                 f"{threads} thread(s), {workers} workers; reading its batches alone "
                 f"{reading:.0f}/s ({data}); {versions}",
@@ -81,12 +81,13 @@ def _algorithm(
         over = [a / b for a, b in zip(rates, fastest, strict=True)]
         told.append(
             (
-                f"W1 {algo}, {name} ({found[-1][1]}), steps/s",
+                f"Rotated MNIST {algo}, {name} ({found[-1][1]}), steps/s",
                 median(rates),
                 f"{median(over, 1)} x the faster peer",
             )
         )
     better = [max(rate for rate, _ in same) for same in zip(*ours.values(), strict=True)]
     over = [a / b for a, b in zip(better, fastest, strict=True)]
-    told.append((f"W1 {algo}, seqrun's better backend over the faster peer", median(over, 1), ""))
+    what = f"Rotated MNIST {algo}, seqrun's better backend over the faster peer"
+    told.append((what, median(over, 1), ""))
     return told

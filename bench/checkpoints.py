@@ -1,6 +1,6 @@
 """What checkpoints cost: size, seconds to write and to read, share of a run's time.
 
-`python bench/checkpoints.py [ALGO ...]` prints a table. W1's network (MLP 784-256-256-10) and
+`python bench/checkpoints.py [ALGO ...]` prints a table. An MLP 784-256-256-10 and
 batches of 10, on digits padded to 28 x 28, so that no data set has to be there.
 """
 

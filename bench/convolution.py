@@ -1,6 +1,6 @@
-"""Steps per second of W2's training on one backend, beside hand-written minimal loops.
+"""Steps per second of ResNet18Thin's training on one backend, beside hand-written minimal loops.
 
-W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. seqrun runs with metrics,
+ResNet18Thin: batch 10, 32 x 32 x 3 random images, SGD lr 0.01. seqrun runs with metrics,
 progress bar, console and local files; what is timed is an epoch, with everything that happens
 between its first and its last hook, and without compilation. After each epoch comes one of each
 hand-written loop.
@@ -44,9 +44,9 @@ class RandomImages(BaseBenchmark):
         """Draw uint8 images and labels."""
 
         def draw(size, t):
-            chance = np.random.default_rng(size)
-            x = chance.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
-            return Dataset.of_task(x, chance.integers(0, CLASSES, size).astype(np.int32), t)
+            rng = np.random.default_rng(size)
+            x = rng.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
+            return Dataset.of_task(x, rng.integers(0, CLASSES, size).astype(np.int32), t)
 
         tasks = range(1, self.num_tasks + 1)
         return {t: draw(self.size, t) for t in tasks}, {t: draw(100, t) for t in tasks}

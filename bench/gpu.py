@@ -1,6 +1,6 @@
-"""W1 on a GPU: the table of training rates, and 1 to 256 seeds in one program.
+"""Rotated MNIST on a GPU: the table of training rates, and 1 to 256 seeds in one program.
 
-The bound is not part of it: it is of a CPU. Where a framework finds no GPU, its rows say so.
+The roofline is not part of it: it is of a CPU. Where a framework finds no GPU, its rows say so.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-import beside_hand
+import beside_hand_written
 from commands import command, measured
 from many_seeds import listed
 from report import BACKENDS, Row, median
-from w1 import Setting
+from rotated_mnist_mlp import Setting
 
 SEEDS = tuple(2**power for power in range(9))
 TOGETHER = "jax"
@@ -41,10 +41,10 @@ def rows(
         is_there = setting.device == "cpu" or finds_gpu(backend)
         together = [title(number) for number in seeds] if backend == TOGETHER else []
         if not is_there:
-            missing = [*beside_hand.titles(backend, setting), *together]
+            missing = [*beside_hand_written.titles(backend, setting), *together]
             told += [(what, NOT_HERE, "") for what in missing]
             continue
-        told += beside_hand.backend_rows(backend, setting, repetitions, names)
+        told += beside_hand_written.backend_rows(backend, setting, repetitions, names)
         if backend == TOGETHER:
             told += _seeds(setting, repetitions, tasks, seeds)
     return told
@@ -52,7 +52,7 @@ def rows(
 
 def title(number: int) -> str:
     """Return what so many seeds are called in the table."""
-    return f"W1 naive, {TOGETHER}, {number} seed(s) in one program, runs/s"
+    return f"Rotated MNIST naive, {TOGETHER}, {number} seed(s) in one program, runs/s"
 
 
 def finds_gpu(backend: str) -> bool:

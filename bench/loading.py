@@ -34,7 +34,7 @@ DECODED = {32: 10_000, 64: 10_000, 256: 1_000}
 
 def write_arrays(path: Path, images: int) -> None:
     """Write a .npz file of noise: `images` for training and a tenth for testing."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for split, number in (("train", images), ("test", images // 10)):
             labels = np.arange(number) % CLASSES
@@ -46,17 +46,17 @@ def write_arrays(path: Path, images: int) -> None:
                 np.lib.format.write_array_header_1_0(file, header)
                 for start in range(0, number, 1000):
                     block = (min(1000, number - start), 64, 64, 3)
-                    file.write(chance.integers(0, 256, block, np.uint8).tobytes())
+                    file.write(rng.integers(0, 256, block, np.uint8).tobytes())
 
 
 def write_jpegs(path: Path, side: int, number: int) -> None:
     """Write an archive of JPEG images, smooth as photographs are."""
     from PIL import Image
 
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for n in range(number):
-            small = chance.integers(0, 256, (8, 8, 3), np.uint8)
+            small = rng.integers(0, 256, (8, 8, 3), np.uint8)
             image = Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
             stream = io.BytesIO()
             image.save(stream, "JPEG", quality=90)
@@ -102,10 +102,10 @@ def jpegs(folder: Path, side: str) -> dict[str, float]:
 
 def rotated(folder: Path) -> dict[str, float]:
     """Prepare and read 20 tasks of Rotated MNIST on generated images."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-        x = chance.integers(0, 256, (number, 28, 28, 1), np.uint8)
+        x = rng.integers(0, 256, (number, 28, 28, 1), np.uint8)
         return x, np.arange(number, dtype=np.int32) % 10
 
     raw = RawImages(*draw(60_000), *draw(10_000))

@@ -1,4 +1,4 @@
-"""Several seeds of W1 in one command: by processes, and one after the other."""
+"""Several seeds of Rotated MNIST in one command: by processes, and one after the other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rows(overrides: list[str], repetitions: int, algorithms: Sequence[str]) -> l
         for backend in BACKENDS:
             base = [f"algo={algo}", f"backend={backend}", *overrides]
             ways = every if algo == "naive" else some
-            told += _by_ways(f"W1 {algo}, {backend}", base, ways, repetitions)
+            told += _by_ways(f"Rotated MNIST {algo}, {backend}", base, ways, repetitions)
     return told
 
 

@@ -1,11 +1,12 @@
 """What phases beside training cost per sample, and training itself in the same run.
 
-W1, two tasks, the second measured, without compilation; herding and its evaluation on Split MNIST,
-class-incremental, which iCaRL needs. PyTorch's steps are compiled (training.compile=always). A
-phase is what passes between two of a run's events, so that nothing of it is left out; reading the
-data of tasks is not in it. KCL sets a coreset aside before a task, and makes its classifiers, by
-kernel regression, when it evaluates. What has "resnet" is EWC on W2, with the threads that
-seqrun's rule gives it (two of two cores); W1 has one.
+Rotated MNIST, two tasks, the second measured, without compilation; herding and its evaluation on
+class-incremental Split MNIST, which iCaRL needs. PyTorch's steps are compiled
+(training.compile=always). A phase is what passes between two of a run's events, so that nothing of
+it is left out; reading the data of tasks is not in it. KCL sets a coreset aside before a task, and
+makes its classifiers, by kernel regression, when it evaluates. What has "resnet" is EWC on
+ResNet18Thin, with the threads that seqrun's rule gives it (two of two cores); Rotated MNIST has
+one.
 
 `python bench/phases.py BACKEND` measures one backend and prints JSON.
 """
@@ -24,7 +25,7 @@ import convolution
 import numpy as np
 from commands import command, quiet
 from report import BACKENDS, Row, median
-from w1 import LR, WIDTH, Setting, add_setting, setting_of
+from rotated_mnist_mlp import LR, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.benchmarks import BaseBenchmark

@@ -1,12 +1,12 @@
 """Measure speed and print a table for each part: python bench/run.py [--only PART ...] [--write].
 
-Work W1: Rotated MNIST, 5 tasks x 60,000 samples, batch 10, 1 epoch, MLP 784-256-256-10, SGD
-lr 0.01. Work W2: ResNet18Thin, batch 10, 32 x 32 x 3 random images, SGD lr 0.01. Rates are medians
+Work "Rotated MNIST": 5 tasks x 60,000 samples, batch 10, 1 epoch, MLP 784-256-256-10, SGD
+lr 0.01. Work "ResNet18Thin": batch 10, 32 x 32 x 3 random images, SGD lr 0.01. Rates are medians
 (min-max) of interleaved repetitions; only ratios of one run are comparable, since machines are
-noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The bound is
-what the matrix products of a step and its update's memory traffic take (bench/bound.py). The peers
-turn an image whenever they read it, as their own Rotated MNIST does; in "peers_turned" theirs are
-uint8 images that were turned before, as seqrun's are. How they are run, and what is left out:
+noisy. "Compiled" is training.compile=always, and a hand-written graph of eight steps. The roofline
+is what the matrix products of a step and its update's memory traffic take (bench/roofline.py). The
+peers turn an image whenever they read it, as their own Rotated MNIST does; in "peers_turned" theirs
+are uint8 images that were turned before, as seqrun's are. How they are run, and what is left out:
 bench/peers/work.py, bench/peers/adapters.py, bench/beside_convolution.py. Compilation caches are
 "cold" where their folders are new, "warm" after one run. "phases" has what Fisher, importance,
 coresets, herding and evaluation cost per sample (bench/phases.py).
@@ -27,14 +27,14 @@ from functools import partial
 from pathlib import Path
 
 import beside_convolution
-import beside_hand
+import beside_hand_written
 import beside_peers
 import first_chunk
 import gpu
 import many_seeds
 import phases
 import scaling
-import whole
+import whole_program
 from commands import ROOT, command, compiling_in
 from report import (
     BACKENDS,
@@ -47,16 +47,15 @@ from report import (
 )
 from rich.console import Console
 from rich.table import Table
-from w1 import NUM_TASKS, Setting, sized
-from w1 import OVERRIDES as W1
+from rotated_mnist_mlp import NUM_TASKS, OVERRIDES, Setting, sized
 
 SHORT_RUN = 10.0
 """Seconds of the run of which start-up is a share."""
 
 
 def training_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure training rates beside hand-written loops and a bound, the Fisher and evaluation."""
-    return beside_hand.rows(Setting(samples=asked.samples), asked.repetitions)
+    """Measure training rates beside hand-written loops and a roofline, Fisher and evaluation."""
+    return beside_hand_written.rows(Setting(samples=asked.samples), asked.repetitions)
 
 
 def phase_rows(asked: argparse.Namespace) -> list[Row]:
@@ -71,13 +70,13 @@ def peer_rows(asked: argparse.Namespace, data: str) -> list[Row]:
 
 
 def convolution_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure W2's training rates beside hand-written loops and the peers."""
+    """Measure ResNet18Thin's training rates beside hand-written loops and the peers."""
     return beside_convolution.rows(asked.repetitions, asked.convolution_steps)
 
 
-def whole_rows(asked: argparse.Namespace) -> list[Row]:
-    """Measure W1 from command to table, by phase, and the peers' whole programs."""
-    return whole.rows(asked.algorithms, asked.repetitions, asked.tasks, asked.samples)
+def whole_program_rows(asked: argparse.Namespace) -> list[Row]:
+    """Measure Rotated MNIST from command to table, by phase, and the peers' whole programs."""
+    return whole_program.rows(asked.algorithms, asked.repetitions, asked.tasks, asked.samples)
 
 
 def start_rows(asked: argparse.Namespace) -> list[Row]:
@@ -89,7 +88,8 @@ def start_rows(asked: argparse.Namespace) -> list[Row]:
         helps.append(time.perf_counter() - started)
     rows: list[Row] = [("run.py --help, s", median(helps, 2), "")]
     kinds = [("default experiment", [], backend) for backend in BACKENDS]
-    kinds += [("W1 naive", [*W1, *sized(asked.samples)], backend) for backend in BACKENDS]
+    base = [*OVERRIDES, *sized(asked.samples)]
+    kinds += [("Rotated MNIST naive", base, backend) for backend in BACKENDS]
     for what, overrides, backend in kinds:
         cold, warm = [], []
         for _ in range(asked.repetitions):
@@ -136,7 +136,7 @@ def sweep_rows(asked: argparse.Namespace) -> list[Row]:
     for backend in BACKENDS:
         with tempfile.TemporaryDirectory() as folder:
             seeds = ",".join(map(str, range(asked.repetitions + 1)))
-            jobs = ["-m", "algo=naive", f"backend={backend}", *W1, *sized(asked.samples)]
+            jobs = ["-m", "algo=naive", f"backend={backend}", *OVERRIDES, *sized(asked.samples)]
             command("run.py", *jobs, f"seed={seeds}", f"hydra.sweep.dir={folder}")
             files = sorted(Path(folder).glob("*/results.json"), key=lambda f: f.stat().st_mtime)
             ends = [file.stat().st_mtime for file in files]
@@ -145,7 +145,7 @@ def sweep_rows(asked: argparse.Namespace) -> list[Row]:
         work = list(map(sum, parts))
         over = [b - a - w for a, b, w in zip(ends, ends[1:], work, strict=False)]
         share = f"{statistics.median(over) / SHORT_RUN:.0%} of a job of {SHORT_RUN:.0f} s"
-        name = f"W1 naive, {backend}: a job after the first of a multirun in one process"
+        name = f"Rotated MNIST naive, {backend}: a job after the first of a multirun in one process"
         setup, train, evaluation = map(statistics.median, zip(*parts, strict=True))
         told = f"data and network {setup:.1f}, training {train:.1f}, evaluation {evaluation:.1f}"
         total = [o + w for o, w in zip(over, work, strict=True)]
@@ -178,13 +178,13 @@ def loading_rows(asked: argparse.Namespace) -> list[Row]:
 
 def scaling_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure how time and memory grow with tasks and with samples."""
-    base = ["algo=naive", *W1]
+    base = ["algo=naive", *OVERRIDES]
     return scaling.rows(base, asked.repetitions, asked.tasks, asked.samples)
 
 
 def seeds_rows(asked: argparse.Namespace) -> list[Row]:
     """Measure several seeds in one command, of every algorithm that is asked for."""
-    base = [*W1, *sized(asked.samples), f"benchmark.num_tasks={asked.tasks}"]
+    base = [*OVERRIDES, *sized(asked.samples), f"benchmark.num_tasks={asked.tasks}"]
     return many_seeds.rows(base, asked.repetitions, asked.algorithms)
 
 
@@ -195,12 +195,12 @@ def gpu_rows(asked: argparse.Namespace) -> list[Row]:
 
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], str]] = {
-    "training": (training_rows, "W1's training beside hand-written loops and a bound; the Fisher"),
+    "training": (training_rows, "training beside hand-written loops and a roofline; the Fisher"),
     "phases": (phase_rows, "what a sample costs in every phase beside training"),
-    "peers": (partial(peer_rows, data="turning"), "W1's training beside other libraries"),
+    "peers": (partial(peer_rows, data="turning"), "training beside other libraries"),
     "peers_turned": (partial(peer_rows, data="images"), "the same, their images turned before"),
-    "convolution": (convolution_rows, "W2's training beside hand-written loops and the peers"),
-    "whole": (whole_rows, "W1 from command to table beside the peers' whole programs"),
+    "convolution": (convolution_rows, "ResNet18Thin beside hand-written loops and the peers"),
+    "whole_program": (whole_program_rows, "command to table, beside the peers' programs"),
     "start": (start_rows, "--help, and from a command to the first steps"),
     "sweep": (sweep_rows, "what a job of a multirun costs besides its own work"),
     "data": (data_rows, "rotating a task's images"),
@@ -225,13 +225,13 @@ def arguments() -> argparse.Namespace:
         "--only", nargs="+", choices=tuple(PARTS), default=[*PARTS], metavar="PART", help=told
     )
     parser.add_argument("--write", action="store_true", help="put them into bench/RESULTS.md")
-    parser.add_argument("--samples", type=int, help="of each task of W1; default: 60,000")
+    parser.add_argument("--samples", type=int, help="of each task; default: 60,000")
     parser.add_argument("--tasks", type=int, default=NUM_TASKS, help="of whole runs")
     names = ",".join(beside_peers.ALGORITHMS)
-    kinds = "of peers, whole and seeds, with commas between"
+    kinds = "of peers, whole_program and seeds, with commas between"
     parser.add_argument("--algorithms", type=_names, default=names, help=kinds)
     parser.add_argument("--peer-steps", type=int, default=600, help="of a peer that are timed")
-    parser.add_argument("--convolution-steps", type=int, default=30, help="of W2 that are timed")
+    parser.add_argument("--convolution-steps", type=int, default=30, help="that are timed")
     return parser.parse_args()
 
 
@@ -254,9 +254,9 @@ def how(asked: argparse.Namespace, part: str) -> str:
     told += "" if asked.samples is None else f" --samples {asked.samples}"
     told += f" --peer-steps {asked.peer_steps}" if part.startswith("peers") else ""
     told += f" --convolution-steps {asked.convolution_steps}" if part == "convolution" else ""
-    if part.startswith("peers") or part in ("whole", "seeds"):
+    if part.startswith("peers") or part in ("whole_program", "seeds"):
         told += f" --algorithms {','.join(asked.algorithms)}"
-    if part in ("whole", "scaling", "seeds", "gpu"):
+    if part in ("whole_program", "scaling", "seeds", "gpu"):
         told += f" --tasks {asked.tasks}"
     return f'make bench ARGS="{told}"'
 

@@ -1,4 +1,4 @@
-"""How W1 naive grows with tasks and samples: seconds and peak memory of whole commands."""
+"""Naive on Rotated MNIST by tasks and samples: seconds and peak memory of whole commands."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _growing(
         evaluation = statistics.median(_timing(run)["eval_seconds"] for run in runs)
         told.append(
             (
-                f"W1 naive, {backend}, {number} {key.split('.')[1]}, s",
+                f"Rotated MNIST naive, {backend}, {number} {key.split('.')[1]}, s",
                 median([run.seconds for run in runs], 1),
                 f"training a {of} takes {growth:.2f} of its time with {numbers[0]}; "
                 f"evaluation {evaluation:.1f} s; peak {max(run.peak for run in runs):.0f} MiB",

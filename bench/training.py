@@ -1,10 +1,11 @@
-"""Steps per second of W1's training on one backend, beside hand-written loops and a bound.
+"""Steps per second on Rotated MNIST of one backend, beside hand-written loops and a roofline.
 
-W1: Rotated MNIST, 60,000 samples a task, batch 10, MLP 784-256-256-10, SGD lr 0.01. seqrun runs
+Rotated MNIST: 60,000 samples a task, batch 10, MLP 784-256-256-10, SGD lr 0.01. seqrun runs
 with metrics, progress bar, console and local files; what is timed is one epoch, with everything
 that happens between its first and its last hook (checkpoints and figures come after it), and
 without compilation: that of the first task for naive, of the second, where there are a penalty and
-a memory, for the others. Repetitions are interleaved. The bounds (bench/bound.py) are of a CPU.
+a memory, for the others. Repetitions are interleaved. The rooflines (bench/roofline.py) are a
+CPU's.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import bound
+from roofline import Roofline, measure, update_bytes
 import numpy as np
 from commands import quiet
-from hand import HandJax, HandTorch, HandTorchCompiled
-from w1 import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
+from hand_written import HandJax, HandTorch, HandTorchCompiled
+from rotated_mnist_mlp import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.training.engine.threads import default_num_threads
@@ -36,26 +37,26 @@ ALGORITHMS = {
 }
 COMPILED = " compiled"
 HAND = {
-    "torch": {"hand": HandTorch, f"hand{COMPILED}": HandTorchCompiled},
-    "jax": {"hand": HandJax},
+    "torch": {"hand_written": HandTorch, f"hand_written{COMPILED}": HandTorchCompiled},
+    "jax": {"hand_written": HandJax},
 }
-BOUND = "bound"
-BOUNDS = {BOUND: ("naive", (BATCH,)), f"{BOUND} agem": ("agem", (BATCH, 250))}
+ROOFLINE = "roofline"
+ROOFLINES = {ROOFLINE: ("naive", (BATCH,)), f"{ROOFLINE} agem": ("agem", (BATCH, 250))}
 """Of which algorithm's step, and the batches that it passes over; in task 2 memory holds 250."""
 EVALUATED = 20
 """Tasks that are evaluated."""
 
 
 def names_of(backend: str, device: str) -> list[str]:
-    """Return what is measured: the bound, hand-written loops and seqrun's algorithms."""
+    """Return what is measured: the roofline, hand-written loops and seqrun's algorithms."""
     variants = ("", COMPILED) if backend == "torch" else ("",)
     ours = [f"{algo}{v}" for algo in ALGORITHMS for v in variants]
-    return [*(BOUNDS if device == "cpu" else []), *HAND[backend], *ours]
+    return [*(ROOFLINES if device == "cpu" else []), *HAND[backend], *ours]
 
 
 def threads_of(name: str, device: str) -> int:
-    """Return the CPU threads that a run of seqrun's, or its bound, has by seqrun's rule."""
-    algo = BOUNDS[name][0] if name in BOUNDS else name.removesuffix(COMPILED)
+    """Return the CPU threads that a run of seqrun's, or its roofline, has by seqrun's rule."""
+    algo = ROOFLINES[name][0] if name in ROOFLINES else name.removesuffix(COMPILED)
     _, keys = ALGORITHMS.get(algo, ("", {}))
     samples = BATCH + keys.get("memory_batch_size", 0)
     per_sample = sum(i * o for i, o in zip(SIZES, SIZES[1:], strict=False))
@@ -151,15 +152,15 @@ def main() -> None:
     names = asked.rates.split(",") if asked.rates else names_of(backend, setting.device)
     rates: dict[str, list[float]] = {name: [] for name in names}
     fisher, evaluation, execution = [], [], {}
-    bounds: dict[str, list[bound.Bound]] = {name: [] for name in names if name in BOUNDS}
+    rooflines: dict[str, list[Roofline]] = {name: [] for name in names if name in ROOFLINES}
     seqrun_rate("naive", backend, setting)  # sets jax's threads before anything uses it
     hands = {n: make(setting) for n, make in HAND[backend].items() if n in names}
     for _ in range(asked.repetitions):
         for name in names:
-            if name in bounds:
-                found = bound.measure(BOUNDS[name][1], SIZES, setting.threads)
-                bounds[name].append(found)
-                rates[name].append(found.rate(bound.update_bytes(SIZES)))
+            if name in rooflines:
+                found = measure(ROOFLINES[name][1], SIZES, setting.threads)
+                rooflines[name].append(found)
+                rates[name].append(found.rate(update_bytes(SIZES)))
                 continue
             if name in hands:
                 rates[name].append(hands[name].rate())
@@ -170,7 +171,7 @@ def main() -> None:
                 fisher.append(timing["importance_seconds"] / 2)
                 evaluation.append(evaluation_seconds(backend, setting))
     seconds = {"fisher_seconds": fisher, "evaluation_seconds": evaluation}
-    told = {"rates": rates, **seconds, "bounds": bounds, "execution": execution}
+    told = {"rates": rates, **seconds, "rooflines": rooflines, "execution": execution}
     sys.stdout.write(json.dumps(told))
 
 

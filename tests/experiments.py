@@ -134,7 +134,7 @@ def exported(backend: str, **groups: Any) -> dict[str, np.ndarray]:
     named = flatten_state(groups)
     if backend == "jax":
         return {name: np.array(value) for name, value in named.items()}
-    from seqrun.backbones.torch import to_canonical
+    from seqrun.formulas.parameters.torch import to_canonical
 
     return {n: to_canonical(v.detach(), n).clone().numpy() for n, v in named.items()}
 
@@ -208,7 +208,7 @@ class Row:
         else:
             import torch
 
-            from seqrun.backbones.torch import from_canonical
+            from seqrun.formulas.parameters.torch import from_canonical
 
             live = (
                 {n: from_canonical(torch.from_numpy(a), n) for n, a in group.items()}

@@ -25,8 +25,8 @@ class TinyBenchmark(BaseBenchmark):
         """Draw noise that is the same whatever the seed of the run."""
 
         def draw(task: int, size: int) -> Dataset:
-            chance = np.random.default_rng([task, size])
-            x = chance.integers(0, 256, (size, 1, 2, 1)).astype(np.uint8)
+            rng = np.random.default_rng([task, size])
+            x = rng.integers(0, 256, (size, 1, 2, 1)).astype(np.uint8)
             y = np.arange(size, dtype=np.int32) % 3
             return Dataset.of_task(x, y, task)
 

@@ -1,4 +1,4 @@
-"""avalanche-lib on W1: its strategies, data loaders, default metrics and loggers, as they are."""
+"""avalanche-lib on Rotated MNIST: its strategies, data loaders, metrics, loggers, as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sequel-core on W1, either backend: its algorithms, data loaders, callbacks and local logger."""
+"""sequel-core on Rotated MNIST, both backends: its algorithms, data loaders, callbacks, logger."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Write images for the peers: python bench/peers/tasks.py FILE [--tasks N | --noise N].
 
-Those of W1 are of seqrun's own benchmark: raw, and turned as every task has them. W2's are noise.
+Those of Rotated MNIST are of seqrun's own benchmark: raw, and turned as every task has them. Those
+of ResNet18Thin are noise.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ def write(path: Path, num_tasks: int) -> None:
 
 def write_noise(path: Path, size: int) -> None:
     """Write an .npz file of one task: uint8 images (size, 32, 32, 3) and labels."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     found = {"angles": np.zeros(1)}
     for split in ("train", "test"):
-        found[f"{split}_1"] = chance.integers(0, 256, (size, 32, 32, 3), np.uint8)
-        found[f"{split}_labels"] = chance.integers(0, 10, size)
+        found[f"{split}_1"] = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
+        found[f"{split}_labels"] = rng.integers(0, 10, size)
     np.savez(path, **found)
 
 
@@ -41,7 +42,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", type=Path)
     parser.add_argument("--tasks", type=int, default=5)
-    parser.add_argument("--noise", type=int, help="images of W2's kind, instead")
+    parser.add_argument("--noise", type=int, help="images of ResNet18Thin's kind, instead")
     asked = parser.parse_args()
     if asked.noise is None:
         write(asked.path, asked.tasks)

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: one message naming the key, the value and what is allowed."""
+"""Checks of constructor arguments; a message names the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type's name."""
+    """Return the first line of an error's message, or the name of its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -47,7 +47,7 @@ def whole_per_task(name: str, value: Any, low: int) -> None:
 
 
 def whole_entries(name: str, values: Sequence[Any], low: int) -> None:
-    """Raise ConfigError unless a list holds integers >= `low`; name the list and the entry."""
+    """Raise ConfigError unless all entries of a list are integers >= `low`."""
     for place, one in enumerate(values, 1):
         if not isinstance(one, int) or isinstance(one, bool) or one < low:
             raise ConfigError(
@@ -65,7 +65,7 @@ def one_per_task(name: str, value: Any, num_tasks: int) -> None:
 
 
 def of_task(value: Any, task: int) -> int:
-    """Return the entry of `task` (1-based) of what may be a list with one per task."""
+    """Return the value for `task` (1-based): `value` itself, or its entry if it is a list."""
     return value if isinstance(value, int) else value[task - 1]
 
 
@@ -78,7 +78,7 @@ def within(
     open_low: bool = False,
     open_high: bool = False,
 ) -> None:
-    """Raise ConfigError unless `low` <= `value` <= `high` (an open end is not allowed itself)."""
+    """Raise ConfigError unless `low` <= `value` <= `high`; open ends exclude `low` or `high`."""
     opening, closing = "(" if open_low else "[", ")" if open_high else "]"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     excluded = [end for end, is_open in ((low, open_low), (high, open_high)) if is_open]
@@ -88,7 +88,7 @@ def within(
 
 
 def writable(name: str, directory: str | Path) -> None:
-    """Raise ConfigError unless files can be written below `directory`, which is not made."""
+    """Raise ConfigError unless files can be written in `directory`, which is not created."""
     if not isinstance(directory, (str, Path)):
         raise ConfigError(f"{name}={directory!r}: must be a directory")
     place = Path(directory).expanduser().absolute()
@@ -111,13 +111,13 @@ def finite(name: str, value: Any) -> None:
 
 
 def finite_list(name: str, value: Any, length: int, meaning: str) -> None:
-    """Raise ConfigError unless `value`, which may be null, is a list of finite numbers.
+    """Raise ConfigError unless `value` is None or a list of finite numbers.
 
     Args:
-        name: key.
-        value: what was given.
-        length: how many numbers.
-        meaning: what they are, in two or three words.
+        name: of the key.
+        value: the value given.
+        length: number of entries.
+        meaning: what the numbers mean, in two or three words.
     """
     if value is None:
         return
@@ -137,7 +137,7 @@ def boolean(name: str, value: Any) -> None:
 
 
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Raise ConfigError unless `value` is one of `allowed`; name the nearest match."""
+    """Raise ConfigError unless `value` is one of `allowed`; suggest the closest match."""
     if value not in allowed:
         listed = ", ".join(str(a) for a in allowed)
         raise ConfigError(f"{name}={value!r}: must be one of {listed}{nearest(value, allowed)}")

@@ -1,4 +1,4 @@
-"""Files of a run directory: written whole or not at all, in formats that any tool reads."""
+"""Files of a run directory: written atomically, in formats that any tool can read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 TEMPORARY = ".tmp"
-"""How the names of files end that are being written."""
+"""Suffix of files that are still being written."""
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Replace `path` by `content` so that a reader sees the old file or the new one, never a part.
 
-    The content goes to a temporary file in the same directory, reaches the disk (fsync) and then
-    takes the name (os.replace); the directory is made if missing.
+    The content is written to a temporary file in the same directory, flushed to disk (fsync) and
+    renamed (os.replace). The directory is created if it is missing.
 
     Raises:
-        OSError: nothing was replaced, and no temporary file is left.
+        OSError: `path` is unchanged and no temporary file is left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 
 def write_through(path: Path, data: bytes) -> None:
-    """Write a new file, all of which is on the disk afterwards."""
+    """Write a new file and flush it to disk."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -50,13 +50,13 @@ def write_through(path: Path, data: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new hidden name in the same directory, for what is to take the name `path`."""
+    """Return a new hidden name in the same directory, for a file that will be renamed to `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name `path` in an OSError of this block: a disk that is full does not say what for."""
+    """Add `path` to an OSError raised in this block: "disk full" alone does not name the file."""
     try:
         yield
     except OSError as error:
@@ -65,7 +65,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove what writers that were killed left in a directory that nobody else writes to."""
+    """Remove temporary files left by killed processes; nobody else may be writing here."""
     for path in directory.glob(f".*{TEMPORARY}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -75,7 +75,7 @@ def remove_temporaries(directory: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; see `to_json` for the form."""
+    """Write `value` as JSON, atomically; see `to_json` for the format."""
     write_atomically(path, to_json(value))
 
 
@@ -83,24 +83,35 @@ def to_json(value: Any) -> str:
     """Return `value` as indented JSON with its keys in the order given.
 
     Arrays become lists and NumPy scalars numbers. A number that is not finite becomes null: JSON
-    has no NaN, and a parser must not choke on a run that diverged.
+    has no NaN, and the record of a run that diverged must still parse.
     """
-    return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(json_value(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def plain(value: Any) -> Any:
-    """Return `value` as what JSON can hold: dict, list, str, int, finite float, bool, None."""
+def json_value(value: Any) -> Any:
+    """Return `value` in JSON types: dict, list, str, int, finite float, bool, None."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of nested mappings; lists and empty mappings stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def matrix_to_csv(matrix: np.ndarray) -> str:
@@ -122,7 +133,7 @@ def matrix_from_csv(text: str) -> np.ndarray:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename durable; file systems that can't sync a directory are let be."""
+    """Make a rename durable, on file systems that can sync a directory."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

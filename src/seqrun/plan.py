@@ -1,7 +1,7 @@
-"""All chance of an experiment, drawn once in NumPy as index arrays.
+"""The plan of an experiment: all that is random, drawn in NumPy as index arrays before training.
 
-Nothing here depends on the model or on a framework: the same seed gives the same batches,
-the same memory and the same initial weights on both backends.
+Nothing here depends on the model or on a framework: the same seed gives the same batches, the same
+memory and the same initial weights on both backends.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from seqrun.checks import ConfigError, nearest, whole
 
 STREAMS = ("init", "tasks", "data", "memory", "noise")
 """Independent random streams: initial weights; permutations, angles, class order and subsets;
-batch order and augmentation; reservoirs, coresets and replay reads; dropout and other noise."""
+batch order and augmentation; reservoirs, coresets and replay batches; dropout and other noise."""
 
 AUGMENTATION = 2
-"""What sets augmentation apart from batch order within an epoch of the stream "data"."""
+"""Position that separates augmentation from batch order in an epoch of the stream "data"."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class RandomStreams:
     """Derive one independent NumPy generator per purpose from one seed.
 
     Args:
-        seed: root of every stream, >= 0.
-        overrides: stream name -> seed of its own; None keeps the root seed.
+        seed: root seed of every stream, >= 0.
+        overrides: stream name -> its own seed; None = the root seed.
 
     Raises:
         ConfigError: a negative seed or an unknown stream name.
@@ -49,7 +49,7 @@ class RandomStreams:
                 whole(f"streams.{name}", seed, 0)
 
     def generator(self, stream: str, *position: int) -> np.random.Generator:
-        """Return the generator of `stream` at `position` (task, epoch, ...), from its start."""
+        """Return a new generator of `stream` at `position` (task, epoch, ...)."""
         return np.random.Generator(np.random.PCG64(self._sequence(stream, position)))
 
     def key(self, stream: str, *position: int) -> int:
@@ -64,17 +64,18 @@ class RandomStreams:
 
 @dataclass
 class Chunk:
-    """A stretch of training steps with batches of one shape: what an engine runs in one call.
+    """Consecutive training steps with batches of one shape, which an engine runs in one call.
 
     Attributes:
         task, epoch: 1-based position in the stream.
         first_step: 0-based global index of its first step.
         arrays: per-step plan arrays, each with a leading step axis; "index" (steps, batch) int32
-            holds rows of the task's pool; "augment/<name>" (steps, batch, 3) int32, when there,
-            holds crops and flips of the samples in "<name>"; replay methods add their own.
+            holds rows of the replay dataset; "augment/<name>" (steps, batch, 3) int32, if present,
+            holds crops and flips of the samples in "<name>"; replay methods add their own arrays.
         losses: (steps,) float32 task loss of each step, filled in by the engine.
         correct: (steps,) int number of samples of each batch classified correctly before the step.
-        stretch: steps of the epoch's stretch of batches of this shape that it is cut from.
+        segment_steps: length of the epoch's segment (steps with batches of one shape) that the
+            chunk is cut from.
     """
 
     task: int
@@ -83,7 +84,7 @@ class Chunk:
     arrays: dict[str, np.ndarray]
     losses: np.ndarray | None = None
     correct: np.ndarray | None = None
-    stretch: int = 0
+    segment_steps: int = 0
 
     @property
     def steps(self) -> int:
@@ -102,8 +103,8 @@ def batch_order(
     """Shuffle a task's samples for one epoch.
 
     Returns:
-        Full batches (num_samples // batch_size, batch_size) and the partial last batch
-        (0 or 1, num_samples % batch_size), both int32.
+        Row indices, int32: the full batches (num_samples // batch_size, batch_size) and the partial
+        last batch (0 or 1, num_samples % batch_size).
     """
     order = streams.generator("data", task, epoch).permutation(num_samples).astype(np.int32)
     whole_batches = num_samples // batch_size
@@ -117,38 +118,39 @@ def augmentation(
     streams: RandomStreams,
     task: int,
     epoch: int,
-    parts: list[dict[str, np.ndarray]],
-    reads: Sequence[str],
+    segments: list[dict[str, np.ndarray]],
+    batches: Sequence[str],
     crop_padding: int,
     horizontal_flip: bool,
 ) -> list[dict[str, np.ndarray]]:
-    """Add crops and flips of all samples that an epoch reads.
+    """Add crops and flips of all samples in an epoch's batches.
 
-    They are drawn read by read, for the epoch at once, so that neither other reads nor the place
-    of a cut changes them; nor does flipping change the crops.
+    They are drawn for one kind of batch after the other and for the whole epoch at once, so that
+    they depend neither on other kinds of batches nor on where segments are cut. Flipping does not
+    change the crops.
 
     Args:
         streams: the stream "data" is used.
         task, epoch: 1-based.
-        parts: plan arrays of successive stretches.
-        reads: names of the plan arrays that are read, each (steps, B).
-        crop_padding: p, pixels around an image that a crop may reach into, >= 0.
-        horizontal_flip: flip every other sample on average.
+        segments: plan arrays of successive segments.
+        batches: names of the plan arrays that hold batches, each (steps, B).
+        crop_padding: p, the pixels of padding on each side that a crop may include, >= 0.
+        horizontal_flip: flip each sample with probability 1/2.
 
     Returns:
-        The parts with "augment/<name>" (steps, B, 3) int32 for each read: the crop's first row and
-        column in the padded image, both uniform in [0, 2p], and 1 where it is flipped, 0 elsewhere.
+        The segments with "augment/<name>" (steps, B, 3) int32 for each kind of batch: the crop's
+        first row and column in the padded image, both uniform in [0, 2p], and 1 if flipped, else 0.
     """
-    drawn = [dict(part) for part in parts]
-    for number, name in enumerate(reads):
-        chance = streams.generator("data", task, epoch, AUGMENTATION, number)
-        samples = sum(part[name].size for part in parts)
-        flips = chance.integers(2, size=(samples, 1), dtype=np.int32) * np.int32(horizontal_flip)
-        crops = chance.integers(2 * crop_padding + 1, size=(samples, 2), dtype=np.int32)
+    drawn = [dict(segment) for segment in segments]
+    for number, name in enumerate(batches):
+        rng = streams.generator("data", task, epoch, AUGMENTATION, number)
+        samples = sum(segment[name].size for segment in segments)
+        flips = rng.integers(2, size=(samples, 1), dtype=np.int32) * np.int32(horizontal_flip)
+        crops = rng.integers(2 * crop_padding + 1, size=(samples, 2), dtype=np.int32)
         offsets = np.concatenate([crops, flips], axis=1)
-        ends = np.cumsum([part[name].size for part in parts])
-        for part, own in zip(drawn, np.split(offsets, ends[:-1]), strict=True):
-            part[f"augment/{name}"] = own.reshape(*part[name].shape, 3)
+        ends = np.cumsum([segment[name].size for segment in segments])
+        for segment, own in zip(drawn, np.split(offsets, ends[:-1]), strict=True):
+            segment[f"augment/{name}"] = own.reshape(*segment[name].shape, 3)
     return drawn
 
 
@@ -156,7 +158,7 @@ def chunks(
     task: int,
     epoch: int,
     first_step: int,
-    parts: list[dict[str, np.ndarray]],
+    segments: list[dict[str, np.ndarray]],
     chunk_steps: int,
 ) -> Iterator[Chunk]:
     """Cut an epoch's plan into chunks on a fixed grid.
@@ -164,17 +166,17 @@ def chunks(
     Args:
         task, epoch: 1-based.
         first_step: global index of the epoch's first step.
-        parts: plan arrays of successive stretches; batches within a part have one shape.
-        chunk_steps: longest chunk.
+        segments: plan arrays of successive segments, each with batches of one shape.
+        chunk_steps: steps of the longest chunk.
     """
-    for arrays in parts:
+    for arrays in segments:
         steps = len(arrays["index"])
         for start in range(0, steps, chunk_steps):
             piece = {name: a[start : start + chunk_steps] for name, a in arrays.items()}
-            yield Chunk(task, epoch, first_step + start, piece, stretch=steps)
+            yield Chunk(task, epoch, first_step + start, piece, segment_steps=steps)
         first_step += steps
 
 
 def describe(streams: RandomStreams) -> dict[str, Any]:
-    """Return the streams as plain data for a record."""
+    """Return the seeds as plain data for a record."""
     return {"seed": streams.seed, **{k: v for k, v in streams.overrides.items() if v is not None}}

@@ -71,8 +71,8 @@ def ewc_by_hand(
         else:
             rows, draws = np.arange(len(y)), streams.generator("noise", task)
             if fisher_samples is not None:
-                chance = streams.generator("memory", task)
-                rows = np.sort(chance.choice(len(y), fisher_samples, replace=False))
+                rng = streams.generator("memory", task)
+                rows = np.sort(rng.choice(len(y), fisher_samples, replace=False))
             uniform = draws.random(len(rows), dtype=np.float32)
             chosen = (w, x[rows], y[rows])
             how = fisher, fisher_weight, uniform, fisher_batch_size

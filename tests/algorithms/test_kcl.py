@@ -53,10 +53,10 @@ def test_kernels_in_numbers(backend: str):
 def test_fourier_features_make_the_gaussian_kernel(backend: str):
     """With omega ~ N(0, I): psi(x) psi(y)^T -> exp(-|x - y|^2 / 2), error of order 1/sqrt(D)."""
     formulas, array = kernels(backend)
-    chance = np.random.default_rng(0)
-    x = chance.random((4, 3), dtype=np.float32)
-    bases = chance.standard_normal((20000, 3), dtype=np.float32)
-    phase = chance.uniform(0, 2 * np.pi, 20000).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x = rng.random((4, 3), dtype=np.float32)
+    bases = rng.standard_normal((20000, 3), dtype=np.float32)
+    phase = rng.uniform(0, 2 * np.pi, 20000).astype(np.float32)
     psi = np.asarray(formulas.fourier_features(array(x), array(bases), array(phase)))
     first = 0.01 * np.cos(bases[0] @ x[0] + phase[0])  # sqrt(2 / 20000) = 0.01
     np.testing.assert_allclose(psi[0, 0], first, rtol=1e-4)
@@ -68,8 +68,8 @@ def test_fourier_features_make_the_gaussian_kernel(backend: str):
 def test_ridge_regression_against_float64(backend: str):
     """(K + ridge I)^-1 Y by NumPy's inverse; and NaN, not garbage, where there is none."""
     formulas, array = kernels(backend)
-    chance = np.random.default_rng(1)
-    rows, targets = chance.random((20, 8)), np.eye(3)[chance.integers(0, 3, 20)]
+    rng = np.random.default_rng(1)
+    rows, targets = rng.random((20, 8)), np.eye(3)[rng.integers(0, 3, 20)]
     kernel = rows @ rows.T
     weights = formulas.ridge_weights(
         array(kernel.astype(np.float32)), array(np.float32(0.11)), array(targets.astype(np.float32))

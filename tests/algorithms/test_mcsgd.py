@@ -169,11 +169,11 @@ def test_minibatch_steps_by_hand(backend: str):
         w = shifted(problem.w_bar, problem.w_hat, setting["position"])
         velocity = {name: np.zeros_like(v) for name, v in w.items()}
         stored = len(problem.sides[0][2])
-        chance = algorithm.random.generator("memory", task, 0, 1)
+        rng = algorithm.random.generator("memory", task, 0, 1)
         for _ in range(2):
-            order = chance.permutation(7)
+            order = rng.permutation(7)
             for rows in (order[:3], order[3:6], order[6:]):
-                drawn = chance.choice(stored, 3, replace=False)
+                drawn = rng.choice(stored, 3, replace=False)
                 for name in NAMES:
                     step = 0.0
                     for k in range(5):

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from seqrun.backbones.base import draw_initial_weights, multiply_adds
 from seqrun.backbones.cnn.jax import max_pool
-from seqrun.backbones.torch import canonical_names, to_canonical
+from seqrun.formulas.parameters.torch import canonical_names, to_canonical
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams
 
@@ -36,11 +36,11 @@ def shapes_of(backbone: Any, images: tuple[int, int, int], classes: int) -> dict
     if backbone.backend == "torch":
         params, stats = canonical_names(module)
         return {n: tuple(to_canonical(v, n).shape) for n, v in (params | stats).items()}
-    from seqrun.backbones.jax import flat
+    from seqrun.formulas.parameters.jax import canonical
 
     sample = jax.ShapeDtypeStruct((2, *images), np.float32)
     made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), sample)
-    named = flat(made["params"]) | flat(made.get("batch_stats", {}))
+    named = canonical(made["params"]) | canonical(made.get("batch_stats", {}))
     return {name: tuple(value.shape) for name, value in named.items()}
 
 
@@ -169,11 +169,11 @@ def _pooled(x: Any, weights: Any, side: int) -> tuple[Any, Any]:
 
 def test_a_pool_gives_its_gradient_to_the_first_of_equals():
     """As torch does, where jax's own maximum would share it out; odd rows are left out."""
-    chance = np.random.default_rng(0)
-    x = chance.integers(0, 3, (2, 7, 8, 3)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, 7, 8, 3)).astype(np.float32)
     for side in (1, 2, 3):
         height, width = 7 // side, 8 // side
-        weights = chance.random((2, height, width, 3)).astype(np.float32)
+        weights = rng.random((2, height, width, 3)).astype(np.float32)
         pooled, gradient = jax.jit(_pooled, static_argnums=2)(x, weights, side)
         given = torch.tensor(x, requires_grad=True)
         expected = F.max_pool2d(given.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)

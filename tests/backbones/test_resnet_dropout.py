@@ -10,10 +10,10 @@ import pytest
 import torch
 from experiments import component, every_backend
 
-from seqrun.backbones.jax import flat, nested
+from seqrun.formulas.parameters.jax import canonical, as_tree
 from seqrun.backbones.resnet.jax import Block as JaxBlock
 from seqrun.backbones.resnet.torch import Block as TorchBlock
-from seqrun.backbones.torch import canonical_names, from_canonical, to_canonical
+from seqrun.formulas.parameters.torch import canonical_names, from_canonical, to_canonical
 
 DROPPED = 0.9
 SHAPE = (32, 8, 8, 16)
@@ -42,10 +42,10 @@ def forward(module: Any, backend: str, values: dict[str, Any], x: np.ndarray, tr
             return module.encode(torch.from_numpy(x)).numpy()
     method = None if isinstance(module, JaxBlock) else type(module).encode
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, False), x)
-    params = nested({n: value(n, s.shape) for n, s in flat(shapes["params"]).items()})
-    fresh = flat(shapes["batch_stats"]).items()
+    params = as_tree({n: value(n, s.shape) for n, s in canonical(shapes["params"]).items()})
+    fresh = canonical(shapes["batch_stats"]).items()
     stats = {n: np.full(s.shape, float(n.endswith("var")), np.float32) for n, s in fresh}
-    variables = {"params": params, "batch_stats": nested(stats)}
+    variables = {"params": params, "batch_stats": as_tree(stats)}
     given = {"method": method, "mutable": ["batch_stats"]}
     call = jax.jit(lambda v, x, key: module.apply(v, x, train, rngs={"dropout": key}, **given)[0])
     return np.asarray(call(variables, x, jax.random.key(0)))

@@ -100,9 +100,9 @@ def training_pass(algorithm: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.
 def test_forward_gradients_and_statistics_agree(network):
     """From weights that are the same bits, on inputs of unit variance."""
     tolerance = NETWORKS[network][2]
-    chance = np.random.default_rng(0)
-    x = chance.standard_normal((10, 8, 8, 1)).astype(np.float32)
-    y = chance.integers(0, 10, 10)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((10, 8, 8, 1)).astype(np.float32)
+    y = rng.integers(0, 10, 10)
     algorithms = [ready(network, backend) for backend in BACKENDS]
     weights = [a.export_arrays() for a in algorithms]
     assert_same_arrays(weights[1], weights[0], 0.0)

@@ -25,12 +25,12 @@ def made(network: str, backend: str, **more: Any) -> BaseAlgorithm:
 
 def saved(algorithm: BaseAlgorithm, directory: Any, seed: int) -> Any:
     """Give a started algorithm noise for a network and write its checkpoint; return the folder."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     arrays = algorithm.export_arrays()
     for name in arrays:
         if name.startswith(("params/", "stats/")):
-            noise = chance.uniform(0.05, 0.3, arrays[name].shape).astype(np.float32)
-            signs = 1 if name.endswith(("/var", "/scale")) else chance.choice([-1, 1], noise.shape)
+            noise = rng.uniform(0.05, 0.3, arrays[name].shape).astype(np.float32)
+            signs = 1 if name.endswith(("/var", "/scale")) else rng.choice([-1, 1], noise.shape)
             arrays[name] = (noise * signs).astype(np.float32)
     algorithm.import_arrays(arrays)
     algorithm.progress.final_loss = 0.0

@@ -12,13 +12,13 @@ from seqrun.system import num_cores
 from seqrun.cli.listing import CONF
 
 ROOT = CONF.parent
-SMALL = "Setting(device='cpu', digits=True, samples=30), 1, 1, (1, 2), ('hand', 'naive')"
+SMALL = "Setting(device='cpu', digits=True, samples=30), 1, 1, (1, 2), ('hand_written', 'naive')"
 NO_GPU = "Setting(device='cuda', digits=True), 1, 1, (1, 2)"
 
 
 def rows(arguments: str) -> list[list[Any]]:
     """Return the rows that the part makes, in a process of its own."""
-    source = "import json, gpu; from w1 import Setting; "
+    source = "import json, gpu; from rotated_mnist_mlp import Setting; "
     source += f"print(json.dumps(gpu.rows({arguments})))"
     path = [str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
@@ -37,8 +37,8 @@ def test_path_runs_on_the_cpu():
         "seqrun torch, naive, 1 thread(s), steps/s",
         *(f"hand-written jit(scan), jax, naive{of}, steps/s" for of in threads),
         "seqrun jax, naive, 1 thread(s), steps/s",
-        "W1 naive, jax, 1 seed(s) in one program, runs/s",
-        "W1 naive, jax, 2 seed(s) in one program, runs/s",
+        "Rotated MNIST naive, jax, 1 seed(s) in one program, runs/s",
+        "Rotated MNIST naive, jax, 2 seed(s) in one program, runs/s",
     ]
     assert all(float(numbers.split(" ")[0]) > 0 for _, numbers, _ in found)
     ours = [told for what, _, told in found if what.startswith("seqrun")]
@@ -54,4 +54,4 @@ def test_rows_without_a_gpu_say_so():
     assert len(set(names)) == len(names)
     for what in ("seqrun torch, agem compiled, steps/s", "seqrun jax, ewc, steps/s"):
         assert what in names
-    assert names[-1] == "W1 naive, jax, 2 seed(s) in one program, runs/s"
+    assert names[-1] == "Rotated MNIST naive, jax, 2 seed(s) in one program, runs/s"

@@ -36,18 +36,18 @@ def test_seeds_over_the_faster_single_run(module: Any):
 
 def test_rates_over_the_faster_hand_written_loop(module: Any):
     """Of each repetition the faster of one and two threads, of the same kind."""
-    beside_hand = module("beside_hand")
+    beside_hand_written = module("beside_hand_written")
     rates = {
-        ("hand", 1): [100.0, 300.0],
-        ("hand", 2): [200.0, 200.0],
-        ("hand compiled", 1): [900.0, 900.0],
+        ("hand_written", 1): [100.0, 300.0],
+        ("hand_written", 2): [200.0, 200.0],
+        ("hand_written compiled", 1): [900.0, 900.0],
         ("naive", 1): [100.0, 600.0],
         ("ewc", 1): [50.0, 150.0],
     }
-    assert beside_hand.best_by_hand("", rates) == [200.0, 300.0]
-    assert beside_hand._compared(("naive", 1), rates, []) == "1.25 of hand-written"
-    assert beside_hand._compared(("hand", 1), rates, []) == "0.75 of the faster"
-    assert beside_hand._compared(("ewc", 1), rates, []) == "3.00 x naive's time per step"
+    assert beside_hand_written.best_by_hand("", rates) == [200.0, 300.0]
+    assert beside_hand_written._compared(("naive", 1), rates, []) == "1.25 of hand-written"
+    assert beside_hand_written._compared(("hand_written", 1), rates, []) == "0.75 of the faster"
+    assert beside_hand_written._compared(("ewc", 1), rates, []) == "3.00 x naive's time per step"
 
 
 def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +65,8 @@ def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(beside_peers, "ask", ask)
     rows = beside_peers._algorithm("naive", BENCH, 2, 9, None, "turning")
     told = {title: number for title, number, _ in rows}
-    assert told["W1 naive, seqrun's better backend over the faster peer"] == "5.0 (4.0-6.0)"
+    what = "Rotated MNIST naive, seqrun's better backend over the faster peer"
+    assert told[what] == "5.0 (4.0-6.0)"
 
 
 def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPatch):
@@ -73,7 +74,7 @@ def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("seqrun.training.engine.threads.num_cores", lambda: 2)
     threads_of = module("training").threads_of
     assert [threads_of(name, "cpu") for name in ("naive", "er compiled", "agem")] == [1, 1, 2]
-    assert threads_of("agem", "cuda") == threads_of("bound", "cpu") == 1
+    assert threads_of("agem", "cuda") == threads_of("roofline", "cpu") == 1
 
 
 @pytest.mark.parametrize("name", ["first_chunk", "phases", "training", "convolution"])

@@ -23,10 +23,10 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
-def picture(chance: np.random.Generator, height: int, width: int) -> np.ndarray:
+def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Return a (height, width, 3) uint8 image of few frequencies, as JPEG likes them."""
     y, x = np.mgrid[:height, :width][..., None] / max(height, width)
-    phase = chance.uniform(0, 6, (4, 3))
+    phase = rng.uniform(0, 6, (4, 3))
     values = np.sin(5 * y + phase[0]) + np.sin(4 * x + phase[1]) + phase[2] / 6
     return np.clip(60 * values + 100, 0, 255).astype(np.uint8)
 
@@ -67,11 +67,11 @@ def cifar_batches(
     per_batch: Mapping[str, int], classes: int, key: str, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Return name -> batch as CIFAR's are: "data" (N, 3072) uint8 and a list of labels."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     return {
         name: {
             "batch_label": name,
-            "data": chance.integers(0, 256, (number, 3072), np.uint8),
+            "data": rng.integers(0, 256, (number, 3072), np.uint8),
             key: (np.arange(number) % classes).tolist(),
         }
         for name, number in per_batch.items()
@@ -118,19 +118,19 @@ TINY = {"classes": 4, "train_per_class": 3, "test_per_class": 2}
 
 def tiny_imagenet_tree(seed: int = 0, size: int = 64) -> dict[str, bytes]:
     """Return relative name -> content of a set of 4 classes; ids unsorted, one image grey."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     ids = ["n03", "n01", "n04", "n02"]
     tree = {"wnids.txt": "\n".join(ids).encode() + b"\n", "words.txt": b"n01\tfish\n"}
     for wnid in ids:
         tree[f"train/{wnid}/{wnid}_boxes.txt"] = b"x\n"
         for number in range(TINY["train_per_class"]):
-            image = picture(chance, size, size)
+            image = picture(rng, size, size)
             if wnid == "n02" and number == 1:
                 image = image[..., 0]
             tree[f"train/{wnid}/images/{wnid}_{number}.JPEG"] = encoded(image)
     lines = []
     for number in range(TINY["classes"] * TINY["test_per_class"]):
-        tree[f"val/images/val_{number}.JPEG"] = encoded(picture(chance, size, size))
+        tree[f"val/images/val_{number}.JPEG"] = encoded(picture(rng, size, size))
         lines.append(f"val_{number}.JPEG\t{ids[number % 4]}\t0\t0\t9\t9\n")
     tree["val/val_annotations.txt"] = "".join(lines).encode()
     tree["test/images/test_0.JPEG"] = b"has no label and is not read"
@@ -153,22 +153,22 @@ def image_tree(
     seed: int = 0,
 ) -> dict[str, bytes]:
     """Return relative name -> content of train/<class>/ and test/<class>/, JPEG and PNG."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     tree = {}
     for split, number in (("train", train), ("test", test)):
         for name in classes:
             for n in range(number):
                 form, suffix = [("JPEG", "jpg"), ("PNG", "png"), ("JPEG", "JPEG")][n % 3]
-                tree[f"{split}/{name}/{n:04}.{suffix}"] = encoded(picture(chance, *size), form)
+                tree[f"{split}/{name}/{n:04}.{suffix}"] = encoded(picture(rng, *size), form)
     return tree
 
 
 def npz_arrays(classes: int = 4, shape: tuple[int, ...] = (6, 5, 3), seed: int = 0):
     """Return x_train (24, ...), y_train, x_test (8, ...), y_test."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     return {
-        "x_train": chance.integers(0, 256, (24, *shape), np.uint8),
+        "x_train": rng.integers(0, 256, (24, *shape), np.uint8),
         "y_train": np.arange(24) % classes,
-        "x_test": chance.integers(0, 256, (8, *shape), np.uint8),
+        "x_test": rng.integers(0, 256, (8, *shape), np.uint8),
         "y_test": np.arange(8) % classes,
     }

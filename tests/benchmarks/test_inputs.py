@@ -17,7 +17,7 @@ from seqrun.benchmarks import (
     SplitDigits,
     SplitMNIST,
 )
-from seqrun.benchmarks.dataset import pad
+from seqrun.benchmarks.tasks import pad
 from seqrun.benchmarks.digits import DIGITS, load_digits
 from seqrun.benchmarks.mnist import load_mnist
 from seqrun.benchmarks.normalization import measured_transform

@@ -10,7 +10,7 @@ import pytest
 from experiments import build
 
 from seqrun.callbacks import PreviewCallback
-from seqrun.evaluation import plots as pictures
+from seqrun.evaluation import plots
 from seqrun.callbacks.preview import in_turns
 from seqrun.checks import ConfigError
 
@@ -24,13 +24,13 @@ def test_classes_take_turns():
 
 def test_each_task_has_its_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shown: list[Any] = []
-    draw = pictures.inputs_png
+    draw = plots.inputs_png
 
     def note(x: np.ndarray, y: np.ndarray, title: str) -> bytes:
         shown.append((x, y, title))
         return draw(x, y, title)
 
-    monkeypatch.setattr(pictures, "inputs_png", note)
+    monkeypatch.setattr(plots, "inputs_png", note)
     stream = {"num_tasks": 2, "samples_per_task": 40, "normalize": True, "pad_to": 10}
     algorithm = build("er", "torch", callbacks=[PreviewCallback(num_images=7)], stream=stream)
     algorithm.run_dir = tmp_path
@@ -52,7 +52,7 @@ def test_each_task_has_its_own_images(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("count", [1, 10, 13])
 def test_any_number_of_images_and_channels(channels: int, count: int):
     x = np.zeros((count, 4, 6, channels), np.uint8)
-    assert pictures.inputs_png(x, np.arange(count), "title")[:4] == b"\x89PNG"
+    assert plots.inputs_png(x, np.arange(count), "title")[:4] == b"\x89PNG"
 
 
 def test_no_directory_no_picture():

@@ -66,8 +66,8 @@ def task_sizes(seed: int) -> np.ndarray:
     """Return the training samples of two tasks in the order of classes that a seed draws."""
     counts = np.array([143, 145, 143, 146, 147, 149, 145, 144, 135, 143])
     # the seed, the place of "tasks" among the streams, the place of the class order
-    chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1, 3])))
-    return counts[chance.permutation(10)].reshape(2, 5).sum(1)
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1, 3])))
+    return counts[rng.permutation(10)].reshape(2, 5).sum(1)
 
 
 def test_every_seed_is_looked_at(capfd, elsewhere):

@@ -30,7 +30,7 @@ ORDER: list[tuple[str, ...]] = [
     ("evaluation",),
     ("benchmarks", "backbones", "optimizers"),
     ("memory", "formulas"),
-    ("plan", "checks", "files", "system"),
+    ("plan", "dataset", "checks", "files", "system"),
 ]
 """Rooms from the top to the bottom: one may import those of its own line and of lines below."""
 

@@ -115,7 +115,7 @@ def test_no_rule_knows_a_layer_whose_kernel_is_made_of_its_parameters():
     import jax
     from flax import linen as nn
 
-    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.per_sample import jax as per_sample
 
     def doubled(arrays: Any) -> Any:
@@ -129,13 +129,13 @@ def test_no_rule_knows_a_layer_whose_kernel_is_made_of_its_parameters():
             return call(layer, x.reshape(len(x), -1))
 
     module, x = Network(), np.random.default_rng(0).random((5, 2, 3, 1), np.float32)
-    params = flat(module.init(jax.random.key(0), x)["params"])
+    params = canonical(module.init(jax.random.key(0), x)["params"])
 
     def losses(logits: Any) -> Any:
         return (logits**2).sum(1)
 
     def loss(params: Any, image: Any) -> Any:
-        return losses(module.apply({"params": nested(params)}, image[None])).sum()
+        return losses(module.apply({"params": as_tree(params)}, image[None])).sum()
 
     found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (), 2)
     each = [jax.grad(loss)(params, image) for image in x]
@@ -149,19 +149,20 @@ def test_dense_layers(bias: bool):
     import jax
     from flax import linen as nn
 
-    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.jax import cross_entropy
     from seqrun.formulas.layers import jax as layers
 
     parts = [lambda x: x.reshape(len(x), -1), nn.Dense(5, bias), nn.relu, nn.Dense(3, bias)]
-    module, chance = nn.Sequential(parts), np.random.default_rng(2)
-    images = [chance.random((size, 2, 3, 1), dtype=np.float32) for size in (7, 2)]
-    params = flat(module.init(jax.random.key(0), images[0])["params"])
+    module, rng = nn.Sequential(parts), np.random.default_rng(2)
+    images = [rng.random((size, 2, 3, 1), dtype=np.float32) for size in (7, 2)]
+    params = canonical(module.init(jax.random.key(0), images[0])["params"])
     found, expected = [], []
     for x in images:
 
         def loss(params: Any = params, x: Any = x) -> Any:
-            return cross_entropy(module.apply({"params": nested(params)}, x), np.arange(len(x)) % 3)
+            logits = module.apply({"params": as_tree(params)}, x)
+            return cross_entropy(logits, np.arange(len(x)) % 3)
 
         found.append(layers.through_layers((nn.Dense,), params, loss))
         expected.append(jax.grad(loss)(params))
@@ -175,8 +176,8 @@ def test_dense_layers(bias: bool):
     half = nn.Sequential([parts[0], nn.Dense(5, bias, dtype="bfloat16")])
     made = []
     for module in (normed, half):
-        params = flat(module.init(jax.random.key(0), x)["params"])
-        total = lambda p, module=module: module.apply({"params": nested(p)}, x).sum()
+        params = canonical(module.init(jax.random.key(0), x)["params"])
+        total = lambda p, module=module: module.apply({"params": as_tree(p)}, x).sum()
         made.append(layers.through_layers((nn.Dense,), params, total))
     assert made[0] is None
     assert {str(d.dtype) for d in made[1].deltas.values()} == {"bfloat16"}
@@ -189,7 +190,7 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
     import jax.numpy as jnp
     from flax import linen as nn
 
-    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.layers import jax as layers
 
     class Network(nn.Module):
@@ -210,10 +211,10 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
             return out(y / norm) if where == "before" else out(y) / norm
 
     module, x = Network(), np.ones((5, 2), np.float32)
-    params = flat(module.init(jax.random.key(0), x)["params"])
+    params = canonical(module.init(jax.random.key(0), x)["params"])
 
     def loss(params: Any) -> Any:
-        value = module.apply({"params": nested(params)}, x).sum()
+        value = module.apply({"params": as_tree(params)}, x).sum()
         return value + (params["out/kernel"] ** 2).sum() if where == "loss" else value
 
     found = jax.jit(lambda p: layers.through_layers((nn.Dense,), p, loss) is None)(params)
@@ -279,7 +280,7 @@ def network(backend: str, kind: str) -> tuple[Any, Any, Any]:
         return module.eval(), None, None
     import jax
 
-    flatten = import_module("seqrun.backbones.jax").flat
+    flatten = import_module("seqrun.formulas.parameters.jax").canonical
     variables = module.init(jax.random.key(0), np.zeros((2, 7, 6, 2), np.float32))
     generator = np.random.default_rng(1)
     flat = {k: flatten(v) for k, v in variables.items()}
@@ -301,7 +302,7 @@ def test_per_sample_powers_on_torch(kind: str, power: int, monkeypatch: pytest.M
     import torch
     from torch.nn.functional import cross_entropy
 
-    from seqrun.backbones.torch import canonical_names
+    from seqrun.formulas.parameters.torch import canonical_names
     from seqrun.formulas.per_sample import torch as per_sample
 
     monkeypatch.setattr(per_sample, "CHUNK", 3)
@@ -419,7 +420,7 @@ def test_per_sample_powers_of_unusual_modules(
     import torch
     from torch import nn
 
-    from seqrun.backbones.torch import canonical_names
+    from seqrun.formulas.parameters.torch import canonical_names
     from seqrun.formulas.per_sample import torch as per_sample
 
     class Module(nn.Module):
@@ -552,7 +553,7 @@ def of_torch(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
     import torch
     from torch import nn
 
-    from seqrun.backbones.torch import canonical_names
+    from seqrun.formulas.parameters.torch import canonical_names
     from seqrun.formulas.per_sample import torch as per_sample
 
     class Network(nn.Module):
@@ -586,7 +587,7 @@ def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
     import jax
     from flax import linen as nn
 
-    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.per_sample import jax as per_sample
 
     class Network(nn.Module):
@@ -598,7 +599,7 @@ def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
             return nn.tanh(layer(x[..., 0])).mean(1)
 
     module = Network()
-    params = flat(module.init(jax.random.key(0), x)["params"])
+    params = canonical(module.init(jax.random.key(0), x)["params"])
 
     def losses(logits: Any) -> Any:
         return (logits**2).sum(1)
@@ -606,7 +607,7 @@ def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
     @jax.jit
     def gradient(params: Any, image: Any) -> Any:
         def loss(params: Any) -> Any:
-            return losses(module.apply({"params": nested(params)}, image[None])).sum()
+            return losses(module.apply({"params": as_tree(params)}, image[None])).sum()
 
         return jax.grad(loss)(params)
 
@@ -624,7 +625,7 @@ def test_per_sample_powers_on_jax(
     import jax
     import optax
 
-    from seqrun.backbones.jax import nested
+    from seqrun.formulas.parameters.jax import as_tree
     from seqrun.formulas.per_sample import jax as per_sample
 
     monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))
@@ -642,7 +643,7 @@ def test_per_sample_powers_on_jax(
     @jax.jit
     def gradient(params: Any, x: Any, y: Any) -> Any:
         def loss(params: Any) -> Any:
-            variables = {"params": nested(params), "batch_stats": nested(stats)}
+            variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
             return losses(module.apply(variables, x), y).sum()
 
         return jax.grad(loss)(params)
@@ -672,23 +673,23 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
     import optax
     from flax import linen as nn
 
-    from seqrun.backbones.jax import flat, nested
+    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.per_sample import jax as per_sample
 
     monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))
     monkeypatch.setattr(per_sample, "CHUNK", 3)
     layers = [lambda x: x.reshape(len(x), -1), nn.Dense(5), nn.LayerNorm(), nn.Dense(3)]
-    module, chance = nn.Sequential(layers), np.random.default_rng(2)
-    x = chance.random((7, 2, 3, 1), dtype=np.float32)
+    module, rng = nn.Sequential(layers), np.random.default_rng(2)
+    x = rng.random((7, 2, 3, 1), dtype=np.float32)
     y = np.arange(7) % 3
-    params = flat(module.init(jax.random.key(0), x)["params"])
+    params = canonical(module.init(jax.random.key(0), x)["params"])
 
     def losses(logits: Any, y: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
     @jax.jit
     def gradient(params: Any, x: Any, y: Any) -> Any:
-        return jax.grad(lambda p: losses(module.apply({"params": nested(p)}, x), y).sum())(params)
+        return jax.grad(lambda p: losses(module.apply({"params": as_tree(p)}, x), y).sum())(params)
 
     each = [gradient(params, x[n : n + 1], y[n : n + 1]) for n in range(7)]
     found = per_sample.per_sample_power_sum(module, params, {}, x, losses, (y,), 2)
@@ -706,7 +707,7 @@ def steps_of(backend: str, name: str, gradients: list[float], **options: Any) ->
     params = of(backend, {"w": np.float32([1.0])})
     state, path = optimizer.init(params), []
     for g in gradients:
-        hyper = optimizer.hyper()
+        hyper = optimizer.hparams()
         params, state = optimizer.update(of(backend, {"w": np.float32([g])}), state, params, hyper)
         path.append(float(numbers(params["w"])[0]))
     return path

@@ -43,8 +43,8 @@ def test_first_samples_fill_the_slots_in_order():
 
 def test_the_nth_sample_is_kept_with_probability_size_over_n():
     """Sample 8 of a reservoir of 4: 4/8, not 4/9."""
-    runs, chance = 20_000, np.random.default_rng(1)
-    kept = sum(int(reservoir_slots(7, 1, 4, chance)[0] < 4) for _ in range(runs))
+    runs, rng = 20_000, np.random.default_rng(1)
+    kept = sum(int(reservoir_slots(7, 1, 4, rng)[0] < 4) for _ in range(runs))
     assert abs(kept / runs - 4 / 8) < 4 * np.sqrt(0.25 / runs) < 4 / 8 - 4 / 9
 
 
@@ -68,10 +68,10 @@ def test_the_measure_of_uniformity_sees_a_wrong_reservoir():
     runs, total, size = 2000, 40, 5
     right, wrong = np.zeros(total), np.zeros(total)
     for seed in range(runs):
-        chance = np.random.default_rng(seed)
-        right[kept_by(reservoir_slots(0, total, size, chance), size)] += 1
+        rng = np.random.default_rng(seed)
+        right[kept_by(reservoir_slots(0, total, size, rng), size)] += 1
         before = np.arange(total)
-        drawn = np.minimum(chance.integers(0, before + 2), size)
+        drawn = np.minimum(rng.integers(0, before + 2), size)
         wrong[kept_by(np.where(before < size, before, drawn), size)] += 1
     assert uniformity(right, runs, size) > 1e-3
     assert uniformity(wrong, runs, size) < 1e-3

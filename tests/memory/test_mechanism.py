@@ -8,7 +8,7 @@ from memory.streams import SAMPLE_BYTES, batches, numbers_of, samples, walk
 
 from seqrun.checks import ConfigError
 from seqrun.memory import POLICIES, MemoryMechanism
-from seqrun.memory.draws import Draw, reservoir_slots
+from seqrun.memory.draws import MemoryDraw, reservoir_slots
 from seqrun.plan import RandomStreams
 
 SIZES = (20, 9, 31, 17)
@@ -128,13 +128,13 @@ def test_reads_and_writes_are_those_of_a_memory_that_is_really_written():
             parts = memory.plan_epoch(
                 batches(streams, task, epoch, 40, width), streams, task, epoch, {"replay": 4}
             )
-            chance = streams.generator("memory", Draw.WRITES, task, epoch)
+            rng = streams.generator("memory", MemoryDraw.WRITES, task, epoch)
             for part in parts:
                 for s, index in enumerate(part["index"]):
                     assert len(part["replay"][s]) == min(4, offered)
                     wanted = literal[part["replay_slot"][s]]
                     assert np.array_equal(of_pool[part["replay"][s]], wanted)
-                    slots = reservoir_slots(offered, len(index), size, chance)
+                    slots = reservoir_slots(offered, len(index), size, rng)
                     offered += len(index)
                     for row, slot in zip(index, slots, strict=True):
                         if slot < size:

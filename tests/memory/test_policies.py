@@ -114,9 +114,9 @@ def test_herding_where_float32_would_choose_others(size: int):
 
 
 def test_herding_rows_go_class_by_class():
-    chance = np.random.default_rng(9)
+    rng = np.random.default_rng(9)
     y = np.array([1, 0, 1, 0, 1, 0, 0])
-    features = chance.normal(1, 1, (7, 4))
+    features = rng.normal(1, 1, (7, 4))
     rows = herding_rows(y, features, 3)
     for c in (0, 1):
         of_class = np.flatnonzero(y == c)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from seqrun.benchmarks.base import evaluation_sizes
 from seqrun.evaluation.metrics import (
     average_accuracy,
     average_forgetting,
@@ -15,7 +16,6 @@ from seqrun.evaluation.metrics import (
     average_incremental_accuracy,
     backward_transfer,
     compute_metrics,
-    evaluation_sizes,
     forward_transfer,
     learning_accuracy,
     run_metrics,

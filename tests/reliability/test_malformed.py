@@ -100,8 +100,8 @@ def try_records(run: Path, directory: Path, every: int) -> int:
     """Read damaged and mutated records and return how many were refused; the others are of use."""
     text = (run / "results.json").read_text()
     record = json.loads(text)
-    chance = np.random.default_rng(0)
-    texts = [text[: int(n)] for n in chance.integers(0, len(text) - 5, 20)]
+    rng = np.random.default_rng(0)
+    texts = [text[: int(n)] for n in rng.integers(0, len(text) - 5, 20)]
     texts += ["", "null", "[]", "{}", "[" * 100_000, "NaN", "\ufeff{}", text.replace(":", "=", 1)]
     for number, path in enumerate(places(record)):
         values = HOSTILE[number % every :: every]
@@ -168,14 +168,14 @@ def test_any_damage_of_a_checkpoint_is_seen(run: tuple[Path, str], tmp_path: Pat
     """One bit of either file, or its end."""
     state, tensors = stored(run)
     text = json.dumps(state, indent=1).encode()
-    chance = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for size, other in ((len(tensors), 0), (len(text), 1)):
-        for n, place in enumerate(chance.integers(0, size, 60).tolist()):
+        for n, place in enumerate(rng.integers(0, size, 60).tolist()):
             damaged = [bytearray(tensors), bytearray(text)]
             if n % 4 == 0:
                 del damaged[other][place:]
             else:
-                damaged[other][place] ^= 1 << int(chance.integers(7))
+                damaged[other][place] ^= 1 << int(rng.integers(7))
             tmp_path.joinpath(TENSORS_FILE).write_bytes(damaged[0])
             tmp_path.joinpath(STATE_FILE).write_bytes(damaged[1])
             try:

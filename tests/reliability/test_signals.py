@@ -79,8 +79,8 @@ def test_several_seeds_and_signals(
     monkeypatch.setattr(runner, "_build_admitted", noted)
     config = config_of("algo=er", f"seed={seeds}", f"backend={backend}")
     runner.run_experiment(config, tmp_path / "whole")
-    chance = np.random.default_rng(len(seeds))
-    places = sorted(chance.integers(1, 7, 2).tolist())
+    rng = np.random.default_rng(len(seeds))
+    places = sorted(rng.integers(1, 7, 2).tolist())
     if seeds != "0":
         places[1] = 8  # counted from the first stop: in the second seed
     for place, number in zip(places, (signal.SIGTERM, signal.SIGINT), strict=True):

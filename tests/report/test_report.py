@@ -18,7 +18,7 @@ from seqrun.files import write_json
 from seqrun.records.locks import locked
 from seqrun.report import collect, find, summarise_directory, write_report, write_summary
 from seqrun.report.differences import labels, varying_keys
-from seqrun.report.pairing import compare, streams
+from seqrun.report.pairing import compare_pairs, streams
 from seqrun.report.records import NOT_COMPARED
 from seqrun.report.tables import matrix_table, pairs_table, results_table, to_latex, to_markdown
 
@@ -137,7 +137,7 @@ def test_paired_differences_by_hand(tmp_path):
         if other is not None:
             record(tmp_path / f"b{seed}", {seed: other}, algo="naive")
     (group,) = streams(gather(tmp_path).experiments)
-    (pair,) = compare(group)
+    (pair,) = compare_pairs(group)
     assert [e.names["algo"] for e in group] == ["ewc", "naive"]
     assert pair.seeds == (0, 1, 2)  # seed 3 has no partner
     # differences of average accuracy 0.05, 0.03, 0.04: mean 0.04, std 0.01
@@ -168,7 +168,8 @@ def test_pairs_stay_within_one_stream(tmp_path):
     record(tmp_path / "c", {0: 0.7, 1: 0.8}, keys={"benchmark": {"per_task_rotation": 5}})
     record(tmp_path / "d", {0: 0.6, 1: 0.6}, keys={"benchmark": {"batch_size": 64}})
     record(tmp_path / "e", {7: 0.6}, algo="er")  # no seed in common
-    pairs = [pair for group in streams(gather(tmp_path).experiments) for pair in compare(group)]
+    groups = streams(gather(tmp_path).experiments)
+    pairs = [pair for group in groups for pair in compare_pairs(group)]
     assert [pair.config for pair in pairs] == ["batch_size: 10 | 64"]
 
 
@@ -176,8 +177,8 @@ def test_many_settings_are_compared_with_the_best(tmp_path):
     for n in range(13):
         record(tmp_path / str(n), {0: 0.3 + 0.01 * n}, keys={"optimizer": {"lr": n + 1.5}})
     (group,) = streams(gather(tmp_path).experiments)
-    assert len(compare(group)) == 12
-    assert {pair.first.config["optimizer.lr"] for pair in compare(group)} == {13.5}
+    assert len(compare_pairs(group)) == 12
+    assert {pair.first.config["optimizer.lr"] for pair in compare_pairs(group)} == {13.5}
 
 
 # ---- odd input

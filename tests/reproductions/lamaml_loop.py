@@ -85,24 +85,24 @@ def accuracy(seed: int, num_tasks: int, *, is_sync: bool = False) -> float:
     """
     lr_alpha = SYNC_LR_ALPHA if is_sync else LR_ALPHA
     benchmark = tasks_of(seed, num_tasks)
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     weights: Arrays = []
     for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
-        kernel = chance.standard_normal((fan_out, fan_in)) * np.sqrt(2 / fan_in)
+        kernel = rng.standard_normal((fan_out, fan_in)) * np.sqrt(2 / fan_in)
         weights += [kernel.astype(np.float32), np.zeros(fan_out, np.float32)]
     alpha = [np.full_like(weight, ALPHA_INIT) for weight in weights]
     memory: list[tuple[np.ndarray, int]] = []
     offered = 0
     for task in range(1, num_tasks + 1):
         data = benchmark.task_data(task)
-        order = chance.permutation(len(data.x))
+        order = rng.permutation(len(data.x))
         all_x, all_y = inputs(data.x)[order], np.asarray(data.y)[order]
         for start in range(0, len(order), BATCH_SIZE):
             x, y = all_x[start : start + BATCH_SIZE], all_y[start : start + BATCH_SIZE]
             for glance in range(GLANCES):
-                places = chance.permutation(len(y))
+                places = rng.permutation(len(y))
                 x, y = x[places], y[places]
-                drawn = chance.integers(0, max(1, len(memory)), min(REPLAY, len(memory)))
+                drawn = rng.integers(0, max(1, len(memory)), min(REPLAY, len(memory)))
                 meta_x = np.stack([*(memory[i][0] for i in drawn), *x])
                 meta_y = np.array([*(memory[i][1] for i in drawn), *y])
                 fast = weights
@@ -116,7 +116,7 @@ def accuracy(seed: int, num_tasks: int, *, is_sync: bool = False) -> float:
                     ]
                     if glance == 0:
                         offered += 1
-                        place = int(chance.integers(0, offered + 1))
+                        place = int(rng.integers(0, offered + 1))
                         if len(memory) < MEMORY_SIZE:
                             memory.append((x[i], y[i]))
                         elif place < MEMORY_SIZE:

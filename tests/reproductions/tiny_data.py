@@ -28,7 +28,7 @@ def install(root: Path, monkeypatch: Any) -> None:
 
 
 def _install_mnist(root: Path, monkeypatch: Any) -> None:
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     files = []
@@ -37,7 +37,7 @@ def _install_mnist(root: Path, monkeypatch: Any) -> None:
         shape = (number, *file.shape[1:])
         values = np.arange(number) % CLASSES
         if len(shape) > 1:
-            values = chance.integers(0, 256, shape)
+            values = rng.integers(0, 256, shape)
         head = np.array([0, *shape], ">u4").tobytes()  # the magic number is not looked at
         stored = gzip.compress(head + values.astype(np.uint8).tobytes())
         (raw / f"{file.name}.gz").write_bytes(stored)

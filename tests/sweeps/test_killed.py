@@ -49,8 +49,8 @@ def assert_survives(start, cli, kills: int, *argv: str) -> None:
     total = int(out.splitlines()[-1].split(" of ")[0])
     expected = products(Path("whole"))
     cut = Path("cut")
-    chance = np.random.default_rng(0)
-    for count in np.sort(chance.choice(np.arange(1, total - 1), kills, replace=False)):
+    rng = np.random.default_rng(0)
+    for count in np.sort(rng.choice(np.arange(1, total - 1), kills, replace=False)):
         process = start(*argv, f"hydra.sweep.dir={cut}")
         kill_when(process, lambda: completed(cut) >= count)
         assert count <= completed(cut) < total

@@ -1,6 +1,6 @@
-"""Backbones: what is one for both frameworks; the networks themselves are in torch.py and jax.py.
+"""Backbones: options shared by both frameworks; the networks are in torch.py and jax.py.
 
-Parameters have one canonical name and layout on both backends: dense kernels (in, out),
+Parameters have the same canonical names and layouts on both backends: dense kernels (in, out),
 convolution kernels HWIO, names such as "hidden_0/kernel".
 """
 
@@ -28,11 +28,11 @@ def wrap(
     """Return a backbone with a torch.nn.Module or a flax module (linen or nnx) as encoder.
 
     Args:
-        module: maps a batch of images to features; a classifier is put behind it.
-        features: size of its flattened output; None = as it is found to be.
-        layout: of its input: "NCHW" (usual on torch), "NHWC" (usual on flax) or "flat".
-        initialization: "own" weights, or one of BaseBackbone's.
-        classifier: dotted name of a last layer of a torch module that is to be taken off.
+        module: maps a batch of images to features; a classifier is added behind it.
+        features: size of its flattened output; None = determined from the module.
+        layout: layout of its input: "NCHW" (usual on torch), "NHWC" (usual on flax) or "flat".
+        initialization: "own" = the module's weights; or one of BaseBackbone's.
+        classifier: dotted name of the last layer of a torch module, which is removed.
 
     Raises:
         ConfigError: not a module, or a value out of range.
@@ -41,7 +41,7 @@ def wrap(
         package = kind.__module__.split(".")[0]
         if package in _FRAMEWORKS and kind.__name__ == "Module":
             twin = import_module(f"seqrun.backbones.wrapped.{_FRAMEWORKS[package]}")
-            return twin.wrap(
+            return twin.wrap_module(
                 module,
                 features=features,
                 layout=layout,

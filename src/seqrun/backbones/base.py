@@ -1,4 +1,4 @@
-"""BaseBackbone, the options that twins share, and initial weights drawn in NumPy."""
+"""BaseBackbone, options shared by both backends, and initial weights drawn in NumPy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ INITIALIZATIONS = (*OF_ANY_NETWORK, ZERO_HEAD)
 class BaseBackbone:
     """Describe a network; `build` makes the framework's own module for a stream.
 
-    The module maps (B, H, W, C) float32 inputs to (B, num_classes) logits; its `encode` gives
-    the classifier's input and its `classify` the logits of that.
+    The module maps (B, H, W, C) float32 inputs to (B, num_classes) logits; its `encode` returns
+    the classifier's input and its `classify` maps that to logits.
 
     Args:
         initialization: "torch_default" (kernel and bias uniform in +-1/sqrt(fan_in)),
             "kaiming_normal" (std sqrt(2/fan_in), zero bias), "xavier_uniform"
             (bound sqrt(6/(fan_in + fan_out)), zero bias), or "xavier_uniform_zero_head" (the
-            same, and the classifier starts at 0, so that all classes are equally probable).
+            same with a zero classifier, so that all classes are equally probable).
 
     Raises:
         ConfigError: an unknown initialization.
@@ -47,30 +47,30 @@ class BaseBackbone:
 
     @property
     def sized_by(self) -> str:
-        """The option that the network's size follows from most, "key=value"."""
+        """The options that determine the network's size most, as "key=value"."""
         return f"backbone={self.name}"
 
     @property
     def is_noisy(self) -> bool:
-        """Whether a training forward draws random numbers."""
+        """Whether the forward pass draws random numbers in training."""
         return False
 
     @property
     def has_batch_statistics(self) -> bool:
-        """Whether a training forward depends on the batch as a whole (BatchNorm)."""
+        """Whether the forward pass depends on the whole batch in training (BatchNorm)."""
         return False
 
     def keeps(self, name: str) -> bool:
-        """Return whether a parameter or statistic starts as the module is built, not drawn."""
+        """Return whether a parameter or statistic keeps the value of the module as built."""
         return False
 
     def check_input(self, input_shape: tuple[int, int, int]) -> None:
-        """Raise ConfigError if images (H, W, C) cannot go through the network."""
+        """Raise ConfigError if the network cannot process images of shape (H, W, C)."""
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the output positions of convolutions, as far as known, by the end of their name.
+        """Return the known numbers of output positions of convolutions, by the end of their name.
 
-        What is not known is estimated (see `multiply_adds`).
+        The others are estimated (see `multiply_adds`).
         """
         return {}
 
@@ -111,7 +111,7 @@ class MLPOptions(BaseBackbone):
 
     @property
     def sized_by(self) -> str:
-        """Its width."""
+        """The width."""
         return f"backbone.width={self.width}"
 
     @property
@@ -128,7 +128,7 @@ class MLPOptions(BaseBackbone):
 def draw_initial_weights(
     shapes: Mapping[str, tuple[int, ...]], initialization: str, streams: RandomStreams
 ) -> dict[str, np.ndarray]:
-    """Draw every parameter from its own stream, so that neither order nor framework matters.
+    """Draw every parameter from its own generator, so that neither order nor framework matters.
 
     Args:
         shapes: canonical name -> canonical shape.
@@ -180,8 +180,8 @@ def multiply_adds(
     Args:
         shapes: canonical name -> canonical shape.
         input_shape: (H, W, C) of the images.
-        convolutions: see BaseBackbone; one that is not among them is counted at a quarter of the
-            input's positions, for networks halve it early.
+        convolutions: see BaseBackbone; for others a quarter of the input's positions is assumed,
+            since networks halve the image early.
     """
     known = convolutions or {}
     estimate = max(1, input_shape[0] * input_shape[1] // 4)

@@ -1,4 +1,4 @@
-"""Backbones for PyTorch, and the map between torch's parameters and the canonical ones."""
+"""Backbones for PyTorch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MLP(MLPOptions):
 
 
 class Encoder(nn.Module):
-    """A module's `encode` as a module, so that torch.func.functional_call can reach it."""
+    """Wrap a module's `encode` as a module, for torch.func.functional_call."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -74,45 +74,7 @@ class Encoder(nn.Module):
         return encode(x)
 
 
-# torch's name of a leaf -> canonical name, per kind of layer
-_LEAVES = {
-    nn.Linear: {"weight": "kernel", "bias": "bias"},
-    nn.Conv2d: {"weight": "kernel", "bias": "bias"},
-    nn.BatchNorm1d: {"weight": "scale", "running_mean": "mean", "running_var": "var"},
-    nn.BatchNorm2d: {"weight": "scale", "running_mean": "mean", "running_var": "var"},
-}
-
-
-def canonical_names(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
-    """Return canonical name -> live parameter, and canonical name -> live BatchNorm statistic."""
-    params: dict[str, nn.Parameter] = {}
-    stats: dict[str, Tensor] = {}
-    for path, layer in module.named_modules():
-        leaves = _LEAVES.get(type(layer), {})
-        prefix = path.replace(".", "/") + "/" if path else ""
-        for leaf, parameter in layer.named_parameters(recurse=False):
-            params[prefix + leaves.get(leaf, leaf)] = parameter
-        for leaf, buffer in layer.named_buffers(recurse=False):
-            if leaf in leaves:
-                stats[prefix + leaves[leaf]] = buffer
-    return params, stats
-
-
-def to_canonical(value: Tensor, name: str) -> Tensor:
-    """View a parameter-shaped tensor in canonical layout: (in, out) and HWIO kernels."""
-    if name.endswith("kernel"):
-        return value.permute(2, 3, 1, 0) if value.ndim == 4 else value.t()
-    return value
-
-
-def from_canonical(value: Tensor, name: str) -> Tensor:
-    """View a canonical tensor in torch's layout: (out, in) and OIHW kernels."""
-    if name.endswith("kernel"):
-        return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t()
-    return value
-
-
 def normalised_inputs(x: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
     """Map uint8 images to float32 network inputs: (x / 255 - mean) / std."""
     x = x.to(torch.float32) / 255
-    return x if mean is None else (x - mean) / std
+    return x if mean is None or std is None else (x - mean) / std

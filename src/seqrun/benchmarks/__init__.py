@@ -1,13 +1,15 @@
-"""Benchmarks: streams of tasks as arrays, each a recipe that a run prepares."""
+"""Benchmarks: recipes for streams of tasks, which a run prepares as arrays."""
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, LazyTasks, Transform
+from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.benchmarks.cifar import SplitCIFAR10, SplitCIFAR100
 from seqrun.benchmarks.image_folder import SplitImageFolder
 from seqrun.benchmarks.npz import SplitNPZ
 from seqrun.benchmarks.permuted import PermutedDigits, PermutedMNIST
 from seqrun.benchmarks.rotated import RotatedDigits, RotatedMNIST
 from seqrun.benchmarks.split import SplitDigits, SplitMNIST
+from seqrun.benchmarks.tasks import LazyTasks, Transform
 from seqrun.benchmarks.tiny_imagenet import SplitTinyImageNet
+from seqrun.dataset import Dataset
 
 __all__ = [
     "BaseBenchmark",

@@ -1,4 +1,4 @@
-"""Files in a folder or in a zip archive: listed without reading them, read without unpacking."""
+"""Files in a folder or zip archive: listed without reading, read without unpacking."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 from seqrun.checks import ConfigError
 
 Read = Callable[[str], bytes]
-MAX_MEMBER = 256 << 20  # bytes; no image of a training set is larger
-MAX_RATIO = 200  # JPEG and PNG are compressed already
-_SMALL = 1 << 20  # text of this size may compress better
+MAX_MEMBER = 256 << 20  # bytes; larger than any image of a training set
+MAX_RATIO = 200  # of compression; JPEG and PNG are compressed already
+_SMALL = 1 << 20  # bytes; smaller text files may compress better
 
 
 @dataclass(frozen=True)
 class Files:
-    """What is below a folder or in an archive, hidden names left out.
+    """The files in a folder or an archive, without hidden ones.
 
     Attributes:
-        names: relative names of the files, sorted, with "/"; one top folder is left out.
-        folders: relative names of folders that are listed, perhaps empty.
-        fingerprint: of a folder a hash of names, sizes and times of change, of an archive one of
-            names, sizes and checksums.
-        open: context manager that gives name -> content.
+        names: sorted relative names of the files, with "/"; without a single top folder.
+        folders: relative names of listed folders, which may be empty.
+        fingerprint: hash of names, sizes and modification times of a folder's files, or of names,
+            sizes and checksums in an archive.
+        open: context manager that yields a function name -> content.
     """
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Files:
 
 
 def given_path(path: str | Path | None, what: str) -> Path:
-    """Return benchmark.path; raise ConfigError if it is not given or does not exist."""
+    """Return benchmark.path as a path; raise ConfigError if it is missing or does not exist."""
     if path is None:
         raise ConfigError(f"benchmark.path: must be given: {what}")
     if not isinstance(path, (str, Path)) or not Path(path).expanduser().exists():
@@ -48,13 +48,13 @@ def given_path(path: str | Path | None, what: str) -> Path:
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes when a file is written anew: size, time of change (ns), inode."""
+    """Return size, modification time (ns) and inode, which change when a file is rewritten."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def md5_of(path: Path) -> str:
-    """Return the md5 of a file, computed once as long as it is not written anew."""
+    """Return the md5 of a file, computed once unless the file is rewritten."""
     return _md5(path, stamp(path))
 
 
@@ -74,12 +74,11 @@ def folder_files(root: Path, parts: Iterable[str], where: str) -> Files:
 
     Args:
         root: the folder.
-        parts: files in it, and folders to list with all that is below them; others are not
-            looked at.
-        where: starts a message, such as "benchmark.path=x".
+        parts: files in it, and folders to list recursively; everything else is ignored.
+        where: prefix of messages, such as "benchmark.path=x".
 
     Raises:
-        ConfigError: it cannot be listed.
+        ConfigError: the folder cannot be listed.
     """
     stats: dict[str, os.stat_result] = {}
     folders: set[str] = set()
@@ -113,15 +112,15 @@ def folder_files(root: Path, parts: Iterable[str], where: str) -> Files:
 
 
 def zip_files(path: Path, where: str) -> Files:
-    """List the files of a zip archive, which is never unpacked to the disk.
+    """List the files of a zip archive, which is never unpacked to disk.
 
     Args:
         path: the archive.
-        where: starts a message.
+        where: prefix of messages.
 
     Raises:
         ConfigError: not a zip archive, truncated, or with members that no data set has: names
-            that lead outside, links, encryption, a size or a compression beyond all images.
+            that lead outside, links, encrypted files, an impossible size or compression ratio.
     """
     try:
         return _zip_files(path, stamp(path), where)
@@ -131,7 +130,7 @@ def zip_files(path: Path, where: str) -> Files:
 
 @contextmanager
 def zip_opened(path: Path, where: str) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; ConfigError if it is none."""
+    """Open a zip archive; raise ConfigError if it is not one."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -160,7 +159,7 @@ def _zip_files(path: Path, when: tuple[int, int, int], where: str) -> Files:
     @contextmanager
     def opened() -> Iterator[Read]:
         with zip_opened(path, where) as archive:
-            yield lambda name: archive.read(stored_as[name])  # bounded by the declared size
+            yield lambda name: archive.read(stored_as[name])  # at most the declared size
 
     return Files(names, folders, hash_of(lines), opened)
 
@@ -183,12 +182,12 @@ def _check_member(info: zipfile.ZipInfo, where: str) -> None:
 
 
 def _hidden(name: str) -> bool:
-    """Whether a name is none of the data's: hidden, or what macOS adds."""
+    """Return whether a name is hidden, or was added by macOS."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _without_top(names: Mapping[str, object]) -> dict[str, str]:
-    """Return relative name -> stored name, without the one folder that all may be in."""
+    """Return relative name -> stored name, leaving out a single top folder."""
     tops = {name.partition("/")[0] for name in names}
     if len(tops) != 1 or not all("/" in name for name in names):
         return {name: name for name in names}

@@ -1,4 +1,4 @@
-"""BaseBenchmark: a recipe for a stream of tasks, as arrays."""
+"""BaseBenchmark: a recipe for a stream of tasks as arrays."""
 
 from __future__ import annotations
 
@@ -11,23 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.benchmarks.dataset import (
-    ALL_ROWS,
-    Dataset,
-    LazyTasks,
-    Rows,
-    Transform,
-    concatenate,
-    pad,
-    read_rows,
-    size_of,
-)
-from seqrun.benchmarks.normalization import (
-    check_channels,
-    measured_of,
-    stated_transform,
-)
+from seqrun.benchmarks.normalization import check_channels, measured_of, stated_transform
 from seqrun.benchmarks.source import ImageSource, RawImages
+from seqrun.benchmarks.tasks import Transform, concatenate, pad, read_rows, size_of
 from seqrun.benchmarks.validity import check_tasks, checked
 from seqrun.checks import (
     ConfigError,
@@ -39,15 +25,14 @@ from seqrun.checks import (
     whole_per_task,
     within,
 )
+from seqrun.dataset import ALL_ROWS, Dataset, Rows
 from seqrun.plan import RandomStreams
-
-__all__ = ["BaseBenchmark", "Dataset", "Draw", "LazyTasks", "Transform"]
 
 SCENARIOS = ("task", "domain", "class")
 
 
-class Draw(IntEnum):
-    """What is drawn from the stream "tasks": the first position of its generator."""
+class TaskDraw(IntEnum):
+    """Purposes of the stream "tasks": the first position of its generator."""
 
     VALIDATION = 0
     SUBSET = 1
@@ -58,33 +43,33 @@ class Draw(IntEnum):
 
 @dataclass(kw_only=True, eq=False)
 class BaseBenchmark:
-    """A stream of tasks; a new benchmark implements `prepare_datasets` and nothing else.
+    """A stream of tasks; a new benchmark only needs to implement `prepare_datasets`.
 
     Tasks are 1-based in every argument; `Dataset.t` is 0-based. After `prepare`, `num_classes`
     (outputs of the network), `input_shape` (H, W, C), `transform` and `class_mask` ((T, C) bool,
-    the classes of each task; None = every class in every task) describe the stream. Whatever of
-    these a benchmark does not set itself is taken from its data.
+    the classes of each task; None = every class in every task) describe the stream. Those that a
+    benchmark does not set are taken from its data.
 
     Args:
         num_tasks: length of the stream, >= 1.
         batch_size: samples of a training batch, >= 1; one integer, or one per task.
-        eval_batch_size: samples of an evaluation batch, >= 1; changes no result but for rounding.
-        scenario: "task" (the task is known at test), "domain" (same classes in every task) or
-            "class" (all classes compete), of those that the benchmark has.
+        eval_batch_size: samples of an evaluation batch, >= 1; affects results only by rounding.
+        scenario: "task" (the task is known at test time), "domain" (the same classes in every
+            task) or "class" (all classes compete), if the benchmark supports it.
         samples_per_task: training samples of each task, drawn at random, >= 1; None = all.
-        validation_fraction: part of each task's training data that is held out and evaluated on
-            instead of the test data, in [0, 1); the same rows in tasks of the same size, so that
+        validation_fraction: fraction of each task's training data that is held out and replaces
+            the test data in evaluation, in [0, 1); the same rows in tasks of the same size, so that
             tasks made of the same images hold out the same ones.
-        pad_to: side S of black squares in whose middle the images are put before anything else
-            is done to them, at least the image's; None = as they are.
+        pad_to: centre the images in black squares with sides of S pixels before anything else, at
+            least the image's longer side; None = no padding.
         normalize: subtract the mean of the source's training pixels and divide by their standard
-            deviation (of the images before padding), instead of inputs in [0, 1].
-        mean, std: of `normalize`, in place of the source's: numbers for pixels in [0, 1], one per
+            deviation (of the images before padding); otherwise inputs are in [0, 1].
+        mean, std: for `normalize`, instead of the source's: for pixels in [0, 1], one number per
             channel; std > 0.
-        crop_padding: train on random crops in the image's size, of the image with this many black
-            pixels added on each side, from 0 (the images as they are) to the image's shorter side.
-        horizontal_flip: turn every other training image left to right, at random.
-        data_dir: where data sets live; None = $SEQRUN_DATA, else ./data.
+        crop_padding: train on random crops of the image's size from the image with this many black
+            pixels added on each side, from 0 (no crops) to the image's shorter side.
+        horizontal_flip: mirror each training image with probability 1/2.
+        data_dir: folder of the data sets; None = $SEQRUN_DATA, else ./data.
 
     Raises:
         ConfigError: a value out of range.
@@ -104,18 +89,18 @@ class BaseBenchmark:
     horizontal_flip: bool = False
     data_dir: str | Path | None = None
 
-    num_classes: int | None = field(init=False, default=None)
-    input_shape: tuple[int, int, int] | None = field(init=False, default=None)
     transform: Transform = field(init=False, default=Transform())
     class_mask: np.ndarray | None = field(init=False, default=None, repr=False)
+    source: ImageSource | None = field(init=False, default=None, repr=False)
+    _num_classes: int | None = field(init=False, default=None, repr=False)
+    _input_shape: tuple[int, int, int] | None = field(init=False, default=None, repr=False)
 
     name: ClassVar[str] = "base"
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
-    source: ClassVar[ImageSource | None] = None
     softmax_over = "seen"
 
     def __post_init__(self) -> None:
-        """Check the arguments and take over what is known of the source."""
+        """Check the arguments and copy what the source states."""
         whole("benchmark.num_tasks", self.num_tasks, 1)
         whole_per_task("benchmark.batch_size", self.batch_size, 1)
         one_per_task("benchmark.batch_size", self.batch_size, self.num_tasks)
@@ -138,29 +123,75 @@ class BaseBenchmark:
                     f"benchmark.pad_to={self.pad_to!r}: must be null, since this benchmark makes "
                     "its own images"
                 )
-            whole("benchmark.pad_to", self.pad_to, max(self.input_shape[:2]))
-            self.input_shape = (self.pad_to, self.pad_to, self.input_shape[2])
+            height, width, channels = self.source.input_shape
+            whole("benchmark.pad_to", self.pad_to, max(height, width))
+            self.input_shape = (self.pad_to, self.pad_to, channels)
         self.transform = stated_transform(self.normalize, self.mean, self.std, self.source)
-        if self.input_shape is not None:
+        if self.knows("input_shape"):
             self._check_shape(self.input_shape)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the network.
+
+        Raises:
+            RuntimeError: it is taken from the data, which `prepare` has not loaded yet.
+        """
+        return _stated("num_classes", self._num_classes)
+
+    @num_classes.setter
+    def num_classes(self, number: int) -> None:
+        self._num_classes = number
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images.
+
+        Raises:
+            RuntimeError: it is taken from the data, which `prepare` has not loaded yet.
+        """
+        return _stated("input_shape", self._input_shape)
+
+    @input_shape.setter
+    def input_shape(self, shape: tuple[int, int, int]) -> None:
+        self._input_shape = shape
+
+    def knows(self, name: str) -> bool:
+        """Return whether "num_classes" or "input_shape" is known, which may be before `prepare`."""
+        try:
+            getattr(self, name)
+        except RuntimeError:
+            return False
+        return True
+
+    @property
+    def image_source(self) -> ImageSource:
+        """The source of the images.
+
+        Raises:
+            RuntimeError: the benchmark has none, but makes its own images.
+        """
+        if self.source is None:
+            raise RuntimeError(f"benchmark {self.name} has no source: it makes its own images")
+        return self.source
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return the training and the test data of every task: task (1-based) -> Dataset.
 
-        `self.streams` holds the random streams; draw from `generator("tasks", ...)`. The
-        mappings may be dictionaries, or LazyTasks when the whole stream is too large to hold.
+        `self.streams` has the random streams; draw from `generator("tasks", ...)`. The mappings may
+        be dictionaries, or LazyTasks if the whole stream does not fit in memory.
         """
         raise NotImplementedError
 
     def load_images(self) -> RawImages:
-        """Load the source's images, and measure their mean and deviation if it states none."""
-        raw = self.source.load(self.data_dir)
+        """Load the source's images; measure their mean and std if needed and not stated."""
+        raw = self.image_source.load(self.data_dir)
         if self.normalize and self.transform.mean is None:
             self.transform = measured_of(self.data_checksum(), raw.x_train)
         return raw
 
     def padded(self, images: np.ndarray) -> np.ndarray:
-        """Return (N, H, W, C) images of the source in the size of the stream's."""
+        """Return (N, H, W, C) images of the source, padded to the size of the stream's images."""
         return images if self.pad_to is None else pad(images, self.pad_to)
 
     def check_data(self) -> None:
@@ -172,7 +203,7 @@ class BaseBenchmark:
             self.load_images()
 
     def data_checksum(self) -> str:
-        """Return what identifies the data, known before they are loaded; "" = not known."""
+        """Return what identifies the data, without loading them; "" = not known."""
         if self.source is None:
             return ""
         if self.source.checksum_in is not None:
@@ -180,10 +211,10 @@ class BaseBenchmark:
         return self.source.checksum
 
     def prepare(self, streams: RandomStreams) -> None:
-        """Load the data and make the stream; forget the memories of an earlier one.
+        """Load the data and make the stream; drop the memories of an earlier stream.
 
         Raises:
-            ConfigError: missing, damaged or inconsistent data, or too few for the options.
+            ConfigError: data are missing, damaged, inconsistent, or too few for the options.
         """
         self.streams = streams
         self.class_mask = None
@@ -198,16 +229,16 @@ class BaseBenchmark:
 
     @property
     def evaluation_split(self) -> str:
-        """The split that results are measured on: "test", or "validation" if any is held out."""
+        """The split that results are measured on: "test", or "validation" if data are held out."""
         return "validation" if self.validation_fraction > 0 else "test"
 
     def batch_size_of(self, t: int) -> int:
-        """Return the samples of a training batch of task t."""
+        """Return the batch size of task t."""
         return of_task(self.batch_size, t)
 
     @property
     def largest_batch_size(self) -> int:
-        """The samples of the largest training batch."""
+        """The largest batch size of all tasks."""
         return max(self.batch_size_of(t) for t in range(1, self.num_tasks + 1))
 
     def task_size(self, t: int, split: str = "train") -> int:
@@ -221,7 +252,7 @@ class BaseBenchmark:
     def task_data(self, t: int, split: str = "train") -> Dataset:
         """Return the samples of task t.
 
-        Of the training data the most recent task only is kept, of the others every task read.
+        Of the training data only those of the last task are cached, of other splits every task.
 
         Raises:
             ValueError: no such task or split.
@@ -240,7 +271,7 @@ class BaseBenchmark:
         return concatenate([self.task_data(task, split) for task in range(1, t + 1)])
 
     def set_memory(self, t: int, indices: np.ndarray) -> None:
-        """Keep some training samples of task t as its memory, in place of an earlier one.
+        """Store some training samples of task t as its memory, replacing an earlier one.
 
         Args:
             t: task, 1-based.
@@ -249,7 +280,7 @@ class BaseBenchmark:
         self._memories[t] = self.task_data(t).rows(np.asarray(indices, np.intp))
 
     def memory_data(self, tasks: int | Iterable[int]) -> Dataset:
-        """Return the memories of one or several tasks, in the order given; none gives no rows."""
+        """Return the memories of one or several tasks, in the given order; possibly no rows."""
         wanted = list(tasks) if isinstance(tasks, Iterable) else [tasks]
         for task in wanted:
             self._check_position(task, "train")
@@ -258,7 +289,7 @@ class BaseBenchmark:
         )
 
     def task_with_memories(self, t: int) -> Dataset:
-        """Return the training samples of task t, then the memories of tasks 1 to t - 1."""
+        """Return the training samples of task t followed by the memories of tasks 1 to t - 1."""
         return concatenate([self.task_data(t), self.memory_data(range(1, t))])
 
     def _empty(self) -> Dataset:
@@ -266,25 +297,25 @@ class BaseBenchmark:
         return Dataset(np.empty((0, *self.input_shape), np.uint8), none, none)
 
     def _rows(self, t: int, split: str) -> Rows:
-        """Return which of the task's rows a split holds: here alone are they chosen."""
+        """Return the task's rows that belong to a split; the only place where they are chosen."""
         if split == "test" or (not self.validation_fraction and self.samples_per_task is None):
             return ALL_ROWS
         size = size_of(self._train, t)
         held_out = self._num_held_out(size)
-        order = self.streams.generator("tasks", Draw.VALIDATION).permutation(size)
+        order = self.streams.generator("tasks", TaskDraw.VALIDATION).permutation(size)
         if split == "validation":
             return np.sort(order[:held_out])
         rows = np.sort(order[held_out:])
         if self.samples_per_task is not None:
-            chance = self.streams.generator("tasks", Draw.SUBSET, t)
-            rows = np.sort(chance.choice(rows, self.samples_per_task, replace=False))
+            rng = self.streams.generator("tasks", TaskDraw.SUBSET, t)
+            rows = np.sort(rng.choice(rows, self.samples_per_task, replace=False))
         return rows
 
     def _num_held_out(self, size: int) -> int:
         return max(1, round(size * self.validation_fraction)) if self.validation_fraction else 0
 
     def _check_sizes(self, sizes: Sequence[int]) -> None:
-        """Raise ConfigError unless tasks with `sizes` training samples have enough of them."""
+        """Raise ConfigError unless tasks with `sizes` training samples have enough samples."""
         for task, size in enumerate(sizes, 1):
             left = size - self._num_held_out(size)
             if left < 1:
@@ -299,7 +330,7 @@ class BaseBenchmark:
                 )
 
     def _check_shape(self, input_shape: tuple[int, int, int]) -> None:
-        """Raise ConfigError unless images (H, W, C) can be normalised and cropped as asked."""
+        """Raise ConfigError unless (H, W, C) images can be normalised and cropped as configured."""
         check_channels(self.transform, input_shape[2])
         side = min(input_shape[:2])
         if self.crop_padding > side:
@@ -320,17 +351,17 @@ class BaseBenchmark:
     def _describe_data(self) -> None:
         """Take from the data what the benchmark did not state.
 
-        The test data take part in it only if they are what results are measured on.
+        The test data are used only if results are measured on them.
         """
-        if self.input_shape is None:
+        if not self.knows("input_shape"):
             self.input_shape = read_rows(self._train, 1, slice(1)).x.shape[1:]
             self._check_shape(self.input_shape)
         unstated_mask = self.class_mask is None and self.scenario != "domain"
-        if self.num_classes is None or unstated_mask:
+        if unstated_mask or not self.knows("num_classes"):
             tasks = range(1, self.num_tasks + 1)
             parts = [self._train] if self.validation_fraction else [self._train, self._test]
             labels = [np.unique(np.concatenate([p[t].y for p in parts])).astype(int) for t in tasks]
-            if self.num_classes is None:
+            if not self.knows("num_classes"):
                 self.num_classes = 1 + max(int(seen.max()) for seen in labels)
             if unstated_mask:
                 self.class_mask = np.zeros((self.num_tasks, self.num_classes), bool)
@@ -344,3 +375,16 @@ class BaseBenchmark:
                 f"benchmark: class_mask has shape {self.class_mask.shape}, must have "
                 f"{(self.num_tasks, self.num_classes)}"
             )
+
+
+def _stated(name: str, value: Any) -> Any:
+    """Return `value`; raise RuntimeError if it is None."""
+    if value is None:
+        raise RuntimeError(f"benchmark.{name} is not known before prepare(streams)")
+    return value
+
+
+def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
+    """Return the number of samples that each task's accuracy is measured on."""
+    split = benchmark.evaluation_split
+    return [benchmark.task_size(t, split) for t in range(1, benchmark.num_tasks + 1)]

@@ -22,7 +22,7 @@ from seqrun.checks import ConfigError
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _PIXELS = 3 * 32 * 32
 _MAX_BATCH = 1 << 28  # bytes
-# What makes an array again: an allowed name -> what it stands for.
+# Names that a pickled array may refer to -> objects.
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -33,16 +33,16 @@ _ALLOWED = {
 
 @dataclass(frozen=True, kw_only=True)
 class CifarFiles:
-    """What is published.
+    """The published files.
 
     Args:
-        title: for messages.
-        archive: name of the archive.
+        title: name in messages.
+        archive: file name of the archive.
         md5: of the archive.
-        folder: what the archive unpacks to.
+        folder: the folder that the archive contains.
         train, test: (name, md5) of the batches in the folder.
         labels: key of the labels in a batch.
-        url: folder that the archive is downloaded from.
+        url: where the archive is downloaded from.
     """
 
     title: str
@@ -58,10 +58,10 @@ class CifarFiles:
 def cifar_source(
     files: CifarFiles, counts: Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> ImageSource:
-    """Return the source of 32 x 32 x 3 images that the files hold."""
+    """Return the source of the 32 x 32 x 3 images in the files."""
 
     def load(data_dir: str | Path | None) -> RawImages:
-        return _load(files, data_root(data_dir), len(counts))
+        return _load_cifar(files, data_root(data_dir), len(counts))
 
     def check(data_dir: str | Path | None) -> None:
         load(data_dir)
@@ -77,18 +77,19 @@ def cifar_source(
     )
 
 
-def _load(files: CifarFiles, root: Path, classes: int) -> RawImages:
+def _load_cifar(files: CifarFiles, root: Path, classes: int) -> RawImages:
     where = f"data_dir={root}"
     key = decoded.key_of(files.md5)
-    if decoded.find(root, key) is None and not _is_unpacked(files, root):
+    if decoded.find_folder(root, key) is None and not _is_unpacked(files, root):
         url = files.url + files.archive
         ensure_archive(files.title, root / files.archive, files.folder, url, files.md5, where)
 
     def write(folder: Path) -> None:
         read = _reader(files, root, where)
         for split, batches in (("train", files.train), ("test", files.test)):
+            at = f"{where}: {files.folder}"
             pairs = [
-                _parse(read(name, md5), files.labels, classes, f"{where}: {files.folder}/{name}")
+                _parse_batch(read(name, md5), files.labels, classes, f"{at}/{name}")
                 for name, md5 in batches
             ]
             images = np.concatenate([x for x, _ in pairs])
@@ -101,19 +102,19 @@ def _load(files: CifarFiles, root: Path, classes: int) -> RawImages:
 
 
 def _is_unpacked(files: CifarFiles, root: Path) -> bool:
-    """Return whether there is the folder alone: an archive is whole, which a folder may not be."""
+    """Return whether only the folder exists: an archive is preferred, since it is complete."""
     return (root / files.folder).is_dir() and not (root / files.archive).is_file()
 
 
 def _reader(files: CifarFiles, root: Path, where: str) -> Callable[[str, str], bytes]:
-    """Return (name, md5) -> content of a batch, in the folder or the archive."""
+    """Return a function (name, md5) -> content of a batch, from the folder or the archive."""
     folder, archive = root / files.folder, root / files.archive
     if _is_unpacked(files, root):
-        return lambda name, md5: _verified(folder / name, md5, where)
+        return lambda name, md5: _verified_batch(folder / name, md5, where)
     return lambda name, md5: _from_archive(files, archive, name, md5, where)
 
 
-def _verified(path: Path, md5: str, where: str) -> bytes:
+def _verified_batch(path: Path, md5: str, where: str) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -142,10 +143,10 @@ def _from_archive(files: CifarFiles, archive: Path, name: str, md5: str, where: 
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes arrays and built-in containers; any other name in a pickle is refused."""
+    """Unpickle arrays and built-in containers; refuse every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what an allowed name stands for."""
+        """Return the object of an allowed name."""
         if (module, name) == ("_codecs", "encode"):
             return _latin1
         if (module, name) not in _ALLOWED:
@@ -154,16 +155,18 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Return the bytes that a pickle of Python 3 holds as text."""
+    """Return bytes that Python 3 pickled as text."""
     return text.encode("latin1")
 
 
-def _parse(content: bytes, key: str, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _parse_batch(
+    content: bytes, key: str, classes: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the (N, 32, 32, 3) uint8 images and the labels of a batch."""
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
         data, labels = np.asarray(batch["data"]), np.asarray(batch[key])
-    except Exception as error:  # whatever a pickle can do wrong
+    except Exception as error:  # anything may go wrong in a pickle
         raise ConfigError(f"{where} is no batch of images: {error}") from error
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Decoded images: made once beside the data, mapped into memory afterwards."""
+"""Decoded images: written once beside the data, memory-mapped afterwards."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from seqrun.benchmarks.source import RawImages
 from seqrun.checks import ConfigError
 
 FOLDER = ".seqrun"
-_FORM = "1"  # enters every key: raise it when the same data would be decoded differently
+_FORM = "1"  # part of every key: change it when the same data are decoded differently
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _UNFINISHED = "unfinished-"
 _DAY = 86400
 
 
 def key_of(*parts: object) -> str:
-    """Return the name that decoded images are kept under: a hash of data and options."""
+    """Return the folder name of decoded images: a hash of data and options."""
     return hashlib.md5("\0".join(map(str, (_FORM, *parts))).encode()).hexdigest()
 
 
 def places(root: Path, key: str) -> tuple[Path, Path]:
-    """Return where decoded images are looked for: beside the data, then in the user's cache."""
+    """Return where to look for decoded images: beside the data, then in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return root / FOLDER / key, cache / "seqrun" / key
 
 
-def find(root: Path, key: str) -> Path | None:
-    """Return the folder that holds the decoded images, or None."""
+def find_folder(root: Path, key: str) -> Path | None:
+    """Return the folder of the decoded images; None if there is none."""
     return next((place for place in places(root, key) if place.is_dir()), None)
 
 
 def decoded(root: Path, key: str, write: Callable[[Path], None], where: str) -> RawImages:
-    """Return images (memory-mapped) and labels, after making them if they are not there.
+    """Return memory-mapped images and labels; decode them first if necessary.
 
-    They are made in a folder of their own that takes its name when all is written: two processes
-    at once disturb each other as little as one that is killed.
+    They are decoded into a temporary folder, which is renamed when it is complete: concurrent and
+    killed processes do no harm.
 
     Args:
-        root: folder of the data; if it cannot be written to, the user's cache is taken.
-        key: of `key_of`.
+        root: folder of the data; if it is not writable, the user's cache is used.
+        key: from `key_of`.
         write: writes x_train.npy, y_train.npy, x_test.npy, y_test.npy into a folder.
-        where: starts a message.
+        where: prefix of messages.
 
     Raises:
-        ConfigError: of `write`, which leaves nothing behind; no place to write; damaged files.
+        ConfigError: raised by `write` (nothing is left behind), no writable place, damaged files.
     """
-    place = find(root, key)
+    place = find_folder(root, key)
     if place is None:
         place = _make(places(root, key), write, where)
     try:
@@ -74,16 +74,16 @@ def write_images(
 ) -> None:
     """Write a .npy file of uint8, block by block.
 
-    It is written and not mapped: a full disk is then an error and not a signal.
+    It is written rather than mapped, so that a full disk is an error instead of a signal.
 
     Args:
         path: the file.
         shape: (N, H, W, C).
-        blocks: bytes or contiguous uint8 arrays, in order; together as many bytes as `shape` has.
-        where: starts a message.
+        blocks: bytes or contiguous uint8 arrays, in order; in total as many bytes as `shape` has.
+        where: prefix of messages.
 
     Raises:
-        ConfigError: there is too little space.
+        ConfigError: there is too little disk space.
     """
     needed, free = int(np.prod(shape, dtype=object)), shutil.disk_usage(path.parent).free
     if needed > free:
@@ -109,7 +109,7 @@ def _make(candidates: tuple[Path, ...], write: Callable[[Path], None], where: st
     place, temporary = _start(candidates, where)
     try:
         write(temporary)
-        with contextlib.suppress(OSError):  # another process was first: take what it made
+        with contextlib.suppress(OSError):  # another process was faster: use its result
             temporary.rename(place)
         if not place.is_dir():
             raise ConfigError(f"{where}: cannot write {place}")
@@ -118,12 +118,12 @@ def _make(candidates: tuple[Path, ...], write: Callable[[Path], None], where: st
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
-            place.parent.rmdir()  # if nothing is in it
+            place.parent.rmdir()  # if it is empty
     return place
 
 
 def _start(candidates: tuple[Path, ...], where: str) -> tuple[Path, Path]:
-    """Return the first place that can be written to and a new folder beside it."""
+    """Return the first writable place and a new temporary folder beside it."""
     reasons = []
     for place in candidates:
         try:
@@ -136,7 +136,7 @@ def _start(candidates: tuple[Path, ...], where: str) -> tuple[Path, Path]:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove what processes left that were killed."""
+    """Remove old temporary folders of killed processes."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _DAY:

@@ -1,4 +1,4 @@
-"""Digits: scikit-learn's embedded 8 x 8 digits; no download, no file of its own."""
+"""Digits: the 8 x 8 digits that come with scikit-learn; no download."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MD5 = "4d034029885394119b9a7cabcfb5edeb"
 def load_digits(data_dir: str | Path | None = None) -> RawImages:
     """Load 1440 training and 357 test images of 10 classes, grey levels 0..16 scaled to 0..255.
 
-    Every fifth run of ten consecutive samples is test: the samples stand in runs of about one of
-    each class, so that both parts are balanced.
+    Every fifth group of ten consecutive samples is for testing. Such groups have about one sample
+    of each class, so that both parts are balanced.
 
     Args:
-        data_dir: not used; the data come with scikit-learn.
+        data_dir: ignored; the data come with scikit-learn.
 
     Raises:
-        ConfigError: scikit-learn's data are not those known.
+        ConfigError: scikit-learn's data have an unknown checksum.
     """
-    # The file alone: importing scikit-learn takes longer than a run on its digits.
+    # Only the file is read: importing scikit-learn takes longer than a run on its digits.
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise ConfigError("benchmark: scikit-learn, which holds the digits, is not installed")
@@ -46,7 +46,7 @@ def load_digits(data_dir: str | Path | None = None) -> RawImages:
 
 
 def _check(data_dir: str | Path | None) -> None:
-    """Do nothing: the data are embedded and are verified when loaded."""
+    """Do nothing: the data come with scikit-learn and are verified when loaded."""
 
 
 DIGITS = ImageSource(

@@ -1,4 +1,4 @@
-"""Download a file of known checksum; what an interrupted download left is continued."""
+"""Download files of known checksum; interrupted downloads are continued."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seqrun.benchmarks.archive import md5_of
-from seqrun.benchmarks.progress import progress
+from seqrun.benchmarks.progress import progress_bar
 from seqrun.checks import ConfigError
 
 _BLOCK = 1 << 18
@@ -21,12 +21,12 @@ def ensure_archive(title: str, path: Path, folder: str, url: str, md5: str, wher
     """Download an archive if it is missing; raise ConfigError unless it is the published one.
 
     Args:
-        title: of the data set.
-        path: where the archive belongs.
-        folder: name of what it unpacks to, which does as well.
-        url: where it is published.
+        title: name of the data set.
+        path: path of the archive.
+        folder: name of the unpacked folder, which may replace the archive.
+        url: of the published archive.
         md5: of the archive.
-        where: starts a message.
+        where: prefix of messages.
     """
     if not path.is_file():
         try:
@@ -45,7 +45,7 @@ def ensure_archive(title: str, path: Path, folder: str, url: str, md5: str, wher
 
 
 def same_md5(found: str, expected: str, path: Path | str, where: str) -> None:
-    """Raise ConfigError unless a file has the md5 that is published."""
+    """Raise ConfigError unless a file has the published md5."""
     if found != expected:
         raise ConfigError(
             f"{where}: {path} is truncated or another file (md5 {found}, must be {expected}): "
@@ -56,33 +56,33 @@ def same_md5(found: str, expected: str, path: Path | str, where: str) -> None:
 def download(url: str, path: Path, md5: str) -> None:
     """Download `url` to `path`.
 
-    The bytes go to `<name>.part` beside it, which takes the name when it has the checksum. After
-    an interruption the next call asks for the rest alone. Of several processes one downloads and
-    the others wait for it.
+    The bytes are written to `<name>.part` beside it, which is renamed once its checksum is right.
+    After an interruption the next call requests only the rest. Of several processes one downloads
+    and the others wait.
 
     Args:
-        url: of an http server.
-        path: the file; its folder is made if missing.
+        url: http address.
+        path: the file; its folder is created if missing.
         md5: of the whole file.
 
     Raises:
-        OSError: no connection, an interrupted one (the part stays), no permission, another
-            checksum (the part is deleted).
+        OSError: no connection, an interrupted one (the part stays), no permission, a wrong checksum
+            (the part is deleted).
     """
-    import fcntl  # not on Windows, where files can be put in place by hand
+    import fcntl  # not on Windows, where files can be copied by hand
 
     part = path.with_name(f"{path.name}.part")
     try:
         if not part.exists():
-            _open(url, 0).close()  # offline nothing is made
+            _open(url, 0).close()  # fails offline, before anything is created
         path.parent.mkdir(parents=True, exist_ok=True)
         while not path.exists():
             with open(part, "ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if not _stands_at(file, part):
-                    continue  # who had the lock before has taken this file away
+                    continue  # the previous holder of the lock has renamed or removed this file
                 if path.exists():
-                    part.unlink()  # made by opening it, after another process had finished
+                    part.unlink()  # just created, after another process had finished
                     return
                 _complete(url, file, path.name)
                 found = md5_of(part)
@@ -95,7 +95,7 @@ def download(url: str, path: Path, md5: str) -> None:
 
 
 def _stands_at(file: BinaryIO, path: Path) -> bool:
-    """Return whether the open file is the one that has this name now."""
+    """Return whether the open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -110,21 +110,21 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
 
 
 def _complete(url: str, file: BinaryIO, name: str) -> None:
-    """Append to the file what it lacks, or everything if the server does not send parts."""
+    """Append the rest to the file, or rewrite it if the server does not support ranges."""
     start = file.seek(0, os.SEEK_END)
     try:
         response = _open(url, start)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        return  # nothing lies beyond the part: it is whole, or its checksum will say so
+        return  # there is nothing beyond the part: it is complete, or its checksum is wrong
     with response:
         if start and response.status != 206:
             file.truncate(0)
             start = 0
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        with progress(name, total, "B", done=start) as moved:
+        with progress_bar(name, total, "B", done=start) as moved:
             while block := response.read(_BLOCK):
                 file.write(block)
                 moved(len(block))

@@ -21,7 +21,7 @@ SPLITS = ("train", "test")
 
 
 class Listing(NamedTuple):
-    """Names of a split's images, by class and name, and their classes (N,) int32."""
+    """Names of a split's images, sorted by class and name, and their classes (N,) int32."""
 
     names: tuple[str, ...]
     labels: np.ndarray
@@ -31,18 +31,18 @@ class Listing(NamedTuple):
 class SplitImageFolder(Split):
     """Split's stream over a folder or zip archive with train/<class>/ and test/<class>/.
 
-    Classes are numbered in the order of their sorted names. Images are JPEG or PNG, all of one
-    size unless `image_size` is given; grey ones become RGB. They are decoded once, into a folder
-    `.seqrun` beside them or, if that cannot be written, into $XDG_CACHE_HOME/seqrun.
+    Classes are numbered by their sorted names. Images are JPEG or PNG, all of the same size unless
+    `image_size` is given; grey ones become RGB. They are decoded once, into a folder `.seqrun`
+    beside them or, if that is not writable, into $XDG_CACHE_HOME/seqrun.
 
     Args:
         path: the folder or the archive.
-        image_size: side that all images are resized to; None = as they are.
+        image_size: resize all images to squares with this side; None = no resizing.
 
     See Split for the others.
 
     Raises:
-        ConfigError: no such path, another layout, a class without images in one of the two.
+        ConfigError: no such path, a wrong layout, or a class without images in train/ or test/.
     """
 
     path: str | Path | None = None
@@ -55,7 +55,7 @@ class SplitImageFolder(Split):
         if self.image_size is not None:
             whole("benchmark.image_size", self.image_size, 1)
         path = given_path(self.path, "the folder or zip archive with train/ and test/")
-        self.source = image_folder_source(path, self.image_size)  # type: ignore[misc]
+        self.source = image_folder_source(path, self.image_size)
         super().__post_init__()
 
 
@@ -63,7 +63,7 @@ def image_folder_source(path: Path, image_size: int | None = None) -> ImageSourc
     """Return the source of the images below `path`, listed but not decoded."""
     where = f"benchmark.path={path}"
     if path.is_dir():
-        return _source(folder_files(path, SPLITS, where), path, image_size, where)
+        return _image_source(folder_files(path, SPLITS, where), path, image_size, where)
     return _archive_source(path, stamp(path), image_size, where)
 
 
@@ -71,14 +71,14 @@ def image_folder_source(path: Path, image_size: int | None = None) -> ImageSourc
 def _archive_source(
     path: Path, when: tuple[int, int, int], image_size: int | None, where: str
 ) -> ImageSource:
-    """List an archive once, as long as it is not written anew: a run makes its parts repeatedly."""
-    return _source(zip_files(path, where), path.parent, image_size, where)
+    """List an archive once unless it is rewritten: a run builds its parts several times."""
+    return _image_source(zip_files(path, where), path.parent, image_size, where)
 
 
-def _source(files: Files, root: Path, image_size: int | None, where: str) -> ImageSource:
+def _image_source(files: Files, root: Path, image_size: int | None, where: str) -> ImageSource:
     classes = _classes(files, where)
     train, test = (_listing(files, split, classes, where) for split in SPLITS)
-    size = _size(files, train.names[0], image_size, where)
+    size = _image_size(files, train.names[0], image_size, where)
     key = decoded.key_of(files.fingerprint, image_size)
 
     def write(folder: Path) -> None:
@@ -106,7 +106,7 @@ def _source(files: Files, root: Path, image_size: int | None, where: str) -> Ima
     )
 
 
-def _size(files: Files, first: str, image_size: int | None, where: str) -> Size:
+def _image_size(files: Files, first: str, image_size: int | None, where: str) -> Size:
     if image_size is not None:
         return Size(image_size, image_size, "image_size", resize=True)
     with files.open() as read:

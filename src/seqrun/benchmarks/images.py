@@ -1,4 +1,4 @@
-"""JPEG and PNG files to pixels, many at a time."""
+"""Decode many JPEG and PNG files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqrun.benchmarks.archive import Read
-from seqrun.benchmarks.progress import progress
+from seqrun.benchmarks.progress import progress_bar
 from seqrun.checks import ConfigError
 from seqrun.system import num_cores
 
@@ -20,17 +20,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits per channel
 _MAX_PIXELS = 100_000_000
 _CHUNK = 64
-_OBJECT = re.compile(r"\s*<\S+ object at 0x\w+>")  # in what PIL says: the file in memory
-_SMALL = 128 * 128  # pixels; below, Python's own work dominates and threads wait for each other
+_OBJECT = re.compile(r"\s*<\S+ object at 0x\w+>")  # in PIL's messages: the in-memory file
+_SMALL = 128 * 128  # pixels; below this, the interpreter dominates and threads wait for each other
 
 
 class Size(NamedTuple):
-    """What every image must have, and who says so.
+    """The size that every image must have.
 
     Attributes:
         height, width: pixels.
-        said_by: name of the first image, or what else fixes the size.
-        resize: resize an image of another size instead of refusing it.
+        said_by: what determines the size: the name of the first image, or an option.
+        resize: resize images of other sizes instead of refusing them.
     """
 
     height: int
@@ -40,39 +40,39 @@ class Size(NamedTuple):
 
 
 def size_of_image(read: Read, name: str, where: str) -> tuple[int, int]:
-    """Return (height, width) as an image's header has them.
+    """Return (height, width) from an image's header.
 
     Raises:
         ConfigError: not a JPEG or PNG image.
     """
     from PIL import Image
 
-    content = _content(read, name, where)
+    content = _file_content(read, name, where)
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             return image.height, image.width
-    except Exception as error:  # whatever a decoder makes of foreign bytes
+    except Exception as error:  # decoders raise many kinds of errors
         raise _unreadable(name, where, error) from error
 
 
 def decode(content: bytes, name: str, size: Size, where: str) -> np.ndarray:
     """Return the pixels of a JPEG or PNG image.
 
-    Grey images become RGB, transparency is dropped. A resized one is reduced or enlarged by PIL's
-    bilinear filter, which averages when it reduces.
+    Grey images become RGB and transparency is dropped. Resizing uses PIL's bilinear filter, which
+    averages when it reduces.
 
     Args:
         content: the file.
         name: for messages.
-        size: that it must have.
-        where: starts a message.
+        size: required size.
+        where: prefix of messages.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        ConfigError: not such an image, damaged, of another size, too large, or of more than 8 bits
-            per channel.
+        ConfigError: not such an image, damaged, of another size, too large, or with more than 8
+            bits per channel.
     """
     from PIL import Image
 
@@ -89,7 +89,7 @@ def decode(content: bytes, name: str, size: Size, where: str) -> np.ndarray:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             if image.mode not in _MODES:
                 raise ValueError(f"mode {image.mode}, must have 8 bits per channel")
-            if any(";16" in str(tile[3]) for tile in image.tile):  # the mode alone hides them
+            if any(";16" in str(tile[3]) for tile in image.tile):  # not visible in the mode
                 raise ValueError("16 bits per channel, must have 8 bits per channel")
             rgb = image.convert("RGB")
             if rgb.size != wanted:
@@ -97,7 +97,7 @@ def decode(content: bytes, name: str, size: Size, where: str) -> np.ndarray:
             return np.asarray(rgb)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a decoder makes of foreign bytes
+    except Exception as error:  # decoders raise many kinds of errors
         raise _unreadable(name, where, error) from error
 
 
@@ -106,25 +106,25 @@ def decoded_blocks(
 ) -> Iterator[np.ndarray]:
     """Decode files and yield (n, H, W, 3) uint8 blocks in the files' order.
 
-    Large images are decoded by as many threads as there are cores, since decoding releases
-    Python's lock; small ones by one, beside the one that writes.
+    Large images are decoded by one thread per core, since decoding releases the GIL; small ones by
+    a single thread, beside the one that writes.
 
     Args:
         read: name -> content; called from several threads.
         names: of the files.
         size: of every image.
-        what: stands in front of the progress bar.
-        where: starts a message.
+        what: label of the progress bar.
+        where: prefix of messages.
 
     Raises:
-        ConfigError: of the first bad image in order.
+        ConfigError: for the first bad image.
     """
 
     def work(chunk: Sequence[str]) -> np.ndarray:
-        return np.stack([decode(_content(read, n, where), n, size, where) for n in chunk])
+        return np.stack([decode(_file_content(read, n, where), n, size, where) for n in chunk])
 
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    with progress(what, len(names), " images") as moved:
+    with progress_bar(what, len(names), " images") as moved:
         small = not size.resize and size.height * size.width < _SMALL
         for block in _in_order(work, chunks, 1 if small else num_cores()):
             moved(len(block))
@@ -134,7 +134,7 @@ def decoded_blocks(
 def _in_order(
     work: Callable[[Sequence[str]], np.ndarray], chunks: Sequence[Sequence[str]], workers: int
 ) -> Iterator[np.ndarray]:
-    """Yield the results in order, with a few ahead at any time, so that memory is bounded."""
+    """Yield the results in order, computing only a few ahead to bound memory."""
     waiting: deque[Future[np.ndarray]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
@@ -148,10 +148,10 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _content(read: Read, name: str, where: str) -> bytes:
+def _file_content(read: Read, name: str, where: str) -> bytes:
     try:
         return read(name)
-    except Exception as error:  # of a file system or of a damaged archive
+    except Exception as error:  # from the file system or a damaged archive
         raise _unreadable(name, where, error) from error
 
 

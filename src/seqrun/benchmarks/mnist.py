@@ -1,4 +1,4 @@
-"""MNIST: the four idx files, checked and read with NumPy; downloaded by torchvision."""
+"""MNIST: the four idx files, verified and read with NumPy, downloaded by torchvision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seqrun.files import write_atomically
 
 
 class _File(NamedTuple):
-    """One idx file: its name, md5 of the official archive and of what it unpacks to, its shape."""
+    """One idx file: name, md5 of the official archive and of the unpacked file, shape."""
 
     name: str
     archive_md5: str
@@ -56,11 +56,11 @@ _FILES = (
 def load_mnist(data_dir: str | Path | None = None) -> RawImages:
     """Load 60000 training and 10000 test images, 28 x 28 x 1, of 10 classes.
 
-    Archives are unpacked beside them, where that can be written: files are mapped, so that
+    Archives are unpacked beside them if the folder is writable: files are memory-mapped, so that
     processes share them.
 
     Args:
-        data_dir: holds `MNIST/raw/`, with archives or unpacked files; None as `data_root`.
+        data_dir: has `MNIST/raw/` with archives or unpacked files; None = as in `data_root`.
 
     Raises:
         ConfigError: a file is missing and cannot be downloaded, or is damaged.
@@ -76,17 +76,17 @@ def check_mnist(data_dir: str | Path | None = None) -> None:
     """Raise ConfigError if MNIST is missing and cannot be downloaded, or is damaged."""
     raw = _ensure_files(data_dir)
     for file in _FILES:
-        _verified(raw, file)
+        _verified_file(raw, file)
 
 
 def _find(raw: Path, file: _File) -> Path | None:
-    """Return the path of a file, unpacked (read faster) or archived; None if neither is there."""
+    """Return the path of the unpacked file (faster to read) or its archive; None if missing."""
     candidates = (raw / file.name, raw / f"{file.name}.gz")
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _verified(raw: Path, file: _File) -> bytes:
-    """Return a file's bytes as stored, whose md5 is the official one."""
+def _verified_file(raw: Path, file: _File) -> bytes:
+    """Return a file's bytes as stored, after verifying their md5."""
     path = _find(raw, file)
     if path is None:
         raise ConfigError(f"data_dir={raw.parent.parent}: {raw / file.name}.gz is missing")
@@ -106,13 +106,13 @@ def _verified(raw: Path, file: _File) -> bytes:
 
 def _read(raw: Path, file: _File) -> np.ndarray:
     """Return the array of an idx file: magic number, sizes (big-endian uint32), then bytes."""
-    stored, path = _verified(raw, file), raw / file.name
+    stored, path = _verified_file(raw, file), raw / file.name
     offset = 4 * (1 + len(file.shape))
     if stored[:2] == b"\x1f\x8b":
         content = gzip.decompress(stored)
         try:
             write_atomically(path, content)
-        except OSError:  # not ours to write
+        except OSError:  # the folder is not writable
             return np.frombuffer(content, np.uint8, offset=offset).reshape(file.shape)
     return np.asarray(np.memmap(path, np.uint8, "r", offset, file.shape))
 
@@ -139,8 +139,8 @@ def _ensure_files(data_dir: str | Path | None) -> Path:
 def _download(raw: Path, missing: list[_File]) -> None:
     """Download with torchvision, which checks the archives, and move the missing files to `raw`.
 
-    Everything goes through a temporary folder on the same disk: a failure leaves nothing behind,
-    and files already there are not touched.
+    A temporary folder on the same disk is used: a failure leaves nothing behind, and existing files
+    are not touched.
     """
     existing = next(parent for parent in raw.absolute().parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=".mnist-", dir=existing) as folder:

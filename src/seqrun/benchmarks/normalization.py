@@ -1,4 +1,4 @@
-"""The mean and the standard deviation that inputs are normalised by: given, known or measured."""
+"""Mean and standard deviation for normalising inputs: given, stated by the source, or measured."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seqrun.benchmarks.dataset import Transform
 from seqrun.benchmarks.source import ImageSource
+from seqrun.benchmarks.tasks import Transform
 from seqrun.checks import ConfigError, at_least, finite
 
-_BLOCK_VALUES = 1 << 22  # read at once: a memory map is never held whole
+_BLOCK_VALUES = 1 << 22  # read at once, so that a memory map is never loaded whole
 _measured: dict[tuple[str, tuple[int, ...]], Transform] = {}
 
 
@@ -21,11 +21,11 @@ def stated_transform(
     std: Sequence[float] | None,
     source: ImageSource | None,
 ) -> Transform:
-    """Return how inputs are made, as far as it is known before the data are loaded.
+    """Return the transform of inputs, as far as it is known before the data are loaded.
 
     Raises:
-        ConfigError: `mean` or `std` alone, without `normalize`, or not numbers; neither is given
-            and there is no source to know them.
+        ConfigError: only one of `mean` and `std` is given, either without `normalize`, not numbers,
+            or neither is given and there is no source.
     """
     given = {"mean": mean, "std": std}
     for key, values in given.items():
@@ -48,7 +48,7 @@ def stated_transform(
     for key, other in (("mean", std), ("std", mean)):
         if given[key] is None and other is not None:
             raise ConfigError(f"benchmark.{key}=None: must be given with benchmark.mean or .std")
-    if mean is not None:
+    if mean is not None and std is not None:
         return Transform(tuple(mean), tuple(std))
     if source is None:
         raise ConfigError(
@@ -59,7 +59,7 @@ def stated_transform(
 
 
 def check_channels(transform: Transform, channels: int) -> None:
-    """Raise ConfigError unless the transform has a number for each channel."""
+    """Raise ConfigError unless the transform has one number per channel."""
     for key, values in transform._asdict().items():
         if values is not None and len(values) != channels:
             raise ConfigError(
@@ -68,25 +68,25 @@ def check_channels(transform: Transform, channels: int) -> None:
 
 
 def measured_of(checksum: str, images: np.ndarray) -> Transform:
-    """Return `measured_transform`, computed once for data of one checksum ("" = not known)."""
+    """Return `measured_transform`, computed once per checksum of the data ("" = not known)."""
     if not checksum:
         return measured_transform(images)
-    key = checksum, images.shape  # which resizing changes
+    key = checksum, images.shape  # the shape depends on resizing
     if key not in _measured:
         _measured[key] = measured_transform(images)
     return _measured[key]
 
 
 def measured_transform(images: np.ndarray) -> Transform:
-    """Return the mean and the standard deviation of each channel, of pixels scaled to [0, 1].
+    """Return mean and standard deviation of each channel, for pixels scaled to [0, 1].
 
-    The sums are of integers and exact, whatever the number of images.
+    The sums are exact, since they are sums of integers.
 
     Args:
         images: (N, H, W, C) uint8, N >= 1; may be a memory map.
 
     Raises:
-        ConfigError: a channel in which all pixels are equal.
+        ConfigError: all pixels of a channel are equal.
     """
     count, height, width, channels = images.shape
     total = [0] * channels

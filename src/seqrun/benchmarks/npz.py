@@ -1,4 +1,4 @@
-"""Split NPZ: a user's own arrays."""
+"""Split NPZ: a user's own arrays in a .npz file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _MAX_LABEL_BYTES = 1 << 30
 
 
 class Header(NamedTuple):
-    """What an array's header says."""
+    """Type and shape of an array, from its header."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
 
 class Contents(NamedTuple):
-    """What is known of a file without reading its images.
+    """The content of a file, without its images.
 
     Attributes:
         headers: of the arrays.
         labels: "train" and "test" -> (N,) int32.
-        checksum: of the names, sizes and checksums that the file lists.
+        checksum: hash of the names, sizes and checksums that the file lists.
     """
 
     headers: dict[str, Header]
@@ -48,8 +48,8 @@ class Contents(NamedTuple):
 class SplitNPZ(Split):
     """Split's stream over the arrays x_train, y_train, x_test, y_test of a .npz file.
 
-    x is uint8, (N, H, W) or (N, H, W, C); y is (N,) integers, every class 0..C-1 in both. What
-    numpy.savez or numpy.savez_compressed wrote; objects are never unpickled.
+    x is (N, H, W) or (N, H, W, C) uint8; y is (N,) integers with every class 0..C-1 in both splits.
+    The file is written by numpy.savez or numpy.savez_compressed; objects are never unpickled.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ class SplitNPZ(Split):
     See Split for the others.
 
     Raises:
-        ConfigError: no such file, or arrays that are not so.
+        ConfigError: no such file, or other arrays.
     """
 
     path: str | Path | None = None
@@ -65,9 +65,9 @@ class SplitNPZ(Split):
     name = "split_npz"
 
     def __post_init__(self) -> None:
-        """Read the headers and the labels and check the arguments."""
+        """Read the headers and labels, and check the arguments."""
         path = given_path(self.path, "a .npz file with x_train, y_train, x_test, y_test")
-        self.source = npz_source(path)  # type: ignore[misc]
+        self.source = npz_source(path)
         super().__post_init__()
 
 
@@ -139,13 +139,13 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _checked_header(archive: zipfile.ZipFile, name: str, where: str) -> Header:
-    """Return what an array's header says, if it is an array of this kind and all there."""
+    """Return an array's header; check its type, shape and size."""
     info = archive.getinfo(f"{name}.npy")
     try:
         with archive.open(info) as stream:
             shape, fortran, dtype = _read_header(stream)
             start = stream.tell()
-    except Exception as error:  # whatever a damaged archive or header brings
+    except Exception as error:  # damaged archives raise many kinds of errors
         raise ConfigError(f"{where}: {name} cannot be read: {error}") from error
     told = f"{where}: {name} is {dtype} of shape {shape}"
     if name[0] == "x" and dtype != np.uint8:
@@ -186,16 +186,16 @@ def _labels(archive: zipfile.ZipFile, name: str, header: Header, where: str) -> 
     try:
         with archive.open(f"{name}.npy") as stream:
             labels = np.lib.format.read_array(stream, allow_pickle=False)
-    except Exception as error:  # whatever a damaged archive brings
+    except Exception as error:  # damaged archives raise many kinds of errors
         raise ConfigError(f"{where}: {name} cannot be read: {error}") from error
     wrong = labels[(labels < 0) | (labels >= len(labels))]
-    if len(wrong) and name == "y_train":  # more classes than samples: some would have none
+    if len(wrong) and name == "y_train":  # more classes than samples: some class would be empty
         raise ConfigError(f"{where}: {name} has the label {wrong[0]}, must be 0, 1, 2, ...")
     return labels
 
 
 def _check_labels(labels: dict[str, np.ndarray], where: str) -> None:
-    """Raise ConfigError unless every class from 0 to the largest has samples in both."""
+    """Raise ConfigError unless every class from 0 to the largest has samples in both splits."""
     classes = int(labels["train"].max()) + 1
     for split, values in labels.items():
         wrong = values[(values < 0) | (values >= classes)]
@@ -214,7 +214,7 @@ def _check_labels(labels: dict[str, np.ndarray], where: str) -> None:
 
 
 def _blocks(archive: zipfile.ZipFile, name: str, where: str) -> Iterator[bytes]:
-    """Yield an array's bytes; reading is bounded by the declared size and ends with its CRC."""
+    """Yield an array's bytes, at most the declared size; the archive's CRC is verified."""
     try:
         with archive.open(f"{name}.npy") as stream:
             _read_header(stream)

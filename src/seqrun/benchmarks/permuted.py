@@ -1,4 +1,4 @@
-"""Permuted Digits and Permuted MNIST: every task shuffles the pixels in its own way."""
+"""Permuted Digits and Permuted MNIST: every task permutes the pixels differently."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
-from seqrun.benchmarks.dataset import changed_images
+from seqrun.benchmarks.base import BaseBenchmark, TaskDraw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
+from seqrun.benchmarks.tasks import changed_images
 from seqrun.checks import boolean
+from seqrun.dataset import Dataset
 
 
 @dataclass(kw_only=True, eq=False)
 class Permuted(BaseBenchmark):
-    """Put pixel permutation_t[i] of every image in place i in task t.
+    """Move pixel permutation_t[i] of every image to position i in task t.
 
     Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting, 2013 (1312.6211);
-    Kirkpatrick et al., 2017 (1612.00796). Images that `pad_to` pads are padded first, so that the
-    padding is permuted with the rest.
+    Kirkpatrick et al., 2017 (1612.00796). With `pad_to` images are padded first, so that the
+    padding is permuted too.
 
     Args:
-        first_task_identity: leave task 1 as it is.
+        first_task_identity: do not permute task 1.
 
     See BaseBenchmark for the others.
     """
@@ -37,14 +38,14 @@ class Permuted(BaseBenchmark):
         """Check the arguments."""
         super().__post_init__()
         boolean("benchmark.first_task_identity", self.first_task_identity)
-        self._check_sizes([sum(self.source.train_counts)])
+        self._check_sizes([sum(self.image_source.train_counts)])
 
     def permutation(self, t: int) -> np.ndarray:
-        """Return the permutation of task t (1-based), (H * W * C,) over an image's flat values."""
+        """Return the permutation of task t (1-based), (H * W * C,), of an image's flat values."""
         values = int(np.prod(self.input_shape))
         if t == 1 and self.first_task_identity:
             return np.arange(values)
-        return self.streams.generator("tasks", Draw.PERMUTATION, t).permutation(values)
+        return self.streams.generator("tasks", TaskDraw.PERMUTATION, t).permutation(values)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return tasks whose images are permuted when they are read."""

@@ -1,4 +1,4 @@
-"""A progress bar for what is done once: downloading and decoding."""
+"""A progress bar for downloading and decoding."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(
+def progress_bar(
     what: str, total: int | None, unit: str, *, done: int = 0
 ) -> Iterator[Callable[[int], object]]:
-    """Show a bar on standard error, if that is a terminal; yield what moves it by a number.
+    """Show a bar on standard error, if that is a terminal; yield a function that advances it.
 
     Args:
-        what: stands in front of the bar.
-        total: where it ends; None = not known.
-        unit: of the numbers; "B" is scaled by 1024.
-        done: where it starts.
+        what: label of the bar.
+        total: final count; None = not known.
+        unit: of the counts; "B" is scaled by 1024.
+        done: initial count.
     """
     if not sys.stderr.isatty():
-        yield lambda number: None  # not even the import
+        yield lambda number: None  # without importing tqdm
         return
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Rotated Digits and Rotated MNIST: every task turns the same images by its own angle."""
+"""Rotated Digits and Rotated MNIST: every task rotates the same images by another angle."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
-from seqrun.benchmarks.dataset import changed_images
+from seqrun.benchmarks.base import BaseBenchmark, TaskDraw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.rotation import INTERPOLATIONS, rotate
+from seqrun.benchmarks.tasks import changed_images
 from seqrun.checks import ConfigError, finite, finite_list, one_of
+from seqrun.dataset import Dataset
 
 
 @dataclass(kw_only=True, eq=False)
 class Rotated(BaseBenchmark):
-    """Turn all images counter-clockwise by (t - 1) * per_task_rotation + d_t degrees in task t.
+    """Rotate images counter-clockwise by (t - 1) * per_task_rotation + d_t degrees in task t.
 
-    d_t is 0, or is drawn from U(random_rotation), independently for each task; training and test
-    images of a task are turned alike. Lopez-Paz and Ranzato, Gradient Episodic Memory for
+    d_t is 0, or drawn from U(random_rotation) independently for each task; training and test images
+    of a task are rotated by the same angle. Lopez-Paz and Ranzato, Gradient Episodic Memory for
     Continual Learning, 2017 (1706.08840); fixed angles as Mirzadeh et al., 2020 (2010.04495).
-    Images that `pad_to` pads are padded first, so that their corners may turn into the padding.
+    With `pad_to` images are padded first, so that corners may rotate into the padding.
 
     Args:
         per_task_rotation: degrees, any finite number.
         random_rotation: [low, high] degrees, low < high; None = d_t = 0.
-        angles: degrees of each task, in place of both.
-        interpolation: "bilinear" or "nearest", as PIL's, to the bit.
+        angles: degrees of each task, instead of both.
+        interpolation: "bilinear" or "nearest", identical to PIL's to the bit.
 
     See BaseBenchmark for the others.
     """
@@ -57,7 +58,7 @@ class Rotated(BaseBenchmark):
                 raise ConfigError(
                     f"{key}: must be null beside benchmark.angles, which are used as they are"
                 )
-        self._check_sizes([sum(self.source.train_counts)])
+        self._check_sizes([sum(self.image_source.train_counts)])
 
     def angle(self, t: int) -> float:
         """Return the degrees that task t (1-based) is rotated by."""
@@ -67,7 +68,7 @@ class Rotated(BaseBenchmark):
         if self.random_rotation is None:
             return fixed
         low, high = self.random_rotation
-        return fixed + self.streams.generator("tasks", Draw.ANGLES, t).uniform(low, high)
+        return fixed + self.streams.generator("tasks", TaskDraw.ANGLES, t).uniform(low, high)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:
         """Return tasks whose images are rotated when they are read."""

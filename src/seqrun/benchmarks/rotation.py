@@ -1,9 +1,9 @@
-"""Rotation of a whole task's images at once, equal to PIL's image by image to the bit.
+"""Rotation of many images at once, identical to PIL's rotation of each to the bit.
 
 Source of the arithmetic: Pillow, `Image.rotate` and `libImaging/Geometry.c` (which
-`torchvision.transforms.functional.rotate` calls on PIL images). Where an output pixel comes from
-depends on the angle alone, so images are laid out pixel-major and an output pixel of all images
-is computed from four rows.
+`torchvision.transforms.functional.rotate` calls for PIL images). The source of an output pixel
+depends only on the angle, so images are stored pixel-major, and an output pixel of all images is
+computed from four rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 INTERPOLATIONS = ("bilinear", "nearest")
 
 _BLOCK_VALUES = 1 << 8  # images x channels per block
-_BLOCK_PIXELS = 1 << 7  # output pixels per piece: with the above, the buffers stay in L2
+_BLOCK_PIXELS = 1 << 7  # output pixels per block: with the above, buffers stay in the L2 cache
 _THREADS = 2
 
 
@@ -91,7 +91,7 @@ def _bilinear(images: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
     x, y = x[target] - 0.5, y[target] - 0.5
     left, top = np.floor(x), np.floor(y)
     dx, dy = (x - left)[:, None], (y - top)[:, None]
-    # Neighbours outside the image are its border's pixels, so that their difference is 0.
+    # Neighbours outside the image are replaced by border pixels, so that the difference is 0.
     x0, x1 = (np.clip(left + step, 0, width - 1).astype(np.intp) for step in (0, 1))
     y0, y1 = (np.clip(top + step, 0, height - 1).astype(np.intp) for step in (0, 1))
     neighbours = [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
@@ -130,7 +130,7 @@ def _bilinear(images: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
 
 
 def _lerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> None:
-    """Write start + (end - start) * weight to `start`, using `end` as scratch."""
+    """Write start + (end - start) * weight to `start`; `end` is overwritten."""
     np.subtract(end, start, out=end)
     np.multiply(end, weight, out=end)
     np.add(start, end, out=start)

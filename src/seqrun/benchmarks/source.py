@@ -1,4 +1,4 @@
-"""ImageSource: a known set of labelled images that benchmarks make tasks of."""
+"""ImageSource: a known set of labelled images from which benchmarks make tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class RawImages(NamedTuple):
-    """A whole set: x (N, H, W, C) uint8, y (N,) int32 classes from 0."""
+    """A whole data set: x (N, H, W, C) uint8, y (N,) int32 classes from 0."""
 
     x_train: np.ndarray
     y_train: np.ndarray
@@ -22,19 +22,19 @@ class RawImages(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """What is known of a set before it is loaded, and how to load it.
+    """What is known of a data set before it is loaded, and how to load it.
 
     Args:
         input_shape: (H, W, C).
         train_counts: number of training samples of each class.
         mean, std: of the training pixels in [0, 1], per channel; None = not known, measured if
-            asked for.
+            needed.
         checksum: identifies the data; `load` refuses any other.
-        check: data_dir -> None; raises ConfigError if the data are missing or damaged and cannot
-            be got, leaving nothing behind.
-        load: data_dir -> RawImages; raises ConfigError likewise.
-        checksum_in: data_dir -> checksum, of a source whose `load` also reads data that it cannot
-            verify; None = `checksum` wherever they are.
+        check: data_dir -> None; raises ConfigError if the data are damaged, or missing and cannot
+            be downloaded; leaves nothing behind.
+        load: data_dir -> RawImages; raises ConfigError as `check` does.
+        checksum_in: data_dir -> checksum, for a source whose `load` also reads data that it cannot
+            verify; None = always `checksum`.
     """
 
     input_shape: tuple[int, int, int]
@@ -53,5 +53,5 @@ class ImageSource:
 
 
 def data_root(data_dir: str | Path | None) -> Path:
-    """Return where data sets live: `data_dir`, else $SEQRUN_DATA, else ./data."""
+    """Return the folder of data sets: `data_dir`, else $SEQRUN_DATA, else ./data."""
     return Path(data_dir or os.environ.get("SEQRUN_DATA") or "data").expanduser()

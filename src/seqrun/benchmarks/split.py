@@ -1,4 +1,4 @@
-"""Split Digits and Split MNIST: every task brings its own classes."""
+"""Split Digits and Split MNIST: every task has its own classes."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqrun.benchmarks.base import BaseBenchmark, Dataset, Draw
-from seqrun.benchmarks.dataset import LazyTasks, Rows
+from seqrun.benchmarks.base import BaseBenchmark, TaskDraw
 from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
+from seqrun.benchmarks.tasks import LazyTasks
 from seqrun.checks import ConfigError, one_of, whole, whole_entries
+from seqrun.dataset import Dataset, Rows
 from seqrun.plan import RandomStreams
 
 
 @dataclass(kw_only=True, eq=False)
 class Split(BaseBenchmark):
-    """Give every task classes of its own, the next ones of `class_order`.
+    """Split the classes into tasks, in the order of `class_order`.
 
-    A label is its class's position in `class_order` ("task" and "class") or its position within
-    the task ("domain", one head with as many outputs as the largest task has classes). Scenarios:
+    A label is the position of its class in `class_order` ("task" and "class") or within the task
+    ("domain": one head with as many outputs as the largest task has classes). Scenarios:
     van de Ven and Tolias, Three Scenarios for Continual Learning, 2019 (1904.07734); Hsu et al.,
     2018 (1810.12488).
 
     Args:
-        num_tasks: divides the number of classes, unless `classes_per_task` is given.
-        classes_per_task: an integer, or one per task; None = all classes, evenly. At least 2 in
-            "task" and "domain", where one alone would always be right. If they do not add up to
-            all classes, the last ones of `class_order` are left out and have no output.
+        num_tasks: must divide the number of classes, unless `classes_per_task` is given.
+        classes_per_task: an integer, or one per task; None = all classes, divided evenly. At least
+            2 in "task" and "domain", where a single class would always be right. If they do not
+            add up to all classes, the last ones of `class_order` are left out and have no output.
         class_order: every class once; None = natural order; "random" = drawn from the stream
             "tasks".
-        class_order_seed: of "random", so that the order stays the same whatever the run's seed;
-            it is the order that a run of this seed would draw. None = the run's.
-        softmax_over: in scenario "class", train over the classes "seen" so far and choose among
-            them at test, or both over "all".
+        class_order_seed: for "random", fixes the order whatever the run's seed: it is the order
+            that a run with this seed would draw. None = the run's seed.
+        softmax_over: in scenario "class", train over and predict among the classes "seen" so far,
+            or "all" classes.
 
     See BaseBenchmark for the others.
     """
@@ -50,8 +51,8 @@ class Split(BaseBenchmark):
         """Check the arguments."""
         super().__post_init__()
         one_of("benchmark.softmax_over", self.softmax_over, ("seen", "all"))
-        self._check_class_order(self.source.num_classes)
-        self.class_counts = self._class_counts(self.source.num_classes)
+        self._check_class_order(self.image_source.num_classes)
+        self.class_counts = self._class_counts(self.image_source.num_classes)
         domain = self.scenario == "domain"
         self.num_classes = max(self.class_counts) if domain else sum(self.class_counts)
         self._check_sizes(self._smallest_tasks())
@@ -111,8 +112,8 @@ class Split(BaseBenchmark):
         return classes // self.num_tasks
 
     def _smallest_tasks(self) -> list[int]:
-        """Return the training samples of each task, or the fewest that chance could give it."""
-        counts = np.asarray(self.source.train_counts)
+        """Return the training samples of each task, or their minimum if the order is random."""
+        counts = np.asarray(self.image_source.train_counts)
         if self.class_order == "random" and self.class_order_seed is None:
             smallest = np.sort(counts)
             return [int(smallest[:number].sum()) for number in self.class_counts]
@@ -121,13 +122,13 @@ class Split(BaseBenchmark):
 
     def ordered_classes(self) -> np.ndarray:
         """Return the source's classes in the order of the stream, (classes,) int."""
-        classes = self.source.num_classes
+        classes = self.image_source.num_classes
         if self.class_order is None:
             return np.arange(classes)
         if self.class_order == "random":
             own = self.class_order_seed
             streams = self.streams if own is None else RandomStreams(own)
-            return streams.generator("tasks", Draw.CLASS_ORDER).permutation(classes)
+            return streams.generator("tasks", TaskDraw.CLASS_ORDER).permutation(classes)
         return np.asarray(list(self.class_order), int)
 
     def prepare_datasets(self) -> tuple[Mapping[int, Dataset], Mapping[int, Dataset]]:

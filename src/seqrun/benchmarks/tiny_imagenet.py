@@ -21,15 +21,15 @@ _PARTS = ("wnids.txt", "train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class TinyImageNetFiles:
-    """What is published.
+    """The published files.
 
     Args:
         md5: of the archive.
         classes: number of classes.
-        train_per_class, test_per_class: number of images of each.
-        archive: its name.
-        folder: what it unpacks to.
-        url: folder that it is downloaded from.
+        train_per_class, test_per_class: number of images per class.
+        archive: file name of the archive.
+        folder: the folder that the archive contains.
+        url: where the archive is downloaded from.
     """
 
     md5: str
@@ -45,7 +45,7 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
     """Return the source of 64 x 64 x 3 images; classes in the order of their sorted ids."""
 
     def load(data_dir: str | Path | None) -> RawImages:
-        return _load(files, data_root(data_dir))
+        return _load_tiny_imagenet(files, data_root(data_dir))
 
     def check(data_dir: str | Path | None) -> None:
         load(data_dir)
@@ -67,24 +67,24 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
 
 
 def _unpacked(published: TinyImageNetFiles, root: Path) -> Files | None:
-    """Return the files of the unpacked folder if it is what is read, else None.
+    """Return the files of the unpacked folder if it will be read, else None.
 
-    No checksum is published for it: any change of a file makes it other data.
+    No checksum is published for it: any change of a file makes it different data.
     """
     folder = root / published.folder
-    decoded_before = decoded.find(root, decoded.key_of(published.md5)) is not None
+    decoded_before = decoded.find_folder(root, decoded.key_of(published.md5)) is not None
     if decoded_before or (root / published.archive).is_file() or not folder.is_dir():
         return None
     return folder_files(folder, _PARTS, f"data_dir={root}")
 
 
-def _load(published: TinyImageNetFiles, root: Path) -> RawImages:
+def _load_tiny_imagenet(published: TinyImageNetFiles, root: Path) -> RawImages:
     where = f"data_dir={root}"
     archive, unpacked = root / published.archive, _unpacked(published, root)
     key = decoded.key_of(published.md5)
     if unpacked is not None:
         key = decoded.key_of(published.md5, unpacked.fingerprint)
-    elif decoded.find(root, key) is None:
+    elif decoded.find_folder(root, key) is None:
         url = published.url + published.archive
         ensure_archive("Tiny ImageNet", archive, published.folder, url, published.md5, where)
 
@@ -103,7 +103,7 @@ def _load(published: TinyImageNetFiles, root: Path) -> RawImages:
 def _samples(
     published: TinyImageNetFiles, files: Files, read: Read, where: str
 ) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Return split -> names of its images, by class and name, and their classes."""
+    """Return split -> names of its images, sorted by class and name, and their classes."""
     for name in ("wnids.txt", "val/val_annotations.txt"):
         if name not in files.names:
             raise ConfigError(f"{where}: {published.folder}/{name} is missing")
@@ -137,10 +137,10 @@ def _samples(
                     f"{where}: {published.folder}/{part} has {len(names)} images of class {wnid}, "
                     f"must have {number}"
                 )
-    return {"train": _flat(train), "test": _flat(test)}
+    return {"train": _in_order(train), "test": _in_order(test)}
 
 
-def _flat(groups: list[list[str]]) -> tuple[list[str], np.ndarray]:
+def _in_order(groups: list[list[str]]) -> tuple[list[str], np.ndarray]:
     labels = np.repeat(np.arange(len(groups)), [len(names) for names in groups])
     return [name for names in groups for name in sorted(names)], labels
 

@@ -1,4 +1,4 @@
-"""What a benchmark's tasks must be: said once, when they are made and when they are read."""
+"""Checks of a benchmark's tasks, when they are made and when they are read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from seqrun.benchmarks.dataset import Dataset, size_of
+from seqrun.benchmarks.tasks import size_of
 from seqrun.checks import ConfigError
+from seqrun.dataset import Dataset
 
 
 def check_tasks(tasks: Mapping[int, Dataset], num_tasks: int, split: str) -> None:
-    """Raise ConfigError unless tasks 1..num_tasks are there and none is empty."""
+    """Raise ConfigError unless tasks 1..num_tasks exist and none is empty."""
     wanted = list(range(1, num_tasks + 1))
     if sorted(tasks) != wanted:
         raise ConfigError(
@@ -26,17 +27,17 @@ def check_tasks(tasks: Mapping[int, Dataset], num_tasks: int, split: str) -> Non
 def checked(
     data: Dataset, t: int, split: str, input_shape: tuple[int, int, int], num_classes: int
 ) -> Dataset:
-    """Return the data of task t as promised (int32 labels).
+    """Return the data of task t with int32 labels, after checking them.
 
     Args:
-        data: what the benchmark gave.
+        data: from the benchmark.
         t: task, 1-based.
         split: "train", "validation" or "test".
         input_shape: (H, W, C) of the images.
         num_classes: labels are in 0..num_classes - 1.
 
     Raises:
-        ConfigError: another shape, type or label, naming it and the task.
+        ConfigError: a wrong shape, type or label; the message names it and the task.
     """
     where = f"benchmark: the {split} data of task {t}"
     x, y = np.asarray(data.x), np.asarray(data.y)

@@ -11,7 +11,8 @@ import numpy as np
 from seqrun.plan import Chunk
 from seqrun.training.callback import BaseCallback, Run
 from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
-from seqrun.evaluation.metrics import evaluation_sizes, run_metrics
+from seqrun.benchmarks.base import evaluation_sizes
+from seqrun.evaluation.metrics import run_metrics
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,6 +1,6 @@
 """Figures of an accuracy matrix as PNG files.
 
-matplotlib is imported inside, and without pyplot: no window system, no global state.
+matplotlib is imported lazily and without pyplot: no window system, no global state.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrun.files import write_atomically
 from seqrun.evaluation.metrics import half_widths, mean_matrix
+from seqrun.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ OKABE_ITO = (
     "#D55E00",
     "#F0E442",
 )
-"""Okabe & Ito's colours for all kinds of colour vision (black is kept for the average)."""
+"""Okabe & Ito's colour-blind safe palette; black is reserved for the average."""
 DPI = 120
 
 
@@ -40,10 +40,10 @@ def save_figures(
     """Write both figures of an accuracy matrix into `directory`, each atomically.
 
     Args:
-        directory: made if missing.
+        directory: created if missing.
         matrix: (T+1, T) float, fractions; row 0 = untrained, NaN = not measured.
-        title: stands above both.
-        runs: the matrices that `matrix` is the mean of, for bands; none = no bands.
+        title: of both figures.
+        runs: the matrices whose mean is `matrix`, for bands; none = no bands.
     """
     write_atomically(Path(directory) / MATRIX_FIGURE, png(matrix_figure(matrix, title)))
     write_atomically(Path(directory) / LINES_FIGURE, png(lines_figure(matrix, title, runs)))
@@ -57,12 +57,12 @@ def png(figure: Figure) -> bytes:
 
 
 def seen_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Return (T,) float64: after each task, the mean accuracy on the tasks seen; NaN = unknown."""
+    """Return (T,) float64: the mean accuracy on the tasks seen after each task; NaN = unknown."""
     return np.array([matrix[k, :k].mean() for k in range(1, len(matrix))])
 
 
 def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
-    """Return the heat-map: rows = after each task, columns = tasks, accuracies in percent."""
+    """Return a heat map: rows = after each task, columns = tasks, accuracies in percent."""
     from matplotlib import colormaps
 
     tasks = matrix.shape[1]
@@ -73,7 +73,7 @@ def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
     image = axes.imshow(
         np.ma.masked_invalid(percent), cmap=colours, vmin=0, vmax=100, aspect="auto"
     )
-    if tasks <= 40:  # beyond, the numbers would not be readable
+    if tasks <= 40:  # with more, the numbers would be unreadable
         decimals, size = (1, 9) if tasks <= 10 else (0, 7)
         for (row, column), value in np.ndenumerate(percent):
             if not np.isnan(value):
@@ -96,9 +96,9 @@ def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
 def lines_figure(
     matrix: np.ndarray, title: str = "", runs: Sequence[np.ndarray] = ()
 ) -> Figure:
-    """Return each task's accuracy over the stream; before a task was trained on, dotted.
+    """Return the figure of each task's accuracy over the stream, dotted before it is trained on.
 
-    With several `runs`, whose mean `matrix` is, bands are the 95 % intervals of the means.
+    With several `runs`, whose mean is `matrix`, bands are the 95 % intervals of the means.
     """
     from matplotlib import colormaps
 
@@ -107,7 +107,7 @@ def lines_figure(
     percent = 100 * matrix
     if tasks <= len(OKABE_ITO):
         colours: list[Any] = list(OKABE_ITO[:tasks])
-    else:  # many tasks: their order as a shade, from blue to yellow
+    else:  # many tasks: shades from blue to yellow, in their order
         colours = [colormaps["cividis"](j / (tasks - 1)) for j in range(tasks)]
     after = np.arange(tasks + 1)
     for j, colour in enumerate(colours):
@@ -140,11 +140,11 @@ def lines_figure(
 
 
 def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], title: str = "") -> Figure:
-    """Return the average accuracy on the tasks seen, over the stream: mean and 95 % band.
+    """Return the figure of the average accuracy on the tasks seen: mean and 95 % band.
 
     Args:
         curves: name of a line -> the (T+1, T) matrices of its runs, at least one.
-        title: stands above.
+        title: of the figure.
     """
     figure, axes = _canvas(9.6, max(4.6, 0.24 * len(curves) + 1.2))
     most, lowest, drawn = 0, 100.0, []
@@ -174,11 +174,11 @@ def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], title: str = "") -
 
 
 def matrices_figure(matrices: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Return heat-maps side by side, for comparison: rows after each task, columns tasks.
+    """Return heat maps side by side, for comparison: rows = after each task, columns = tasks.
 
     Args:
-        matrices: what stands above a heat-map -> (T+1, T) float, fractions; at least one.
-        title: stands above all.
+        matrices: title of a heat map -> (T+1, T) float, fractions; at least one.
+        title: of the figure.
     """
     from matplotlib import colormaps
 
@@ -207,7 +207,7 @@ def matrices_figure(matrices: Mapping[str, np.ndarray], title: str = "") -> Figu
 
 
 def _band(axes: Any, x: np.ndarray, mean: np.ndarray, half: np.ndarray, colour: Any) -> None:
-    """Draw an interval around a line; where a line is one point, as a bar."""
+    """Draw an interval around a line, as an error bar if the line is a single point."""
     if len(x) > 1:
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
     else:
@@ -215,7 +215,7 @@ def _band(axes: Any, x: np.ndarray, mean: np.ndarray, half: np.ndarray, colour: 
 
 
 def _over_stream(axes: Any, after: np.ndarray, x_label: str, y_label: str, title: str) -> None:
-    """Label axes on which accuracies in percent stand over the tasks `after`."""
+    """Label the axes of accuracies in percent over the tasks `after`."""
     shown = after[:: max(1, len(after) // 20)]
     axes.set_xticks(shown, [str(i) for i in shown])
     axes.set_ylim(-2, 102)
@@ -226,7 +226,7 @@ def _over_stream(axes: Any, after: np.ndarray, x_label: str, y_label: str, title
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure of width x height inches, drawn by Agg, and its axes."""
+    """Return a figure of width x height inches for the Agg renderer, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

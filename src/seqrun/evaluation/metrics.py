@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from seqrun.benchmarks.base import BaseBenchmark
 
 
 def average_accuracy(R: np.ndarray) -> float | None:
@@ -31,8 +28,8 @@ def average_forgetting(R: np.ndarray) -> float | None:
     Chaudhry et al. 2018 (Riemannian Walk), "Forgetting Measure": the average over old tasks of
     f_j = max_{l<T} a[l, j] - a[T, j]. Negative when old tasks got better.
 
-    The rows from j on must be measured. An earlier row counts where it was (a task can be good
-    before it is trained on) and is passed over where it was not.
+    The rows from j on must be measured. An earlier row counts if it was measured (accuracy on a
+    task can be high before it is trained on) and is skipped otherwise.
     """
     tasks = _num_tasks(R)
     if tasks < 2:
@@ -65,7 +62,7 @@ def learning_accuracy(R: np.ndarray) -> float | None:
     """Return mean_j R[j, j], in [0, 1].
 
     Riemer et al. 2019 (MER), section 5, "Learning Accuracy (LA)": each task's accuracy right after
-    it was learned.
+    it is learned.
     """
     return _mean(_just_learned(R))
 
@@ -114,7 +111,7 @@ def compute_metrics(
 def run_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-    """Return a run's metrics; those with the task given at test are named `<metric>_task_aware`."""
+    """Return a run's metrics; `<metric>_task_aware` are those with the task given at test time."""
     metrics = compute_metrics(R, test_sizes)
     if R_task_aware is not None:
         aware = compute_metrics(R_task_aware, test_sizes)
@@ -125,7 +122,7 @@ def run_metrics(
 def published_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-    """Return a run's metrics and those that only papers use, to be compared with published ones."""
+    """Return a run's metrics and the variants that papers publish, for comparison with these."""
     metrics = run_metrics(R, R_task_aware, test_sizes)
     for name, metric in PUBLISHED_AS.items():
         metrics[name] = metric(R)
@@ -135,7 +132,7 @@ def published_metrics(
 
 
 def backward_transfer_over_all(R: np.ndarray) -> float | None:
-    """Return mean_{j<=T} (R[T, j] - R[j, j]), in [-1, 1]: the last task counts, with 0.
+    """Return mean_{j<=T} (R[T, j] - R[j, j]), in [-1, 1]: the last task counts as 0.
 
     Gupta et al. 2020 (La-MAML), "BTI"; Riemer et al. 2019 (MER).
     """
@@ -145,8 +142,8 @@ def backward_transfer_over_all(R: np.ndarray) -> float | None:
 def average_forgetting_over_all(R: np.ndarray) -> float | None:
     """Return mean_{j<T} (max_{j<=l<=T} R[l, j] - R[T, j]), in [0, 1]; None for one task.
 
-    Mirzadeh et al. 2020 (Stable SGD) and 2021 (MC-SGD), as their code takes it: the last row counts
-    as well, so that a task that is best at the end counts 0.
+    Mirzadeh et al. 2020 (Stable SGD) and 2021 (MC-SGD), as in their code: the maximum includes the
+    last row, so that a task that is best at the end counts as 0.
     """
     tasks = _num_tasks(R)
     best = [R[j:, j - 1].max() for j in range(1, tasks)]  # NaN where one is not measured
@@ -157,13 +154,7 @@ PUBLISHED_AS = {
     "average_forgetting_over_all": average_forgetting_over_all,
     "backward_transfer_over_all": backward_transfer_over_all,
 }
-"""Metrics by definitions of papers that differ from ours."""
-
-
-def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
-    """Return the number of samples that each task's accuracy is measured on."""
-    split = benchmark.evaluation_split
-    return [benchmark.task_size(t, split) for t in range(1, benchmark.num_tasks + 1)]
+"""Metrics of papers whose definitions differ from ours."""
 
 
 def mean_matrix(matrices: Sequence[np.ndarray]) -> np.ndarray:
@@ -179,7 +170,7 @@ def summarise(runs: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str,
     """Summarise the metrics of several runs (seeds).
 
     Args:
-        runs: metric -> value of each run; None = undefined, and then left out.
+        runs: metric -> value, for each run; None = undefined, which is left out.
 
     Returns:
         metric -> {"mean", "std", "ci95", "n"}: sample standard deviation (ddof = 1) and the 95 %
@@ -203,11 +194,17 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
 
 
+def half_width(summary: Mapping[str, Any]) -> float | None:
+    """Return the half width of a metric's 95 % interval, of `summarise`; None = unknown."""
+    interval = summary["ci95"]
+    return None if interval is None else interval[1] - summary["mean"]
+
+
 def half_widths(values: np.ndarray) -> np.ndarray:
-    """Return the half width of the 95 % interval of the mean over the first axis, as `summarise`.
+    """Return half widths of the 95 % intervals of means over the first axis, as in `summarise`.
 
     Args:
-        values: (n, ...) float, NaN = not measured, and then left out.
+        values: (n, ...) float; NaN = not measured, which is left out.
 
     Returns:
         (...) float64, NaN where fewer than two were measured.
@@ -223,7 +220,7 @@ def half_widths(values: np.ndarray) -> np.ndarray:
 
 def student_t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Return the quantile of Student's t distribution."""
-    from scipy.special import stdtrit  # a tenth of a second that a single run need not pay
+    from scipy.special import stdtrit  # imported lazily: it takes 0.1 s
 
     return float(stdtrit(degrees_of_freedom, probability))
 
@@ -239,11 +236,11 @@ def _final_row(R: np.ndarray) -> np.ndarray:
 
 
 def _just_learned(R: np.ndarray) -> np.ndarray:
-    """R[j, j] of every task."""
+    """Return R[j, j] of every task."""
     _num_tasks(R)
     return np.diagonal(R[1:])
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Return the mean, or None when there is nothing or something was not measured."""
+    """Return the mean; None if there are no values or one was not measured."""
     return float(values.mean()) if len(values) and not np.isnan(values).any() else None

@@ -1,4 +1,4 @@
-"""Pictures that callbacks draw; matplotlib is imported inside, and without pyplot."""
+"""Plots of callbacks; matplotlib is imported lazily and without pyplot."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COLUMNS = 10
 
 
 def inputs_png(x: np.ndarray, y: np.ndarray, title: str) -> bytes:
-    """Return a grid of images, each under its label, as a PNG.
+    """Return a grid of images with their labels, as a PNG.
 
     Args:
-        x: (N, H, W, C) uint8; one channel is grey, three are red, green and blue, and of any other
-            number the mean is shown.
+        x: (N, H, W, C) uint8; one channel is grey, three are RGB; of any other number the mean
+            over channels is shown.
         y: (N,) labels.
         title: above the grid.
     """

@@ -1,4 +1,4 @@
-"""The verdict of a reproduction: what was measured against what a paper published."""
+"""The verdict of a reproduction: measured numbers compared with published ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqrun.checks import ConfigError, at_least, nearest, one_of, whole, within
-from seqrun.evaluation.metrics import published_metrics, summarise
+from seqrun.evaluation.metrics import half_width, published_metrics, summarise
 
 STATUSES = ("confirmed", "unconfirmed")
 MACHINES = ("cpu", "gpu")
@@ -17,7 +17,7 @@ KEY = "expected"
 VERDICTS = ("reproduced", "above", "below", "inconclusive")
 SMALLEST_TOLERANCE = 0.01
 ROUNDING = 1e-9
-"""By which a difference may exceed the tolerance: 0.51 - 0.50 is more than 0.01 in floats."""
+"""Excess over the tolerance that is allowed: in floats 0.51 - 0.50 is more than 0.01."""
 FREE_KEYS = (
     "backend",
     "data_dir",
@@ -28,7 +28,7 @@ FREE_KEYS = (
     "resume",
     "seeds_strategy",
 )
-"""Overrides of a reproduction that leave its protocol as it is."""
+"""Keys whose overrides do not change the protocol of a reproduction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Number:
     Args:
         mean: as published, a fraction.
         std: over the paper's runs, >= 0; None = not published.
-        tolerance: largest difference of a reproduced mean, > 0; None = max(2 std, 0.01).
+        tolerance: largest difference that counts as reproduced, > 0; None = max(2 std, 0.01).
 
     Raises:
         ConfigError: a value out of range.
@@ -57,7 +57,7 @@ class Number:
 
     @property
     def largest_difference(self) -> float:
-        """Return the tolerance."""
+        """The tolerance."""
         if self.tolerance is not None:
             return self.tolerance
         return max(2 * (self.std or 0.0), SMALLEST_TOLERANCE)
@@ -69,15 +69,15 @@ class Expected:
 
     Args:
         paper: authors, year and title or number.
-        table: where in it the number stands.
+        table: the table or figure of the number.
         source: how the number is known.
         status: "confirmed": read in the authors' repository, data or a second source; or
             "unconfirmed": recalled, so that a miss says nothing about the paper.
         num_seeds: runs that the paper averaged over, >= 1; None = not known.
-        machine: what runs it in minutes: "cpu", two cores; or "gpu".
-        minutes: of one backend on that machine, > 0; None = not measured.
-        metrics: name -> numbers; the first one's verdict is the row's. Names are those of a
-            run's metrics, and of `seqrun.evaluation.metrics.PUBLISHED_AS`.
+        machine: what runs it within minutes: "cpu" (two cores) or "gpu".
+        minutes: run time of one backend on that machine, > 0; None = not measured.
+        metrics: name -> number; the verdict on the first is that of the row. Names are those of
+            a run's metrics and of `seqrun.evaluation.metrics.PUBLISHED_AS`.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -105,7 +105,7 @@ class Expected:
 
     @classmethod
     def of(cls, node: Any) -> Expected:
-        """Return the checked content of the node.
+        """Return the content of the node, checked.
 
         Raises:
             ConfigError: a key or a value that is not allowed.
@@ -130,7 +130,7 @@ class Expected:
 
 
 def metric_names() -> list[str]:
-    """Return the metrics that a paper's number may be compared with."""
+    """Return the names of metrics that can be compared with published numbers."""
     of_one_task = np.zeros((2, 1))
     return list(published_metrics(of_one_task, of_one_task))
 
@@ -140,15 +140,15 @@ def judge(
 ) -> dict[str, Any]:
     """Compare the runs' means with the published ones.
 
-    "inconclusive" where the 95 % interval's half width is larger than the tolerance, or unknown
-    (one seed); else "reproduced" where the difference is within the tolerance; else "above" or
-    "below".
+    A verdict is "inconclusive" if the half width of the 95 % interval is unknown (one seed) or
+    larger than the tolerance; else "reproduced" if the difference is within the tolerance; else
+    "above" or "below".
 
     Args:
         expected: what was published.
         runs: RunRecords of all seeds.
         measured_on: "test" or "validation".
-        changed: overrides that changed the protocol, for the record.
+        changed: overrides that changed the protocol, to be recorded.
 
     Returns:
         Plain data: the first metric's "verdict", and "metrics" with all comparisons.
@@ -171,12 +171,12 @@ def judge(
 
 
 def protocol_changes(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a command that change what a reproduction states."""
+    """Return the overrides of a command that change the protocol of a reproduction."""
     return [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in FREE_KEYS]
 
 
 def compare(number: Number, mean: float | None, half_width: float | None) -> dict[str, Any]:
-    """Return the verdict on a measured mean, with the numbers that it rests on.
+    """Return the verdict on a measured mean, with the numbers that it is based on.
 
     Args:
         number: what was published.
@@ -203,13 +203,12 @@ def compare(number: Number, mean: float | None, half_width: float | None) -> dic
 
 
 def _judged(number: Number, found: Mapping[str, Any]) -> dict[str, Any]:
-    mean, interval = found["mean"], found["ci95"]
-    half_width = None if interval is None else interval[1] - mean
-    return {**compare(number, mean, half_width), "std": found["std"], "seeds": found["n"]}
+    compared = compare(number, found["mean"], half_width(found))
+    return {**compared, "std": found["std"], "seeds": found["n"]}
 
 
 def _check_keys(key: str, node: Any, kind: type) -> None:
-    """Raise ConfigError unless the node has the fields of a dataclass, and no others."""
+    """Raise ConfigError unless a node has all required keys of a dataclass and no unknown ones."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key}={node!r}: must be a node")
     names = [f.name for f in fields(kind)]

@@ -1,1 +1,1 @@
-"""Pure formulas that several algorithms share, in torch.py and jax.py."""
+"""Pure functions that several algorithms share, in torch.py and jax.py."""

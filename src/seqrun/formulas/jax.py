@@ -1,4 +1,4 @@
-"""Pure formulas for JAX."""
+"""Pure functions for JAX."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cross_entropy(logits: Array, y: Array) -> Array:
 
 
 def allow_classes(logits: Array, mask: Array | None, t: Array) -> Array:
-    """Set logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
+    """Set the logits of classes that `mask` (T, C) denies a sample's task to the lowest number."""
     if mask is None:
         return logits
     return jnp.where(mask[t], logits, jnp.finfo(logits.dtype).min)
@@ -51,8 +51,8 @@ def completed_square(
     """Merge Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
 
     Returns:
-        The anchor (Omega a + Omega' theta') / (Omega + Omega'), theta' where both are 0, and the
-        importance Omega + Omega'.
+        The anchor (Omega a + Omega' theta') / (Omega + Omega'), or theta' where both are 0, and
+        the importance Omega + Omega'.
     """
     total = jax.tree.map(jnp.add, importance, added)
     merged = jax.tree.map(

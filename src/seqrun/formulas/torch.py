@@ -1,4 +1,4 @@
-"""Pure formulas for PyTorch."""
+"""Pure functions for PyTorch."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
-    """Return (B, C) whether a class is a sample's label; torch's own has the host look at `y`."""
+    """Return labels (B,) as (B, C) bool, without the synchronisation of torch's own one_hot."""
     return y.unsqueeze(1) == torch.arange(num_classes, device=y.device)
 
 
 def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
-    """Set logits of classes that `mask` (T, C) denies to a sample's task to the lowest number."""
+    """Set the logits of classes that `mask` (T, C) denies a sample's task to the lowest number."""
     if mask is None:
         return logits
     return torch.where(mask[t], logits, torch.finfo(logits.dtype).min)
 
 
 def set_rows(place: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write (B, C) values to (B,) rows of (M, C) `place`, but for those of rows >= M.
+    """Write (B, C) values to (B,) rows of (M, C) `place`; skip rows >= M.
 
-    Rows below M are distinct. The shapes do not depend on them, as a mask's would: what is not to
-    be written repeats the first that is, and if none is, writes what is there.
+    Rows below M must be distinct. Unlike with a mask, no shape depends on the rows: a skipped row
+    repeats the first one that is written, or rewrites an old value if none is.
     """
     kept = rows < len(place)
     first = kept.int().argmax().unsqueeze(0)
@@ -49,7 +49,7 @@ def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:
 def penalty_gradient(
     params: Tensors, anchor: Tensors, importance: Tensors, coefficient: float
 ) -> list[Tensor]:
-    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, as `params` lie."""
+    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, as a list."""
     difference = list(torch._foreach_sub(list(params.values()), list(anchor.values())))
     torch._foreach_mul_(difference, list(importance.values()))
     torch._foreach_mul_(difference, 2.0 * coefficient)
@@ -68,8 +68,8 @@ def completed_square(
     """Merge Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
 
     Returns:
-        The anchor (Omega a + Omega' theta') / (Omega + Omega'), theta' where both are 0, and the
-        importance Omega + Omega'.
+        The anchor (Omega a + Omega' theta') / (Omega + Omega'), or theta' where both are 0, and
+        the importance Omega + Omega'.
     """
     total = {n: importance[n] + added[n] for n in params}
     merged = {

@@ -1,4 +1,4 @@
-"""Loggers: where the values of a run go."""
+"""Loggers: destinations of the values of a run."""
 
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.loggers.comet import CometLogger

@@ -1,4 +1,4 @@
-"""BaseLogger: what a destination of logged values implements."""
+"""BaseLogger: the interface of destinations of logged values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger is told when a run starts.
+    """Information that a logger gets when a run starts.
 
     Attributes:
         name: {"algo", "benchmark", "backbone", "backend"} -> name.
         seed: the run's seed.
         num_tasks: length of the stream.
         config: the resolved configuration as plain data, without secrets.
-        directory: the run's directory; None when nothing is to be kept on disk.
+        directory: the run's directory; None = nothing is written to disk.
         measured_on: "test" or "validation".
-        resumed_at: steps already done when the run continues from a checkpoint; None = it begins.
-        matrices: name -> what a resumed run has measured already, as `log_matrix` gets it.
+        resumed_at: steps done at the checkpoint from which the run continues; None = a new run.
+        matrices: name -> matrix measured so far by a resumed run, as passed to `log_matrix`.
     """
 
     name: Mapping[str, str]
@@ -38,32 +38,32 @@ class RunInfo:
 class BaseLogger:
     """Receive scalars, the accuracy matrix and the final metrics of one run.
 
-    Every method has a default that does nothing (`log_steps` falls back to `log`), so that a
-    logger implements what its destination can hold. Steps are 0-based and global; tasks and
-    epochs are 1-based; task 0 stands for the untrained model.
+    Every method does nothing by default (`log_steps` falls back to `log`), so that a logger only
+    implements what its destination supports. Steps are 0-based and global; tasks and epochs are
+    1-based; task 0 is the untrained model.
     """
 
     products: ClassVar[tuple[str, ...]] = ()
-    """Files and folders that it leaves in a run's directory."""
+    """Files and folders that the logger writes into the run's directory."""
 
     def check(self) -> None:
-        """Raise ConfigError if the destination cannot be reached; nothing is made there."""
+        """Raise ConfigError if the destination cannot be used; create nothing."""
 
     def open(self, run: RunInfo) -> None:
-        """Start a run; called once before anything is logged."""
+        """Start a run; called once, before anything is logged."""
 
     def export_state(self) -> dict[str, Any]:
-        """Return what a resumed run must know, plain data; all that was logged is safe by then."""
+        """Return what a resumed run needs, as plain data, after flushing all that was logged."""
         return {}
 
     def check_state(self, run: RunInfo, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless `import_state` can go on from `state`, which anyone wrote.
+        """Raise CheckpointError unless `import_state` can continue from `state` (untrusted data).
 
-        Called before `open`; the checkpoint before is tried then.
+        Called before `open`; on an error the previous checkpoint is tried.
         """
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Go on, after `open`, from where `export_state` was called: drop what came later."""
+        """Continue, after `open`, from the state at `export_state`; drop what was logged later."""
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
         """Record scalars measured after `step` steps."""
@@ -82,4 +82,4 @@ class BaseLogger:
         """Record the final metrics; None = undefined for this stream."""
 
     def close(self, status: str) -> None:
-        """End the run with status "completed", "failed" or "interrupted"; write what is pending."""
+        """End the run with status "completed", "failed" or "interrupted"; flush pending values."""

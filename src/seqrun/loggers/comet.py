@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from seqrun.records.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
-from seqrun.loggers.tracker import TrackerLogger, as_text, flat
+from seqrun.loggers.tracker import TrackerLogger, as_text, hyperparameters
 from seqrun.loggers.wandb import MODES
+from seqrun.records.checkpoint_checks import check_digits
 
 KEY_DIGITS = 32
 STARTING = threading.Lock()
-"""Held while an experiment begins: the client's one live experiment is the process's."""
+"""Held while an experiment starts: the client has one live experiment per process."""
 QUIET: dict[str, Any] = {
     "log_code": False,
     "log_graph": False,
@@ -34,18 +34,18 @@ QUIET: dict[str, Any] = {
     "auto_log_co2": False,
     "display_summary_level": 0,
 }
-"""What is logged is what a run logs: no command line, source, output or machine."""
+"""Only what a run logs is sent: no command line, source code, output or machine."""
 
 
 @dataclass(kw_only=True, eq=False)
 class CometLogger(TrackerLogger):
     """Log scalars, configuration, final metrics and the matrix's figure to Comet.
 
-    "offline" needs neither network nor account: it leaves one archive per part of the run,
+    "offline" needs neither network nor account: it writes one archive per part of the run,
     `comet/<experiment key>*.zip` in the run's directory, which `comet upload` sends later. An
-    archive comes into being when the part ends; one that is killed outright leaves none. "online"
-    reads the key from the client's own places (COMET_API_KEY, or ~/.comet.config): no key belongs
-    into a configuration. A resumed run adds to the same experiment.
+    archive is written when the part ends; a killed part leaves none. "online" reads the key where
+    the client does (COMET_API_KEY, or ~/.comet.config): a key does not belong in a configuration. A
+    resumed run adds to the same experiment.
 
     Args:
         mode: "online", "offline" or "disabled", which does nothing and imports nothing.
@@ -78,7 +78,7 @@ class CometLogger(TrackerLogger):
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is done."""
+        """Whether the logger does anything."""
         return self.mode != "disabled"
 
     def open(self, run: RunInfo) -> None:
@@ -87,7 +87,7 @@ class CometLogger(TrackerLogger):
         self._key = secrets.token_hex(KEY_DIGITS // 2)
 
     def own_state(self) -> dict[str, Any]:
-        """Return the experiment's key (a name, no secret)."""
+        """Return the experiment's key (an id, not a secret)."""
         return {"experiment": self._key}
 
     def take_state(self, state: Mapping[str, Any]) -> None:
@@ -102,11 +102,11 @@ class CometLogger(TrackerLogger):
         Raises:
             ConnectionError: Comet cannot be reached.
         """
-        os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # it would patch the frameworks
-        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "0")  # nor report to its makers
+        os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # does not patch the frameworks
+        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "0")  # no reports to the vendor
         import comet_ml
 
-        logging.getLogger("comet_ml").setLevel(logging.CRITICAL)  # the one warning is ours
+        logging.getLogger("comet_ml").setLevel(logging.CRITICAL)  # our own warning is enough
         offline = self.mode == "offline"
         if offline:
             directory.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ class CometLogger(TrackerLogger):
             **QUIET,
         )
         with STARTING:
-            # Or the client would end the experiment of another run in this process.
+            # Otherwise the client would end the experiment of another run in this process.
             comet_ml.config.set_global_experiment(None)
             self._client = comet_ml.start(
                 workspace=self.workspace,
@@ -129,7 +129,7 @@ class CometLogger(TrackerLogger):
             )
         if not self._client.alive:
             raise ConnectionError("Comet cannot be reached")
-        self._client.log_parameters(flat(run.config))
+        self._client.log_parameters(hyperparameters(run.config))
 
     def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
         """Log a row of metrics."""

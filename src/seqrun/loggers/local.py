@@ -1,4 +1,4 @@
-"""LocalLogger: values, accuracy matrix and figures as files of the run directory."""
+"""LocalLogger: values, accuracy matrix and figures as files in the run directory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.checks import ConfigError, boolean, writable
-from seqrun.files import matrix_to_csv, plain, write_atomically
+from seqrun.files import matrix_to_csv, json_value, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.records.results import FILE
 
 METRICS_FILE = "metrics.jsonl"
@@ -26,14 +26,14 @@ BUFFER_BYTES = 1 << 20
 class LocalLogger(BaseLogger):
     """Write metrics.jsonl, accuracy_matrix.csv and figures/ into a directory.
 
-    metrics.jsonl holds one JSON object per line, `{"step", "epoch", "task", <name>: value, ...}`,
-    without a clock, so that the same run writes the same bytes; null stands for a value that is
-    not finite. Lines reach the file at each validation and at the end.
+    metrics.jsonl has one JSON object per line, `{"step", "epoch", "task", <name>: value, ...}`,
+    without times, so that the same run writes the same bytes; null is a value that is not finite.
+    Lines are flushed at each validation and at the end.
 
-    A run starts its metrics.jsonl anew; a resumed one cuts it back to its checkpoint.
+    A new run rewrites metrics.jsonl; a resumed run truncates it to its checkpoint.
 
     Args:
-        directory: where the files go; None = the run's directory.
+        directory: of the files; None = the run's directory.
         figures: draw figures/ when a run completes.
 
     Raises:
@@ -65,7 +65,7 @@ class LocalLogger(BaseLogger):
                 )
 
     def open(self, run: RunInfo) -> None:
-        """Note the run; files are opened by the first value."""
+        """Store the run; files are opened with the first value."""
         if self.directory is None and run.directory is None:
             raise ConfigError(
                 "logger.local.directory=None: must be a directory, as the run itself has none"
@@ -74,32 +74,32 @@ class LocalLogger(BaseLogger):
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
         """Write one line with all of `values`."""
-        line = {"step": step, "epoch": epoch, "task": task, **plain(values)}
+        line = {"step": step, "epoch": epoch, "task": task, **json_value(values)}
         self._lines().write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def log_steps(
         self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
     ) -> None:
-        """Write one line per step, formatted and written as one string."""
+        """Write one line per step, all as one string."""
         if not np.isfinite(values).all():
             super().log_steps(name, values, first_step=first_step, epoch=epoch, task=task)
             return
         rest = f', "epoch": {epoch}, "task": {task}, {json.dumps(name, ensure_ascii=False)}: '
         numbered = enumerate(values.tolist(), first_step)
-        if values.dtype == np.float32:  # nine digits give a float32 back exactly, and faster
+        if values.dtype == np.float32:  # nine digits are exact for float32, and faster
             lines = [f'{{"step": {step}{rest}{value:.9g}}}\n' for step, value in numbered]
         else:
             lines = [f'{{"step": {step}{rest}{value!r}}}\n' for step, value in numbered]
         self._lines().write("".join(lines))
 
     def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
-        """Keep <name>.csv current, and let the lines so far reach metrics.jsonl."""
+        """Rewrite <name>.csv and flush metrics.jsonl."""
         self._matrices[name] = matrix.copy()
         write_atomically(self.path / f"{name}.csv", matrix_to_csv(matrix))
         self._lines().flush()
 
     def close(self, status: str) -> None:
-        """Finish metrics.jsonl; draw the figures if the run completed."""
+        """Close metrics.jsonl; draw the figures if the run is completed."""
         if self._run is None:  # the run ended before it was opened
             return
         if self._file is not None or status == "completed":
@@ -118,21 +118,21 @@ class LocalLogger(BaseLogger):
             assert run.directory is not None  # open makes sure
             return Path(run.directory)
         several_seeds = run.directory is not None and Path(run.directory).parent.name == "seeds"
-        own = ("seeds", str(run.seed)) if several_seeds else ()  # or they would mix in one file
+        own = ("seeds", str(run.seed)) if several_seeds else ()  # otherwise seeds would share files
         return Path(self.directory, *own)
 
     def export_state(self) -> dict[str, Any]:
-        """Return the length of metrics.jsonl in bytes, all of it safe on the disk."""
+        """Return the length of metrics.jsonl in bytes, after flushing it to disk."""
         file = self._lines()
         file.flush()
         os.fsync(file.fileno())
         return {"bytes": os.fstat(file.fileno()).st_size}
 
     def check_state(self, run: RunInfo, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless metrics.jsonl has so many bytes, and a line ends there.
+        """Raise CheckpointError unless a line of metrics.jsonl ends at the checkpoint's length.
 
         Raises:
-            ConfigError: there is no metrics.jsonl, or an empty one: no checkpoint would fit.
+            ConfigError: metrics.jsonl is missing or empty, so that no checkpoint fits.
         """
         check_keys(state, ("bytes",))
         check_whole("bytes", state["bytes"])
@@ -155,21 +155,21 @@ class LocalLogger(BaseLogger):
             )
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Keep the first bytes of an earlier metrics.jsonl and go on from there.
+        """Truncate an earlier metrics.jsonl and continue after it.
 
-        A byte position rather than a step, since values of the same step stand on either side of a
-        checkpoint: what was logged before it must stay, what comes after will be logged again.
+        The position is in bytes, not steps, since a step may have values on both sides of a
+        checkpoint: those before it must stay, those after it are logged again.
         """
         self._keep = state["bytes"]
 
     def _lines(self) -> IO[str]:
-        """Return metrics.jsonl, opened at the first use."""
+        """Return metrics.jsonl, opened on first use."""
         if self._file is None:
             path = self.path / METRICS_FILE
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._keep:
                 size = path.stat().st_size if path.exists() else 0
-                if size < self._keep:  # cutting it back would fill it up with zeros
+                if size < self._keep:  # truncate would pad the file with zeros
                     raise ConfigError(
                         f"{path}: must have at least the {self._keep} bytes that it had at the "
                         f"checkpoint, not {size}; resume=never starts afresh"

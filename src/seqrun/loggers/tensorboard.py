@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from seqrun.loggers.base import RunInfo
-from seqrun.loggers.tracker import TrackerLogger, as_text, flat
+from seqrun.loggers.tracker import TrackerLogger, as_text, hyperparameters
 
 EVENT_FILE = "events.out.tfevents.seqrun"
 HEAD_RECORDS = 3
@@ -25,8 +25,8 @@ class TensorBoardLogger(TrackerLogger):
     """Write scalars, configuration, final metrics and the matrix's figure for TensorBoard.
 
     There is one event file, `tensorboard/events.out.tfevents.seqrun` in the run's directory;
-    writing it needs neither TensorFlow nor torch. A resumed run cuts it back to its checkpoint and
-    goes on in it, so that no value stands there twice.
+    writing it needs neither TensorFlow nor torch. A resumed run truncates it to its checkpoint and
+    continues it, so that no value is in it twice.
 
     Args:
         every_steps, call_seconds, close_seconds: as in TrackerLogger.
@@ -44,7 +44,7 @@ class TensorBoardLogger(TrackerLogger):
     _step: int = field(default=0, init=False, repr=False)
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
-        """Open the event file; anew, or after the records of the checkpoint."""
+        """Open the event file, new or truncated to the records of the checkpoint."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -67,7 +67,7 @@ class TensorBoardLogger(TrackerLogger):
         version = self._event(wall_time=time.time(), file_version="brain.Event:2")
         self._records.write(version.SerializeToString())
         simple = (bool, int, float, str)
-        named = flat(run.config)
+        named = hyperparameters(run.config)
         self._add(hparams_pb({k: v if isinstance(v, simple) else str(v) for k, v in named.items()}))
         config = json.dumps(run.config, indent=2, ensure_ascii=False, default=str)
         self._add_text("config", f"```\n{config}\n```")
@@ -79,19 +79,19 @@ class TensorBoardLogger(TrackerLogger):
         self._add(self._summary(value=[of(tag=k, simple_value=v) for k, v in values.items()]))
 
     def write_summary(self, metrics: Mapping[str, float | None]) -> None:
-        """Write the final metrics as a text."""
+        """Write the final metrics as text."""
         self._add_text("metrics", as_text(metrics))
 
     def write_figure(self, name: str, png: bytes) -> None:
         """Write a figure as an image."""
-        width, height = struct.unpack(">II", png[16:24])  # of the PNG's header
+        width, height = struct.unpack(">II", png[16:24])  # from the PNG header
         image = self._summary.Image(
             encoded_image_string=png, width=width, height=height, colorspace=4
         )
         self._add(self._summary(value=[self._summary.Value(tag=name, image=image)]))
 
     def flush(self) -> None:
-        """Let what was written reach the disk."""
+        """Flush to disk what was written."""
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -106,7 +106,7 @@ class TensorBoardLogger(TrackerLogger):
         now = time.time()
         event = self._event(wall_time=now, step=self._step, summary=summary)
         self._records.write(event.SerializeToString())
-        if now - self._flushed_at > FLUSH_SECONDS:  # for those who watch
+        if now - self._flushed_at > FLUSH_SECONDS:  # for viewers of the running experiment
             self._records.flush()
             self._flushed_at = now
 
@@ -124,10 +124,10 @@ class TensorBoardLogger(TrackerLogger):
 
 
 def length_of(path: Path, records: int) -> int:
-    """Return the bytes of an event file's first `records` records, or of all that are whole.
+    """Return the length in bytes of the first `records` complete records of an event file.
 
-    A record is the length of its content (8 bytes, little-endian), a checksum of 4 bytes, the
-    content, and another checksum.
+    A record is the length of its content (8 bytes, little-endian), a 4-byte checksum, the content
+    and another 4-byte checksum.
     """
     size, end = path.stat().st_size, 0
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""TrackerLogger: a tracker's client on a thread of its own, which can't stop or slow a run."""
+"""TrackerLogger: a tracker's client on its own thread, which cannot stop or slow down a run."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.records.checkpoint_checks import CheckpointError, check_whole
 from seqrun.checks import ConfigError, at_least, whole
+from seqrun.files import flatten
 from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.records.checkpoint_checks import CheckpointError, check_whole
 
 MAX_WAITING = 10_000
-"""Calls that may wait for the client; a chunk of steps is one call."""
+"""Maximum number of queued calls; a chunk of steps is one call."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TrackerLogger(BaseLogger):
-    """Hand all that is logged, in order, to a client that works on a daemon thread.
+    """Pass all logged values, in order, to a client that runs on a daemon thread.
 
-    The run never waits for the client, but for `close_seconds` at its end. A client that raises,
-    that spends more than `call_seconds` on one call, or that falls too far behind is dropped: one
-    warning on standard error, and the run goes on without it, with the same numbers. A destination
-    implements `start`, `write`, `write_summary`, `write_figure` and `finish`, all of which run on
-    that thread. The figures of the accuracy matrices are drawn when a run completes.
+    The run never waits for the client, except up to `close_seconds` at its end. A client that
+    raises, takes more than `call_seconds` for one call, or falls too far behind is dropped: there
+    is one warning on standard error, and the run continues without it, with the same numbers. A
+    destination implements `start`, `write`, `write_summary`, `write_figure` and `finish`, all of
+    which run on that thread. The figures of the accuracy matrices are drawn when a run completes.
 
     Args:
-        every_steps: of what is measured at every training step, such as the loss, the value of each
-            step that is a multiple of this is logged, >= 1.
-        call_seconds: longest time that one call may take, > 0.
-        close_seconds: longest time that the end of the run waits for the client, > 0.
+        every_steps: values of training steps, such as the loss, are logged at multiples of this
+            number of steps, >= 1.
+        call_seconds: maximum duration of one call, > 0.
+        close_seconds: maximum time that the end of the run waits for the client, > 0.
 
     Raises:
         ConfigError: a value out of range, or a run without a directory.
@@ -49,9 +50,9 @@ class TrackerLogger(BaseLogger):
     close_seconds: float = 10.0
 
     name: ClassVar[str] = "tracker"
-    """In messages, and of its folder in a run's directory."""
+    """In messages; also the name of its folder in the run's directory."""
     package: ClassVar[str] = ""
-    """What must be installed; "" = nothing."""
+    """Package that must be installed; "" = none."""
 
     _run: RunInfo | None = field(default=None, init=False, repr=False)
     _earlier: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -71,19 +72,19 @@ class TrackerLogger(BaseLogger):
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is done."""
+        """Whether the logger does anything."""
         return True
 
-    # ---- what a destination implements, on the client's thread
+    # ---- implemented by destinations, called on the client's thread
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
         """Start the client, before the first value.
 
         Args:
             run: the run.
-            directory: for its files, not made yet: <run directory>/<name>.
-            earlier: `own_state` and "rows", the number of `write`s, when the checkpoint was made
-                that the run continues; {} = a new run.
+            directory: for the logger's files, not created yet: <run directory>/<name>.
+            earlier: `own_state` and "rows", the number of `write` calls, at the checkpoint from
+                which the run continues; {} = a new run.
         """
         raise NotImplementedError
 
@@ -104,13 +105,13 @@ class TrackerLogger(BaseLogger):
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Let what was written reach the disk, where that is not done anyway."""
+        """Flush to disk what was written, if the client does not."""
 
     def own_state(self) -> dict[str, Any]:
-        """Return, on the run's thread, what else `start` must know to continue this run."""
+        """Return what else `start` needs to continue this run; called on the run's thread."""
         return {}
 
-    # ---- what a run calls
+    # ---- called by a run
 
     def check(self) -> None:
         """Raise ConfigError unless the client is installed."""
@@ -120,7 +121,7 @@ class TrackerLogger(BaseLogger):
             )
 
     def open(self, run: RunInfo) -> None:
-        """Note the run; the client starts with the first value."""
+        """Store the run; the client starts with the first value."""
         if self.enabled and run.directory is None:
             raise ConfigError(f"logger.{self.name}: must be used in a run that has a directory")
         self._run, self._earlier, self._thread = run, {}, None
@@ -128,22 +129,22 @@ class TrackerLogger(BaseLogger):
         self._matrices = {name: matrix.copy() for name, matrix in run.matrices.items()}
 
     def export_state(self) -> dict[str, Any]:
-        """Return what a resumed run must know, and let the client flush; nothing is waited for."""
+        """Return what a resumed run needs; ask the client to flush, without waiting."""
         self._hand_over(self.flush)
         return {**self.own_state(), "rows": self._rows}
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Continue what an earlier part of the run logged; begin anew if that cannot be."""
+        """Continue what an earlier part of the run logged, or start anew if that fails."""
         try:
             self.take_state(state)
         except CheckpointError as error:
             self._warn(f"begins anew, for what the checkpoint holds of it is damaged: {error}")
 
     def take_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from `own_state` and "rows", which anyone may have written.
+        """Continue from `own_state` and "rows", which are untrusted data.
 
         Raises:
-            CheckpointError: they are not such; nothing was taken.
+            CheckpointError: they are not valid; nothing has changed.
         """
         check_whole("rows", state.get("rows"))
         self._earlier, self._rows = dict(state), state["rows"]
@@ -156,7 +157,7 @@ class TrackerLogger(BaseLogger):
     def log_steps(
         self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
     ) -> None:
-        """Record a chunk's values of every step as one call."""
+        """Record the values of a chunk's steps in one call."""
         first = -first_step % self.every_steps
         kept = values[first :: self.every_steps].copy()
         if len(kept):
@@ -165,15 +166,15 @@ class TrackerLogger(BaseLogger):
             self._hand_over(partial(self._write_steps, name, kept, *place))
 
     def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
-        """Keep the accuracy matrix for its figure."""
+        """Store the accuracy matrix for its figure."""
         self._matrices[name] = matrix.copy()
 
     def log_summary(self, metrics: Mapping[str, float | None]) -> None:
-        """Record the final table."""
+        """Record the final metrics."""
         self._hand_over(partial(self.write_summary, dict(metrics)))
 
     def close(self, status: str) -> None:
-        """End the run, waiting for the client, but no longer than `close_seconds`."""
+        """End the run; wait for the client for at most `close_seconds`."""
         if self._run is None:
             return
         if status == "completed":
@@ -201,7 +202,7 @@ class TrackerLogger(BaseLogger):
         run = self._opened()
         if self._thread is None:
             self._calls = queue.Queue(MAX_WAITING)
-            assert run.directory is not None  # open has made sure
+            assert run.directory is not None  # `open` checks it
             own = Path(run.directory, self.name)
             self._calls.put(partial(self.start, run, own, self._earlier))
             self._thread = threading.Thread(
@@ -218,13 +219,13 @@ class TrackerLogger(BaseLogger):
             self._drop(f"it is {MAX_WAITING} calls behind")
 
     def _work(self, calls: Any) -> None:
-        """Make the calls, one after the other, until there are no more or one fails."""
+        """Make the calls, one after the other, until the end or until one fails."""
         try:
             while (call := calls.get()) is not None and not self._dropped:
                 self._busy_since = time.monotonic()
                 call()
                 self._busy_since = None
-        except BaseException as error:  # whatever a client may raise, SystemExit included
+        except BaseException as error:  # clients may raise anything, even SystemExit
             self._drop(f"{type(error).__name__}: {error}")
 
     def _write_steps(
@@ -253,7 +254,7 @@ class TrackerLogger(BaseLogger):
         self._warn(f"is dropped, the run goes on: {reason}")
 
     def _warn(self, what: str) -> None:
-        line = " ".join(what.split())  # one warning is one line
+        line = " ".join(what.split())  # a warning is a single line
         sys.stderr.write(f"warning: logger {self.name} {line}\n")
 
 
@@ -263,12 +264,6 @@ def as_text(metrics: Mapping[str, float | None]) -> str:
     return "\n".join(["| metric | value |", "| --- | --- |", *rows])
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value for nested plain data; lists stay as they are."""
-    named: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            named |= flat(value, f"{prefix}{key}.")
-        else:
-            named[f"{prefix}{key}"] = value
-    return named
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key -> value of a configuration; empty nodes are left out."""
+    return {key: value for key, value in flatten(config).items() if value != {}}

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from seqrun.records.checkpoint_checks import check_digits
 from seqrun.checks import one_of
 from seqrun.loggers.base import RunInfo
 from seqrun.loggers.tracker import TrackerLogger
+from seqrun.records.checkpoint_checks import check_digits
 
 MODES = ("online", "offline", "disabled")
 ID_DIGITS = 8
@@ -24,12 +24,12 @@ class WandbLogger(TrackerLogger):
     """Log scalars, configuration, final metrics and the matrix's figure to Weights & Biases.
 
     Its files are in `wandb/` of the run's directory. "offline" needs neither network nor account;
-    `wandb sync` uploads it later. "online" reads the key from the client's own places
-    (WANDB_API_KEY, or what `wandb login` wrote): no key belongs into a configuration.
+    `wandb sync` uploads the run later. "online" reads the key where the client does (WANDB_API_KEY,
+    or the file of `wandb login`): a key does not belong in a configuration.
 
     Charts are drawn over "step", the training steps of the run; W&B's own step counts rows. A
-    resumed run continues under the same id with the row of its checkpoint, so that rows that were
-    sent before carry the numbers (and values) that they had.
+    resumed run continues under the same id at the row of its checkpoint, so that rows that were
+    sent before keep their numbers and values.
 
     Args:
         mode: "online", "offline" or "disabled", which does nothing and imports nothing.
@@ -62,7 +62,7 @@ class WandbLogger(TrackerLogger):
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is done."""
+        """Whether the logger does anything."""
         return self.mode != "disabled"
 
     def open(self, run: RunInfo) -> None:
@@ -82,7 +82,7 @@ class WandbLogger(TrackerLogger):
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
         """Start a W&B run."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no reports to the vendor
         import wandb
 
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Memories: what a replay method keeps of past samples, planned in NumPy."""
+"""Replay memories: the past samples that a method stores, planned in NumPy."""
 
 from seqrun.memory.mechanism import MemoryMechanism
 from seqrun.memory.policies import POLICIES

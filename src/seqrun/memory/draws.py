@@ -1,4 +1,4 @@
-"""The chance of a memory: who is written where, and who is read."""
+"""Random choices of a memory: the slots that samples are written to, the samples replayed."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from enum import IntEnum
 import numpy as np
 
 
-class Draw(IntEnum):
-    """What is drawn from the stream "memory": the first position of its generator."""
+class MemoryDraw(IntEnum):
+    """Purposes of the stream "memory": the first position of its generator."""
 
     SELECTION = 1
     WRITES = 2
     READS = 3
 
 
-def reservoir_slots(offered: int, count: int, size: int, chance: np.random.Generator) -> np.ndarray:
-    """Return the slot of each next sample: of n samples each is kept with probability size / n.
+def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the slots of the next samples; of n samples each is stored with probability size / n.
 
-    Vitter 1985, algorithm R: the first `size` fill the slots; of the others, the n-th goes to one
-    of n places at random, of which `size` are slots.
+    Vitter 1985, algorithm R: the first `size` samples fill the slots; the n-th of the others goes
+    to one of n places at random, of which `size` are slots.
 
     Args:
-        offered: samples so far, >= 0.
-        count: samples now.
-        size: slots of the reservoir.
-        chance: one integer is drawn for each sample.
+        offered: number of earlier samples, >= 0.
+        count: number of new samples.
+        size: number of slots.
+        rng: draws one integer per sample.
 
     Returns:
-        (count,) int32 in 0..size; size = not kept.
+        (count,) int32 in 0..size; size = not stored.
     """
     before = offered + np.arange(count)
-    drawn = np.minimum(chance.integers(0, before + 1), size)
+    drawn = np.minimum(rng.integers(0, before + 1), size)
     return np.where(before < size, before, drawn).astype(np.int32)
 
 
-def distinct(below: np.ndarray, count: int, chance: np.random.Generator) -> np.ndarray:
-    """Draw without replacement, once per row: every set is as probable; its order means nothing.
+def distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw distinct integers for each row; all sets are equally probable, the order is arbitrary.
 
     Floyd's algorithm (Bentley and Floyd 1987), on all rows at once.
 
     Args:
         below: (S,) integers: row s draws from 0..below[s] - 1.
         count: integers per row, <= every `below`.
-        chance: `count` integers are drawn for each row.
+        rng: draws `count` integers per row.
 
     Returns:
         (S, count) int32.
@@ -51,6 +51,6 @@ def distinct(below: np.ndarray, count: int, chance: np.random.Generator) -> np.n
     drawn = np.empty((count, len(below)), np.int32)
     for i in range(count):
         highest = below - count + i
-        pick = chance.integers(0, highest + 1)
+        pick = rng.integers(0, highest + 1)
         drawn[i] = np.where((drawn[:i] == pick).any(0), highest, pick)
     return np.ascontiguousarray(drawn.T)

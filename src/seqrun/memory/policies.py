@@ -1,6 +1,6 @@
-"""Which samples of a task a memory keeps at the task's end.
+"""Policies: which samples of a task are stored at the end of the task.
 
-Each policy returns rows of a task in the order of their worth: a smaller memory is a prefix.
+Each policy returns rows of a task by priority: a smaller memory is a prefix of a larger one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import numpy as np
 
 POLICIES = ("reservoir", "ring", "class_balanced", "random", "herding")
 """reservoir: every sample of the stream with the same probability, written during training;
-ring: the last ones of each class, as the last epoch went; class_balanced: as many of each class,
-at random; random: at random; herding: those whose mean feature follows the class mean."""
+ring: the last samples of each class in the last epoch's order; class_balanced: equally many of each
+class, at random; random: at random; herding: samples whose mean feature follows the class mean."""
 
 
 def random_rows(y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -19,12 +19,12 @@ def random_rows(y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def class_balanced_rows(y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return all rows in random order, but so that every prefix holds as many of each class."""
+    """Return all rows in random order, such that every prefix has equally many of each class."""
     return interleaved(generator.permutation(len(y)), y)
 
 
 def ring_rows(y: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the rows of `order`, the last first, but so that every prefix holds each class."""
+    """Return the rows of `order` from the last to the first, with the classes interleaved."""
     return interleaved(order[::-1], y)
 
 
@@ -34,7 +34,7 @@ def herding_rows(y: np.ndarray, features: np.ndarray, most: int) -> np.ndarray:
     Args:
         y: (N,) labels.
         features: (N, D) float.
-        most: longest order of a class, >= 1.
+        most: rows per class at most, >= 1.
     """
     chosen = []
     for c in np.unique(y):
@@ -44,26 +44,26 @@ def herding_rows(y: np.ndarray, features: np.ndarray, most: int) -> np.ndarray:
 
 
 def herding_order(features: np.ndarray, most: int) -> np.ndarray:
-    """Return the first `most` of one class's samples as herding chooses them.
+    """Return the first `most` samples of one class in the order in which herding chooses them.
 
-    Each next one brings the mean of the chosen closest to the mean of all, on L2-normalised
-    features (Rebuffi 2017, algorithm 4). Distances are compared in float64, of those samples alone
-    that may be the closest by float32.
+    Each choice brings the mean of the chosen samples closest to the mean of all, on L2-normalised
+    features (Rebuffi 2017, algorithm 4). float32 distances select the candidates, which are then
+    compared in float64.
 
     Args:
         features: (N, D) float.
-        most: samples to choose; N if there are fewer.
+        most: samples to choose; at most N are.
     """
     normal = np.asarray(features, np.float64)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     mean = normal.mean(0)
     squares = (normal**2).sum(1)
     rough, rough_squares = normal.astype(np.float32), squares.astype(np.float32)
-    unit = (normal.shape[1] + 4) * float(np.finfo(np.float32).eps)  # bounds a rough product's error
+    unit = (normal.shape[1] + 4) * float(np.finfo(np.float32).eps)  # bounds the float32 error
     total = np.zeros_like(mean)
     order = np.empty(min(most, len(normal)), np.int64)
     for k in range(1, len(order) + 1):
-        # |mean - (total + f) / k|^2 k^2, without what does not depend on f
+        # |mean - (total + f) / k|^2 k^2, without the terms that do not depend on f
         away = total - k * mean
         distances = rough_squares + rough @ (2 * away).astype(np.float32)
         margin = 4 * unit * (1 + float(np.linalg.norm(away)))
@@ -76,7 +76,7 @@ def herding_order(features: np.ndarray, most: int) -> np.ndarray:
 
 
 def interleaved(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the first of each class, then the second of each, ..., otherwise as `rows` lie."""
+    """Return the first row of each class, then the second of each, ..., in the order of `rows`."""
     return rows[np.argsort(rank_in_group(y[rows]), kind="stable")]
 
 

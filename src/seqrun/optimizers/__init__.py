@@ -1,4 +1,4 @@
-"""Optimizers: arguments and state that twins share; the updates are in torch.py and jax.py."""
+"""Optimizers: shared arguments and state; the updates are in torch.py and jax.py."""
 
 from seqrun.optimizers.base import AdamOptions, AdamState, BaseOptimizer, SGDOptions, SGDState
 

@@ -12,8 +12,8 @@ from seqrun.checks import ConfigError, at_least, boolean, within
 class BaseOptimizer:
     """A pure rule: `init(params)` gives a state, `update` the next parameters and state.
 
-    Scalars that enter arithmetic reach `update` through `hyper`, so that on JAX a new value
-    never recompiles.
+    All scalars that enter arithmetic are passed to `update` as `hparams`, so that a new value never
+    recompiles on JAX.
 
     Args:
         lr: learning rate, > 0.
@@ -28,7 +28,7 @@ class BaseOptimizer:
 
     name: ClassVar[str]
     backend: ClassVar[str]
-    hyper_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    hparam_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
     vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
     """As in BaseAlgorithm."""
 
@@ -36,16 +36,16 @@ class BaseOptimizer:
         at_least("lr", self.lr, 0.0, strictly=True)
         at_least("weight_decay", self.weight_decay, 0.0)
 
-    def hyper(self) -> dict[str, float]:
-        """Return the scalars that enter the update."""
-        return {name: float(getattr(self, name)) for name in self.hyper_names}
+    def hparams(self) -> dict[str, float]:
+        """Return the hyper-parameters that enter the update."""
+        return {name: float(getattr(self, name)) for name in self.hparam_names}
 
     def init(self, params: dict[str, Any]) -> Any:
         """Return the zero state for `params`."""
         raise NotImplementedError
 
     def update(
-        self, gradients: dict[str, Any], opt_state: Any, params: dict[str, Any], hyper: dict
+        self, gradients: dict[str, Any], opt_state: Any, params: dict[str, Any], hparams: dict
     ) -> tuple[dict[str, Any], Any]:
         """Return the parameters and state after one step."""
         raise NotImplementedError
@@ -65,7 +65,7 @@ class SGDOptions(BaseOptimizer):
 
     Args:
         momentum: in [0, 1).
-        nesterov: look ahead; needs momentum > 0.
+        nesterov: Nesterov momentum; needs momentum > 0.
     """
 
     lr: float = 0.05
@@ -73,7 +73,7 @@ class SGDOptions(BaseOptimizer):
     nesterov: bool = False
 
     name: ClassVar[str] = "sgd"
-    hyper_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "momentum")
+    hparam_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "momentum")
     vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "momentum")
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class AdamOptions(BaseOptimizer):
     eps: float = 1e-8
 
     name: ClassVar[str] = "adam"
-    hyper_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2", "eps")
+    hparam_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2", "eps")
     vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2", "eps")
 
     def __post_init__(self) -> None:

@@ -38,17 +38,17 @@ class SGD(SGDOptions):
         return SGDState(_zeros(params) if self.momentum else {})
 
     def update(
-        self, gradients: Arrays, opt_state: SGDState, params: Arrays, hyper: dict[str, Array]
+        self, gradients: Arrays, opt_state: SGDState, params: Arrays, hparams: dict[str, Array]
     ) -> tuple[Arrays, SGDState]:
         """Return the parameters and state after one step."""
         if self.weight_decay:
-            gradients = _decayed(gradients, params, hyper["weight_decay"])
+            gradients = _decayed(gradients, params, hparams["weight_decay"])
         if self.momentum:
-            rule = optax.trace(decay=hyper["momentum"], nesterov=self.nesterov)
+            rule = optax.trace(decay=hparams["momentum"], nesterov=self.nesterov)
             trace = optax.TraceState(opt_state.momentum_buffer)
             gradients, trace = rule.update(gradients, trace)
             opt_state = SGDState(trace.trace)
-        return _moved(params, gradients, hyper["lr"]), opt_state
+        return _moved(params, gradients, hparams["lr"]), opt_state
 
 
 @dataclass(kw_only=True, eq=False)
@@ -62,15 +62,15 @@ class Adam(AdamOptions):
         return AdamState(_zeros(params), _zeros(params), jnp.zeros((), jnp.float32))
 
     def update(
-        self, gradients: Arrays, opt_state: AdamState, params: Arrays, hyper: dict[str, Array]
+        self, gradients: Arrays, opt_state: AdamState, params: Arrays, hparams: dict[str, Array]
     ) -> tuple[Arrays, AdamState]:
         """Return the parameters and state after one step."""
         if self.weight_decay:
-            gradients = _decayed(gradients, params, hyper["weight_decay"])
-        rule = optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["eps"])
+            gradients = _decayed(gradients, params, hparams["weight_decay"])
+        rule = optax.scale_by_adam(b1=hparams["beta1"], b2=hparams["beta2"], eps=hparams["eps"])
         moments = optax.ScaleByAdamState(
             opt_state.count.astype(jnp.int32), opt_state.exp_avg, opt_state.exp_avg_sq
         )
         direction, moments = rule.update(gradients, moments)
         state = AdamState(moments.mu, moments.nu, moments.count.astype(jnp.float32))
-        return _moved(params, direction, hyper["lr"]), state
+        return _moved(params, direction, hparams["lr"]), state

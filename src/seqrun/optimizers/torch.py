@@ -31,7 +31,7 @@ class SGD(SGDOptions):
 
     @torch.no_grad()
     def update(
-        self, gradients: Tensors, opt_state: SGDState, params: Tensors, hyper: dict[str, float]
+        self, gradients: Tensors, opt_state: SGDState, params: Tensors, hparams: dict[str, float]
     ) -> tuple[Tensors, SGDState]:
         """Change `params` and `opt_state` in place and return them."""
         values = list(params.values())
@@ -40,9 +40,9 @@ class SGD(SGDOptions):
             [gradients[name] for name in params],
             list(opt_state.momentum_buffer.values()) or [None] * len(values),
             foreach=True,
-            weight_decay=hyper["weight_decay"],
-            momentum=hyper["momentum"],
-            lr=hyper["lr"],
+            weight_decay=hparams["weight_decay"],
+            momentum=hparams["momentum"],
+            lr=hparams["lr"],
             dampening=0.0,
             nesterov=self.nesterov,
             maximize=False,
@@ -63,7 +63,7 @@ class Adam(AdamOptions):
 
     @torch.no_grad()
     def update(
-        self, gradients: Tensors, opt_state: AdamState, params: Tensors, hyper: dict[str, float]
+        self, gradients: Tensors, opt_state: AdamState, params: Tensors, hparams: dict[str, float]
     ) -> tuple[Tensors, AdamState]:
         """Change `params` and `opt_state` in place and return them."""
         counts = [opt_state.count.clone() for _ in params]  # torch counts per parameter
@@ -76,13 +76,13 @@ class Adam(AdamOptions):
             counts,
             foreach=True,
             amsgrad=False,
-            # Without it each count is read by the host, and the rate may be no array.
+            # Otherwise the host reads each count, and lr must not be a tensor.
             capturable=torch.compiler.is_compiling() or opt_state.count.is_cuda,
-            beta1=hyper["beta1"],
-            beta2=hyper["beta2"],
-            lr=hyper["lr"],
-            weight_decay=hyper["weight_decay"],
-            eps=hyper["eps"],
+            beta1=hparams["beta1"],
+            beta2=hparams["beta2"],
+            lr=hparams["lr"],
+            weight_decay=hparams["weight_decay"],
+            eps=hparams["eps"],
             maximize=False,
         )
         return params, opt_state._replace(count=counts[0])

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 import seqrun
-from seqrun.files import matrix_to_csv, plain, write_atomically, write_json
+from seqrun.files import json_value, matrix_to_csv, write_atomically, write_json
 from seqrun.evaluation.metrics import mean_matrix, run_metrics, summarise
 from seqrun.records.progress import Progress
 
@@ -125,7 +125,7 @@ class RunRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of `runs` as plain data (NaN is None)."""
-        return plain(
+        return json_value(
             {
                 "seed": self.seed,
                 "completed": self.completed,
@@ -291,12 +291,12 @@ class Results:
             "config_hash": self.config_hash,
             "measured_on": self.measured_on,
             "seeds": list(self.seeds),
-            "verdict": plain(self.verdict),
-            "error": plain(self.error),
-            "execution": plain(self.execution),
+            "verdict": json_value(self.verdict),
+            "error": json_value(self.error),
+            "execution": json_value(self.execution),
             "runs": [run.as_dict() for run in self.runs],
-            "summary": plain(self.summary),
-            "environment": plain(self.environment),
+            "summary": json_value(self.summary),
+            "environment": json_value(self.environment),
         }
 
     def write(self) -> None:

@@ -1,15 +1,15 @@
-"""Many runs in one picture: tables, figures and one HTML page from run directories.
+"""Reports over many runs: tables, figures and one HTML page from run directories.
 
-`write_report` makes all of it (`python -m seqrun.report DIR...`); `write_summary` makes the short
-form that a multirun ends in.
+`write_report` writes everything (`python -m seqrun.report DIR...`); `write_summary` writes the
+short form with which a multirun ends.
 """
 
-from seqrun.report.records import Collection, Experiment, collect, find
+from seqrun.report.records import Collection, ExperimentRuns, collect, find
 from seqrun.report.writing import summarise_directory, write_report, write_summary
 
 __all__ = [
     "Collection",
-    "Experiment",
+    "ExperimentRuns",
     "collect",
     "find",
     "summarise_directory",

@@ -13,10 +13,11 @@ from seqrun.report.words import counts
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the report that the command line asks for.
+    """Write the report that the command line asks for.
 
     Returns:
-        0; 1 if there is nothing to report or a record could not be read; 2 for a wrong command.
+        Exit status: 0; 1 if there is nothing to report or a record could not be read; 2 for wrong
+        arguments.
     """
     parser = argparse.ArgumentParser(
         prog="python -m seqrun.report",

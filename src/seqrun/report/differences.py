@@ -1,26 +1,27 @@
-"""What tells experiments apart: the keys whose values vary, and names made of them."""
+"""Differences between experiments: keys whose values vary, and names made of these."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seqrun.report.records import TARGET, Experiment
 from seqrun.records.results import NAMES
+from seqrun.report.records import TARGET, ExperimentRuns
 
 ABSENT = "–"
 NOT_COLUMNS = ("backend",)
-"""Keys that a column of the names shows already."""
+"""Keys that the columns of names show already."""
 
 
-def varying_keys(experiments: Sequence[Experiment]) -> list[str]:
-    """Return the dotted keys that are columns, in the order of the configurations.
+def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
+    """Return the dotted keys that become columns, in the order of the configurations.
 
-    A key counts when experiments that have it differ in its value. Where only some have it, that
-    follows from their algorithm or backbone and says nothing, unless all names are the same.
+    A key is included if experiments that have it differ in its value. A key that only some have
+    usually follows from the algorithm or backbone; it counts only among experiments whose names are
+    all the same.
     """
     keys = dict.fromkeys(key for experiment in experiments for key in experiment.config)
-    same_names: dict[tuple[str, ...], list[Experiment]] = {}
+    same_names: dict[tuple[str, ...], list[ExperimentRuns]] = {}
     for experiment in experiments:
         names = tuple(experiment.names[name] for name in NAMES)
         same_names.setdefault(names, []).append(experiment)
@@ -39,8 +40,8 @@ def varying_keys(experiments: Sequence[Experiment]) -> list[str]:
     return [key for key in keys if varies(key)]
 
 
-def varying_names(experiments: Sequence[Experiment]) -> list[str]:
-    """Return which of algo, benchmark, backbone, backend are columns: algo, and what varies."""
+def varying_names(experiments: Sequence[ExperimentRuns]) -> list[str]:
+    """Return the columns among algo, benchmark, backbone, backend: algo, and those that vary."""
     return [
         name
         for name in NAMES
@@ -49,7 +50,7 @@ def varying_names(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return dotted key -> its last part, or the whole key where that is not unique."""
+    """Return dotted key -> its last part, or the whole key if that is not unique."""
     last = [key.rpartition(".")[2] for key in keys]
     return {
         key: part if last.count(part) == 1 and part not in NAMES else key
@@ -57,19 +58,19 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     }
 
 
-def show(value: Any) -> str:
-    """Return a value as YAML would be written on the command line."""
+def yaml_text(value: Any) -> str:
+    """Return a value as it would be written in YAML on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(show, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def labels(experiments: Sequence[Experiment]) -> dict[Experiment, str]:
-    """Return a name for each experiment that tells it from the others: "ewc, lr=0.1"."""
+def labels(experiments: Sequence[ExperimentRuns]) -> dict[ExperimentRuns, str]:
+    """Return a distinguishing name for each experiment, such as "ewc, lr=0.1"."""
     names = [name for name in varying_names(experiments) if name != "algo"]
     keys = varying_keys(experiments)
     short = short_names(keys)
@@ -77,17 +78,17 @@ def labels(experiments: Sequence[Experiment]) -> dict[Experiment, str]:
     for experiment in experiments:
         own = [experiment.names["algo"], *(experiment.names[name] for name in names)]
         config = experiment.config
-        own += [f"{short[key]}={show(config[key])}" for key in keys if key in config]
+        own += [f"{short[key]}={yaml_text(config[key])}" for key in keys if key in config]
         found[experiment] = ", ".join(own)
     return found
 
 
-def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """Return the keys that two configurations share and differ in: "lr: 0.1 | 0.01"."""
+def differing_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Return the common keys in which two configurations differ: "lr: 0.1 | 0.01"."""
     shared = [key for key in first if key in second and not key.endswith(TARGET)]
     short = short_names(shared)
     return "; ".join(
-        f"{short[key]}: {show(first[key])} | {show(second[key])}"
+        f"{short[key]}: {yaml_text(first[key])} | {yaml_text(second[key])}"
         for key in shared
         if first[key] != second[key]
     )

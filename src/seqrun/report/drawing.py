@@ -1,4 +1,4 @@
-"""Figures of a report: what is drawn, and under which name."""
+"""Figures of a report, and their file names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from seqrun.evaluation.figures import curves_figure, matrices_figure, matrix_figure, png
 from seqrun.report.differences import labels
 from seqrun.report.pairing import score, streams, titles
-from seqrun.report.records import Experiment
+from seqrun.report.records import ExperimentRuns
 
 MAX_LINES = 8
-"""Beyond, a figure of lines shows the best setting of each algorithm."""
+"""With more experiments, a figure of curves shows the best setting of each algorithm."""
 MAX_PANELS = 12
 MAX_HEAT_MAPS = 60
 
@@ -22,20 +22,20 @@ class Drawing:
     """A figure of a report.
 
     Attributes:
-        name: of its file.
-        caption: what it shows.
+        name: file name.
+        caption: what the figure shows.
         content: PNG.
-        experiment: the one that it shows, or None for several.
+        experiment: the experiment shown; None = several.
     """
 
     name: str
     caption: str
     content: bytes
-    experiment: Experiment | None = None
+    experiment: ExperimentRuns | None = None
 
 
-def overview(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
-    """Draw, for each stream, the curves of its experiments and their matrices side by side."""
+def overview(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
+    """Draw for each stream the curves of its experiments, and their matrices side by side."""
     groups = streams(experiments)
     names = Names()
     for group, title in zip(groups, titles(groups), strict=True):
@@ -48,7 +48,8 @@ def overview(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
             f"Average accuracy on the tasks seen{bands}: {title}{which}",
             png(curves_figure(curves, title)),
         )
-        panels = {named[e]: e.mean_matrix for e in shown[:MAX_PANELS]}
+        means = {named[e]: e.mean_matrix for e in shown[:MAX_PANELS]}
+        panels = {name: matrix for name, matrix in means.items() if matrix is not None}
         best = f", the best {MAX_PANELS}" if len(shown) > MAX_PANELS else ""
         yield Drawing(
             names.new("matrices", group[0].names["benchmark"], group[0].names["backend"]),
@@ -57,13 +58,13 @@ def overview(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
         )
 
 
-def heat_maps(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
-    """Draw the mean accuracy matrix of each experiment, of the first `MAX_HEAT_MAPS`."""
+def heat_maps(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
+    """Draw the mean accuracy matrices of the first `MAX_HEAT_MAPS` experiments."""
     named = labels(experiments)
     names = Names()
-    for experiment in [e for e in experiments if e.runs][:MAX_HEAT_MAPS]:
-        matrix = experiment.mean_matrix
-        assert matrix is not None  # it has runs
+    means = [(e, e.mean_matrix) for e in experiments]
+    measured = [(e, matrix) for e, matrix in means if matrix is not None]
+    for experiment, matrix in measured[:MAX_HEAT_MAPS]:
         several = f", mean of {len(experiment.runs)} seeds" if len(experiment.runs) > 1 else ""
         yield Drawing(
             names.new("matrix", named[experiment], experiment.names["benchmark"]),
@@ -73,11 +74,11 @@ def heat_maps(experiments: Sequence[Experiment]) -> Iterator[Drawing]:
         )
 
 
-def chosen(group: Sequence[Experiment]) -> tuple[list[Experiment], str]:
-    """Return the experiments that one figure can show, best first, and in words which they are."""
+def chosen(group: Sequence[ExperimentRuns]) -> tuple[list[ExperimentRuns], str]:
+    """Return the experiments that fit into one figure, best first, and a text that says which."""
     if len(group) <= MAX_LINES:
         return list(group), ""
-    best: dict[str, Experiment] = {}
+    best: dict[str, ExperimentRuns] = {}
     for experiment in sorted(group, key=score, reverse=True):
         best.setdefault(experiment.names["algo"], experiment)
     if len(best) == 1:
@@ -88,14 +89,14 @@ def chosen(group: Sequence[Experiment]) -> tuple[list[Experiment], str]:
 
 
 class Names:
-    """File names that any system takes, each given once."""
+    """Unique file names that are valid on any system."""
 
     def __init__(self) -> None:
-        """Begin with none given."""
+        """Start without names."""
         self._given: set[str] = set()
 
     def new(self, *words: str) -> str:
-        """Return a name made of `words`."""
+        """Return a new name made of `words`."""
         stem = re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join(words)).strip("-.")[:80]
         name, number = f"{stem}.png", 2
         while name in self._given:

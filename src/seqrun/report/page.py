@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that loads nothing and asks nobody."""
+"""The HTML page of a report: one self-contained file without external resources."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from seqrun.report.differences import ABSENT, labels, show
+from seqrun.evaluation.text import metric_label
+from seqrun.report.differences import ABSENT, labels, yaml_text
 from seqrun.report.drawing import MAX_HEAT_MAPS, Drawing
-from seqrun.report.pairing import MAX_ALL_PAIRS, compare, streams, titles
-from seqrun.report.records import Collection, Experiment
+from seqrun.report.pairing import MAX_ALL_PAIRS, compare_pairs, streams, titles
+from seqrun.report.records import Collection, ExperimentRuns
 from seqrun.report.tables import (
     Cell,
     Table,
     is_number,
-    label,
     matrix_table,
-    metric_names,
+    metrics_of,
     pairs_table,
     percentage,
     results_table,
@@ -31,8 +31,8 @@ from seqrun.report.words import PAIRED, UNITS, counts
 HERE = Path(__file__).parent
 
 
-def page(collection: Collection, drawings: Sequence[Drawing], out: Path) -> str:
-    """Return index.html, as it stands in `out`; every word of a run in it is escaped."""
+def html_page(collection: Collection, drawings: Sequence[Drawing], out: Path) -> str:
+    """Return index.html with paths relative to `out`; all text from runs is escaped."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -45,7 +45,7 @@ def page(collection: Collection, drawings: Sequence[Drawing], out: Path) -> str:
         f"<title>Continual learning runs</title><style>{style}</style></head><body>",
         f"<h1>Continual learning runs</h1><p>{escape(counts(collection))}</p>",
         *_results(collection),
-        *(_figure(drawing) for drawing in drawings if drawing.experiment is None),
+        *(_html_figure(drawing) for drawing in drawings if drawing.experiment is None),
         *_comparisons(collection),
         *_experiments(collection, drawings, out),
         *_rest(collection, out),
@@ -67,7 +67,7 @@ def _comparisons(collection: Collection) -> list[str]:
     parts: list[str] = []
     groups = streams(collection.experiments)
     for place, (group, title) in enumerate(zip(groups, titles(groups), strict=True)):
-        pairs = compare(group)
+        pairs = compare_pairs(group)
         if not pairs:
             continue
         parts += [f"<h3>{escape(title)}</h3>"]
@@ -76,7 +76,7 @@ def _comparisons(collection: Collection) -> list[str]:
                 "<p>Average accuracy of the row minus that of the column. Where the interval "
                 'leaves out 0, the row is <span class="better">better</span> or '
                 '<span class="worse">worse</span>.</p>',
-                _table(matrix_table(pairs, group), coloured=True),
+                _html_table(matrix_table(pairs, group), coloured=True),
                 "<h3>The same pairs, one by one</h3>",
             ]
         parts.append(_filtered(f"pairs-{place}", pairs_table(pairs, group)))
@@ -100,17 +100,17 @@ def _experiments(
         parts += [
             f"<details><summary>{escape(named[experiment])}</summary>",
             f"<p>{escape(names)}; {escape(where)}</p>",
-            _table(_seeds(experiment, out)) if experiment.runs else "<p>No completed run.</p>",
+            _html_table(_seeds(experiment, out)) if experiment.runs else "<p>No completed run.</p>",
             '<div class="side">',
-            _figure(drawn[experiment]) if experiment in drawn else "",
+            _html_figure(drawn[experiment]) if experiment in drawn else "",
             _configuration(experiment.config),
             "</div></details>",
         ]
     return parts
 
 
-def _seeds(experiment: Experiment, out: Path) -> Table:
-    metrics = metric_names([experiment])
+def _seeds(experiment: ExperimentRuns, out: Path) -> Table:
+    metrics = metrics_of([experiment])
     rows = []
     for seed, run in experiment.runs.items():
         row = [text(seed)]
@@ -118,22 +118,25 @@ def _seeds(experiment: Experiment, out: Path) -> Table:
             row.append(percentage({"mean": run.metrics.get(metric), "ci95": None}))
         for key in ("train_seconds", "steps_per_second"):
             value = run.timing.get(key)
-            known = isinstance(value, (int, float))
-            row.append(Cell(f"{value:.1f}", float(value)) if known else Cell(ABSENT, None))
+            if isinstance(value, (int, float)):
+                row.append(Cell(f"{value:.1f}", float(value)))
+            else:
+                row.append(Cell(ABSENT, None))
         rows.append([*row, text(os.path.relpath(experiment.directories[seed], out))])
-    header = ["seed", *(f"{label(m)} (%)" for m in metrics), "training (s)", "steps per second"]
+    names = [f"{metric_label(m)} (%)" for m in metrics]
+    header = ["seed", *names, "training (s)", "steps per second"]
     return Table([*header, "directory"], rows, [""] * (len(header) + 1))
 
 
 def _configuration(config: Mapping[str, object]) -> str:
-    lines = "\n".join(f"{key}: {show(value)}" for key, value in config.items())
+    lines = "\n".join(f"{key}: {yaml_text(value)}" for key, value in config.items())
     return f"<pre>{escape(lines)}</pre>"
 
 
 def _rest(collection: Collection, out: Path) -> list[str]:
     parts = []
     if collection.unfinished:
-        parts += ["<h2>Not completed</h2>", _table(unfinished_table(collection, out))]
+        parts += ["<h2>Not completed</h2>", _html_table(unfinished_table(collection, out))]
     for heading, entries in (
         ("Records that cannot be read", collection.unreadable),
         ("Older runs of the same experiment and seed, left out", collection.replaced),
@@ -144,7 +147,7 @@ def _rest(collection: Collection, out: Path) -> list[str]:
     return parts
 
 
-def _figure(drawing: Drawing) -> str:
+def _html_figure(drawing: Drawing) -> str:
     data = base64.b64encode(drawing.content).decode()
     caption = escape(drawing.caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
@@ -152,15 +155,15 @@ def _figure(drawing: Drawing) -> str:
 
 
 def _filtered(name: str, table: Table) -> str:
-    """Return a table with a field that filters its rows."""
+    """Return a table with a search field that filters its rows."""
     box = f'<input type="search" data-table="{name}" placeholder="words that a row must have">'
     return (
         f'<div class="filter"><label>Filter {box}</label> <output></output></div>'
-        f"{_table(table, name=name)}"
+        f"{_html_table(table, name=name)}"
     )
 
 
-def _table(table: Table, *, name: str = "", coloured: bool = False) -> str:
+def _html_table(table: Table, *, name: str = "", coloured: bool = False) -> str:
     numbers = [is_number(table, place) for place in range(len(table.header))]
     head = []
     for title, key, number in zip(table.header, table.keys, numbers, strict=True):
@@ -170,7 +173,7 @@ def _table(table: Table, *, name: str = "", coloured: bool = False) -> str:
     for row in table.rows:
         cells = []
         for cell, number in zip(row, numbers, strict=True):
-            kinds = ["number"] * number + [_verdict(cell)] * coloured
+            kinds = ["number"] * number + [_better_or_worse(cell)] * coloured
             attributes = f' class="{" ".join(kinds).strip()}"' if any(kinds) else ""
             if cell.value is not None:
                 attributes += f' data-value="{escape(str(cell.value))}"'
@@ -183,8 +186,8 @@ def _table(table: Table, *, name: str = "", coloured: bool = False) -> str:
     )
 
 
-def _verdict(cell: Cell) -> str:
-    """Return a difference's kind: its interval above 0, below 0, or neither."""
+def _better_or_worse(cell: Cell) -> str:
+    """Return "better" or "worse" if the interval is above or below 0, else ""."""
     if cell.half is None or not isinstance(cell.value, float) or abs(cell.value) <= cell.half:
         return ""
     return "better" if cell.value > 0 else "worse"

@@ -1,4 +1,4 @@
-"""Comparison of experiments over the seeds that both have."""
+"""Paired comparison of experiments over their common seeds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import combinations
 from typing import Any
 
 from seqrun.evaluation.metrics import summarise
-from seqrun.report.differences import between, short_names, show, varying_keys
-from seqrun.report.records import Experiment, makes_stream
+from seqrun.report.differences import differing_values, short_names, yaml_text, varying_keys
+from seqrun.report.records import ExperimentRuns, makes_stream
 
 METRICS = ("average_accuracy", "average_forgetting")
 MAX_ALL_PAIRS = 12
-"""With more experiments on one stream, each is compared with the best alone."""
+"""With more experiments on one stream, each is compared only with the best."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Pair:
     Attributes:
         first: one.
         second: the other.
-        seeds: those that both have completed.
+        seeds: seeds that both have completed.
         differences: metric -> {"mean", "std", "ci95", "n"} of first minus second over `seeds`.
-        config: in what their configurations differ.
+        config: the differences of their configurations.
     """
 
-    first: Experiment
-    second: Experiment
+    first: ExperimentRuns
+    second: ExperimentRuns
     seeds: tuple[int, ...]
     differences: dict[str, dict[str, Any]]
     config: str
 
 
-def streams(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Return the experiments with results by their stream, the best average accuracy first."""
-    groups: dict[str, list[Experiment]] = {}
+def streams(experiments: Sequence[ExperimentRuns]) -> list[list[ExperimentRuns]]:
+    """Group experiments with results by stream, the best average accuracy first."""
+    groups: dict[str, list[ExperimentRuns]] = {}
     for experiment in experiments:
         if experiment.runs:
             groups.setdefault(experiment.stream, []).append(experiment)
@@ -46,8 +46,8 @@ def streams(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     return list(groups.values())
 
 
-def titles(groups: Sequence[Sequence[Experiment]]) -> list[str]:
-    """Return what the experiments of each stream have in common, and tells it from the others."""
+def titles(groups: Sequence[Sequence[ExperimentRuns]]) -> list[str]:
+    """Return a title for each stream: what its experiments share and others do not."""
     firsts = [group[0] for group in groups]
     keys = [key for key in varying_keys(firsts) if makes_stream(key)]
     short = short_names(keys)
@@ -56,25 +56,26 @@ def titles(groups: Sequence[Sequence[Experiment]]) -> list[str]:
     for first in firsts:
         names = first.names
         parts = [f"{names['benchmark']}, {names['backbone']} ({names['backend']})"]
-        parts += [f"{short[key]}={show(first.config[key])}" for key in keys if key in first.config]
+        config = first.config
+        parts += [f"{short[key]}={yaml_text(config[key])}" for key in keys if key in config]
         parts += [f"{first.measured_on} data"] * (first.measured_on != "test")
         parts += [str(first.device)] * several
         found.append(", ".join(parts))
     return found
 
 
-def score(experiment: Experiment) -> float:
+def score(experiment: ExperimentRuns) -> float:
     """Return the mean average accuracy, for ranking; undefined is the lowest."""
     mean = experiment.summary["average_accuracy"]["mean"]
     return -1.0 if mean is None else mean
 
 
-def compare(group: Sequence[Experiment]) -> list[Pair]:
-    """Return the pairs of experiments on one stream that have a seed in common.
+def compare_pairs(group: Sequence[ExperimentRuns]) -> list[Pair]:
+    """Compare the pairs of experiments on one stream that have a seed in common.
 
-    The interval of a paired difference is the one-sample t-interval of the differences seed by
-    seed (Student 1908): a seed fixes stream, batches and initial weights for both, so what these
-    have in common drops out. Intervals are not corrected for the number of comparisons.
+    The interval of a paired difference is the one-sample t-interval of the differences per seed
+    (Student 1908): a seed fixes stream, batches and initial weights of both, so their common effect
+    cancels. Intervals are not corrected for the number of comparisons.
 
     Args:
         group: best first; see `streams`.
@@ -85,16 +86,17 @@ def compare(group: Sequence[Experiment]) -> list[Pair]:
     return [pair for pair in found if pair.seeds]
 
 
-def compare_two(first: Experiment, second: Experiment) -> Pair:
+def compare_two(first: ExperimentRuns, second: ExperimentRuns) -> Pair:
     """Return the paired comparison of two experiments, first minus second."""
     seeds = tuple(seed for seed in first.runs if seed in second.runs)
     differences: list[dict[str, float | None]] = []
     for seed in seeds:
         one, other = first.runs[seed].metrics, second.runs[seed].metrics
-        both = {m: (one.get(m), other.get(m)) for m in METRICS}
-        differences.append(
-            {m: None if None in (a, b) else a - b for m, (a, b) in both.items()}
-        )
+        differences.append({m: _difference(one.get(m), other.get(m)) for m in METRICS})
     return Pair(
-        first, second, seeds, summarise(differences), between(first.config, second.config)
+        first, second, seeds, summarise(differences), differing_values(first.config, second.config)
     )
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second

@@ -1,4 +1,4 @@
-"""The runs of a report: found on the disk, read, and grouped into experiments."""
+"""The runs of a report: found on disk, read, and grouped into experiments."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 from seqrun.callbacks import OBSERVERS
-from seqrun.records.locks import is_locked
 from seqrun.evaluation.metrics import mean_matrix, summarise
+from seqrun.files import flatten
+from seqrun.records.locks import is_locked
 from seqrun.records.results import FILE, NAMES, RecordError, Results, RunRecord
 
 CONFIG_FILE = "config.yaml"
@@ -28,22 +29,22 @@ NOT_COMPARED = (
     "allow_targets",
     "expected",
 )
-"""Keys at the top of a configuration that make no other experiment."""
+"""Top-level keys of a configuration that do not make another experiment."""
 WATCHING = [kind.__name__ for kind in OBSERVERS]
 SAME_STREAM = ("benchmark.batch_size", "benchmark.eval_batch_size", "benchmark.path")
-"""Keys of a benchmark that leave its tasks and their samples as they are."""
+"""Keys of a benchmark that do not change its tasks or their samples."""
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run directory with seeds that are not done.
+    """A run directory with unfinished seeds.
 
     Attributes:
         directory: the run directory.
         name: its algorithm and benchmark.
-        seeds: those that are not done.
+        seeds: the unfinished seeds.
         status: "running", "failed" or "interrupted".
-        error: what went wrong, or "".
+        error: message, or "".
     """
 
     directory: Path
@@ -54,17 +55,17 @@ class Unfinished:
 
 
 @dataclass(kw_only=True, eq=False)
-class Experiment:
-    """Runs that differ in nothing but their seed.
+class ExperimentRuns:
+    """The runs of one experiment, which differ only in their seed.
 
     Attributes:
         names: {"algo", "benchmark", "backbone", "backend"} -> name.
         measured_on: "test" or "validation".
-        device: kind of device, or None while unknown.
-        config: dotted key -> value of all that makes the experiment, without the seed.
+        device: kind of device; None while unknown.
+        config: dotted key -> value of everything that defines the experiment, without the seed.
         runs: seed -> the record of a completed run.
-        directories: seed -> where that run is.
-        unfinished: directories of this experiment with seeds that are not done.
+        directories: seed -> directory of that run.
+        unfinished: directories of this experiment with unfinished seeds.
     """
 
     names: Mapping[str, str]
@@ -87,12 +88,12 @@ class Experiment:
 
     @property
     def mean_matrix(self) -> np.ndarray | None:
-        """(T+1, T) float64 mean over the completed seeds; None without any."""
+        """(T+1, T) float64 mean over the completed seeds; None if there are none."""
         return mean_matrix(self.matrices) if self.runs else None
 
     @cached_property
     def stream(self) -> str:
-        """A key that is equal for experiments whose scores may be compared seed by seed."""
+        """A key that is equal for experiments whose scores can be compared seed by seed."""
         names = {key: value for key, value in self.names.items() if key != "algo"}
         kept = {key: self.config[key] for key in self.config if makes_stream(key)}
         tasks = {matrix.shape[1] for matrix in self.matrices}
@@ -101,31 +102,31 @@ class Experiment:
 
 @dataclass(kw_only=True, eq=False)
 class Collection:
-    """What was found: experiments, and what could not be used.
+    """The experiments that were found, and what could not be used.
 
     Attributes:
         experiments: sorted by benchmark, backbone, backend, algorithm.
         unreadable: messages about records that cannot be read.
-        replaced: directories left out for a newer run of the same experiment and seed.
+        replaced: directories superseded by a newer run of the same experiment and seed.
     """
 
-    experiments: list[Experiment]
+    experiments: list[ExperimentRuns]
     unreadable: list[str]
     replaced: list[Path]
 
     @property
     def num_runs(self) -> int:
-        """Completed runs, one per seed."""
+        """Number of completed runs, one per seed."""
         return sum(len(experiment.runs) for experiment in self.experiments)
 
     @property
     def unfinished(self) -> list[Unfinished]:
-        """Every run directory with seeds that are not done."""
+        """All run directories with unfinished seeds."""
         return [entry for experiment in self.experiments for entry in experiment.unfinished]
 
 
 def find(roots: Iterable[Path]) -> list[Path]:
-    """Return the run directories at or below `roots`, each once, in order of their paths."""
+    """Return the run directories at or below `roots`, each once, sorted by path."""
     found = {path.parent.resolve(): path.parent for root in roots for path in root.rglob(FILE)}
     return sorted(found.values())
 
@@ -133,10 +134,10 @@ def find(roots: Iterable[Path]) -> list[Path]:
 def collect(directories: Sequence[Path]) -> Collection:
     """Read run directories and group those that differ only in their seed.
 
-    Of several completed runs of one experiment and seed, the one written last counts.
+    Of several completed runs of the same experiment and seed, the newest counts.
     """
     collection = Collection(experiments=[], unreadable=[], replaced=[])
-    by_config: dict[str, list[Experiment]] = {}
+    by_config: dict[str, list[ExperimentRuns]] = {}
     found: list[tuple[float, Results]] = []
     for directory in directories:
         try:
@@ -144,16 +145,16 @@ def collect(directories: Sequence[Path]) -> Collection:
             found.append(((directory / FILE).stat().st_mtime, results))
         except (RecordError, OSError) as error:
             collection.unreadable.append(str(error))
-    # Newer ones first; those whose device is not known yet come last, to join the others.
+    # Newest first; runs whose device is not known yet come last, to join the others.
     found.sort(key=lambda pair: (pair[1].environment.get("device") is None, -pair[0]))
     for _, results in found:
-        config = comparable(read_config(results.directory)) or {"config_hash": results.config_hash}
+        config = comparable(saved_config(results.directory)) or {"config_hash": results.config_hash}
         names = {key: str(results.name[key]) for key in NAMES}
         device = results.environment.get("device")
         same = by_config.setdefault(_key([names, results.measured_on, config]), [])
         experiment = next((e for e in same if device in (None, e.device)), None)
         if experiment is None:
-            experiment = Experiment(
+            experiment = ExperimentRuns(
                 names=names, measured_on=results.measured_on, device=device, config=config
             )
             same.append(experiment)
@@ -171,7 +172,7 @@ def collect(directories: Sequence[Path]) -> Collection:
     return collection
 
 
-def _add(results: Results, experiment: Experiment, collection: Collection) -> None:
+def _add(results: Results, experiment: ExperimentRuns, collection: Collection) -> None:
     done = [run for run in results.runs if run.completed or results.status == "completed"]
     for run in done:
         if run.seed not in experiment.runs:
@@ -195,8 +196,8 @@ def _add(results: Results, experiment: Experiment, collection: Collection) -> No
     )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """Return a run's configuration as plain data; {} if there is none that can be read."""
+def saved_config(directory: Path) -> dict[str, Any]:
+    """Return a run's configuration as plain data; {} if there is no readable one."""
     try:
         config = yaml.safe_load((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
@@ -205,17 +206,17 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted key -> value of whatever makes another experiment."""
+    """Return dotted key -> value of the part of a configuration that defines the experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_COMPARED}
     for group, dropped in (("callbacks", _only_watches), ("benchmark", _is_place)):
         node = kept.get(group)
         if isinstance(node, Mapping):
             kept[group] = {k: v for k, v in node.items() if not dropped(k, v)}
-    return _flat(kept)
+    return {key: _whole_floats_as_int(value) for key, value in flatten(kept).items()}
 
 
 def makes_stream(key: str) -> bool:
-    """Return whether a dotted key has a part in what the tasks and their samples are."""
+    """Return whether a dotted key affects the tasks or their samples."""
     return key.split(".")[0] in ("benchmark", "streams") and key not in SAME_STREAM
 
 
@@ -229,20 +230,10 @@ def _is_place(name: str, value: Any) -> bool:
     return name == "data_dir"
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = _canonical(value)
-    return flat
-
-
-def _canonical(value: Any) -> Any:
-    """Return `value` with whole floats as integers: 1 and 1.0 make the same run."""
+def _whole_floats_as_int(value: Any) -> Any:
+    """Return `value` with whole floats as integers, since 1 and 1.0 give the same run."""
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return [_whole_floats_as_int(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -253,7 +244,7 @@ def _key(value: Any) -> str:
 
 
 def _sortable(config: Mapping[str, Any]) -> list[tuple[str, bool, float, str]]:
-    """Numbers in their order, so that 9 stands before 10; everything else as text."""
+    """Return a sort key: numbers by value, so that 9 is before 10, everything else as text."""
     return [
         (key, number, float(value) if number else 0.0, str(value))
         for key, value in sorted(config.items())

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqrun.evaluation.metrics import half_width
+from seqrun.evaluation.text import metric_label, percent
 from seqrun.report.differences import (
     ABSENT,
     labels,
     short_names,
-    show,
+    yaml_text,
     varying_keys,
     varying_names,
 )
 from seqrun.report.pairing import METRICS, Pair
-from seqrun.report.records import Collection, Experiment
+from seqrun.report.records import Collection, ExperimentRuns
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"} | {ABSENT: "--", "<": r"\textless{}"}
@@ -29,12 +31,12 @@ SPECIAL |= {">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """A cell of a table.
 
     Attributes:
-        text: for people.
-        value: to sort by; None = nothing, which stands last.
-        half: half width of the interval around a number, or None.
+        text: what is shown.
+        value: sort key; None = empty, sorted last.
+        half: half width of the interval around a number; None = no interval.
     """
 
     text: str
@@ -48,8 +50,8 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: as many cells each.
-        keys: what a column's name is short for, "" where it is not.
+        rows: one cell per column.
+        keys: the full key of which a column's name is short, or "".
     """
 
     header: list[str]
@@ -58,38 +60,29 @@ class Table:
 
 
 def text(value: Any) -> Cell:
-    """Return the cell of a configuration's value or a name."""
+    """Return the cell of a configuration value or a name."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Cell(show(value), float(value) if number else show(value))
+    return Cell(yaml_text(value), float(value) if number else yaml_text(value))
 
 
 def percentage(summary: Mapping[str, Any] | None, *, signed: bool = False) -> Cell:
     """Return the cell "mean ± half width of the 95 % interval", in percent."""
     if summary is None or summary["mean"] is None:
         return Cell(ABSENT, None)
-    mean = round(100 * summary["mean"], 1) + 0.0  # never -0.0
-    shown = f"{mean:+.1f}" if signed else f"{mean:.1f}"
-    if summary["ci95"] is None:
-        return Cell(shown, 100 * summary["mean"])
-    half = 100 * (summary["ci95"][1] - summary["mean"])
-    return Cell(f"{shown} ± {half:.1f}", 100 * summary["mean"], half)
+    mean, half = summary["mean"], half_width(summary)
+    shown = percent(mean, half, signed=signed)
+    return Cell(shown, 100 * mean, None if half is None else 100 * half)
 
 
-def metric_names(experiments: Sequence[Experiment]) -> list[str]:
+def metrics_of(experiments: Sequence[ExperimentRuns]) -> list[str]:
     """Return every metric that some experiment has."""
     return list(dict.fromkeys(name for e in experiments for name in e.summary))
 
 
-def label(metric: str) -> str:
-    """Return a metric's name for people."""
-    aware = metric.endswith("_task_aware")
-    return metric.removesuffix("_task_aware").replace("_", " ") + (", task given" * aware)
-
-
-def results_table(experiments: Sequence[Experiment]) -> Table:
-    """Return one row per experiment: names, what its configuration differs in, seeds, metrics."""
+def results_table(experiments: Sequence[ExperimentRuns]) -> Table:
+    """Return one row per experiment: names, differing keys, seeds, metrics."""
     names, keys = varying_names(experiments), varying_keys(experiments)
-    metrics = metric_names(experiments)
+    metrics = metrics_of(experiments)
     short = short_names(keys)
     rows = []
     for experiment in experiments:
@@ -100,14 +93,14 @@ def results_table(experiments: Sequence[Experiment]) -> Table:
         row += [percentage(experiment.summary.get(metric)) for metric in metrics]
         rows.append(row)
     return Table(
-        header=[*names, *short.values(), "seeds", *(f"{label(m)} (%)" for m in metrics)],
+        header=[*names, *short.values(), "seeds", *(f"{metric_label(m)} (%)" for m in metrics)],
         rows=rows,
         keys=[""] * len(names) + keys + [""] * (1 + len(metrics)),
     )
 
 
-def pairs_table(pairs: Sequence[Pair], group: Sequence[Experiment]) -> Table:
-    """Return one row per pair of a stream's experiments: first minus second, common seeds."""
+def pairs_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table:
+    """Return one row per pair of experiments: first minus second over common seeds."""
     named = labels(group)
     rows = [
         [
@@ -119,11 +112,12 @@ def pairs_table(pairs: Sequence[Pair], group: Sequence[Experiment]) -> Table:
         ]
         for pair in pairs
     ]
-    header = ["first", "second", "seeds", *(f"difference of {label(m)} (points)" for m in METRICS)]
+    names = [f"difference of {metric_label(m)} (points)" for m in METRICS]
+    header = ["first", "second", "seeds", *names]
     return Table([*header, "differ in (first | second)"], rows, [""] * 6)
 
 
-def matrix_table(pairs: Sequence[Pair], group: Sequence[Experiment]) -> Table:
+def matrix_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table:
     """Return average accuracy of the row minus that of the column, over common seeds."""
     named = labels(group)
     found = {(pair.first, pair.second): pair.differences["average_accuracy"] for pair in pairs}
@@ -146,7 +140,7 @@ def _negated(summary: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def unfinished_table(collection: Collection, out: Path) -> Table:
-    """Return one row per run directory, relative to `out`, with seeds that are not done: why."""
+    """Return one row per run directory with unfinished seeds; paths are relative to `out`."""
     rows = [
         [
             text(entry.name),
@@ -160,16 +154,16 @@ def unfinished_table(collection: Collection, out: Path) -> Table:
     return Table(["run", "status", "seeds", "error", "directory"], rows, [""] * 5)
 
 
-# ---- forms
+# ---- formats
 
 
-def to_csv(experiments: Sequence[Experiment], out: Path) -> str:
-    """Return every experiment with full precision: fractions, not percent; empty = undefined.
+def to_csv(experiments: Sequence[ExperimentRuns], out: Path) -> str:
+    """Return all experiments as CSV in full precision: fractions, not percent; empty = undefined.
 
-    There is no clock in it and directories are relative to `out`, so that the same experiments
+    There are no times in it and directories are relative to `out`, so that the same experiments
     give the same bytes.
     """
-    keys, metrics = varying_keys(experiments), metric_names(experiments)
+    keys, metrics = varying_keys(experiments), metrics_of(experiments)
     columns = ["algo", "benchmark", "backbone", "backend", *keys]
     columns += ["measured_on", "device", "completed_seeds", "unfinished_seeds"]
     parts = ("mean", "std", "ci95_low", "ci95_high", "n")
@@ -180,7 +174,7 @@ def to_csv(experiments: Sequence[Experiment], out: Path) -> str:
     writer.writerow(columns)
     for experiment in experiments:
         row = [experiment.names[name] for name in columns[:4]]
-        row += [show(experiment.config[k]) if k in experiment.config else "" for k in keys]
+        row += [yaml_text(experiment.config[k]) if k in experiment.config else "" for k in keys]
         row += [experiment.measured_on, experiment.device or ""]
         row.append(" ".join(map(str, experiment.runs)))
         unfinished = [seed for entry in experiment.unfinished for seed in entry.seeds]
@@ -197,7 +191,7 @@ def to_csv(experiments: Sequence[Experiment], out: Path) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return the table in Markdown; numbers to the right."""
+    """Return the table in Markdown, with numbers aligned right."""
     align = ["--:" if is_number(table, place) else ":--" for place in range(len(table.header))]
     lines = [[_md(name) for name in table.header], align]
     lines += [[_md(cell.text) for cell in row] for row in table.rows]
@@ -214,17 +208,17 @@ def to_latex(table: Table) -> str:
 
 
 def is_number(table: Table, place: int) -> bool:
-    """Return whether a column holds numbers and gaps alone."""
+    """Return whether a column has only numbers and empty cells."""
     return not any(isinstance(row[place].value, str) for row in table.rows)
 
 
 def _md(words: str) -> str:
-    """Return one line of text that Markdown shows as it is."""
+    """Return text escaped for Markdown, on one line."""
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(words.split()))
 
 
 def _tex(words: str) -> str:
-    """Return text that LaTeX sets as it is; a number with its sign and interval in math."""
+    """Return text escaped for LaTeX; signed numbers and intervals are set in math mode."""
     number = re.fullmatch(r"([+-]?[\d.]+)(?: ± ([\d.]+))?", words)
     if number and ("±" in words or words[0] in "+-"):
         half = rf" \pm {number[2]}" if number[2] else ""

@@ -1,4 +1,4 @@
-"""Sentences that several forms of a report have."""
+"""Sentences that several formats of a report share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAIRED = (
 
 
 def counts(collection: Collection) -> str:
-    """Return in one sentence what was found."""
+    """Return a sentence that counts what was found."""
     runs, experiments = collection.num_runs, len(collection.experiments)
     of = f"of {experiments} experiment{'s' * (experiments != 1)}"
     parts = [f"{runs} completed run{'s' * (runs != 1)} {of}"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
+from seqrun.records.results import FILE
 from seqrun.report.drawing import Drawing, heat_maps, overview
-from seqrun.report.pairing import MAX_ALL_PAIRS, compare, streams, titles
+from seqrun.report.pairing import MAX_ALL_PAIRS, compare_pairs, streams, titles
 from seqrun.report.records import Collection, collect, find
 from seqrun.report.tables import (
     matrix_table,
@@ -20,24 +21,23 @@ from seqrun.report.tables import (
     unfinished_table,
 )
 from seqrun.report.words import PAIRED, UNITS, counts
-from seqrun.records.results import FILE
 
 FIGURES = "figures"
 
 
 def write_summary(run_directories: Sequence[Path], out: Path) -> None:
-    """Write summary.csv, summary.md and figures/ of some runs, as a multirun ends.
+    """Write summary.csv, summary.md and figures/ of some runs, as at the end of a multirun.
 
     Args:
-        run_directories: those of the runs; one without a readable record is named in the summary.
-        out: made if missing; what stands there under those names is replaced.
+        run_directories: of the runs; those without a readable record are listed in the summary.
+        out: created if missing; files with these names are replaced.
     """
     collection = collect([Path(directory) for directory in run_directories])
     _write_tables(collection, Path(out), list(overview(collection.experiments)))
 
 
 def summarise_directory(directory: Path) -> None:
-    """Write the summary of all runs below a directory into it."""
+    """Write the summary of all runs below a directory into that directory."""
     write_summary(find([Path(directory)]), directory)
 
 
@@ -50,7 +50,7 @@ def write_report(roots: Sequence[Path], out: Path) -> Collection:
     Raises:
         ConfigError: there are no runs, or `out` is itself a run directory.
     """
-    from seqrun.report.page import page
+    from seqrun.report.page import html_page
 
     if (out / FILE).exists():
         raise ConfigError(f"--out={out}: must be a directory that is no run's own")
@@ -63,7 +63,7 @@ def write_report(roots: Sequence[Path], out: Path) -> Collection:
     drawings = [*overview(collection.experiments), *heat_maps(collection.experiments)]
     _write_tables(collection, out, drawings)
     write_atomically(out / "summary.tex", latex(collection))
-    write_atomically(out / "index.html", page(collection, drawings, out))
+    write_atomically(out / "index.html", html_page(collection, drawings, out))
     return collection
 
 
@@ -75,7 +75,7 @@ def _write_tables(collection: Collection, out: Path, drawings: Sequence[Drawing]
 
 
 def markdown(collection: Collection, drawings: Sequence[Drawing], out: Path) -> str:
-    """Return summary.md, as it stands in `out`."""
+    """Return summary.md with paths relative to `out`."""
     experiments = collection.experiments
     lines = ["# Summary", "", counts(collection), ""]
     if experiments:
@@ -100,7 +100,7 @@ def _compared(collection: Collection) -> list[str]:
     lines: list[str] = []
     groups = streams(collection.experiments)
     for group, title in zip(groups, titles(groups), strict=True):
-        pairs = compare(group)
+        pairs = compare_pairs(group)
         if pairs:
             lines += [f"### {title}", "", to_markdown(pairs_table(pairs, group))]
             if 2 < len(group) <= MAX_ALL_PAIRS:
@@ -110,12 +110,12 @@ def _compared(collection: Collection) -> list[str]:
 
 
 def latex(collection: Collection) -> str:
-    """Return summary.tex: tabulars to be put into a document that uses booktabs."""
+    """Return summary.tex: tabulars for a document that uses booktabs."""
     parts = ["% needs \\usepackage{booktabs}", f"% {UNITS}"]
     if collection.experiments:
         parts.append(to_latex(results_table(collection.experiments)))
     for group in streams(collection.experiments):
-        pairs = compare(group)
+        pairs = compare_pairs(group)
         if pairs:
             parts += [f"% {PAIRED}", to_latex(pairs_table(pairs, group))]
     return "\n".join(parts)

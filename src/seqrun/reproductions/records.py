@@ -16,6 +16,7 @@ from seqrun.checks import ConfigError
 from seqrun.files import write_atomically, write_json
 from seqrun.evaluation.metrics import published_metrics
 from seqrun.records.results import Results
+from seqrun.evaluation.text import metric_label, percent
 from seqrun.evaluation.verdict import KEY, VERDICTS, Expected, compare, judge
 
 BACKENDS = ("torch", "jax")
@@ -219,7 +220,7 @@ def _agreement(rows: Sequence[Row], content: Content) -> Iterator[str]:
                 continue  # not run, undefined, or without an interval
             compared += 1
             if abs(ends[0][0] - ends[1][0]) > ends[0][1] + ends[1][1]:
-                apart.append(f"{row.name} ({_words(metric)})")
+                apart.append(f"{row.name} ({metric_label(metric)})")
     yield f"Torch's and JAX's intervals overlap in {compared - len(apart)} of {compared} numbers"
     yield f"measured on both{'; not in ' if apart else ''}{', '.join(apart)}."
 
@@ -232,19 +233,20 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
         cells, verdicts = [], []
         for backend in BACKENDS:
             found = judged(row, measured, backend, metric)
-            spread = _percent(found["mean"], found["half_width"]) if found else "not run"
+            spread = percent(found["mean"], found["half_width"], digits=2) if found else "not run"
             cells.append(spread)
             if found:
                 old = measured[backend].get("protocol") != row.protocol
                 verdicts.append(found["verdict"] + (" (of an earlier protocol)" if old else ""))
+        published = percent(number.mean, number.std, digits=2)
         told = ["", "", ""]
         if place == 0:
             told[0] = _each(len(record["seeds"]) for record in records)
             told[1] = ", ".join(f"{record['seconds']:.0f}" for record in records)
             told[2] = _each((record["commit"] or "")[:8] for record in records)
         yield (
-            f"| {name if place == 0 else ''} | {_words(metric)} "
-            f"| {_percent(number.mean, number.std)}{label} | {' | '.join(cells)} | {told[0]} "
+            f"| {name if place == 0 else ''} | {metric_label(metric)} "
+            f"| {published}{label} | {' | '.join(cells)} | {told[0]} "
             f"| {_each(verdicts)} | {told[1]} | {told[2]} |"
         )
 
@@ -252,14 +254,3 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
 def _each(values: Iterator[Any] | Sequence[Any]) -> str:
     """Return what the backends say, in their order; once if they say the same."""
     return ", ".join(dict.fromkeys(map(str, values)))
-
-
-def _words(metric: str) -> str:
-    given = ", task given" if metric.endswith("_task_aware") else ""
-    return metric.removesuffix("_task_aware").replace("_", " ") + given
-
-
-def _percent(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "undefined"
-    return f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqrun.evaluation.figures import save_figures
-from seqrun.files import matrix_to_csv, plain, write_atomically
+from seqrun.files import matrix_to_csv, json_value, write_atomically
 from seqrun.loggers.local import FIGURES, METRICS_FILE
 from seqrun.evaluation.metrics import mean_matrix
 from seqrun.records.results import Results
@@ -69,7 +69,7 @@ def mean_lines(files: Iterable[Path]) -> Iterator[str]:
         merged: dict[str, Any] = dict(zip(POSITION, place, strict=False))
         for name, column in zip(place[len(POSITION) :], zip(*rows, strict=True), strict=True):
             merged[name], merged[f"{name}_std"] = _mean_and_std(column)
-        yield json.dumps(plain(merged), ensure_ascii=False)
+        yield json.dumps(json_value(merged), ensure_ascii=False)
 
 
 def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:

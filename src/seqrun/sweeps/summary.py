@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqrun.evaluation.text import percent
 from seqrun.records.results import FILE
 
 
@@ -57,10 +58,11 @@ class Outcome:
 
 def progress(job: SweepJob, outcome: Outcome, place: int, total: int) -> None:
     """Say on stderr how one job ended; stdout is for results."""
+    shown = percent(outcome.value, unit=" %", undefined="-")
     if outcome.was_done:
-        told = f"completed before, {_percent(outcome.value)}"
+        told = f"completed before, {shown}"
     elif outcome.status == "completed":
-        told = f"completed, {_percent(outcome.value)}, {outcome.seconds:.1f} s"
+        told = f"completed, {shown}, {outcome.seconds:.1f} s"
     else:
         told = f"failed: {outcome.error}"
     sys.stderr.write(f"[{place}/{total}] {job.name}: {told}\n")
@@ -97,7 +99,7 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
     width = max(map(len, names))
     lines = [f"\n{'job':{width}}  {'status':9}  average accuracy  directory"]
     for name, outcome in zip(names, outcomes, strict=True):
-        value = _percent(outcome.value)
+        value = percent(outcome.value, unit=" %", undefined="-")
         lines.append(f"{name:{width}}  {outcome.status:9}  {value:>16}  {outcome.directory.name}")
     for name, outcome in zip(names, outcomes, strict=True):
         if outcome.status == "failed":
@@ -107,10 +109,6 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
     lines.append(f"{told} · {_shown(directory / 'summary.md') if places else 'no summary'}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failed else 0
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _shown(path: Path) -> str:

@@ -136,7 +136,7 @@ class BaseAlgorithm:
                 f"benchmark.scenario={self.benchmark.scenario!r}: must be "
                 f"{' or '.join(self.scenarios)} with algo={self.name}, {self.scenarios_reason}"
             )
-        if self.benchmark.input_shape is not None:  # else it is known after `prepare`
+        if self.benchmark.knows("input_shape"):  # else it is known after `prepare`
             self.backbone.check_input(self.benchmark.input_shape)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.num_threads is not None:
@@ -236,7 +236,7 @@ class BaseAlgorithm:
     def hparams(self) -> dict[str, float]:
         """Return the scalars that enter the arithmetic of this task's steps."""
         scalars = {name: float(getattr(self, name)) for name in self.hparam_names}
-        scalars |= self.optimizer.hyper()
+        scalars |= self.optimizer.hparams()
         scalars["lr"] = self.training.learning_rate(self.optimizer.lr, max(self.task, 1))
         if self.training.grad_clip is not None:
             scalars["grad_clip"] = float(self.training.grad_clip)

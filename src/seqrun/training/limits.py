@@ -63,7 +63,7 @@ def plan_lengths(algorithm: BaseAlgorithm) -> None:
         longest = max(longest, size // batch_size)
         batches = math.ceil(size / batch_size) * algorithm.training.epochs(task)
         engine.total_steps += batches * algorithm.steps_per_batch
-    input_bytes = 4 * algorithm.samples_per_step() * math.prod(benchmark.input_shape or ())
+    input_bytes = 4 * algorithm.samples_per_step() * math.prod(benchmark.input_shape)
     rule = algorithm.training.chunk_steps or chunk_rule(work_per_batch(algorithm), input_bytes)
     engine.chunk_steps = engine.execution["chunk_steps"] = min(rule, longest)
 
@@ -124,8 +124,8 @@ def check_size(algorithm: BaseAlgorithm) -> None:
 
     A module of someone else's is not made just to see how large it is.
     """
-    shape, classes = algorithm.benchmark.input_shape, algorithm.benchmark.num_classes
-    if shape is None or classes is None or "own" in algorithm.backbone.initializations:
+    is_known = all(map(algorithm.benchmark.knows, ("input_shape", "num_classes")))
+    if not is_known or "own" in algorithm.backbone.initializations:
         return
     engine = algorithm.engine
     try:
@@ -161,7 +161,7 @@ def needs_of(algorithm: BaseAlgorithm) -> list[Need]:
     States are counted as soon as they are there.
     """
     benchmark, options = algorithm.benchmark, algorithm.training
-    pixels = math.prod(benchmark.input_shape or ())
+    pixels = math.prod(benchmark.input_shape)
     sample = pixels + LABEL_BYTES
     tasks = range(1, algorithm.num_tasks + 1)
     most = max(algorithm.training_size(t) for t in algorithm.trained_tasks())

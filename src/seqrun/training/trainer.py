@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqrun.evaluation.metrics import evaluation_sizes
+from seqrun.benchmarks.base import evaluation_sizes
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.plan import Chunk, augmentation, chunks
 from seqrun.records.checkpoint import Checkpoint

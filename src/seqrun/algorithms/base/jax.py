@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from seqrun.backbones.jax import flat, nested
+from seqrun.formulas.parameters.jax import as_tree, canonical
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 from seqrun.records.checkpoint import Checkpoint
 from seqrun.records.results import RunRecord
@@ -93,7 +93,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def training_features(self, step: Step, x: Array, key: Array | None = None) -> Array:
         """Return the (B, D) inputs of the classifier."""
-        variables = {"params": nested(step.params), "batch_stats": nested(step.stats)}
+        variables = {"params": as_tree(step.params), "batch_stats": as_tree(step.stats)}
         features, updated = self.module.apply(
             variables,
             x,
@@ -102,13 +102,13 @@ class JaxBaseAlgorithm(BaseAlgorithm):
             mutable=["batch_stats"],
             method="encode",
         )
-        step.stats = flat(updated.get("batch_stats", {}))
+        step.stats = canonical(updated.get("batch_stats", {}))
         return features
 
     def classify(self, step: Step, features: Array) -> Array:
         """Return the (B, C) logits of (B, D) features."""
         logits: Any = self.module.apply(
-            {"params": nested(step.params)}, features, method="classify"
+            {"params": as_tree(step.params)}, features, method="classify"
         )
         return logits
 
@@ -116,23 +116,23 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         self, params: Arrays, stats: Arrays, x: Array, key: Array
     ) -> tuple[Array, Arrays]:
         """Return the logits of a training pass and the next BatchNorm statistics."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         logits, updated = self.module.apply(
             variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
         )
-        return logits, flat(updated.get("batch_stats", {}))
+        return logits, canonical(updated.get("batch_stats", {}))
 
     # ---- evaluation
 
     def predict(self, params: Arrays, stats: Arrays, x: Array) -> Array:
         """Return the logits of an evaluation pass with these parameters and statistics."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         logits: Any = self.module.apply(variables, x)
         return logits
 
     def encode(self, params: Arrays, stats: Arrays, x: Array) -> Array:
         """Return the classifier's input in an evaluation pass, as `predict`."""
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         features: Any = self.module.apply(variables, x, method="encode")
         return features
 

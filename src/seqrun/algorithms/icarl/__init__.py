@@ -95,8 +95,10 @@ class ICaRLOptions(MemoryOwner):
         return MemoryMechanism(policy="herding", memory_size=self.memory_size)
 
     def _refuse_small_memory(self) -> None:
+        if not self.benchmark.knows("num_classes"):
+            return
         classes = self.benchmark.num_classes
-        if classes is not None and self.memory_size < classes:
+        if self.memory_size < classes:
             raise ConfigError(
                 f"memory_size={self.memory_size}: must be at least {classes}, one exemplar of "
                 "each class"

@@ -14,7 +14,7 @@ from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
-from seqrun.backbones.jax import nested
+from seqrun.formulas.parameters.jax import as_tree
 from seqrun.formulas.jax import allow_classes, cross_entropy
 from seqrun.formulas.kernels.jax import (
     fourier_features,
@@ -60,7 +60,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
     def amortised(self, params: Arrays, network: str, mean: Array) -> tuple[Array, Array]:
         """Return mu and log sigma^2 from a mean feature by the network "posterior" or "prior"."""
         moments: Any = self.module.apply(
-            {"params": nested(params)}, mean, method=lambda module, x: getattr(module, network)(x)
+            {"params": as_tree(params)}, mean, method=lambda module, x: getattr(module, network)(x)
         )
         return moments
 

@@ -1,4 +1,4 @@
-"""Convolutional networks: a small generic one, and the one of the La-MAML paper."""
+"""Convolutional networks: a small general one, and that of the La-MAML paper."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from seqrun.checks import ConfigError, boolean, whole, within
 class CNNOptions(BaseBackbone):
     """Blocks of (convolution, [BatchNorm], ReLU, [max pool]), dense layers, the classifier.
 
-    A convolution is padded by kernel_size // 2, so that stride 1 keeps an image's size. The last
-    block's map is flattened in the order (H, W, C). Without BatchNorm a convolution has a bias.
+    A convolution is padded by kernel_size // 2, so that stride 1 preserves the image size. The last
+    block's output is flattened in the order (H, W, C). Without BatchNorm a convolution has a bias.
 
     Args:
-        channels: of each convolution, >= 1; one entry a block, at least one.
+        channels: of each convolution, >= 1; one entry per block, at least one.
         kernel_size: side of every kernel, odd.
         stride: of every convolution, >= 1.
         pool: side (and stride) of the max pool that ends a block, >= 1; 1 = none.
@@ -62,7 +62,7 @@ class CNNOptions(BaseBackbone):
 
     @property
     def sized_by(self) -> str:
-        """Its channels and dense layers."""
+        """The channels and dense layers."""
         return f"backbone.channels={list(self.channels)}, backbone.hidden={list(self.hidden)}"
 
     @property
@@ -76,7 +76,7 @@ class CNNOptions(BaseBackbone):
         return self.batch_norm
 
     def map_sizes(self, input_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
-        """Return (H, W) of the images, then of each block's output; 0 where nothing is left."""
+        """Return (H, W) of the images and of each block's output; 0 if nothing is left."""
         sizes = [input_shape[:2]]
         for _ in self.channels:
             height, width = (_strided(n, self.stride) // self.pool for n in sizes[-1])
@@ -94,7 +94,7 @@ class CNNOptions(BaseBackbone):
             )
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the output positions of each convolution."""
+        """Return the number of output positions of each convolution."""
         sizes = self.map_sizes(input_shape)[:-1]
         return {
             f"conv_{i}": _strided(height, self.stride) * _strided(width, self.stride)
@@ -112,7 +112,7 @@ class LaMAMLCNNOptions(CNNOptions):
     of 320, which are the defaults; for TinyImageNet 4 and 640.
 
     Differs from the authors' code: the last map is flattened in the order (H, W, C), not
-    (C, H, W), which for weights drawn at random is only a matter of names.
+    (C, H, W), which makes no difference for randomly drawn weights.
     """
 
     channels: Sequence[int] = (160, 160, 160)
@@ -125,5 +125,5 @@ class LaMAMLCNNOptions(CNNOptions):
 
 
 def _strided(size: int, stride: int) -> int:
-    """Return a convolution's output size: padding by half an odd kernel leaves one per stride."""
+    """Return the output size of a convolution that is padded by half its odd kernel."""
     return -(-size // stride)

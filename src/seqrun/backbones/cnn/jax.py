@@ -95,8 +95,8 @@ class LaMAMLCNN(LaMAMLCNNOptions, CNN):
 def max_pool(x: Array, side: int) -> Array:
     """Return the maxima (B, H // side, W // side, C) of windows of `side` x `side`.
 
-    Where several are largest the gradient goes to the first in reading order, as in torch:
-    jax's own would share it out. An elementwise maximum of slices is fast on a CPU too.
+    If several values are largest, the gradient goes to the first in row-major order, as in torch;
+    JAX's own max pool would split it. An elementwise maximum of slices is also fast on a CPU.
     """
     height, width = (n // side * side for n in x.shape[1:3])
     x = x[:, :height, :width]

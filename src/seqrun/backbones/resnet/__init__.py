@@ -9,7 +9,7 @@ from seqrun.backbones.base import BaseBackbone
 from seqrun.checks import whole, within
 
 STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)
-"""Of the 8 blocks: 4 stages of 2, of which all but the first halve the map."""
+"""Strides of the 8 blocks: 4 stages of 2; all stages but the first halve the image."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,8 +26,8 @@ class ResNet18Options(BaseBackbone):
     facebookresearch/GradientEpisodicMemory, model/common.py; nf = 20) and of Mammoth's
     (backbone/ResNet18.py; nf = 64).
 
-    Differs from them: the mean is over all positions, where GEM's is over windows of 4 x 4; that is
-    the same for 32 x 32 images, and lets every other size work.
+    Differs from them: the mean is over all positions, while GEM's is over windows of 4 x 4. That is
+    the same for 32 x 32 images, and allows every other size.
 
     Args:
         nf: channels of the first stage, >= 1.
@@ -50,7 +50,7 @@ class ResNet18Options(BaseBackbone):
 
     @property
     def sized_by(self) -> str:
-        """Its filters."""
+        """The number of filters."""
         return f"backbone.nf={self.nf}"
 
     @property
@@ -64,7 +64,7 @@ class ResNet18Options(BaseBackbone):
         return True
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the output positions of each convolution."""
+        """Return the number of output positions of each convolution."""
         height, width, _ = input_shape
         positions = {"stem": height * width}
         for i, stride in enumerate(STRIDES):

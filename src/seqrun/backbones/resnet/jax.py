@@ -22,18 +22,18 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         """Declare the layers under their canonical names."""
-        self.conv_0 = _convolution(self.channels, 3, self.stride)
+        self.conv_0 = _conv(self.channels, 3, self.stride)
         self.norm_0 = BatchNorm()
-        self.conv_1 = _convolution(self.channels, 3, 1)
+        self.conv_1 = _conv(self.channels, 3, 1)
         self.norm_1 = BatchNorm()
         if self.changes:
-            self.shortcut = _convolution(self.channels, 1, self.stride)
+            self.shortcut = _conv(self.channels, 1, self.stride)
             self.shortcut_norm = BatchNorm()
         self.drop = nn.Dropout(self.dropout)
 
     @property
     def changes(self) -> bool:
-        """Whether the shape does."""
+        """Whether the block changes the shape."""
         return self.stride != 1 or self.channels_in != self.channels
 
     def __call__(self, x: Array, train: bool) -> Array:
@@ -54,7 +54,7 @@ class ResNet18Module(nn.Module):
 
     def setup(self) -> None:
         """Declare the layers under their canonical names."""
-        self.stem = _convolution(self.nf, 3, 1)
+        self.stem = _conv(self.nf, 3, 1)
         self.stem_norm = BatchNorm()
         channels = self.nf
         for i, (wide, stride) in enumerate(zip(block_channels(self.nf), STRIDES, strict=True)):
@@ -94,6 +94,6 @@ class ResNet18Thin(ResNet18ThinOptions, ResNet18):
     """The reduced ResNet-18 of GEM and A-GEM, with 20 channels in its first stage."""
 
 
-def _convolution(channels: int, side: int, stride: int) -> nn.Conv:
+def _conv(channels: int, side: int, stride: int) -> nn.Conv:
     pad = (side // 2, side // 2)
     return nn.Conv(channels, (side, side), strides=stride, padding=(pad, pad), use_bias=False)

@@ -1,4 +1,4 @@
-"""Wrapped: a module of one's own as encoder, with a classifier of ours behind it."""
+"""Wrapped: a user's module as encoder, with a classifier behind it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from seqrun.checks import one_of, whole
 
 LAYOUTS = ("NHWC", "NCHW", "flat")
 BODY = "body"
-"""What the module is called in canonical names; the layer behind it is "classifier"."""
+"""Name of the module in canonical names; the layer behind it is "classifier"."""
 DRAWN = ("kernel", "bias", "scale")
-"""Leaves that an initialization has a rule for."""
+"""Leaves for which initializations have a rule."""
 
 
 @dataclass(kw_only=True, eq=False)
 class WrappedOptions(BaseBackbone):
     """A module that maps images to features, then a dense classifier.
 
-    The classifier is always drawn from the stream "init", as "torch_default" is.
+    The classifier is always initialized as "torch_default", from the stream "init".
 
     Args:
-        features: size of the module's flattened output, >= 1; None = as it is found to be.
-        layout: how the module takes its input: "NHWC" and "NCHW" are images, "flat" is (B, H W C).
-        initialization: "own": the weights that the module brings, whatever the seed; or one of
-            BaseBackbone's, for all dense and convolution layers and what normalises, while
-            parameters of other layers stay the module's own.
+        features: size of the module's flattened output, >= 1; None = determined from the module.
+        layout: layout of the module's input: "NHWC" and "NCHW" are images, "flat" is (B, H W C).
+        initialization: "own": the module's own weights, whatever the seed; or one of
+            BaseBackbone's, for dense, convolution and normalisation layers, while other layers keep
+            their own parameters.
 
     Raises:
         ConfigError: a value out of range.
@@ -47,10 +47,10 @@ class WrappedOptions(BaseBackbone):
 
     @property
     def is_noisy(self) -> bool:
-        """A module may draw random numbers: nothing says that it does not."""
+        """Always True: a module may draw random numbers."""
         return True
 
     def keeps(self, name: str) -> bool:
-        """Keep the module's own weights and statistics, or those that nothing else can draw."""
+        """Keep all own weights and statistics, or only those without a rule of initialization."""
         *path, leaf = name.split("/")
         return BODY in path and (self.initialization == "own" or leaf not in DRAWN)

@@ -17,14 +17,14 @@ from seqrun.backbones.wrapped import WrappedOptions
 from seqrun.checks import ConfigError
 
 MODES = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
-"""Argument by which a linen module may be told its mode -> its value in training."""
+"""Argument that tells a linen module its mode -> its value in training."""
 
 
 class NnxBody(nn.Module):
-    """An nnx module as a linen one, with its weights as linen's parameters.
+    """An nnx module as a linen module, with its weights as linen parameters.
 
     Attributes:
-        template: never changed; its weights are the initial ones.
+        template: the nnx module with the initial weights; it is never changed.
     """
 
     template: Any
@@ -40,7 +40,7 @@ class NnxBody(nn.Module):
                     f"module: holds a {type(variable).__name__}, must hold nothing but Param, "
                     "BatchStat and random streams"
                 )
-        # The children of the module are parameters of linen, so that names are as linen's are.
+        # The children become linen parameters, so that names are the same as for a linen module.
         values = {n: self.param(n, lambda _, v=v: v) for n, v in _nested(params).items()}
         cells = {
             n: self.variable("batch_stats", n, lambda v=v: v) for n, v in _nested(stats).items()
@@ -86,7 +86,7 @@ def _filled(state: Any, values: dict[str, Any]) -> Any:
 
 
 class WrappedModule(nn.Module):
-    """A body that gives features, and the classifier behind it."""
+    """An encoder, and the classifier behind it."""
 
     body: nn.Module
     layout: str
@@ -118,11 +118,11 @@ class WrappedModule(nn.Module):
 
 @dataclass(kw_only=True, eq=False)
 class Wrapped(WrappedOptions):
-    """A flax module (linen or nnx) as encoder; a subclass makes it in `make_body`.
+    """A flax module (linen or nnx) as encoder; a subclass creates it in `make_body`.
 
-    A linen module that is not the same in training takes one of `train`, `training`,
-    `deterministic` or `use_running_average`, draws from the stream "dropout" alone, and keeps
-    nothing but `params` and `batch_stats`.
+    A linen module that behaves differently in training takes one of the arguments `train`,
+    `training`, `deterministic` or `use_running_average`. It may draw from the stream "dropout" only
+    and have no collections but `params` and `batch_stats`.
 
     See WrappedOptions for the arguments.
     """
@@ -132,23 +132,23 @@ class Wrapped(WrappedOptions):
     backend: ClassVar[str] = "jax"
 
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module | nnx.Module:
-        """Return a new module for (H, W, C) images, in the `layout` stated.
+        """Return a new module for (H, W, C) images in the stated `layout`.
 
-        With initialization = "own" an nnx module's weights are those it is made with; a linen
-        module's are drawn by its own initializers from the stream "init".
+        With initialization = "own" an nnx module keeps the weights with which it is created; those
+        of a linen module are drawn by its own initializers from the stream "init".
         """
         raise NotImplementedError
 
     @property
     def has_batch_statistics(self) -> bool:
-        """Whether the module, as it was last built, has statistics of batches."""
+        """Whether the module that was built last has batch statistics."""
         return self._has_batch_statistics
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the module for (H, W, C) inputs.
 
         Raises:
-            ConfigError: a module that cannot be trained, or with another number of features.
+            ConfigError: the module cannot be trained, or has another number of features.
         """
         body = self.make_body(input_shape)
         if isinstance(body, nnx.Module):
@@ -172,16 +172,16 @@ class Wrapped(WrappedOptions):
 
 @dataclass(kw_only=True, eq=False)
 class _Instance(Wrapped):
-    """A module that exists already."""
+    """An existing module."""
 
     module: Any = field(repr=False)
 
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module | nnx.Module:
-        """Return the module, which nothing changes."""
+        """Return the module, which is never changed."""
         return self.module
 
 
-def wrap(
+def wrap_module(
     module: nn.Module | nnx.Module,
     *,
     features: int | None = None,
@@ -192,7 +192,7 @@ def wrap(
     """Return a backbone with `module` as encoder; see WrappedOptions for the arguments.
 
     Raises:
-        ConfigError: a value out of range, or a `classifier`, which flax cannot take off.
+        ConfigError: a value out of range, or a `classifier`, which flax cannot remove.
     """
     if classifier is not None:
         raise ConfigError(

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from seqrun.backbones.torch import canonical_names
 from seqrun.backbones.wrapped import BODY, WrappedOptions
 from seqrun.checks import ConfigError
+from seqrun.formulas.parameters.torch import canonical_names
 
 
 class WrappedModule(nn.Module):
-    """A body that gives features, and the classifier behind it."""
+    """An encoder, and the classifier behind it."""
 
     def __init__(self, body: nn.Module, layout: str, features: int, num_classes: int) -> None:
         super().__init__()
@@ -38,11 +38,11 @@ class WrappedModule(nn.Module):
 
 @dataclass(kw_only=True, eq=False)
 class Wrapped(WrappedOptions):
-    """A torch.nn.Module as encoder; a subclass makes it in `make_body`.
+    """A torch.nn.Module as encoder; a subclass creates it in `make_body`.
 
     Args:
-        classifier: dotted name of a last layer within the module, which is taken off so that the
-            module gives that layer's input; None = the module gives features as it is.
+        classifier: dotted name of the module's last layer, which is removed so that the module
+            returns that layer's input; None = the module's output are features.
 
     See WrappedOptions for the others. Buffers that training changes, other than BatchNorm's mean
     and variance, are not part of a checkpoint.
@@ -55,26 +55,26 @@ class Wrapped(WrappedOptions):
     backend: ClassVar[str] = "torch"
 
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module:
-        """Return a new module for (H, W, C) images, in the `layout` stated.
+        """Return a new module for (H, W, C) images in the stated `layout`.
 
-        torch's global generator is the run's own while this is called.
+        During the call torch's global generator is the run's own.
         """
         raise NotImplementedError
 
     @property
     def has_batch_statistics(self) -> bool:
-        """Whether the module, as it was last built, has a BatchNorm layer."""
+        """Whether the module that was built last has a BatchNorm layer."""
         return self._has_batch_statistics
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the module for (H, W, C) inputs.
 
         Raises:
-            ConfigError: a module that cannot be trained, or with another number of features.
+            ConfigError: the module cannot be trained, or has another number of features.
         """
         body = self.make_body(input_shape)
         if self.classifier is not None:
-            _take_off(body, self.classifier)
+            _remove_layer(body, self.classifier)
         kinds = (nn.modules.batchnorm._BatchNorm,)
         self._has_batch_statistics = any(isinstance(m, kinds) for m in body.modules())
         features = _checked_features(body, self.layout, input_shape)
@@ -87,7 +87,7 @@ class Wrapped(WrappedOptions):
 
 @dataclass(kw_only=True, eq=False)
 class _Instance(Wrapped):
-    """A copy of a module that exists already."""
+    """A copy of an existing module."""
 
     module: nn.Module = field(repr=False)
 
@@ -101,7 +101,7 @@ class _Instance(Wrapped):
         return copy.deepcopy(self.module)
 
 
-def wrap(
+def wrap_module(
     module: nn.Module,
     *,
     features: int | None = None,
@@ -131,7 +131,7 @@ def _features(body: nn.Module, x: Tensor, layout: str) -> Tensor:
     return body(x).flatten(1)
 
 
-def _take_off(body: nn.Module, name: str) -> None:
+def _remove_layer(body: nn.Module, name: str) -> None:
     """Replace a layer by the identity."""
     layers = dict(body.named_modules())
     if not name or name not in layers:
@@ -142,7 +142,7 @@ def _take_off(body: nn.Module, name: str) -> None:
 
 
 def _checked_features(body: nn.Module, layout: str, input_shape: tuple[int, int, int]) -> int:
-    """Return the size of the flattened output of a body, every parameter of which can train."""
+    """Return the size of a body's flattened output; check that all parameters train."""
     params = canonical_names(body)[0]
     if len({id(p) for p in params.values()}) < len(params):
         raise ConfigError("module: shares a parameter between layers, which is not supported")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def augmented(images: Tensor, index: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Return samples of a pool, each cropped and flipped in its own way.
+    """Return samples of a data set, each cropped and flipped by its own offsets.
 
     Args:
         images: (N, H, W, C) uint8.
@@ -24,7 +24,7 @@ def augmented(images: Tensor, index: Tensor, offsets: Tensor, padding: int) -> T
     place = torch.arange(width * channels, device=images.device)  # of a row's pixels and channels
     channel, column = place % channels, place // channels
     column = torch.where(flip[:, None] == 1, width - 1 - column, column) + (dx - padding)[:, None]
-    # Whole rows first, then their pixels: on a CPU quicker than pixel by pixel.
+    # First whole rows, then their pixels: on a CPU faster than pixel by pixel.
     rows = index.long()[:, None] * height + row.clamp(0, height - 1)
     x = images.reshape(-1, width * channels).index_select(0, rows.flatten())
     place = column.clamp(0, width - 1) * channels + channel

@@ -31,7 +31,7 @@ def gram(kernel_type: str, a: Array, b: Array) -> Array:
 
 
 def ridge_weights(kernel: Array, ridge: Array, targets: Array) -> Array:
-    """Return (K + ridge I)^-1 Y by Cholesky; NaN where that is not positive definite.
+    """Return (K + ridge I)^-1 Y by Cholesky; NaN if the matrix is not positive definite.
 
     Args:
         kernel: (N, N) symmetric.

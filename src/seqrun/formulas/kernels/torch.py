@@ -30,7 +30,7 @@ def gram(kernel_type: str, a: Tensor, b: Tensor) -> Tensor:
 
 
 def ridge_weights(kernel: Tensor, ridge: Tensor, targets: Tensor) -> Tensor:
-    """Return (K + ridge I)^-1 Y by Cholesky; NaN where that is not positive definite.
+    """Return (K + ridge I)^-1 Y by Cholesky; NaN if the matrix is not positive definite.
 
     Args:
         kernel: (N, N) symmetric.

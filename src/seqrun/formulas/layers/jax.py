@@ -1,4 +1,4 @@
-"""What goes into layers and their derivatives, for JAX."""
+"""Batch normalisation, inputs of layers and derivatives of their outputs, for JAX."""
 
 from __future__ import annotations
 
@@ -14,13 +14,42 @@ Arrays = dict[str, Array]
 _AXES = {nn.Dense: 2, nn.Conv: 4}  # of a batch of the layer's inputs
 
 
-class Layers(NamedTuple):
-    """What a loss over a batch of N made of a network's layers, each by its path.
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with torch's conventions.
+
+    flax's own keeps the biased running variance, this one the unbiased, with momentum 0.1.
+    """
+
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Normalise (..., C) by the batch if `train`, else by the running statistics."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            n = x.size // channels
+            mean, var = x.mean(axes), x.var(axes)
+            if not self.is_initializing():
+                m = self.momentum
+                running_mean.value = (1 - m) * running_mean.value + m * mean
+                running_var.value = (1 - m) * running_var.value + m * var * (n / (n - 1))
+        return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
+
+
+class LayerTrace(NamedTuple):
+    """Layers of a network in a loss over a batch of N, by their paths.
 
     Attributes:
         layers: the layers, unbound.
         inputs: (N, ..., in) each.
-        deltas: (N, ..., out) each, derivatives of the loss by the outputs.
+        deltas: (N, ..., out) each, derivatives of the loss with respect to the outputs.
     """
 
     layers: dict[str, Any]
@@ -30,28 +59,28 @@ class Layers(NamedTuple):
 
 def through_layers(
     kinds: tuple[type, ...], params: Arrays, loss: Callable[[Arrays], Array]
-) -> Layers | None:
-    """Return inputs and derivatives of the layers of some kinds.
+) -> LayerTrace | None:
+    """Return the inputs of layers and the derivatives of a loss with respect to their outputs.
 
     Args:
-        kinds: of layers.
-        params: of the network that `loss` applies, by canonical name.
-        loss: applies it once, to a batch, with the parameters given, and returns a number.
+        kinds: classes of the layers.
+        params: parameters of the network, by canonical name.
+        loss: maps parameters to a number by applying the network once to a batch.
 
     Returns:
-        None if a parameter is not one of a layer of these kinds that is applied once, to a batch,
-        or is used elsewhere too.
+        None unless every parameter belongs to a layer of these kinds that is applied exactly once,
+        to a batch, and is used nowhere else.
     """
     layers: dict[str, Any] = {}
 
     def applies(context: Any, path: str, params: Arrays) -> bool:
-        """Whether a layer of the kinds is called that has the parameters, not others of them."""
+        """Return whether this is a call of such a layer with its own part of `params`."""
         is_called = context.method_name == "__call__" and type(context.module) in kinds
         own = context.module.variables.get("params", {}) if is_called else {}
         return bool(own) and all(v is params.get(f"{path}/{leaf}") for leaf, v in own.items())
 
     def tapped(taps: Arrays) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
-        """Return the loss with a tap added to each layer's output, and what went in and out."""
+        """Return the loss with a tap added to each layer's output, and all inputs and outputs."""
         inside: dict[str, tuple[list[Array], list[Array]]] = {}
 
         def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -89,7 +118,7 @@ def through_layers(
         with nn.intercept_methods(skip):
             return loss(params)
 
-    # Of what leads to a layer's input alone nothing is left out: it is in the program, if unused.
+    # The operations that lead to the layers' inputs remain in this program, although unused.
     left = jax.make_jaxpr(without_layers)(params).jaxpr
     used = [*left.outvars, *(v for equation in left.eqns for v in equation.invars)]
     if any(v is own for v in used for own in left.invars):
@@ -101,10 +130,10 @@ def through_layers(
 
     taps = {path: jnp.zeros_like(outputs[0]) for path, (_, outputs) in shapes.items()}
     deltas, inputs = jax.grad(total, has_aux=True)(taps)
-    return Layers(layers, inputs, deltas)
+    return LayerTrace(layers, inputs, deltas)
 
 
-def dense_gradient(found: Layers) -> Arrays:
+def dense_gradient(found: LayerTrace) -> Arrays:
     """Return the gradient of a network of dense layers, by canonical name."""
     gradient: Arrays = {}
     for path, layer in found.layers.items():
@@ -115,8 +144,8 @@ def dense_gradient(found: Layers) -> Arrays:
     return gradient
 
 
-def dense_product(one: Layers, other: Layers) -> Array:
-    """Return the inner product of two gradients of a network of dense layers, making neither."""
+def dense_product(one: LayerTrace, other: LayerTrace) -> Array:
+    """Return the inner product of two gradients of a network of dense layers, computing neither."""
     terms = []
     for path, layer in one.layers.items():
         inputs = one.inputs[path] @ other.inputs[path].T + layer.use_bias

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from seqrun.backbones.jax import BatchNorm, nested
-from seqrun.formulas.layers.jax import through_layers
+from seqrun.formulas.layers.jax import BatchNorm, through_layers
+from seqrun.formulas.parameters.jax import as_tree
 
 Arrays = dict[str, Array]
-CHUNK = 32  # samples whose gradients are made, and kept, at a time; as in PyTorch
-UNROLLED = 8  # samples of a call whose convolutions are written out one by one
+CHUNK = 32  # samples whose gradients are computed and held at a time; as in PyTorch
+UNROLLED = 8  # samples of a call whose convolutions are unrolled
 
 
 def per_sample_power_sum(
@@ -30,16 +30,16 @@ def per_sample_power_sum(
     """Return sum_n |d loss_n / d theta|^power by canonical name.
 
     Args:
-        module, params, stats: the network, applied in eval mode, so that a sample's loss depends
-            on that sample alone.
-        x: (B, H, W, C) network inputs; with convolutions on a CPU, not many more than UNROLLED.
+        module, params, stats: the network, applied in eval mode, so that a sample's loss
+            depends on that sample alone.
+        x: (B, H, W, C) network inputs; on a CPU with convolutions, B should be about UNROLLED.
         losses: maps logits (B, C) and `targets` to (B,) per-sample losses.
         targets: arrays with leading axis B.
         power: 1 or 2.
     """
 
     def loss(params: Arrays) -> Array:
-        variables = {"params": nested(params), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         return losses(module.apply(variables, x), *targets).sum()
 
     found = through_layers(tuple(_RULES), params, loss)
@@ -55,17 +55,17 @@ def per_sample_power_sum(
     return {name: sums[name] for name in params}
 
 
-# ---- rules: (layer, its arrays, input h, derivative of the loss by the output) -> sums by leaf
+# ---- rules: (layer, its arrays, input h, derivative of the output) -> sums by leaf
 
 
 def _dense(layer: nn.Dense, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
-    """Of (B, in) and (B, out): a sample's gradient is an outer product, as is its power."""
+    """For (B, in) and (B, out): a sample's gradient is an outer product, and so is its power."""
     d = jnp.abs(delta) ** power
     return {"kernel": (jnp.abs(h) ** power).T @ d, "bias": d.sum(0)}
 
 
 def _norm(layer: BatchNorm, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
-    """Of (B, ..., C), with running statistics."""
+    """For (B, ..., C), with running statistics."""
     places = tuple(range(1, h.ndim - 1))
     scaled = (h - own["mean"]) * jax.lax.rsqrt(own["var"] + layer.eps)
     each = {"scale": (delta * scaled).sum(places), "bias": delta.sum(places)}
@@ -73,24 +73,24 @@ def _norm(layer: BatchNorm, own: Arrays, h: Array, delta: Array, power: int) -> 
 
 
 def _convolution(layer: nn.Conv, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
-    """Of (B, H, W, in) and (B, H', W', out): the layer's own derivative, sample by sample.
+    """For (B, H, W, in) and (B, H', W', out): the layer's own derivative, sample by sample.
 
-    On a CPU the samples are written out: there XLA's convolutions in a loop, and the grouped ones
-    that vmap makes, were measured many times slower.
+    On a CPU the loop over samples is unrolled: XLA's convolutions in a loop, and the grouped ones
+    of vmap, were measured to be many times slower there.
     """
 
     def powers(h: Array, d: Array) -> Arrays:
         _, pullback = jax.vjp(lambda values: layer.apply({"params": values}, h[None]), own)
         return {leaf: jnp.abs(g) ** power for leaf, g in pullback(d[None])[0].items()}
 
-    def written_out(h: Array, delta: Array) -> Arrays:
+    def unrolled(h: Array, delta: Array) -> Arrays:
         each = [powers(*sample) for sample in zip(h, delta, strict=True)]
         return jax.tree.map(lambda *g: sum(g[1:], start=g[0]), *each)
 
     def vmapped(h: Array, delta: Array) -> Arrays:
         return jax.tree.map(lambda g: g.sum(0), jax.vmap(powers)(h, delta))
 
-    sums: Arrays = jax.lax.platform_dependent(h, delta, cpu=written_out, default=vmapped)
+    sums: Arrays = jax.lax.platform_dependent(h, delta, cpu=unrolled, default=vmapped)
     return sums
 
 
@@ -111,7 +111,7 @@ def _by_vmap(
     power: int,
 ) -> Arrays:
     def loss(values: Arrays, sample: Array, target: tuple[Array, ...]) -> Array:
-        variables = {"params": nested(values), "batch_stats": nested(stats)}
+        variables = {"params": as_tree(values), "batch_stats": as_tree(stats)}
         logits = module.apply(variables, sample[None])
         return losses(logits, *(t[None] for t in target)).sum()
 
@@ -121,7 +121,7 @@ def _by_vmap(
         return jax.tree.map(lambda g: (jnp.abs(g) ** power).sum(0), each)
 
     def total(rows: int, samples: tuple) -> Arrays:
-        head = (len(x) - 1) % rows + 1  # the first block takes what does not fill others
+        head = (len(x) - 1) % rows + 1  # the first block takes the remainder
         first = block(jax.tree.map(lambda a: a[:head], samples))
         if head == len(x):
             return first
@@ -132,8 +132,8 @@ def _by_vmap(
 
         return jax.lax.scan(add, first, rest)[0]
 
-    # On a CPU a loop over single samples was measured 2 to 5 times faster than over blocks: sums
-    # and gradient stay in cache. Convolutions are slow within a loop, so that theirs are blocks.
+    # On a CPU a loop over single samples was measured to be 2 to 5 times faster than one over
+    # blocks: sums and gradient stay in cache. Convolutions are slow in a loop, so they use blocks.
     on_cpu = CHUNK if any(p.ndim == 4 for p in params.values()) else 1
     return jax.lax.platform_dependent(
         (x, targets), cpu=partial(total, on_cpu), default=partial(total, CHUNK)

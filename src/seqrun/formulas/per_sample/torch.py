@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 
-from seqrun.backbones.torch import canonical_names
+from seqrun.formulas.parameters.torch import canonical_names
 
 Tensors = dict[str, Tensor]
-CHUNK = 32  # samples at a time of a call vmapped, or with convolutions: measured fastest
-PATCHES = 4  # samples whose patches a convolution's rule makes at a time
+CHUNK = 32  # samples at a time with vmap or convolutions: measured fastest
+PATCHES = 4  # samples whose patches a convolution's rule extracts at a time
 
 
 def per_sample_power_sum(
@@ -28,13 +28,13 @@ def per_sample_power_sum(
 ) -> Tensors:
     """Return sum_n |d loss_n / d theta|^power by canonical name, in torch's layout.
 
-    With convolutions, each thread of a CPU takes a share of the samples, and a copy of the module
-    if that can be copied: a core works better on samples of its own than on its part of every
-    operation.
+    With convolutions on a CPU each thread takes a share of the samples and a copy of the module, if
+    it can be copied: that is faster than sharing every operation between the threads.
 
     Args:
-        module: in eval mode, so that a sample's loss depends on that sample alone. Only parameters
-            require gradients, which no hook changes, and none is used outside its layer.
+        module: in eval mode, so that a sample's loss depends on that sample alone. Nothing but its
+            parameters requires gradients, no hook changes these, and each parameter is used only
+            in its own layer.
         x: (B, H, W, C) network inputs.
         losses: maps logits (B, C) and `targets` to (B,) per-sample losses.
         targets: arrays with leading axis B.
@@ -64,13 +64,13 @@ def per_sample_power_sum(
 
 
 def _copies(module: nn.Module, number: int) -> list[nn.Module]:
-    """Return so many modules that share parameters alone, or the one that cannot be copied."""
+    """Return copies of a module that share its parameters, or only the module if that fails."""
     if number == 1:
         return [module]
     shared = {id(p): p for p in module.parameters()}
     try:
         return [copy.deepcopy(module, dict(shared)) for _ in range(number)]
-    except (RuntimeError, TypeError):  # it keeps a lock, or what a forward pass computed
+    except (RuntimeError, TypeError):  # the module holds a lock, or tensors of a forward pass
         return [module]
 
 
@@ -95,19 +95,19 @@ def _add_powers(taps: _Taps, part: tuple[Tensor, ...], losses: Callable[..., Ten
         torch.autograd.grad(total, taps.first_edges, allow_unused=True)
     else:
         _add_by_vmap(taps, x, losses, targets)
-    taps.first_edges.clear()  # they hold the graph, whose hooks hold `taps`: a cycle
+    taps.first_edges.clear()  # breaks a cycle: they hold the graph, whose hooks hold `taps`
 
 
-# ---- rules: from the input h and the derivative of the loss by the output, add to the weight's sum
+# ---- rules: add to the weight's sum, given the input h and the derivative delta of the output
 
 
 def _linear(layer: nn.Linear, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
-    """Of (B, in) and (B, out): a sample's gradient is an outer product, as is its power."""
+    """For (B, in) and (B, out): a sample's gradient is an outer product, and so is its power."""
     total.addmm_((delta.abs() ** power).T, h.abs() ** power)
 
 
 def _norm(layer: Any, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
-    """Of (B, C) or (B, C, H, W), with running statistics."""
+    """For (B, C) or (B, C, H, W), with running statistics."""
     places = (*h.shape[:2], -1)
     centred = h.reshape(places) - layer.running_mean[:, None]
     scale = (layer.running_var + layer.eps).rsqrt() * centred.mul_(delta.reshape(places)).sum(2)
@@ -115,9 +115,9 @@ def _norm(layer: Any, h: Tensor, delta: Tensor, power: int, total: Tensor) -> No
 
 
 def _convolution(layer: nn.Conv2d, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
-    """Of (B, in, H, W) and (B, out, H', W'): per sample, patches times derivatives.
+    """For (B, in, H, W) and (B, out, H', W'): per sample, patches times derivatives.
 
-    Patches are few samples' at a time, small enough to stay in cache, in memory that is reused:
+    Patches are extracted for a few samples at a time, to stay in cache, into reused memory:
     measured fastest.
     """
     padding: Any = layer.padding
@@ -152,11 +152,11 @@ _AXES = {nn.Linear: 2, nn.BatchNorm1d: 2, nn.BatchNorm2d: 4, nn.Conv2d: 4}
 
 
 class _Taps:
-    """What the layers that have a rule were given, and in the backward pass their rules' sums.
+    """Record the inputs of layers with a rule, and apply the rules during the backward pass.
 
-    A rule is applied as soon as the derivative by its layer's output is there, while both are in
-    cache. A tensor's hook gets the derivative by what the tensor was when it was registered, so
-    that whatever follows may work in place.
+    A rule is applied as soon as the derivative of its layer's output is known, while both are in
+    cache. A tensor's hook receives the derivative of the tensor as it was when the hook was
+    registered, so later operations may work in place.
     """
 
     def __init__(self, module: nn.Module, power: int) -> None:
@@ -164,13 +164,13 @@ class _Taps:
         self.params, _ = canonical_names(module)
         self._names = {id(p): name for name, p in self.params.items()}
         self.power = power
-        self.sums = {name: _zeros(p) for name, p in self.params.items()}
+        self.sums = {name: _zero_sums(p) for name, p in self.params.items()}
 
     def __enter__(self) -> None:
         self.first_edges: list[GradientEdge] = []
         self._layers: list[nn.Module] = []
         self._batched: list[bool] = []
-        # First of all hooks: what others make of an output is no more the layer's.
+        # Before all other hooks, which may replace the layer's output.
         self._handles = [
             layer.register_forward_hook(self._record, prepend=True)
             for layer in self.module.modules()
@@ -187,7 +187,7 @@ class _Taps:
         if not self._batched[-1]:
             return
         h = inputs[0]
-        if not h.requires_grad:  # no layer with parameters is before it
+        if not h.requires_grad:  # the first layer with parameters
             self.first_edges.append(get_gradient_edge(output))
         output.register_hook(lambda delta: self._apply(layer, h.detach(), delta))
 
@@ -200,13 +200,13 @@ class _Taps:
 
     @property
     def complete(self) -> bool:
-        """Whether every parameter belongs to one recorded application of a layer, to a batch."""
+        """Whether every parameter belongs to exactly one recorded call of a layer on a batch."""
         seen = [id(p) for layer in self._layers for p in layer.parameters(recurse=False)]
         return all(self._batched) and len(seen) == len(set(seen)) and set(seen) == set(self._names)
 
 
 def _has_rule(layer: nn.Module) -> bool:
-    if not isinstance(getattr(layer, "weight", None), nn.Parameter):  # as weight_norm makes it
+    if not isinstance(getattr(layer, "weight", None), nn.Parameter):  # as with weight_norm
         return False
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return type(layer) in _RULES and layer.affine and layer.track_running_stats
@@ -216,7 +216,7 @@ def _has_rule(layer: nn.Module) -> bool:
     return type(layer) in _RULES
 
 
-def _zeros(parameter: Tensor) -> Tensor:
+def _zero_sums(parameter: Tensor) -> Tensor:
     layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
     return torch.zeros_like(parameter, memory_format=layout, requires_grad=False)
 

@@ -18,7 +18,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from seqrun.backbones.jax import flat, normalised_inputs
+from seqrun.backbones.jax import normalised_inputs
+from seqrun.formulas.parameters.jax import canonical
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.formulas.augmentation.jax import augmented
@@ -113,8 +114,8 @@ class JaxEngine(Engine):
         self.module = algorithm.build_module()
         sample = jax.ShapeDtypeStruct((2, *benchmark.input_shape), jnp.float32)
         shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
-        self._param_shapes = flat(shapes["params"])
-        self._stat_shapes = flat(shapes.get("batch_stats", {}))
+        self._param_shapes = canonical(shapes["params"])
+        self._stat_shapes = canonical(shapes.get("batch_stats", {}))
         threads = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
         os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
         self.device_kind = self.find_device(algorithm.device)
@@ -154,7 +155,7 @@ class JaxEngine(Engine):
 
         def make() -> Any:
             variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
-            params, stats = flat(variables["params"]), flat(variables.get("batch_stats", {}))
+            params, stats = canonical(variables["params"]), canonical(variables.get("batch_stats", {}))
             if not states:
                 return params, stats
             blank._param_shapes = params
@@ -179,7 +180,7 @@ class JaxEngine(Engine):
         key = jax.random.key(self.algorithm.random.key("init") & 0xFFFFFFFF)
         sample = jnp.zeros((2, *self.algorithm.benchmark.input_shape))
         built = jax.jit(self.module.init)(key, sample)
-        named = flat(built["params"]) | flat(built.get("batch_stats", {}))
+        named = canonical(built["params"]) | canonical(built.get("batch_stats", {}))
         return {name: np.array(value) for name, value in named.items()}
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqrun.backbones.torch import canonical_names, from_canonical, normalised_inputs, to_canonical
+from seqrun.backbones.torch import normalised_inputs
+from seqrun.formulas.parameters.torch import canonical_names, from_canonical, to_canonical
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.formulas.augmentation.torch import augmented
@@ -233,7 +234,7 @@ class TorchEngine(Engine):
         """Walk the chunk's steps, the batches of a few gathered at a time."""
         rows = {n: self.to_device(a) for n, a in chunk.arrays.items()}
         # Short parts of an epoch are not worth a program of their own.
-        program = self._program if chunk.stretch >= self.chunk_steps else None
+        program = self._program if chunk.segment_steps >= self.chunk_steps else None
         steps = program if isinstance(program, CompiledSteps) else None
         self.network = program if isinstance(program, CompiledNetwork) else self.module
         compiled, hparams = program.seconds if program else 0.0, self.algorithm.hparams()
@@ -404,7 +405,7 @@ class TorchEngine(Engine):
             can_replay = self.device_kind == "cuda" and not self.algorithm.backbone.is_noisy
             program = CompiledSteps(
                 self._run_steps,
-                self.algorithm.optimizer.hyper().keys() - {"lr"},
+                self.algorithm.optimizer.hparams().keys() - {"lr"},
                 device=self.device,
                 capture=capture_graph if can_replay else None,
             )

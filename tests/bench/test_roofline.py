@@ -1,4 +1,4 @@
-"""The bound of a training step: its products and bytes, by hand and beside autograd."""
+"""The roofline of a training step: its products and bytes, by hand and beside autograd."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from seqrun.cli.listing import CONF
 
 
 @pytest.fixture(scope="module")
-def bound() -> Any:
-    """Return bench/bound.py; its folder is no package."""
-    spec = importlib.util.spec_from_file_location("bound_of_bench", CONF.parent / "bench/bound.py")
+def roofline() -> Any:
+    """Return bench/roofline.py; its folder is no package."""
+    path = CONF.parent / "bench/roofline.py"
+    spec = importlib.util.spec_from_file_location("roofline_of_bench", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def test_work_of_a_small_step_by_hand(bound: Any):
+def test_work_of_a_small_step_by_hand(roofline: Any):
     """Batch 4, sizes 2-3-5: the first layer's inputs get no gradient."""
-    assert bound.products(4, (2, 3, 5)) == [
+    assert roofline.products(4, (2, 3, 5)) == [
         (4, 2, 3),
         (4, 3, 5),
         (3, 4, 5),
         (4, 5, 3),
         (2, 4, 3),
     ]
-    assert bound.flops(4, (2, 3, 5)) == 2 * (24 + 60 + 60 + 60 + 24)
+    assert roofline.flops(4, (2, 3, 5)) == 2 * (24 + 60 + 60 + 60 + 24)
     parameters = 2 * 3 + 3 + 3 * 5 + 5
-    assert bound.num_parameters((2, 3, 5)) == parameters
-    moved = bound.traffic((2, 3, 5))
+    assert roofline.num_parameters((2, 3, 5)) == parameters
+    moved = roofline.traffic((2, 3, 5))
     assert moved == {
         "parameters read by the forward pass": 4 * parameters,
         "parameters read by the backward pass": 4 * 3 * 5,
@@ -42,23 +43,23 @@ def test_work_of_a_small_step_by_hand(bound: Any):
         "gradients read": 4 * parameters,
         "parameters updated": 8 * parameters,
     }
-    assert bound.update_bytes((2, 3, 5)) == 12 * parameters
+    assert roofline.update_bytes((2, 3, 5)) == 12 * parameters
 
 
-def test_rate_adds_products_and_traffic(bound: Any):
+def test_rate_adds_products_and_traffic(roofline: Any):
     """The faster library's seconds, and bytes over bandwidth."""
-    found = bound.Bound(numpy=0.3, torch=0.1, bandwidth=1000.0)
+    found = roofline.Roofline(numpy=0.3, torch=0.1, bandwidth=1000.0)
     assert found.rate(400) == pytest.approx(1 / (0.1 + 0.4))
 
 
 @pytest.mark.parametrize("library", ("numpy", "torch"))
-def test_products_are_those_of_a_step(bound: Any, library: str):
+def test_products_are_those_of_a_step(roofline: Any, library: str):
     """All of forward and backward, as autograd has them, with either library."""
     import torch
 
-    step = bound.Products(4, (7, 3, 6, 5))
+    step = roofline.Products(4, (7, 3, 6, 5))
     shapes = [(a.shape[0], a.shape[1], b.shape[1]) for a, b, _ in step.calls]
-    assert shapes == bound.products(4, (7, 3, 6, 5))
+    assert shapes == roofline.products(4, (7, 3, 6, 5))
     (step.by_numpy if library == "numpy" else step.by_torch())()
     weights = [torch.from_numpy(w.copy()).requires_grad_() for w in step.weights]
     output = torch.from_numpy(step.values[0])

@@ -1,4 +1,4 @@
-"""W1's training rates beside hand-written loops and a measured bound; the Fisher and evaluation."""
+"""Rotated MNIST's training rates beside hand-written loops and a roofline; Fisher, evaluation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-import bound
+from roofline import Roofline, flops, traffic, update_bytes
 from commands import command
 from report import BACKENDS, Row, median, ratio
-from training import BOUNDS, COMPILED, EVALUATED, names_of, threads_of
-from w1 import SIZES, Setting
+from training import ROOFLINES, COMPILED, EVALUATED, names_of, threads_of
+from rotated_mnist_mlp import SIZES, Setting
 
 from seqrun.system import num_cores
 
 HAND_NAMES = {
-    "hand": "hand-written loop, torch",
-    f"hand{COMPILED}": f"hand-written loop, torch{COMPILED}",
+    "hand_written": "hand-written loop, torch",
+    f"hand_written{COMPILED}": f"hand-written loop, torch{COMPILED}",
     "jax": "hand-written jit(scan), jax",
 }
 FISHER = "per-sample Fisher of a task's samples"
@@ -43,7 +43,7 @@ def backend_rows(
     """
     wanted = list(names or names_of(backend, setting.device))
     rates: dict[Key, list[float]] = {key: [] for key in keys(wanted, setting.device)}
-    bounds: dict[str, list[bound.Bound]] = {name: [] for name in wanted if name in BOUNDS}
+    rooflines: dict[str, list[Roofline]] = {name: [] for name in wanted if name in ROOFLINES}
     seconds: dict[str, list[float]] = {"fisher_seconds": [], "evaluation_seconds": []}
     for _ in range(repetitions):
         for threads in sorted({threads for _, threads in rates}):
@@ -53,12 +53,12 @@ def backend_rows(
             measured = json.loads(command("bench/training.py", *arguments))
             for name, found in measured["rates"].items():
                 rates[name, threads] += found
-            for name, parts in measured["bounds"].items():
-                bounds[name] += [bound.Bound(*part) for part in parts]
+            for name, parts in measured["rooflines"].items():
+                rooflines[name] += [Roofline(*part) for part in parts]
             for what, took in seconds.items():
                 took += measured[what]
     told = [
-        (title(key, backend, setting.device), median(found), _compared(key, rates, bounds))
+        (title(key, backend, setting.device), median(found), _compared(key, rates, rooflines))
         for key, found in rates.items()
     ]
     for what, key in ((FISHER, "fisher_seconds"), (EVALUATION, "evaluation_seconds")):
@@ -73,7 +73,7 @@ def keys(names: Sequence[str], device: str) -> list[Key]:
     return [
         (name, threads)
         for name in names
-        for threads in (counts if name.startswith("hand") else [threads_of(name, device)])
+        for threads in (counts if name.startswith("hand_written") else [threads_of(name, device)])
     ]
 
 
@@ -88,30 +88,30 @@ def title(key: Key, backend: str, device: str) -> str:
     """Return what a rate is called in the table."""
     name, threads = key
     of_threads = f", {threads} thread(s)" if device == "cpu" else ""
-    if name in BOUNDS:
-        what = f"products and update of {BOUNDS[name][0]}'s step"
-        what += ", with g_ref made" if BOUNDS[name][0] == "agem" else ""
-        return f"bound: {what}, beside {backend}{of_threads}, steps/s"
-    if name.startswith("hand"):
+    if name in ROOFLINES:
+        what = f"products and update of {ROOFLINES[name][0]}'s step"
+        what += ", with g_ref made" if ROOFLINES[name][0] == "agem" else ""
+        return f"roofline: {what}, beside {backend}{of_threads}, steps/s"
+    if name.startswith("hand_written"):
         kind = HAND_NAMES["jax" if backend == "jax" else name]
         return f"{kind}, naive{of_threads}, steps/s"
     return f"seqrun {backend}, {name}{of_threads}, steps/s"
 
 
 def _compared(
-    key: Key, rates: dict[Key, list[float]], bounds: dict[str, list[bound.Bound]]
+    key: Key, rates: dict[Key, list[float]], rooflines: dict[str, list[Roofline]]
 ) -> str:
     """Say what a rate is of others in the same repetitions."""
     name, threads = key
-    if name in BOUNDS:
-        return parts_of_bound(BOUNDS[name][1], bounds[name])
+    if name in ROOFLINES:
+        return parts_of_roofline(ROOFLINES[name][1], rooflines[name])
     kind = COMPILED if name.endswith(COMPILED) else ""
     best = best_by_hand(kind, rates)
-    algo = "naive" if name.startswith("hand") else name.removesuffix(COMPILED)
-    own = next((name for name, (of, _) in BOUNDS.items() if of == algo), None)
+    algo = "naive" if name.startswith("hand_written") else name.removesuffix(COMPILED)
+    own = next((name for name, (of, _) in ROOFLINES.items() if of == algo), None)
     at_most = rates.get((own, threads)) if own else None
-    share = f"; {ratio(rates[key], at_most)} of the bound" if at_most else ""
-    if name.startswith("hand"):
+    share = f"; {ratio(rates[key], at_most)} of the roofline" if at_most else ""
+    if name.startswith("hand_written"):
         return f"{ratio(rates[key], best)} of the faster{share}"
     if name.startswith("naive"):
         return f"{ratio(rates[key], best)} of hand-written{share}"
@@ -121,19 +121,19 @@ def _compared(
 
 def best_by_hand(kind: str, rates: dict[Key, list[float]]) -> list[float]:
     """Return each repetition's fastest hand-written loop of a kind, whatever its threads."""
-    found = [of for (name, _), of in rates.items() if name == f"hand{kind}"]
+    found = [of for (name, _), of in rates.items() if name == f"hand_written{kind}"]
     return [max(same) for same in zip(*found, strict=True)]
 
 
-def parts_of_bound(batches: Sequence[int], bounds: list[bound.Bound]) -> str:
-    """Say what the bound is made of, by medians, and what it is if all traffic is added."""
-    by_numpy, by_torch, bandwidth = map(statistics.median, zip(*bounds, strict=True))
+def parts_of_roofline(batches: Sequence[int], rooflines: list[Roofline]) -> str:
+    """Say what the roofline is made of, by medians, and what it is if all traffic is added."""
+    by_numpy, by_torch, bandwidth = map(statistics.median, zip(*rooflines, strict=True))
     library = "torch.mm" if by_torch <= by_numpy else "NumPy's BLAS"
-    work = sum(bound.flops(batch, SIZES) for batch in batches)
-    moved = bound.update_bytes(SIZES)
-    every = moved + len(batches) * (sum(bound.traffic(SIZES).values()) - moved)
+    work = sum(flops(batch, SIZES) for batch in batches)
+    moved = update_bytes(SIZES)
+    every = moved + len(batches) * (sum(traffic(SIZES).values()) - moved)
     seconds = min(by_numpy, by_torch)
-    rate = statistics.median(found.rate(every) for found in bounds)
+    rate = statistics.median(found.rate(every) for found in rooflines)
     return (
         f"{seconds * 1e6:.0f} us of products by {library}, the faster of two "
         f"({work / 1e6:.1f} MFLOP, {work / seconds / 1e9:.0f} GFLOP/s), and "

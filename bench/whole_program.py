@@ -1,4 +1,4 @@
-"""The whole of W1: from the command to the table of results, beside the peers' whole programs.
+"""Whole programs, from the command to the table of results, beside those of the peers.
 
 Ours twice, one after the other: "cold" with empty folders of compiled programs, "warm" with what
 that run left there. The peers keep no compiled programs. Repetitions are interleaved.
@@ -13,7 +13,7 @@ from pathlib import Path
 import peer_commands as peers
 from commands import Measured, command, compiling_in, measured
 from report import BACKENDS, Row, median
-from w1 import OVERRIDES, sized
+from rotated_mnist_mlp import OVERRIDES, sized
 
 ALGORITHMS = ("naive", "ewc")
 PRINTED = ("imports", "data", "training", "rest")
@@ -66,7 +66,7 @@ def _own(algo: str, backend: str, caches: str, runs: list[Measured]) -> Row:
     names = [name for name in timings[0] if name.endswith("_seconds")]
     phases = [f"{n.removesuffix('_seconds')} {_mid([t[n] for t in timings]):.1f}" for n in names]
     rest = [run.seconds - sum(t[n] for n in names) for run, t in zip(runs, timings, strict=True)]
-    what = f"W1 {algo}, {backend}, command to table, compilation caches {caches}, s"
+    what = f"Rotated MNIST {algo}, {backend}, command to table, compilation caches {caches}, s"
     shown = f"{', '.join(phases)}, imports and the rest {_mid(rest):.1f}"
     return what, median([run.seconds for run in runs], 1), shown
 
@@ -84,7 +84,7 @@ def _peer(
     shown = ", ".join(f"{name} {_mid([parts[name] for parts in found]):.1f}" for name in PRINTED)
     shown = f"{setting[0]} thread(s), {setting[1]} workers: {shown}"
     shown += f"; {median(over, 1)} x seqrun's better backend, warm"
-    return f"W1 {algo}, {peer}, whole program, s", median(totals, 1), shown
+    return f"Rotated MNIST {algo}, {peer}, whole program, s", median(totals, 1), shown
 
 
 def _mid(values: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""Work W1, as every part of `make bench` sets it up: the sizes, the stream, the overrides."""
+"""Rotated MNIST with an MLP, as every part of `make bench` uses it: sizes, stream, overrides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OVERRIDES = ["benchmark=rotated_mnist", f"optimizer.lr={LR}", "training.evaluate
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How a process of the bench trains W1.
+    """How a process of the bench trains Rotated MNIST.
 
     Args:
         threads: of the CPU.
@@ -35,19 +35,19 @@ class Setting:
         return [*told, *(["--digits"] if self.digits else [])]
 
     def overrides(self, num_tasks: int) -> list[str]:
-        """Return what of an experiment's command line makes it W1, but for the algorithm."""
+        """Return the overrides that select this work, all but the algorithm."""
         data = ["benchmark=rotated_digits", "benchmark.pad_to=28"] if self.digits else []
         told = [*OVERRIDES, *data, *sized(self.samples), f"benchmark.num_tasks={num_tasks}"]
         return [*told, f"device={self.device}", f"backbone.width={WIDTH}"]
 
     def stream(self, num_tasks: int, samples: int | None = None) -> BaseBenchmark:
-        """Return W1's stream of so many tasks, of `samples` each if that is given."""
+        """Return Rotated MNIST's stream of so many tasks, of `samples` each if that is given."""
         keys = {"num_tasks": num_tasks, "batch_size": BATCH}
         keys["samples_per_task"] = samples or self.samples
         return RotatedDigits(pad_to=28, **keys) if self.digits else RotatedMNIST(**keys)
 
     def split(self, num_tasks: int) -> BaseBenchmark:
-        """Return a class-incremental stream of W1's shapes, for what W1 does not admit."""
+        """Return a class-incremental stream of the same shapes, for what needs one."""
         keys = {"num_tasks": num_tasks, "batch_size": BATCH, "scenario": "class"}
         keys["samples_per_task"] = self.samples
         return SplitDigits(pad_to=28, **keys) if self.digits else SplitMNIST(**keys)

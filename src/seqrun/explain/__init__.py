@@ -1,8 +1,5 @@
 """`python -m seqrun.explain <algorithm>`: an algorithm's card."""
 
-import sys
-
 from seqrun.cli.explain import main
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+__all__ = ["main"]

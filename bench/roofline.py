@@ -2,10 +2,10 @@
 
 The products are timed at the step's own shapes and in its order, with NumPy's BLAS and with
 torch.mm(out=), each with the step's threads or with one, whichever takes less long, on arrays that
-are in cache if they fit. Their time holds reading the weights and writing the gradients, which are
-their operands and results. So the bound adds only what no product does: SGD reads every gradient,
-and reads and writes every parameter. Bytes become seconds by the bandwidth of copying one array as
-large as all parameters onto another.
+are in cache if they fit. Their time includes reading the weights and writing the gradients, which
+are their operands and results. So the roofline adds only what no product does: SGD reads every
+gradient, and reads and writes every parameter. Bytes become seconds by the bandwidth of copying one
+array as large as all parameters onto another.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class Products:
     """
 
     def __init__(self, batch: int, sizes: Sequence[int]) -> None:
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
 
         def draw(rows: int, columns: int) -> np.ndarray:
-            return chance.standard_normal((rows, columns), np.float32) / np.float32(rows**0.5)
+            return rng.standard_normal((rows, columns), np.float32) / np.float32(rows**0.5)
 
         self.weights = [draw(i, o) for i, o in pairwise(sizes)]
         self.values = [draw(batch, size) for size in sizes]
@@ -119,7 +119,7 @@ class Products:
         return call
 
 
-class Bound(NamedTuple):
+class Roofline(NamedTuple):
     """What was measured: seconds of a step's products, and bytes per second of copying."""
 
     numpy: float
@@ -136,7 +136,7 @@ class Bound(NamedTuple):
         return 1 / (self.products + num_bytes / self.bandwidth)
 
 
-def measure(batches: Sequence[int], sizes: Sequence[int], threads: int = 1) -> Bound:
+def measure(batches: Sequence[int], sizes: Sequence[int], threads: int = 1) -> Roofline:
     """Measure a step that passes over so many batches, of these sizes, one after the other.
 
     Args:
@@ -160,7 +160,7 @@ def measure(batches: Sequence[int], sizes: Sequence[int], threads: int = 1) -> B
     with threadpool_limits(1):
         copying = _seconds(lambda: np.copyto(here, there))
     torch.set_num_threads(before)
-    return Bound(min(by_numpy), min(by_torch), 2 * here.nbytes / copying)
+    return Roofline(min(by_numpy), min(by_torch), 2 * here.nbytes / copying)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""Samples in memory, and tasks computed when they are read."""
+"""Tasks as data sets: in memory, or computed when they are read."""
 
 from __future__ import annotations
 
@@ -7,35 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-Rows = slice | np.ndarray
-ALL_ROWS = slice(None)
-
-
-class Dataset(NamedTuple):
-    """Samples in memory.
-
-    Attributes:
-        x: (N, H, W, C) uint8 images.
-        y: (N,) int32 labels as the network is trained on them.
-        t: (N,) int32 tasks, 0-based.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    t: np.ndarray
-
-    @classmethod
-    def of_task(cls, x: np.ndarray, y: np.ndarray, task: int) -> Dataset:
-        """Return the samples of one task (1-based)."""
-        return cls(x, y, np.full(len(y), task - 1, np.int32))
-
-    def rows(self, rows: Rows) -> Dataset:
-        """Return some of the samples."""
-        return self if rows is ALL_ROWS else Dataset(self.x[rows], self.y[rows], self.t[rows])
+from seqrun.dataset import ALL_ROWS, Dataset, Rows
 
 
 class Transform(NamedTuple):
-    """Make network inputs from stored uint8: (x / 255 - mean) / std, float32, per channel.
+    """Map stored uint8 images to network inputs: (x / 255 - mean) / std, float32, per channel.
 
     `mean` and `std` are None for inputs in [0, 1].
     """
@@ -45,15 +21,15 @@ class Transform(NamedTuple):
 
 
 class LazyTasks(Mapping[int, Dataset]):
-    """Task (1-based) -> Dataset, computed at each access, so that a long stream fits in memory.
+    """Task (1-based) -> Dataset, computed on access, so that long streams fit in memory.
 
     Args:
         sizes: number of samples of each task.
-        read: (task, rows) -> Dataset of those rows of the task; rows are a slice or indices.
+        read: (task, rows) -> Dataset with these rows of the task; rows are a slice or indices.
     """
 
     def __init__(self, sizes: Sequence[int], read: Callable[[int, Rows], Dataset]) -> None:
-        """Keep how to read a task; read none."""
+        """Store how to read tasks; read none."""
         self._sizes = list(sizes)
         self.read = read
 
@@ -79,13 +55,13 @@ class LazyTasks(Mapping[int, Dataset]):
 def changed_images(
     num_tasks: int, x: np.ndarray, y: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]
 ) -> LazyTasks:
-    """Return tasks that hold the same samples, each with its images changed in its own way.
+    """Return tasks with the same samples, whose images are transformed differently in each task.
 
     Args:
         num_tasks: number of tasks.
         x: (N, H, W, C) uint8.
         y: (N,) int32.
-        change: (images, task) -> images of one shape, as many.
+        change: (images, task) -> transformed images, as many and all of the same shape.
     """
     return LazyTasks(
         [len(y)] * num_tasks,
@@ -94,7 +70,7 @@ def changed_images(
 
 
 def pad(images: np.ndarray, side: int) -> np.ndarray:
-    """Put images in the middle of black squares; an odd pixel goes to the bottom or the right.
+    """Centre images in black squares; an odd pixel goes to the bottom or the right.
 
     Args:
         images: (N, H, W, C) uint8.
@@ -111,15 +87,15 @@ def pad(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def size_of(tasks: Mapping[int, Dataset], task: int) -> int:
-    """Return the number of samples of a task."""
+    """Return the number of samples of a task, without computing it if it is lazy."""
     return tasks.size(task) if isinstance(tasks, LazyTasks) else len(tasks[task].y)
 
 
 def read_rows(tasks: Mapping[int, Dataset], task: int, rows: Rows) -> Dataset:
-    """Return some samples of a task, computing no others."""
+    """Return some samples of a task without computing the others."""
     return tasks.read(task, rows) if isinstance(tasks, LazyTasks) else tasks[task].rows(rows)
 
 
 def concatenate(parts: Sequence[Dataset]) -> Dataset:
-    """Join one or more data sets, in order."""
+    """Concatenate one or more data sets."""
     return parts[0] if len(parts) == 1 else Dataset(*map(np.concatenate, zip(*parts, strict=True)))

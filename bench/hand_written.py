@@ -1,4 +1,4 @@
-"""Hand-written minimal loops of W1's naive training: what seqrun's rates are held against."""
+"""Hand-written minimal loops of naive training on Rotated MNIST, to compare seqrun with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from w1 import BATCH, LR, SIZES, WIDTH, Setting
+from rotated_mnist_mlp import BATCH, LR, SIZES, WIDTH, Setting
 
 from seqrun.plan import RandomStreams
 
@@ -15,7 +15,7 @@ TOGETHER = 8
 
 
 def task_one(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return W1's first task as float32 inputs, labels and one epoch's batches."""
+    """Return Rotated MNIST's first task as float32 inputs, labels and one epoch's batches."""
     benchmark = setting.stream(1)
     benchmark.prepare(RandomStreams(0))
     data = benchmark.task_data(1, "train")
@@ -26,9 +26,9 @@ def task_one(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def initial() -> list[tuple[np.ndarray, np.ndarray]]:
     """Return a float32 (in, out) matrix and a bias for each layer."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return [
-        (chance.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
+        (rng.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
         for i, o in zip(SIZES, SIZES[1:], strict=False)
     ]
 
