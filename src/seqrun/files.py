@@ -103,6 +103,22 @@ def plain(value: Any) -> Any:
     return value
 
 
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of nested mappings; lists and empty mappings are values."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def percent(fraction: float | None, *, missing: str = "-") -> str:
+    """Return a fraction in percent with one decimal, never -0.0; `missing` for None."""
+    return missing if fraction is None else f"{round(100 * fraction, 1) + 0.0:.1f} %"
+
+
 def matrix_to_csv(matrix: np.ndarray) -> str:
     """Return an accuracy matrix as CSV.
 

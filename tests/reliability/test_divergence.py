@@ -16,7 +16,7 @@ from seqrun.runs import runner
 from seqrun.training.algorithm import TrainingDiverged
 from seqrun.callbacks import BaseCallback, CheckpointCallback
 from seqrun.records.checkpoint import Checkpoint, save
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 
 
 def set_bias(algorithm: Any, values: Any) -> None:

@@ -13,7 +13,7 @@ from reliability.small_runs import config_of, good_checkpoints
 
 from seqrun.runs import runner
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 
 
 class Signalled(InterruptionCallback):

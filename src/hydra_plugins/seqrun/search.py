@@ -128,13 +128,13 @@ class OptunaSweeper(Sweeper):
 
     def _name(self, space: dict[str, Any], fixed: dict[str, str]) -> str:
         """Name a study by what it searches and around which experiment, so that none are mixed."""
-        from seqrun.config.schema import config_hash, plain
+        from seqrun.config.compose import experiment_of
 
         lines = [f"{key}={value}" for key, value in fixed.items()]
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, lines)
         text = json.dumps(sorted((key, repr(chosen)) for key, chosen in space.items()))
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return f"{config_hash(plain(cfg))}-{digest}"
+        return f"{experiment_of(cfg).hash}-{digest}"
 
     def _run(
         self,

@@ -112,7 +112,21 @@ class BaseBenchmark:
     name: ClassVar[str] = "base"
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
     source: ClassVar[ImageSource | None] = None
+    numerics: ClassVar[int] = 1
+    """Version of the numbers that a configuration gives; raise it when they change on purpose."""
     softmax_over = "seen"
+
+    @classmethod
+    def numerics_of(cls, options: Mapping[str, Any]) -> int:
+        """Return the version of the numbers that these options give.
+
+        Above 1 it enters the config hash and the records, so that no run with the old numbers is
+        taken for one with the new. Override it if the numbers of some options alone changed.
+
+        Args:
+            options: every option of the class, by name.
+        """
+        return cls.numerics
 
     def __post_init__(self) -> None:
         """Check the arguments and take over what is known of the source."""

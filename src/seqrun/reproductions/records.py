@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from seqrun.checks import ConfigError
-from seqrun.files import write_atomically, write_json
 from seqrun.evaluation.metrics import published_metrics
-from seqrun.records.results import Results
 from seqrun.evaluation.verdict import KEY, VERDICTS, Expected, compare, judge
+from seqrun.files import write_atomically, write_json
+from seqrun.records.results import Results
 
 BACKENDS = ("torch", "jax")
 FOLDER = "reproductions"
@@ -143,13 +143,13 @@ class Records:
 
     def _page(self) -> str:
         rows = sorted(rows_of(self.folder), key=lambda row: row.name)
-        return page(rows, self.content)
+        return results_page(rows, self.content)
 
 
 Content = Mapping[str, Mapping[str, Any]]
 
 
-def page(rows: Sequence[Row], content: Content) -> str:
+def results_page(rows: Sequence[Row], content: Content) -> str:
     """Return RESULTS.md: per paper a table, per row and metric a line.
 
     Verdicts are by what the rows' files expect now.
@@ -232,7 +232,7 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
         cells, verdicts = [], []
         for backend in BACKENDS:
             found = judged(row, measured, backend, metric)
-            spread = _percent(found["mean"], found["half_width"]) if found else "not run"
+            spread = _with_spread(found["mean"], found["half_width"]) if found else "not run"
             cells.append(spread)
             if found:
                 old = measured[backend].get("protocol") != row.protocol
@@ -244,7 +244,7 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
             told[2] = _each((record["commit"] or "")[:8] for record in records)
         yield (
             f"| {name if place == 0 else ''} | {_words(metric)} "
-            f"| {_percent(number.mean, number.std)}{label} | {' | '.join(cells)} | {told[0]} "
+            f"| {_with_spread(number.mean, number.std)}{label} | {' | '.join(cells)} | {told[0]} "
             f"| {_each(verdicts)} | {told[1]} | {told[2]} |"
         )
 
@@ -259,7 +259,7 @@ def _words(metric: str) -> str:
     return metric.removesuffix("_task_aware").replace("_", " ") + given
 
 
-def _percent(mean: float | None, spread: float | None) -> str:
+def _with_spread(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "undefined"
     return f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")

@@ -17,8 +17,6 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seqrun.records import checkpoint
-from seqrun.runs.aggregate import aggregate
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import (
     BaseCallback,
@@ -28,14 +26,18 @@ from seqrun.callbacks import (
     RecordCallback,
 )
 from seqrun.checks import ConfigError
-from seqrun.config.schema import plain, seeds_of
 from seqrun.config.build import build
+from seqrun.config.compose import experiment_of
+from seqrun.config.experiment import Experiment
+from seqrun.config.secrets import without_secrets
+from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 from seqrun.files import remove_temporaries, write_atomically
-from seqrun.records.locks import locked
 from seqrun.loggers import LocalLogger
 from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
-from seqrun.config.secrets import without_secrets
+from seqrun.records import checkpoint
+from seqrun.records.locks import locked
 from seqrun.records.results import FILE, RecordError, Results, RunRecord
+from seqrun.runs.aggregate import aggregate
 from seqrun.runs.directory import CONFIG_FILE, is_done, set_aside
 from seqrun.runs.seeds import (
     SeedJob,
@@ -46,7 +48,6 @@ from seqrun.runs.seeds import (
     run_seeds,
 )
 from seqrun.runs.vmapped import Admit, run_together, runs_at_once
-from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 
 
 class RunFailed(CompactHydraException):
@@ -66,7 +67,7 @@ def run(cfg: DictConfig) -> float | None:
     try:
         with interruption.listening():
             overrides = list(HydraConfig.get().overrides.task)
-            results = run_experiment(plain(cfg), directory, interruption, overrides)
+            results = run_experiment(experiment_of(cfg), directory, interruption, overrides)
     except Interrupted as error:
         sys.stderr.write(f"interrupted: the same command continues (in {directory})\n")
         raise SystemExit(128 + error.number) from None
@@ -90,63 +91,103 @@ def in_one_line(error: Exception) -> str:
 
 
 def run_experiment(
-    config: Mapping[str, Any],
+    experiment: Experiment | Mapping[str, Any],
     directory: Path,
     interruption: InterruptionCallback | None = None,
     overrides: Sequence[str] = (),
     admit: Admit | None = None,
 ) -> Results:
-    """Run every seed of a plain experiment in `directory`, or what is left of it.
+    """Run every seed of an experiment in `directory`, or what is left of it.
 
     A run that is done already is shown; an unfinished one continues from its last checkpoints.
 
     Args:
-        config: the plain experiment.
+        experiment: what to run.
         directory: its run directory.
         interruption: what ends the run early; None = nothing.
-        overrides: what of the experiment was said on the command line, for a verdict.
+        overrides: what of the experiment was set on the command line, for a verdict.
         admit: called with the algorithm of a run that is one of several; nothing is printed then.
 
     Raises:
         ConfigError: the directory holds another experiment, or another process runs in it.
         RecordError: the directory holds a record that cannot be read.
     """
-    if config["resume"] == "never":
+    experiment = Experiment.of(experiment)
+    if experiment.config["resume"] == "never":
         set_aside(directory)
     with locked(directory):
         remove_temporaries(directory)
-        if is_done(directory, config):
+        if is_done(directory, experiment):
             results = Results.read(directory)
-            verdict = _verdict(config, results, overrides)
+            verdict = _verdict(experiment, results, overrides)
             if verdict != results.verdict:
                 results.finish("completed", verdict=verdict)
             if admit is None:
                 show_results(results)
             return results
         heard = interruption or InterruptionCallback()
-        return _run_seeds(config, directory, heard, overrides, admit)
+        return _run_seeds(experiment, directory, heard, overrides, admit)
 
 
 def _verdict(
-    config: Mapping[str, Any], results: Results, overrides: Sequence[str]
+    experiment: Experiment, results: Results, overrides: Sequence[str]
 ) -> dict[str, Any] | None:
     """Return the verdict of a reproduction, None of anything else."""
-    if config["expected"] is None:
+    if experiment.config["expected"] is None:
         return None
     changed = protocol_changes(overrides)
-    expected = Expected.of(config["expected"])
+    expected = Expected.of(experiment.config["expected"])
     return judge(expected, results.runs, measured_on=results.measured_on, changed=changed)
 
 
 def _run_seeds(
-    config: Mapping[str, Any],
+    experiment: Experiment,
     directory: Path,
     interruption: InterruptionCallback,
     overrides: Sequence[str],
     admit: Admit | None,
 ) -> Results:
-    seeds = seeds_of(config)
-    first = build(config, seeds[0], directory)
+    seeds = experiment.seeds
+    first = build(experiment, seeds[0], directory)
+    results = _open(experiment, first, directory)
+    is_shown = admit is None and any(isinstance(each, ConsoleLogger) for each in first.loggers)
+    of_all = [each for each in first.loggers if isinstance(each, LocalLogger) and len(seeds) > 1]
+    try:
+        left = [seed for seed in seeds if not results.has_completed(seed)]
+        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
+        strategy = choose_strategy(experiment.config["seeds_strategy"], first, len(seeds))
+        if strategy == "processes":
+            jobs = [
+                SeedJob(experiment=experiment, seed=seed, directory=results.seed_directory(seed))
+                for seed in left
+            ]
+            run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
+            left = []
+        elif strategy == "vmap" and len(left) > 1:
+            _run_in_one_program(experiment, first, left, results, interruption)
+            left = []
+        built = [first] if len(seeds) == 1 else []
+        del first  # one that cannot continue must be freed before another is built
+        for seed in left:
+            record = RecordCallback(results=results)
+            make_seed = partial(_build_admitted, experiment, seed, results, admit, built)
+            results.update(_fit(make_seed, record, interruption), completed=True)
+        for logger in of_all:
+            aggregate(results, Path(logger.directory or directory), figures=logger.figures)
+    except KeyboardInterrupt:
+        results.finish("interrupted")
+        raise
+    except Exception as error:
+        results.finish("failed", error=error)
+        raise
+    results.finish("completed", verdict=_verdict(experiment, results, overrides))
+    if is_shown:
+        (show_results if len(seeds) > 1 else show_verdict)(results)
+    return results
+
+
+def _open(experiment: Experiment, first: BaseAlgorithm, directory: Path) -> Results:
+    """Return the record of a run that begins or continues; write its configuration."""
     if (directory / FILE).exists():
         results = Results.read(directory)
         results.reopen()
@@ -154,58 +195,33 @@ def _run_seeds(
         results = Results.start(
             directory,
             name=first.names,
-            config_hash=first.config_hash,
+            config_hash=experiment.hash,
             measured_on=first.benchmark.evaluation_split,
-            seeds=seeds,
+            seeds=experiment.seeds,
+            numerics=experiment.numerics,
         )
     if not (directory / CONFIG_FILE).exists():  # a kill may have come between the two files
-        recorded = without_secrets(config)
+        recorded = without_secrets(experiment.config)
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
-    try:
-        left = [seed for seed in seeds if not results.has_completed(seed)]
-        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
-        strategy = choose_strategy(config["seeds_strategy"], first, len(seeds))
-        if strategy == "processes":
-            jobs = [
-                SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))
-                for seed in left
-            ]
-            run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
-            left = []
-        elif strategy == "vmap" and len(left) > 1:
-            _run_in_one_program(config, first, left, results, interruption)
-            left = []
-        for seed in left:
-            record = RecordCallback(results=results)
-            make_seed = partial(_build_admitted, config, seed, results, admit)
-            results.update(_fit(make_seed, record, interruption), completed=True)
-        for logger in first.loggers:
-            if len(seeds) > 1 and isinstance(logger, LocalLogger):
-                place = Path(logger.directory or directory)
-                aggregate(results, place, figures=logger.figures)
-    except KeyboardInterrupt:
-        results.finish("interrupted")
-        raise
-    except Exception as error:
-        results.finish("failed", error=error)
-        raise
-    results.finish("completed", verdict=_verdict(config, results, overrides))
-    if admit is None and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
-        (show_results if len(seeds) > 1 else show_verdict)(results)
     return results
 
 
 def _build_admitted(
-    config: Mapping[str, Any], seed: int, results: Results, admit: Admit | None
+    experiment: Experiment,
+    seed: int,
+    results: Results,
+    admit: Admit | None,
+    built: list[BaseAlgorithm],
 ) -> BaseAlgorithm:
-    algorithm = build(config, seed, results.seed_directory(seed))
+    """Return a seed's algorithm: the one that was built already, once, or a new one."""
+    algorithm = built.pop() if built else build(experiment, seed, results.seed_directory(seed))
     if admit is not None:
         admit(algorithm)
     return algorithm
 
 
 def _run_in_one_program(
-    config: Mapping[str, Any],
+    experiment: Experiment,
     first: BaseAlgorithm,
     seeds: Sequence[int],
     results: Results,
@@ -222,7 +238,7 @@ def _run_in_one_program(
 
     def work_of(seed: int) -> Callable[[Admit], RunRecord]:
         def work(admit: Admit) -> RunRecord:
-            make_seed = partial(_build_admitted, config, seed, results, admit)
+            make_seed = partial(_build_admitted, experiment, seed, results, admit, [])
             return _fit(make_seed, SendingCallback(to=reports.tell), interruption)
 
         return work

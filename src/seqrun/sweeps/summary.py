@@ -1,4 +1,4 @@
-"""A multirun as data: its jobs, how each ended, and what is said and written when all have."""
+"""A multirun as data: its jobs, how each ended, and the summary of all."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqrun.config.experiment import Experiment
+from seqrun.files import percent
 from seqrun.records.results import FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob:
-    """One experiment of a multirun, as it was when the multirun was started.
+    """One experiment of a multirun, as it was when the multirun started.
 
     Attributes:
         number: from 0, in the multirun.
         name: what tells it from the other jobs.
         overrides: what was composed for it.
-        config: the plain experiment.
+        experiment: what runs.
         directory: its run directory.
         environment: variables to set while it runs.
     """
@@ -27,9 +29,14 @@ class SweepJob:
     number: int
     name: str
     overrides: tuple[str, ...]
-    config: Mapping[str, Any]
+    experiment: Experiment
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The experiment as plain data."""
+        return self.experiment.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +65,9 @@ class Outcome:
 def progress(job: SweepJob, outcome: Outcome, place: int, total: int) -> None:
     """Say on stderr how one job ended; stdout is for results."""
     if outcome.was_done:
-        told = f"completed before, {_percent(outcome.value)}"
+        told = f"completed before, {percent(outcome.value)}"
     elif outcome.status == "completed":
-        told = f"completed, {_percent(outcome.value)}, {outcome.seconds:.1f} s"
+        told = f"completed, {percent(outcome.value)}, {outcome.seconds:.1f} s"
     else:
         told = f"failed: {outcome.error}"
     sys.stderr.write(f"[{place}/{total}] {job.name}: {told}\n")
@@ -97,7 +104,7 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
     width = max(map(len, names))
     lines = [f"\n{'job':{width}}  {'status':9}  average accuracy  directory"]
     for name, outcome in zip(names, outcomes, strict=True):
-        value = _percent(outcome.value)
+        value = percent(outcome.value)
         lines.append(f"{name:{width}}  {outcome.status:9}  {value:>16}  {outcome.directory.name}")
     for name, outcome in zip(names, outcomes, strict=True):
         if outcome.status == "failed":
@@ -107,10 +114,6 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
     lines.append(f"{told} · {_shown(directory / 'summary.md') if places else 'no summary'}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failed else 0
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _shown(path: Path) -> str:
