@@ -96,7 +96,10 @@ def test_the_command_leaves_with_its_status(tmp_path: Path, ending: str, status:
 
 def test_nobody_reads():
     """Python says so, with the status that it has by itself."""
-    registered = "import atexit\nfrom seqrun.runs.exit import exit_process\natexit.register(exit_process, 0)\n"
+    registered = (
+        "import atexit\nfrom seqrun.runs.exit import exit_process\n"
+        "atexit.register(exit_process, 0)\n"
+    )
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     found = []
     for first in ("", registered):

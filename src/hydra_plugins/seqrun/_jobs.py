@@ -26,6 +26,9 @@ from seqrun.sweeps.summary import Outcome, SweepJob, differing
 class BaseLauncher(Launcher):
     """Compose all jobs before the first starts: conf/ may be edited while jobs wait."""
 
+    hydra_context: HydraContext
+    config: DictConfig
+
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:

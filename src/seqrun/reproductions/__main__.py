@@ -1,8 +1,8 @@
 """Run the reproductions that fit a machine, and keep what they measured: `make reproduce`.
 
 `python -m seqrun.reproductions [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax]
-[--again]` runs every row of reproductions/ that is meant for the machine, on both backends: on a CPU as many
-rows at once as there are cores, each with its seeds one after the other. A row that
+[--again]` runs every row of reproductions/ that is meant for the machine, on both backends: on a
+CPU as many rows at once as there are cores, each with its seeds one after the other. A row that
 reproductions/results.json holds already, by its config hash, is left out, and a run that was
 stopped continues. After every row results.json and RESULTS.md are written anew.
 """
