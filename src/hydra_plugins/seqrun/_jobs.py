@@ -149,6 +149,7 @@ def outcome_of(job: JobReturn) -> Outcome:
     """Return how a job ended, whichever launcher ran it."""
     if isinstance(job, Return):
         return job.outcome
+    assert job.hydra_cfg is not None
     directory = Path(job.hydra_cfg.hydra.runtime.output_dir)
     told: dict[str, Any] = {"overrides": tuple(job.overrides or ()), "directory": directory}
     if job.status == JobStatus.COMPLETED:
