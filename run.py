@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from seqrun.system import leave
+from seqrun.runs.exit import exit_process
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -40,7 +40,7 @@ def command() -> int:
 
 if __name__ == "__main__":
     status = 1  # of an error that shows its traceback
-    atexit.register(lambda: leave(status))
+    atexit.register(lambda: exit_process(status))
     try:
         status = command()
     except KeyboardInterrupt:  # before a run began; a run itself says how it ended

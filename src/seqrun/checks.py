@@ -5,13 +5,35 @@ from __future__ import annotations
 import difflib
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any
 
 
+BAD_INPUT = 2
+"""Exit code of a command that asks for something that cannot be done."""
+
+
 class ConfigError(ValueError):
     """An experiment that cannot run; the message names the key, the value and what is allowed."""
+
+
+def added(default: Any = MISSING, *, default_factory: Callable[[], Any] | Any = MISSING) -> Any:
+    """Return the dataclass field of an option that did not exist in an earlier version.
+
+    As long as such an option has its default, it stays out of the config hash, so that
+    yesterday's command still finds yesterday's run. Use it for every option that is added to a
+    part, to TrainingOptions or to the schema.
+
+    Args:
+        default: the value that keeps the behaviour of before the option existed.
+        default_factory: makes the default, if that is a list or a dict.
+    """
+    metadata = {"added": True}
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def first_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ CHOICES = [
 @pytest.fixture(autouse=True)
 def _data_are_there(monkeypatch):
     """Looking for data is tested elsewhere; here even MNIST composes without them."""
-    monkeypatch.setattr(experiment, "check_data", lambda config: None)
+    monkeypatch.setattr(experiment, "check_data", lambda *_: None)
 
 
 @pytest.fixture

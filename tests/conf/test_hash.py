@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqrun.benchmarks import RotatedDigits
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 
 BASE = ("algo=naive",)
 SAME = [

@@ -17,7 +17,7 @@ from seqrun.training.divergence import TrainingDiverged
 from seqrun.callbacks import BaseCallback, CheckpointCallback
 from seqrun.training.callback import Run
 from seqrun.records.checkpoint import Checkpoint, save
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 
 
 def set_bias(algorithm: Any, values: Any) -> None:

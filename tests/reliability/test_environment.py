@@ -6,7 +6,7 @@ import pytest
 
 from seqrun.cli import preflight
 from seqrun.checks import ConfigError
-from seqrun.config.environment import read_variable
+from seqrun.config.secrets import read_variable
 from seqrun.cli.listing import CONF
 
 

@@ -21,7 +21,7 @@ from seqrun.runs import runner
 from seqrun.callbacks import MetricCallback
 from seqrun.records.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
 from seqrun.checks import ConfigError
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 
 OFTEN = ("callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.every_epoch=false")
 PARTS = (

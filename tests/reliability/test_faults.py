@@ -16,7 +16,7 @@ import pytest
 from reliability.small_runs import SMALL, config_of, good_checkpoints
 
 from seqrun.runs import runner
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 from seqrun.files import TEMPORARY, remove_temporaries
 from seqrun.records.results import STATUSES
 

@@ -41,7 +41,7 @@ from seqrun.records.checkpoint import (
     save,
 )
 from seqrun.checks import ConfigError
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 from seqrun.loggers import LocalLogger, TensorBoardLogger, WandbLogger
 from seqrun.records.results import RecordError, Results
 

@@ -1,4 +1,4 @@
-"""Signals in a run of this process, at steps that chance chooses."""
+"""Signals in a run of this process, at steps that rng chooses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from reliability.small_runs import config_of, good_checkpoints
 
 from seqrun.runs import runner
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.training.callback import Run
-from seqrun.config.schema import config_hash
+from seqrun.config.hash import config_hash
 
 
 class Signalled(InterruptionCallback):
@@ -24,7 +23,7 @@ class Signalled(InterruptionCallback):
         super().__init__()
         self.after, self.numbers = after, numbers
 
-    def on_before_chunk(self, run: Run, chunk: Any) -> None:
+    def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
         """Count down."""
         self.after -= 1
         if self.after == -1:

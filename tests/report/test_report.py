@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from report.runs import record
 
-from seqrun.config import schema as config
+from seqrun.config import hash as config
 from seqrun.checks import ConfigError
 from seqrun.files import write_json
 from seqrun.records.locks import locked

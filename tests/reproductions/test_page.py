@@ -60,7 +60,7 @@ CONTENT = {
 
 def test_page():
     """Every line, by hand; a row that is no longer there counts nowhere."""
-    page = kept.page(ROWS, CONTENT)
+    page = kept.results_page(ROWS, CONTENT)
     assert page.startswith(kept.HEAD) and page.endswith("|\n")
     assert page[len(kept.HEAD) :].strip().splitlines() == [
         "| numbers | backend | reproduced | above | below | inconclusive | not run |",
@@ -109,7 +109,7 @@ def test_backends_agree_where_their_intervals_overlap(mean, said):
         "torch": record(1.0, average_accuracy=ACCURACY),
         "jax": record(1.0, average_accuracy=other),
     }
-    assert said in kept.page(ROWS[:1], {"alpha2020/both": measured})
+    assert said in kept.results_page(ROWS[:1], {"alpha2020/both": measured})
 
 
 FORM = "must be <paper>/<row>, with * for any text"

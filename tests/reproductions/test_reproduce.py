@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqrun.cli import preflight
 from seqrun.reproductions import __main__ as reproduce
 from seqrun.reproductions import records as kept
 from seqrun.records.results import Results, RunRecord
@@ -67,7 +66,9 @@ def place(tmp_path, monkeypatch) -> Path:
     script = RUN.format(root=tmp_path, log=tmp_path / "commands")
     (tmp_path / "run.py").write_text(script)
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr(preflight, "check", lambda argv, conf: [SimpleNamespace(hash=hashed(argv))])
+    monkeypatch.setattr(
+        reproduce, "experiment_of", lambda argv: SimpleNamespace(hash=hashed(argv))
+    )
     return tmp_path
 
 
@@ -244,10 +245,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from types import SimpleNamespace
-from seqrun.cli import preflight
 from seqrun.reproductions import __main__ as reproduce
 from test_reproduce import hashed
 reproduce.ROOT = Path(sys.argv[1])
-preflight.check = lambda argv, conf: [SimpleNamespace(hash=hashed(argv))]
+reproduce.experiment_of = lambda argv: SimpleNamespace(hash=hashed(argv))
 sys.exit(reproduce.main(["--jobs", "1"]))
 """

@@ -15,7 +15,8 @@ from reproductions import tiny_data
 from seqrun.cli import preflight
 from seqrun.config import build as experiment
 from seqrun.runs import runner
-from seqrun.config.schema import plain, register, seeds_of
+from seqrun.config.compose import register, resolved
+from seqrun.config.schema import seeds_of
 from seqrun.cli.listing import CONF, options
 from seqrun.reproductions.__main__ import rows_of
 from seqrun.evaluation.verdict import Expected
@@ -42,7 +43,7 @@ SMALL = {"kcl": ["algo.num_bases=16"], "agem": ["algo.memory_batch_size=8"]}
 @pytest.fixture
 def without_data(monkeypatch):
     """Looking for data is tested elsewhere."""
-    monkeypatch.setattr(experiment, "check_data", lambda config: None)
+    monkeypatch.setattr(experiment, "check_data", lambda *_: None)
 
 
 def composed(*overrides: str) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def composed(*overrides: str) -> list[dict[str, Any]]:
     configs = []
     for backend in BACKENDS:
         cfg.backend = backend
-        configs.append(plain(cfg))
+        configs.append(resolved(cfg))
         experiment.check(configs[-1])
     return configs
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqrun.config.experiment import Experiment
 from seqrun.runs import runner
 from seqrun.runs import seeds
 from seqrun.callbacks import BaseCallback
@@ -141,7 +142,7 @@ def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for asked, given in ((None, 1), (3, 3)):
         built = SimpleNamespace(num_threads=asked, engine=SimpleNamespace(execution={}))
         monkeypatch.setattr(runner, "build", lambda *_, built=built: built)
-        job = seeds.SeedJob(config={}, seed=0, directory=tmp_path)
+        job = seeds.SeedJob(experiment=Experiment.of({}), seed=0, directory=tmp_path)
         assert runner._build_for_process(job).num_threads == given
 
 

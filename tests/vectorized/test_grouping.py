@@ -27,6 +27,7 @@ from seqrun.callbacks import InterruptionCallback, MetricCallback, TqdmCallback
 from seqrun.checks import ConfigError
 from seqrun.sweeps.grouping import group, structure_of, vectorizable_keys
 from seqrun.config.build import build, check
+from seqrun.config.experiment import Experiment
 from seqrun.loggers import ConsoleLogger, LocalLogger
 from seqrun.records.results import Results
 from seqrun.sweeps.summary import Outcome, SweepJob
@@ -49,7 +50,7 @@ def job(number: int, *overrides: str, environment: Mapping[str, str] | None = No
         number=number,
         name=" ".join(overrides),
         overrides=overrides,
-        config=config,
+        experiment=Experiment.of(config),
         directory=Path(f"/nowhere/{number}"),
         environment=environment or {},
     )

@@ -1,4 +1,4 @@
-"""What the launchers share: jobs frozen before the first starts, and results as Hydra has them."""
+"""What the launchers share: jobs composed before the first starts, and results as Hydra's."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from seqrun.checks import ConfigError
+from seqrun.config.experiment import Experiment
 from seqrun.records.results import RecordError
 from seqrun.sweeps.summary import Outcome, SweepJob, differing
 
 
-class FreezingLauncher(Launcher):
-    """Compose every job when it is submitted: conf/ may be edited while jobs wait."""
+class BaseLauncher(Launcher):
+    """Compose all jobs before the first starts: conf/ may be edited while jobs wait."""
+
+    hydra_context: HydraContext
+    config: DictConfig
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -38,7 +42,7 @@ class FreezingLauncher(Launcher):
         setup_globals()
         names = differing(job_overrides)
         jobs = [
-            self._freeze(tuple(overrides), name, number)
+            self._job(tuple(overrides), name, number)
             for number, (overrides, name) in enumerate(
                 zip(job_overrides, names, strict=True), initial_job_idx
             )
@@ -53,12 +57,12 @@ class FreezingLauncher(Launcher):
         ]
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
-        """Run frozen jobs; return how each ended, in their order."""
+        """Run the jobs; return how each ended, in their order."""
         raise NotImplementedError
 
-    def _freeze(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
+    def _job(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
+        from seqrun.config.compose import experiment_of
         from seqrun.runs.directory import set_aside
-        from seqrun.config.schema import plain
 
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):
@@ -67,23 +71,23 @@ class FreezingLauncher(Launcher):
             directory = Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
             with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
                 cfg.hydra.runtime.output_dir = str(directory)
-            config = plain(cfg)
-            if config["resume"] == "never":  # once, not each time that the job is tried
+            experiment = experiment_of(cfg)
+            if experiment.config["resume"] == "never":  # once, not each time that the job is tried
                 set_aside(directory)
-                config["resume"] = "auto"
+                experiment = Experiment.of({**experiment.config, "resume": "auto"})
             _record(cfg, directory)
             return SweepJob(
                 number=number,
                 name=name,
                 overrides=tuple(o for o in overrides if not o.startswith("hydra.")),
-                config=config,
+                experiment=experiment,
                 directory=directory,
                 environment={k: str(v) for k, v in cfg.hydra.job.env_set.items()},
             )
 
 
 def _are_one(job: SweepJob, other: SweepJob) -> bool:
-    return (job.directory, job.config) == (other.directory, other.config)
+    return (job.directory, job.experiment) == (other.directory, other.experiment)
 
 
 @contextmanager
@@ -145,6 +149,7 @@ def outcome_of(job: JobReturn) -> Outcome:
     """Return how a job ended, whichever launcher ran it."""
     if isinstance(job, Return):
         return job.outcome
+    assert job.hydra_cfg is not None
     directory = Path(job.hydra_cfg.hydra.runtime.output_dir)
     told: dict[str, Any] = {"overrides": tuple(job.overrides or ()), "directory": directory}
     if job.status == JobStatus.COMPLETED:

@@ -8,11 +8,12 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.seqrun._jobs import ending, outcome_of
 from seqrun.sweeps.summary import Outcome, finish
-
 
 NODE = {
     "_target_": "hydra_plugins.seqrun.grid.GridSweeper",
@@ -25,6 +26,10 @@ ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=NODE, pro
 
 class GridSweeper(BasicSweeper):
     """Run every combination of values, and end in a summary whatever becomes of single jobs."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Launch all jobs, in batches if asked to.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hydra.core.config_store import ConfigStore
 
-from hydra_plugins.seqrun._jobs import FreezingLauncher
+from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.runs.processes import variables
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
@@ -15,7 +15,7 @@ NODE = {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"}
 ConfigStore.instance().store(group="hydra/launcher", name="basic", node=NODE, provider="seqrun")
 
 
-class InProcessLauncher(FreezingLauncher):
+class InProcessLauncher(BaseLauncher):
     """Run the jobs one after the other in this process, which pays its imports once."""
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from hydra_plugins.seqrun._jobs import FreezingLauncher
+from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.checks import whole
 from seqrun.sweeps.summary import Outcome, SweepJob
 
 
-class LocalProcessesLauncher(FreezingLauncher):
+class LocalProcessesLauncher(BaseLauncher):
     """Run the jobs in several processes, each of which runs one after the other.
 
     A process that is killed costs its job one of its tries, and no other job anything.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -49,6 +50,10 @@ class OptunaSweeper(Sweeper):
     Raises:
         ConfigError: an argument that is not allowed.
     """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(
         self,
@@ -128,13 +133,13 @@ class OptunaSweeper(Sweeper):
 
     def _name(self, space: dict[str, Any], fixed: dict[str, str]) -> str:
         """Name a study by what it searches and around which experiment, so that none are mixed."""
-        from seqrun.config.schema import config_hash, plain
+        from seqrun.config.compose import experiment_of
 
         lines = [f"{key}={value}" for key, value in fixed.items()]
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, lines)
         text = json.dumps(sorted((key, repr(chosen)) for key, chosen in space.items()))
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return f"{config_hash(plain(cfg))}-{digest}"
+        return f"{experiment_of(cfg).hash}-{digest}"
 
     def _run(
         self,
@@ -202,6 +207,7 @@ def _show_best(study: Study, fixed: dict[str, str], config: DictConfig) -> None:
     if not completed:
         return
     best = study.best_trial
+    assert best.value is not None
     again, on_other_data = command(config, fixed | best.params)
     told = "; on the test data, once" if on_other_data else " on the test data, which chose it"
     sys.stdout.write(

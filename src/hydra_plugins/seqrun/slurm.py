@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from hydra_plugins.seqrun._jobs import FreezingLauncher
+from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.checks import ConfigError, boolean, whole
 from seqrun.files import write_json
 from seqrun.sweeps.summary import Outcome, SweepJob, progress
@@ -27,7 +27,7 @@ SUBMITTED = "submitted.json"
 """Run directory -> id of the SLURM job that was last submitted for it."""
 
 
-class SlurmLauncher(FreezingLauncher):
+class SlurmLauncher(BaseLauncher):
     """Submit the jobs as an array and wait for them.
 
     The queue is asked by squeue, so that a cluster without accounting will do. A job that was
@@ -129,16 +129,16 @@ class SlurmLauncher(FreezingLauncher):
 
         if not jobs:
             return {}
-        from hydra_plugins.seqrun._frozen import FrozenJob, freeze
+        from hydra_plugins.seqrun._serialized import SerializedJob, serialize
         from seqrun.config.secrets import SECRETS
 
         for job in jobs:
-            freeze(job, SECRETS)
+            serialize(job, SECRETS)
         try:
             executor = SlurmExecutor(self.folder, max_num_timeout=self.max_num_timeout)
             executor.update_parameters(job_name=self._name(), **self.options)
             submitted = executor.map_array(
-                FrozenJob(requeue=self.requeue), [str(job.directory) for job in jobs]
+                SerializedJob(requeue=self.requeue), [str(job.directory) for job in jobs]
             )
         except (FailedJobError, FailedSubmissionError, OSError, ValueError) as error:
             raise ConfigError(f"hydra/launcher=slurm: {error}") from error

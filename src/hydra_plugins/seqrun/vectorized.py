@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hydra_plugins.seqrun._jobs import FreezingLauncher
+from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.runs.processes import variables
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 
-class VectorizedLauncher(FreezingLauncher):
+class VectorizedLauncher(BaseLauncher):
     """Train jobs that share their structure in step, as one program; the others one by one.
 
     Each job leaves the run directory that it would have left alone. What cannot be grouped runs
@@ -54,8 +54,6 @@ class VectorizedLauncher(FreezingLauncher):
 
     def _advise(self, job: SweepJob) -> None:
         """Say once where this launcher is of no use."""
-        from seqrun.config.schema import device_of
-
-        if not self._is_told and device_of(job.config) == "cpu":
+        if not self._is_told and job.experiment.device == "cpu":
             sys.stderr.write("on a CPU hydra/launcher=local_processes is faster\n")
             self._is_told = True

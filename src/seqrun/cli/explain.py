@@ -40,12 +40,12 @@ def card(name: str) -> str:
     module, _, kind = keys.pop("_target_").rpartition(".")
     package = importlib.import_module(module.removesuffix(".${backend}"))
     found = _options_class(package, kind)
-    described = inspect.getdoc(found).split("\n\n")[0] if found else known[name].description
+    described = (inspect.getdoc(found) or "") if found else known[name].description
     backends = ", ".join(known[name].backends)
     page = DOCS / "algorithms" / f"{name}.md"
     parts = [
         f"{name} [{backends}]",
-        described,
+        described.partition("\n\n")[0],
         inspect.getdoc(package) or "",
         _hyper_parameters(found, keys),
         _needs(found),

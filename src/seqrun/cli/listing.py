@@ -1,7 +1,7 @@
 """What there is to run, read off conf/ and the sources without importing a framework.
 
-`python -m seqrun.cli.listing` (`make list`) prints it, with `--readme FILE` (`make readme`) writes it
-into a page; `python run.py --help` shows the names.
+`python -m seqrun.cli.listing` (`make list`) prints it, with `--readme FILE` (`make readme`) writes
+it into a page; `python run.py --help` shows the names.
 """
 
 from __future__ import annotations

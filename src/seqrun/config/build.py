@@ -6,37 +6,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones.base import BaseBackbone
+from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.callbacks import BaseCallback
+from seqrun.checks import ConfigError
+from seqrun.config.compose import experiment_of, reason_of
+from seqrun.config.experiment import Experiment
+from seqrun.config.schema import check_values, part_keys
+from seqrun.config.secrets import without_secrets
+from seqrun.config.targets import make
+from seqrun.config.trust import refuse_secrets
+from seqrun.loggers import BaseLogger
+from seqrun.optimizers.base import BaseOptimizer
 from seqrun.training import limits
 from seqrun.training.callback import has_step_hook
-from seqrun.checks import ConfigError
-from seqrun.config.schema import (
-    check_values,
-    config_hash,
-    make,
-    make_benchmark,
-    parts_of,
-    seeds_of,
-)
-from seqrun.loggers import BaseLogger
-from seqrun.config.secrets import without_secrets
-from seqrun.optimizers.base import BaseOptimizer
 
 
-def build(config: Mapping[str, Any], seed: int, run_dir: Path | None = None) -> BaseAlgorithm:
-    """Make the algorithm of a plain experiment and all that it needs, without loading data.
+def build(
+    experiment: Experiment | Mapping[str, Any], seed: int, run_dir: Path | None = None
+) -> BaseAlgorithm:
+    """Make the algorithm of an experiment and all that it needs, without loading data.
 
     Raises:
         ConfigError: an argument that is not allowed, or parts that do not fit together.
     """
+    experiment = Experiment.of(experiment)
+    config = experiment.config
     given = {
-        "benchmark": make_benchmark(config),
+        "benchmark": make(config, "benchmark", BaseBenchmark),
         "backbone": make(config, "backbone", BaseBackbone),
         "optimizer": make(config, "optimizer", BaseOptimizer),
-        "callbacks": [make(config, key, BaseCallback) for key in parts_of(config, "callbacks")],
-        "loggers": [make(config, key, BaseLogger) for key in parts_of(config, "logger")],
+        "callbacks": [make(config, key, BaseCallback) for key in part_keys(config, "callbacks")],
+        "loggers": [make(config, key, BaseLogger) for key in part_keys(config, "logger")],
         "training": TrainingOptions(**config["training"]),
         "seed": seed,
         "streams": config["streams"],
@@ -44,31 +49,56 @@ def build(config: Mapping[str, Any], seed: int, run_dir: Path | None = None) -> 
         "num_threads": config["num_threads"],
         "run_dir": run_dir,
         "config": without_secrets(config),
-        "config_hash": config_hash(config),
+        "config_hash": experiment.hash,
     }
     return make(config, "algo", BaseAlgorithm, provided=list(given))(**given)
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a plain experiment can be built, and its network fits."""
-    check_values(config)
-    algorithm = build(config, seeds_of(config)[0])
+def check(experiment: Experiment | Mapping[str, Any]) -> BaseAlgorithm:
+    """Build an experiment and return the algorithm of its first seed.
+
+    Raises:
+        ConfigError: it cannot be built, or its network does not fit.
+    """
+    experiment = Experiment.of(experiment)
+    check_values(experiment.config)
+    algorithm = build(experiment, experiment.seeds[0])
     for logger in algorithm.loggers:
         logger.check()
     limits.check_size(algorithm)
     for callback in algorithm.callbacks:
-        if config["seeds_strategy"] == "vmap" and has_step_hook(type(callback)):
+        if experiment.config["seeds_strategy"] == "vmap" and has_step_hook(type(callback)):
             raise ConfigError(
                 f"seeds_strategy=vmap: must be auto, processes or sequential with "
                 f"{type(callback).__name__}, which is to see every step on the host"
             )
+    return algorithm
 
 
-def check_data(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a plain experiment has data that it can be trained on."""
-    seeds = seeds_of(config)
-    first = build(config, seeds[0])
+def checked(cfg: DictConfig) -> tuple[Experiment, BaseAlgorithm]:
+    """Resolve and check a composed experiment; return it and the algorithm of its first seed.
+
+    Raises:
+        ConfigError: a secret in plain text, a reference that leads nowhere, or as in `check`.
+    """
+    refuse_secrets(OmegaConf.to_container(cfg, resolve=False))
+    try:
+        experiment = experiment_of(cfg)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{key}{reason_of(error)}") from None
+    return experiment, check(experiment)
+
+
+def check_data(experiment: Experiment, first: BaseAlgorithm | None = None) -> None:
+    """Raise ConfigError unless there are data that an experiment can be trained on.
+
+    Args:
+        experiment: that passed `check`.
+        first: the algorithm of its first seed, if it was built already.
+    """
+    first = first or build(experiment, experiment.seeds[0])
     first.benchmark.check_data()
     if limits.may_normalise_batches(first):
-        for seed in seeds:  # a random order of classes gives tasks other sizes with each
-            limits.check_lengths_beforehand(build(config, seed))
+        for seed in experiment.seeds:  # with each one the order of classes, and so the sizes
+            limits.check_lengths_beforehand(build(experiment, seed))

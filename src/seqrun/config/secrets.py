@@ -1,12 +1,23 @@
-"""Secrets: which keys hold one, and configurations without them."""
+"""Secrets: which keys hold one, configurations without them, and what may be read from outside.
+
+A configuration may come from a stranger, and what it reads shows up in run names, records and
+trackers: a token in the environment must not.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
+from seqrun.checks import ConfigError
+
 SECRETS = ("api_key", "apikey", "password", "secret", "token")
-"""Ends of their keys."""
+"""Endings of keys that hold a secret."""
+READABLE = ("SEQRUN_*", "SLURM_*", "CUDA_VISIBLE_DEVICES", "HOME", "USER", "TMPDIR", "HOSTNAME")
+"""Environment variables that `${oc.env:...}` may read; name your own SEQRUN_<NAME>."""
+_NO_DEFAULT = "_NO_DEFAULT_"
 
 
 def without_secrets(value: Any) -> Any:
@@ -22,5 +33,21 @@ def without_secrets(value: Any) -> Any:
 
 
 def names_secret(key: str) -> bool:
-    """Return whether what stands under a key is nobody's business."""
+    """Return True if the key names a secret."""
     return any(str(key).lower().endswith(secret) for secret in SECRETS)
+
+
+def read_variable(name: str, default: Any = _NO_DEFAULT) -> Any:
+    """Return an environment variable, or `default`, as `${oc.env:name,default}` does.
+
+    Raises:
+        ConfigError: a variable that is not `READABLE`, or one that is not set and has no default.
+    """
+    if not any(fnmatchcase(name, pattern) for pattern in READABLE):
+        raise ConfigError(f"oc.env:{name}: must be one of {', '.join(READABLE)}")
+    value = os.environ.get(name)
+    if value is not None:
+        return value
+    if isinstance(default, str) and default == _NO_DEFAULT:
+        raise ConfigError(f"oc.env:{name}: is not set, and no default is given")
+    return None if default is None else str(default)

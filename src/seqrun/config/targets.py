@@ -1,4 +1,4 @@
-"""What a `_target_` may name: a class of seqrun or of an allowed package, with arguments it has."""
+"""Making what a `_target_` names: a class of seqrun or of an allowed package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import importlib.util
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from seqrun.checks import ConfigError, nearest
 from seqrun.config.secrets import names_secret
@@ -25,6 +28,69 @@ def check_backend(backend: str) -> None:
         raise ConfigError(
             f"backend={backend}: the package {backend} is not installed: {INSTALL[backend]}"
         )
+
+
+def make(
+    config: Mapping[str, Any],
+    key: str,
+    base: type,
+    *,
+    provided: Sequence[str] = (),
+) -> Any:
+    """Make what the node at `key` describes; with `provided`, return a partial that lacks those.
+
+    Args:
+        config: the plain experiment.
+        key: "algo", "benchmark", ..., or "callbacks.<name>", "logger.<name>".
+        base: class that the node's `_target_` must be derived from.
+        provided: arguments that the caller will pass, so that the node may not.
+
+    Raises:
+        ConfigError: a `_target_` or an argument that is not allowed; the message names its key.
+    """
+    node = config
+    for part in key.split("."):
+        node = node[part]
+    if not isinstance(node, Mapping) or TARGET not in node:
+        raise ConfigError(f"{key}: must be a node with a {TARGET}, such as conf/{key} offers")
+    _refuse_references(key, node)
+    allowed = config["allow_targets"]
+    found = find_class(key, node[TARGET], base, allowed)
+    check_arguments(key, node, found, provided)
+    for child_key, child in nested(key, node):
+        check_arguments(child_key, child, find_class(child_key, child[TARGET], object, allowed))
+    own = {name for name in node if name != TARGET}
+    if not provided:
+        return _with_prefix(key, own, lambda: instantiate(node, _convert_="all"))
+    part = _with_prefix(key, own, lambda: instantiate(node, _convert_="all", _partial_=True))
+    return lambda **given: _with_prefix(key, own, lambda: part(**given))
+
+
+def _refuse_references(key: str, node: Any) -> None:
+    """Raise ConfigError if plain data hold a reference, which making the part would resolve."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            _refuse_references(f"{key}.{name}", value)
+    elif isinstance(node, (list, tuple)):
+        for place, value in enumerate(node):
+            _refuse_references(f"{key}[{place}]", value)
+    elif isinstance(node, str) and "${" in node:
+        raise ConfigError(f"{key}={node}: must not hold ${{ once its references are resolved")
+
+
+def _with_prefix(prefix: str, own: set[str], call: Any) -> Any:
+    """Call; put `prefix` before the message of a ConfigError about one of the node's `own` keys."""
+    try:
+        return call()
+    except ConfigError as error:
+        cause: ConfigError = error
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ConfigError):
+            raise
+        cause = error.__cause__
+    message = str(cause)
+    word = message.split("=")[0].split(":")[0].split(".")[0].split("[")[0]
+    raise ConfigError(f"{prefix}.{message}" if word in own else message) from None
 
 
 def find_class(key: str, target: Any, base: type, allow_targets: Sequence[str] = ()) -> type[Any]:

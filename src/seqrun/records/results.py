@@ -201,6 +201,7 @@ class Results:
         execution: strategy, num_threads, chunk_steps, compiled.
         runs: one record per seed, in the order of `seeds`.
         environment: versions, commit and machine.
+        numerics: part's key -> version of its numbers, of those above 1.
     """
 
     directory: Path
@@ -214,6 +215,7 @@ class Results:
     execution: Mapping[str, Any] = field(default_factory=dict)
     runs: list[RunRecord] = field(default_factory=list)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    numerics: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -224,6 +226,7 @@ class Results:
         config_hash: str,
         measured_on: str,
         seeds: Sequence[int],
+        numerics: Mapping[str, int] | None = None,
     ) -> Results:
         """Begin the record of a new run and write it with status "running"."""
         results = cls(
@@ -233,6 +236,7 @@ class Results:
             measured_on=measured_on,
             seeds=list(seeds),
             environment=environment(),
+            numerics=dict(numerics or {}),
         )
         results.write()
         return results
@@ -284,11 +288,13 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of results.json."""
+        numerics = {"numerics": dict(self.numerics)} if self.numerics else {}
         return {
             "schema": SCHEMA,
             "status": self.status,
             "name": dict(self.name),
             "config_hash": self.config_hash,
+            **numerics,
             "measured_on": self.measured_on,
             "seeds": list(self.seeds),
             "verdict": json_value(self.verdict),
@@ -352,6 +358,9 @@ class Results:
         _require(record["name"], NAMES, f"{path}: name")
         if not all(isinstance(record["name"][key], str) for key in NAMES):
             raise RecordError(f"{path}: name: must hold text")
+        numerics = record.get("numerics", {})
+        if not isinstance(numerics, dict) or not all(type(n) is int for n in numerics.values()):
+            raise RecordError(f"{path}: numerics: must be an object of integers")
         for key in ("verdict", "error"):
             if not isinstance(record.get(key), dict | None):
                 raise RecordError(f"{path}: {key}: must be an object or null")
@@ -379,6 +388,7 @@ class Results:
             execution=record["execution"],
             runs=runs,
             environment=record["environment"],
+            numerics=numerics,
         )
 
 

@@ -1,8 +1,8 @@
 """Run the reproductions that fit a machine, and keep what they measured: `make reproduce`.
 
-`python -m seqrun.reproductions [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax] [--again]`
-runs every row of reproductions/ that is meant for the machine, on both backends: on a CPU as many
-rows at once as there are cores, each with its seeds one after the other. A row that
+`python -m seqrun.reproductions [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax]
+[--again]` runs every row of reproductions/ that is meant for the machine, on both backends: on a
+CPU as many rows at once as there are cores, each with its seeds one after the other. A row that
 reproductions/results.json holds already, by its config hash, is left out, and a run that was
 stopped continues. After every row results.json and RESULTS.md are written anew.
 """
@@ -22,12 +22,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-from seqrun.cli import preflight
-from seqrun.checks import ConfigError, nearest
-from seqrun.system import num_cores
-from seqrun.reproductions.records import BACKENDS, FOLDER, PAGE, Records, Row, rows_of
-from seqrun.records.results import RecordError, Results
+from seqrun.checks import BAD_INPUT, ConfigError, nearest
+from seqrun.config.build import check_data, checked
+from seqrun.config.compose import composed, composing, register
+from seqrun.config.experiment import Experiment
+from seqrun.config.trust import check_files
 from seqrun.evaluation.verdict import MACHINES
+from seqrun.records.results import RecordError, Results
+from seqrun.reproductions.records import BACKENDS, FOLDER, PAGE, Records, Row, rows_of
+from seqrun.system import num_cores
 
 ROOT = Path(__file__).parents[3]
 INTERRUPTED = 130
@@ -124,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
         return _main(_arguments(argv))
     except (ConfigError, RecordError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return preflight.BAD_INPUT
+        return BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues\n")
         return INTERRUPTED
@@ -188,11 +191,26 @@ def _left(asked: argparse.Namespace, records: Records) -> tuple[list[Run], int]:
     wanted = [(row, b) for row in rows for b in ([asked.backend] if asked.backend else BACKENDS)]
     runs = []
     for row, backend in wanted:
-        (job,) = preflight.check([f"reproductions={row.name}", f"backend={backend}"], ROOT / "conf")
-        if asked.again or not records.has(row, backend, job.hash):
-            directory = Path("runs", FOLDER, row.name, f"{backend}-{job.hash}")
+        experiment = experiment_of([f"reproductions={row.name}", f"backend={backend}"])
+        if asked.again or not records.has(row, backend, experiment.hash):
+            directory = Path("runs", FOLDER, row.name, f"{backend}-{experiment.hash}")
             runs.append(Run(row, backend, directory))
     return runs, len(wanted)
+
+
+def experiment_of(overrides: list[str]) -> Experiment:
+    """Return the experiment of a row, checked.
+
+    Raises:
+        ConfigError: it is not in order, or its data are missing.
+    """
+    register()
+    with composing(ROOT / "conf"):
+        cfg = composed("config", overrides)
+        check_files(cfg, "config", overrides, overrides)
+        experiment, first = checked(cfg)
+    check_data(experiment, first)
+    return experiment
 
 
 def _run_all(runs: Sequence[Run], runner: Runner, jobs: int) -> None:

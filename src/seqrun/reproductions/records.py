@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from seqrun.checks import ConfigError
-from seqrun.files import write_atomically, write_json
 from seqrun.evaluation.metrics import published_metrics
-from seqrun.records.results import Results
 from seqrun.evaluation.text import metric_label, percent
 from seqrun.evaluation.verdict import KEY, VERDICTS, Expected, compare, judge
+from seqrun.files import write_atomically, write_json
+from seqrun.records.results import Results
 
 BACKENDS = ("torch", "jax")
 FOLDER = "reproductions"
@@ -144,13 +144,13 @@ class Records:
 
     def _page(self) -> str:
         rows = sorted(rows_of(self.folder), key=lambda row: row.name)
-        return page(rows, self.content)
+        return results_page(rows, self.content)
 
 
 Content = Mapping[str, Mapping[str, Any]]
 
 
-def page(rows: Sequence[Row], content: Content) -> str:
+def results_page(rows: Sequence[Row], content: Content) -> str:
     """Return RESULTS.md: per paper a table, per row and metric a line.
 
     Verdicts are by what the rows' files expect now.
@@ -215,11 +215,12 @@ def _agreement(rows: Sequence[Row], content: Content) -> Iterator[str]:
         measured = content.get(row.name, {})
         for metric in row.expected.metrics:
             pair = [judged(row, measured, backend, metric) for backend in BACKENDS]
-            ends = [(found.get("mean"), found.get("half_width")) for found in pair]
-            if any(value is None for end in ends for value in end):
+            means = [found["mean"] for found in pair if found.get("mean") is not None]
+            widths = [found["half_width"] for found in pair if found.get("half_width") is not None]
+            if len(means) < 2 or len(widths) < 2:
                 continue  # not run, undefined, or without an interval
             compared += 1
-            if abs(ends[0][0] - ends[1][0]) > ends[0][1] + ends[1][1]:
+            if abs(means[0] - means[1]) > sum(widths):
                 apart.append(f"{row.name} ({metric_label(metric)})")
     yield f"Torch's and JAX's intervals overlap in {compared - len(apart)} of {compared} numbers"
     yield f"measured on both{'; not in ' if apart else ''}{', '.join(apart)}."
@@ -238,7 +239,6 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
             if found:
                 old = measured[backend].get("protocol") != row.protocol
                 verdicts.append(found["verdict"] + (" (of an earlier protocol)" if old else ""))
-        published = percent(number.mean, number.std, digits=2)
         told = ["", "", ""]
         if place == 0:
             told[0] = _each(len(record["seeds"]) for record in records)
@@ -246,7 +246,7 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
             told[2] = _each((record["commit"] or "")[:8] for record in records)
         yield (
             f"| {name if place == 0 else ''} | {metric_label(metric)} "
-            f"| {published}{label} | {' | '.join(cells)} | {told[0]} "
+            f"| {percent(number.mean, number.std, digits=2)}{label} | {' | '.join(cells)} | {told[0]} "
             f"| {_each(verdicts)} | {told[1]} | {told[2]} |"
         )
 

@@ -1,4 +1,4 @@
-"""Run directories: whose a directory is, whether its run is done, moving one aside."""
+"""Run directories: which run a directory holds, whether that is done, moving one aside."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from seqrun import callbacks, loggers
-from seqrun.records import checkpoint
 from seqrun.checks import ConfigError
-from seqrun.config.schema import config_hash, differences, read_config
-from seqrun.records.locks import LOCK_FILE, refuse_locked
+from seqrun.config.experiment import Experiment
+from seqrun.config.hash import config_hash, differences, read_config
 from seqrun.config.secrets import without_secrets
+from seqrun.records import checkpoint
+from seqrun.records.locks import LOCK_FILE, refuse_locked
 from seqrun.records.results import FILE, MATRIX_FILE, Results
 
 CONFIG_FILE = "config.yaml"
@@ -36,13 +37,15 @@ OF_A_CONFIG = ("algo", "benchmark", "backend")
 """Keys by which the config.yaml of a run is known."""
 
 
-def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
-    """Return whether `directory` holds the completed run of a plain experiment.
+def is_done(directory: Path, experiment: Experiment | Mapping[str, Any]) -> bool:
+    """Return True if `directory` holds the completed run of an experiment.
 
     Raises:
-        ConfigError: it holds another experiment.
+        ConfigError: it holds another experiment, or this one with the numbers that it had before.
         RecordError: it holds a record that cannot be read.
     """
+    experiment = Experiment.of(experiment)
+    config = experiment.config
     if config["resume"] == "never":
         _check_movable(directory)
         return False
@@ -55,15 +58,30 @@ def is_done(directory: Path, config: Mapping[str, Any]) -> bool:
             )
         return False
     results = Results.read(directory)
-    if results.config_hash == config_hash(config):
+    if results.config_hash == experiment.hash:
         return results.status == "completed"
+    if changed := _changed_numerics(experiment, results):
+        raise ConfigError(
+            f"hydra.run.dir={directory}: holds this experiment as it was before its numbers "
+            f'changed ({changed}, see "Numerics" in CHANGELOG.md): choose another directory, or '
+            "resume=never to move that one aside"
+        )
     old = read_config(directory / CONFIG_FILE)
-    changed = [] if old is None else differences(old, without_secrets(config))
-    what = "; ".join(changed) or "the data or the kind of device differ"
+    differing = [] if old is None else differences(old, without_secrets(config))
+    what = "; ".join(differing) or "the data or the kind of device differ"
     raise ConfigError(
         f"hydra.run.dir={directory}: holds another experiment ({what}): choose another directory, "
         "or resume=never to move that one aside"
     )
+
+
+def _changed_numerics(experiment: Experiment, results: Results) -> str:
+    """Return which parts' numbers changed since a record was made; "" if more than that differs."""
+    before, now = results.numerics, experiment.numerics
+    if before == now or results.config_hash != config_hash(experiment.config, before):
+        return ""
+    keys = [key for key in sorted({*before, *now}) if before.get(key, 1) != now.get(key, 1)]
+    return ", ".join(f"{key}: numerics {before.get(key, 1)} -> {now.get(key, 1)}" for key in keys)
 
 
 def set_aside(directory: Path) -> None:
@@ -89,7 +107,7 @@ def _products_in(directory: Path) -> list[str]:
 
 
 def _check_movable(directory: Path) -> None:
-    """Raise ConfigError if `directory` is to be moved aside, but must stay where it is."""
+    """Raise ConfigError if `directory` is to be moved aside but must stay where it is."""
     products = _products_in(directory)
     if not products:
         return
@@ -107,7 +125,7 @@ def _check_movable(directory: Path) -> None:
 
 
 def _is_of_a_run(directory: Path) -> bool:
-    """Return whether a run left its record or its checkpoints, and something that shows it."""
+    """Return True if a run left its record or checkpoints, and its lock or configuration too."""
     left = (directory / FILE).exists() or (directory / checkpoint.FOLDER).is_dir()
     return left and ((directory / LOCK_FILE).exists() or _has_config(directory))
 

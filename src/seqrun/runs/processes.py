@@ -1,7 +1,7 @@
 """Work in several single-threaded processes of one machine.
 
-Every process is a pool of one worker, driven by a thread: a pool whose worker is killed is broken
-for good, so none is shared, and a new one takes its place.
+Every process is an executor of one worker, driven by a thread: an executor whose worker is killed
+is broken for good, so none is shared, and a new one takes its place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.system import leave
+from seqrun.runs.exit import exit_process
 
 ONE_THREAD = {
     name: "1"
@@ -65,24 +65,24 @@ def run_in_processes(
     """
     context = multiprocessing.get_context("spawn")  # threads and frameworks do not survive fork
     updates = context.SimpleQueue() if updated else None
-    crew = _Crew(items, work, ended, retries, again, context, updates)
-    threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(processes)]
+    pool = WorkerPool(items, work, ended, retries, again, context, updates)
+    threads = [threading.Thread(target=pool.work, daemon=True) for _ in range(processes)]
     with variables(ONE_THREAD), InterruptionCallback().listening():
         try:
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.1)
-                while updates is not None and not updates.empty():
-                    with crew.lock:
+                while updates is not None and updated is not None and not updates.empty():
+                    with pool.lock:
                         updated(updates.get())
         except Interrupted:
-            crew.stop()
+            pool.stop()
             for thread in threads:
                 thread.join()
             raise
-    if crew.error is not None:
-        raise crew.error
+    if pool.error is not None:
+        raise pool.error
 
 
 def send(update: Any) -> None:
@@ -90,8 +90,8 @@ def send(update: Any) -> None:
     _updates.put(update)
 
 
-class _Crew:
-    """The items that wait and the workers; shared by the threads."""
+class WorkerPool:
+    """The items that wait and the worker processes; shared by the threads that drive them."""
 
     def __init__(
         self,
@@ -116,17 +116,17 @@ class _Crew:
 
     def work(self) -> None:
         """Work in a process of its own until nothing waits."""
-        pool = None
+        worker = None
         try:
             while not self._is_stopped:
                 item = self._waiting.get_nowait()
                 for tries_left in reversed(range(self._tries)):
                     try:
-                        pool = pool or self._new_pool()
-                        result = pool.submit(self._work, item).result()
+                        worker = worker or self._new_worker()
+                        result = worker.submit(self._work, item).result()
                         break
                     except BrokenProcessPool:
-                        pool = None
+                        worker = None
                         if self._is_stopped:
                             return
                         result = Killed()
@@ -141,34 +141,34 @@ class _Crew:
         except BaseException as error:  # of `ended`: a thread's errors are its parent's
             self.error = error
         finally:
-            if pool:
-                pool.shutdown()
+            if worker:
+                worker.shutdown()
 
     def stop(self) -> None:
         """Start nothing further; let those that work save a checkpoint and end."""
         with self.lock:
             self._is_stopped = True
-            for worker in self._workers:
+            for number in self._workers:
                 with suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGTERM)
+                    os.kill(number, signal.SIGTERM)
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(
+    def _new_worker(self) -> ProcessPoolExecutor:
+        worker = ProcessPoolExecutor(
             1, mp_context=self._context, initializer=_begin, initargs=(self._updates,)
         )
-        worker = pool.submit(os.getpid).result()
+        number = worker.submit(os.getpid).result()
         with self.lock:
-            self._workers.add(worker)
+            self._workers.add(number)
             if self._is_stopped:
-                os.kill(worker, signal.SIGTERM)
-        return pool
+                os.kill(number, signal.SIGTERM)
+        return worker
 
 
 def _begin(updates: Any) -> None:
     """Make this process end with its parent, which alone hears Ctrl-C."""
     global _updates
     _updates = updates
-    atexit.register(leave, 0)
+    atexit.register(exit_process, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -17,8 +17,6 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from seqrun.records import checkpoint
-from seqrun.runs.aggregate import aggregate
 from seqrun.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -27,14 +25,18 @@ from seqrun.callbacks import (
     RecordCallback,
 )
 from seqrun.checks import ConfigError
-from seqrun.config.schema import plain, seeds_of
 from seqrun.config.build import build
+from seqrun.config.compose import experiment_of
+from seqrun.config.experiment import Experiment
+from seqrun.config.secrets import without_secrets
+from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 from seqrun.files import remove_temporaries, write_atomically
-from seqrun.records.locks import locked
 from seqrun.loggers import LocalLogger
 from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
-from seqrun.config.secrets import without_secrets
+from seqrun.records import checkpoint
+from seqrun.records.locks import locked
 from seqrun.records.results import FILE, RecordError, Results, RunRecord
+from seqrun.runs.aggregate import aggregate
 from seqrun.runs.directory import CONFIG_FILE, is_done, set_aside
 from seqrun.runs.seeds import (
     SeedJob,
@@ -44,10 +46,9 @@ from seqrun.runs.seeds import (
     output_of,
     run_seeds,
 )
+from seqrun.runs.vmapped import Join, run_together, runs_at_once
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.trainer import Trainer
-from seqrun.runs.vmapped import Join, run_together, runs_at_once
-from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 
 
 class RunFailed(CompactHydraException):
@@ -67,7 +68,7 @@ def run(cfg: DictConfig) -> float | None:
     try:
         with interruption.listening():
             overrides = list(HydraConfig.get().overrides.task)
-            results = run_experiment(plain(cfg), directory, interruption, overrides)
+            results = run_experiment(experiment_of(cfg), directory, interruption, overrides)
     except Interrupted as error:
         sys.stderr.write(f"interrupted: the same command continues (in {directory})\n")
         raise SystemExit(128 + error.number) from None
@@ -91,63 +92,103 @@ def in_one_line(error: Exception) -> str:
 
 
 def run_experiment(
-    config: Mapping[str, Any],
+    experiment: Experiment | Mapping[str, Any],
     directory: Path,
     interruption: InterruptionCallback | None = None,
     overrides: Sequence[str] = (),
     join: Join | None = None,
 ) -> Results:
-    """Run every seed of a plain experiment in `directory`, or what is left of it.
+    """Run every seed of an experiment in `directory`, or what is left of it.
 
     A run that is done already is shown; an unfinished one continues from its last checkpoints.
 
     Args:
-        config: the plain experiment.
+        experiment: what to run.
         directory: its run directory.
         interruption: what ends the run early; None = nothing.
-        overrides: what of the experiment was said on the command line, for a verdict.
+        overrides: what of the experiment was set on the command line, for a verdict.
         join: called with the algorithm of a run that is one of several; nothing is printed then.
 
     Raises:
         ConfigError: the directory holds another experiment, or another process runs in it.
         RecordError: the directory holds a record that cannot be read.
     """
-    if config["resume"] == "never":
+    experiment = Experiment.of(experiment)
+    if experiment.config["resume"] == "never":
         set_aside(directory)
     with locked(directory):
         remove_temporaries(directory)
-        if is_done(directory, config):
+        if is_done(directory, experiment):
             results = Results.read(directory)
-            verdict = _verdict(config, results, overrides)
+            verdict = _verdict(experiment, results, overrides)
             if verdict != results.verdict:
                 results.finish("completed", verdict=verdict)
             if join is None:
                 show_results(results)
             return results
         heard = interruption or InterruptionCallback()
-        return _run_seeds(config, directory, heard, overrides, join)
+        return _run_seeds(experiment, directory, heard, overrides, join)
 
 
 def _verdict(
-    config: Mapping[str, Any], results: Results, overrides: Sequence[str]
+    experiment: Experiment, results: Results, overrides: Sequence[str]
 ) -> dict[str, Any] | None:
     """Return the verdict of a reproduction, None of anything else."""
-    if config["expected"] is None:
+    if experiment.config["expected"] is None:
         return None
     changed = protocol_changes(overrides)
-    expected = Expected.of(config["expected"])
+    expected = Expected.of(experiment.config["expected"])
     return judge(expected, results.runs, measured_on=results.measured_on, changed=changed)
 
 
 def _run_seeds(
-    config: Mapping[str, Any],
+    experiment: Experiment,
     directory: Path,
     interruption: InterruptionCallback,
     overrides: Sequence[str],
     join: Join | None,
 ) -> Results:
-    seeds = seeds_of(config)
-    first = build(config, seeds[0], directory)
+    seeds = experiment.seeds
+    first = build(experiment, seeds[0], directory)
+    results = _open(experiment, first, directory)
+    is_shown = join is None and any(isinstance(each, ConsoleLogger) for each in first.loggers)
+    of_all = [each for each in first.loggers if isinstance(each, LocalLogger) and len(seeds) > 1]
+    try:
+        left = [seed for seed in seeds if not results.has_completed(seed)]
+        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
+        strategy = choose_strategy(experiment.config["seeds_strategy"], first, len(seeds))
+        if strategy == "processes":
+            jobs = [
+                SeedJob(experiment=experiment, seed=seed, directory=results.seed_directory(seed))
+                for seed in left
+            ]
+            run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
+            left = []
+        elif strategy == "vmap" and len(left) > 1:
+            _run_in_one_program(experiment, first, left, results, interruption)
+            left = []
+        built = [first] if len(seeds) == 1 else []
+        del first  # one that cannot continue must be freed before another is built
+        for seed in left:
+            record = RecordCallback(results=results)
+            make_seed = partial(_build_joined, experiment, seed, results, join, built)
+            results.update(_fit(make_seed, record, interruption), completed=True)
+        for logger in of_all:
+            aggregate(results, Path(logger.directory or directory), figures=logger.figures)
+    except KeyboardInterrupt:
+        results.finish("interrupted")
+        raise
+    except Exception as error:
+        results.finish("failed", error=error)
+        raise
+    results.finish("completed", verdict=_verdict(experiment, results, overrides))
+    if is_shown:
+        (show_results if len(seeds) > 1 else show_verdict)(results)
+    return results
+
+
+def _open(experiment: Experiment, first: BaseAlgorithm, directory: Path) -> Results:
+    """Return the record of a run that begins or continues; write its configuration."""
     if (directory / FILE).exists():
         results = Results.read(directory)
         results.reopen()
@@ -155,58 +196,33 @@ def _run_seeds(
         results = Results.start(
             directory,
             name=first.names,
-            config_hash=first.config_hash,
+            config_hash=experiment.hash,
             measured_on=first.benchmark.evaluation_split,
-            seeds=seeds,
+            seeds=experiment.seeds,
+            numerics=experiment.numerics,
         )
     if not (directory / CONFIG_FILE).exists():  # a kill may have come between the two files
-        recorded = without_secrets(config)
+        recorded = without_secrets(experiment.config)
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
-    try:
-        left = [seed for seed in seeds if not results.has_completed(seed)]
-        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
-        strategy = choose_strategy(config["seeds_strategy"], first, len(seeds))
-        if strategy == "processes":
-            jobs = [
-                SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))
-                for seed in left
-            ]
-            run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
-            left = []
-        elif strategy == "vmap" and len(left) > 1:
-            _run_in_one_program(config, first, left, results, interruption)
-            left = []
-        for seed in left:
-            record = RecordCallback(results=results)
-            make_seed = partial(_build_jointed, config, seed, results, join)
-            results.update(_fit(make_seed, record, interruption), completed=True)
-        for logger in first.loggers:
-            if len(seeds) > 1 and isinstance(logger, LocalLogger):
-                place = Path(logger.directory or directory)
-                aggregate(results, place, figures=logger.figures)
-    except KeyboardInterrupt:
-        results.finish("interrupted")
-        raise
-    except Exception as error:
-        results.finish("failed", error=error)
-        raise
-    results.finish("completed", verdict=_verdict(config, results, overrides))
-    if join is None and any(isinstance(logger, ConsoleLogger) for logger in first.loggers):
-        (show_results if len(seeds) > 1 else show_verdict)(results)
     return results
 
 
-def _build_jointed(
-    config: Mapping[str, Any], seed: int, results: Results, join: Join | None
+def _build_joined(
+    experiment: Experiment,
+    seed: int,
+    results: Results,
+    join: Join | None,
+    built: list[BaseAlgorithm],
 ) -> BaseAlgorithm:
-    algorithm = build(config, seed, results.seed_directory(seed))
+    """Return a seed's algorithm: the one that was built already, once, or a new one."""
+    algorithm = built.pop() if built else build(experiment, seed, results.seed_directory(seed))
     if join is not None:
         join(algorithm)
     return algorithm
 
 
 def _run_in_one_program(
-    config: Mapping[str, Any],
+    experiment: Experiment,
     first: BaseAlgorithm,
     seeds: Sequence[int],
     results: Results,
@@ -223,7 +239,7 @@ def _run_in_one_program(
 
     def work_of(seed: int) -> Callable[[Join], RunRecord]:
         def work(join: Join) -> RunRecord:
-            make_seed = partial(_build_jointed, config, seed, results, join)
+            make_seed = partial(_build_joined, experiment, seed, results, join, [])
             return _fit(make_seed, SendingCallback(to=reports.tell), interruption)
 
         return work
@@ -256,7 +272,7 @@ def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
 
 
 def _build_for_process(job: SeedJob) -> BaseAlgorithm:
-    algorithm = build(job.config, job.seed, job.directory)
+    algorithm = build(job.experiment, job.seed, job.directory)
     algorithm.num_threads = algorithm.num_threads or 1
     algorithm.engine.execution["strategy"] = "processes"
     return algorithm

@@ -7,24 +7,23 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from seqrun.config.experiment import Experiment
+from seqrun.records.results import RunRecord
+from seqrun.runs.processes import Killed, output_in, run_in_processes, send
+from seqrun.system import num_cores
+from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.callback import BaseCallback, Run, has_step_hook
 from seqrun.training.limits import planned_samples
-from seqrun.system import num_cores
-from seqrun.runs.processes import Killed, output_in, run_in_processes, send
-from seqrun.records.results import RunRecord
 
-if TYPE_CHECKING:
-    from seqrun.algorithms.base import BaseAlgorithm
 
-STRATEGIES = ("auto", "processes", "vmap", "sequential")
 WORTH_PROCESSES = 100_000
-"""Samples, of all seeds, from which processes pay: each starts in about four seconds."""
+"""Samples of all seeds above which processes are faster: each starts in about four seconds."""
 LOG = "output.log"
-"""In a seed's directory: what its process printed."""
+"""File in a seed's directory with what its process printed."""
 
 
 class SeedFailed(RuntimeError):
@@ -36,22 +35,27 @@ class SeedJob:
     """A seed of an experiment, to be run in a process of its own.
 
     Attributes:
-        config: the plain experiment.
+        experiment: what runs.
         seed: which of its seeds.
         directory: of this seed.
     """
 
-    config: Mapping[str, Any]
+    experiment: Experiment
     seed: int
     directory: Path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The experiment as plain data."""
+        return self.experiment.config
 
 
 @dataclass(kw_only=True, eq=False)
 class SendingCallback(BaseCallback):
-    """Tell of every row of the accuracy matrix that was measured.
+    """Report the run whenever a row of the accuracy matrix was measured.
 
     Args:
-        to: who is told; the parent process unless another is given.
+        to: called with the record; sends it to the parent process by default.
     """
 
     to: Callable[[RunRecord], None] = send
@@ -62,7 +66,7 @@ class SendingCallback(BaseCallback):
 
 
 class SeedReports:
-    """Pass on what seeds that run at a time have measured, and say it in a line each.
+    """Pass on what seeds that run at the same time have measured, and print a line for each.
 
     Args:
         update: takes a run's record as it stands, and whether it is completed.
@@ -75,7 +79,7 @@ class SeedReports:
 
     def tell(self, run: RunRecord, *, completed: bool = False) -> None:
         """Take a run as it stands."""
-        if run.seed in self._done:  # said before it ended and heard after
+        if run.seed in self._done:  # sent before it ended and received after
             return
         if completed:
             self._done.add(run.seed)
@@ -99,14 +103,14 @@ class SeedReports:
 
 
 def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
-    """Return how so many seeds are run: what is chosen, or what is fastest for the device.
+    """Return how the seeds are run: as chosen, or as is fastest on the device.
 
-    On a CPU one single-threaded process per core, unless all is done before processes have
-    started; within a process of a sweep, and for one seed, one after the other; on a GPU in one
-    program, which JAX alone has, unless a callback is to see every step. Never a matter of timing.
+    On a CPU in one single-threaded process per core, unless everything is done before processes
+    have started. Within a process of a sweep, and for one seed, one after the other. On a GPU in
+    one program (JAX only), unless a callback is to see every step. It never depends on timing.
 
     Args:
-        choice: one of STRATEGIES.
+        choice: one of `seqrun.config.schema.STRATEGIES`.
         first: the run of the first seed.
         num_seeds: of the experiment.
     """

@@ -8,15 +8,16 @@ such a number is null or 0, belongs to the structure of a run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import has_step_hook
+from seqrun.config.targets import TARGET, find_class
+from seqrun.files import flatten
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.sweeps.summary import SweepJob
-from seqrun.config.targets import TARGET, find_class
+from seqrun.training.callback import has_step_hook
 
 OF_THE_HOST = ("seed", "logger", "resume", "seeds_strategy", "expected")
 """Keys of an experiment that no compiled program knows of; `streams` holds seeds too."""
@@ -67,7 +68,7 @@ def structure_of(config: Mapping[str, Any]) -> dict[str, Any]:
     numbers = set(vectorizable_keys(config))
     kept = {k: v for k, v in config.items() if k not in OF_THE_HOST}
     kept["streams"] = sorted(config["streams"])
-    return {k: _kind(v) if k in numbers else v for k, v in _flat(kept, "")}
+    return {k: _kind(v) if k in numbers else v for k, v in flatten(kept).items()}
 
 
 def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
@@ -90,14 +91,6 @@ def _kind(value: Any) -> Any:
     """Return "a number" for one that is not 0, and anything else as it is."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return "a number" if is_number and value else value
-
-
-def _flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _what_differs(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

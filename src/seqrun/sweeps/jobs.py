@@ -11,19 +11,18 @@ from typing import Any
 
 from seqrun.callbacks import InterruptionCallback
 from seqrun.checks import ConfigError
-from seqrun.config.schema import config_hash, seeds_of
 from seqrun.config.build import build
 from seqrun.records.results import RecordError, Results
 from seqrun.runs.directory import is_done
 from seqrun.runs.runner import in_one_line, run_experiment
-from seqrun.sweeps.summary import Outcome, SweepJob
 from seqrun.runs.vmapped import Join, run_together, runs_at_once
+from seqrun.sweeps.summary import Outcome, SweepJob
 
 
 def run_job(
     job: SweepJob, interruption: InterruptionCallback, join: Join | None = None
 ) -> Outcome:
-    """Run a job of a multirun, or what is left of it; that it failed is an outcome like another.
+    """Run a job of a multirun, or what is left of it; a failure is an outcome like any other.
 
     Args:
         job: which.
@@ -36,11 +35,13 @@ def run_job(
     began = time.perf_counter()
     told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
     try:
-        was_done = is_done(job.directory, job.config)
+        was_done = is_done(job.directory, job.experiment)
         if was_done:
             results = Results.read(job.directory)
         else:
-            results = run_experiment(job.config, job.directory, interruption, job.overrides, join)
+            results = run_experiment(
+                job.experiment, job.directory, interruption, job.overrides, join
+            )
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -50,9 +51,9 @@ def run_job(
 
 
 def has_ended(job: SweepJob) -> bool:
-    """Return whether `run_job` only tells: the job is completed, or its directory is not its."""
+    """Return True if `run_job` would run nothing: it is done, or its directory is another's."""
     try:
-        return is_done(job.directory, job.config)
+        return is_done(job.directory, job.experiment)
     except (ConfigError, RecordError):
         return True
 
@@ -82,7 +83,7 @@ def run_jobs_together(
         ended(jobs[place], outcome)
 
     try:
-        first = build(jobs[0].config, seeds_of(jobs[0].config)[0])
+        first = build(jobs[0].experiment, jobs[0].experiment.seeds[0])
         size = runs_at_once(first)
     except Exception as error:  # each job meets it as well, and records it as its own
         sys.stderr.write(f"{len(jobs)} jobs run alone: {in_one_line(error)}\n")
@@ -105,7 +106,7 @@ def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcom
         results = Results.read(job.directory)
     except RecordError:
         return Outcome(status="failed", error=otherwise, **told)
-    if results.status == "completed" and results.config_hash == config_hash(job.config):
+    if results.status == "completed" and results.config_hash == job.experiment.hash:
         value = results.summary["average_accuracy"]["mean"]
         return Outcome(status="completed", value=value, was_done=was_done, **told)
     if results.status == "failed" and results.error:

@@ -1,4 +1,4 @@
-"""A multirun as data: its jobs, how each ended, and what is said and written when all have."""
+"""A multirun as data: its jobs, how each ended, and the summary of all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqrun.config.experiment import Experiment
 from seqrun.evaluation.text import percent
 from seqrun.records.results import FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob:
-    """One experiment of a multirun, as it was when the multirun was started.
+    """One experiment of a multirun, as it was when the multirun started.
 
     Attributes:
         number: from 0, in the multirun.
         name: what tells it from the other jobs.
         overrides: what was composed for it.
-        config: the plain experiment.
+        experiment: what runs.
         directory: its run directory.
         environment: variables to set while it runs.
     """
@@ -28,9 +29,14 @@ class SweepJob:
     number: int
     name: str
     overrides: tuple[str, ...]
-    config: Mapping[str, Any]
+    experiment: Experiment
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The experiment as plain data."""
+        return self.experiment.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +64,10 @@ class Outcome:
 
 def progress(job: SweepJob, outcome: Outcome, place: int, total: int) -> None:
     """Say on stderr how one job ended; stdout is for results."""
-    shown = percent(outcome.value, unit=" %", undefined="-")
     if outcome.was_done:
-        told = f"completed before, {shown}"
+        told = f"completed before, {percent(outcome.value, unit=" %", undefined="-")}"
     elif outcome.status == "completed":
-        told = f"completed, {shown}, {outcome.seconds:.1f} s"
+        told = f"completed, {percent(outcome.value, unit=" %", undefined="-")}, {outcome.seconds:.1f} s"
     else:
         told = f"failed: {outcome.error}"
     sys.stderr.write(f"[{place}/{total}] {job.name}: {told}\n")

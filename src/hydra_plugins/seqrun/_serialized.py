@@ -1,4 +1,4 @@
-"""A job of a multirun frozen into its directory, to be run later and elsewhere."""
+"""A job of a multirun written to its directory, to be run later and elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.checks import ConfigError
+from seqrun.config.experiment import Experiment
 from seqrun.files import write_atomically
 from seqrun.runs.processes import variables
 from seqrun.sweeps.summary import SweepJob
@@ -21,12 +22,12 @@ FILE = Path(".hydra", "job.yaml")
 MASK = "from the environment variable "
 
 
-def freeze(job: SweepJob, secrets: tuple[str, ...]) -> None:
-    """Write a job into its directory, secrets only by the variable that holds them.
+def serialize(job: SweepJob, secrets: tuple[str, ...]) -> None:
+    """Write a job to its directory, with the variables that hold its secrets in their place.
 
     Args:
         job: what to write.
-        secrets: endings of the keys whose values are secret.
+        secrets: endings of keys that hold a secret.
 
     Raises:
         ConfigError: a secret was given in another way.
@@ -42,7 +43,7 @@ def freeze(job: SweepJob, secrets: tuple[str, ...]) -> None:
     write_atomically(job.directory / FILE, yaml.safe_dump(content, sort_keys=False))
 
 
-def thaw(directory: Path) -> SweepJob:
+def load(directory: Path) -> SweepJob:
     """Read the job back from its directory.
 
     Raises:
@@ -54,7 +55,7 @@ def thaw(directory: Path) -> SweepJob:
         name=content["name"],
         overrides=tuple(content["overrides"]),
         environment=content["environment"],
-        config=_unmasked(content["config"]),
+        experiment=Experiment.of(_unmasked(content["config"])),
         directory=directory,
     )
 
@@ -82,7 +83,7 @@ def _unmasked(value: Any) -> Any:
 
 
 @dataclass(kw_only=True, eq=False)
-class FrozenJob:
+class SerializedJob:
     """What submitit runs on a node of the cluster.
 
     Args:
@@ -99,7 +100,7 @@ class FrozenJob:
         """
         from seqrun.sweeps.jobs import run_job
 
-        job = thaw(Path(directory))
+        job = load(Path(directory))
         queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

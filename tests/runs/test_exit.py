@@ -15,13 +15,13 @@ from seqrun.runs.processes import run_in_processes
 RUN = Path(__file__).parents[2] / "run.py"
 ENDING = """
 import atexit, logging.handlers, sys, threading, time
-from seqrun.system import leave
+from seqrun.runs.exit import exit_process
 
 class Found:
     def __init__(self): self.itself = self
     def __del__(self): print("what Python finds")
 
-atexit.register(leave, 3)
+atexit.register(exit_process, 3)
 atexit.register(print, "what others do")
 kept = Found()
 log = logging.handlers.MemoryHandler(9, target=logging.StreamHandler(sys.stdout))
@@ -33,7 +33,7 @@ sys.stderr.write("no line's end")
 
 def test_python_finds_by_itself_what_lies_about():
     """Else the others would show nothing."""
-    code = ENDING.replace("atexit.register(leave, 3)", "")
+    code = ENDING.replace("atexit.register(exit_process, 3)", "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("what Python finds\n")
 
@@ -85,8 +85,8 @@ def test_an_error_that_is_nobodys_shows_its_traceback(tmp_path: Path):
 )
 def test_the_command_leaves_with_its_status(tmp_path: Path, ending: str, status: int):
     """Python finds nothing any more."""
-    found = ENDING[ENDING.index("class") : ENDING.index("atexit.register(leave")]
-    source = RUN.read_text().replace("    from seqrun import preflight\n", f"    {ending}\n")
+    found = ENDING[ENDING.index("class") : ENDING.index("atexit.register(exit_process")]
+    source = RUN.read_text().replace("    from seqrun.cli import preflight\n", f"    {ending}\n")
     source = source.replace("if __name__", f"{found}kept = Found()\nif __name__")
     (file := tmp_path / "run.py").write_text(source)
     done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
@@ -96,7 +96,10 @@ def test_the_command_leaves_with_its_status(tmp_path: Path, ending: str, status:
 
 def test_nobody_reads():
     """Python says so, with the status that it has by itself."""
-    registered = "import atexit\nfrom seqrun.system import leave\natexit.register(leave, 0)\n"
+    registered = (
+        "import atexit\nfrom seqrun.runs.exit import exit_process\n"
+        "atexit.register(exit_process, 0)\n"
+    )
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     found = []
     for first in ("", registered):
@@ -123,12 +126,12 @@ kept = []
 
 
 def end_slowly(folder: str) -> str:
-    """As without `leave`."""
+    """As without `exit_process`."""
     import atexit
 
-    from seqrun.system import leave
+    from seqrun.runs.exit import exit_process
 
-    atexit.unregister(leave)
+    atexit.unregister(exit_process)
     return end_with_traces(folder)
 
 

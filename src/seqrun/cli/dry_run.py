@@ -1,18 +1,23 @@
-"""What --dry-run prints: the jobs of a command, those that are done, and an estimate of time."""
+"""What --dry-run prints: the jobs of a command, which are done, and an estimate of the time."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqrun.cli.job import Job
+from seqrun.config.build import build
 from seqrun.records.locks import is_locked
 from seqrun.records.results import FILE, RecordError, Results
+from seqrun.runs.directory import is_done
+from seqrun.training.limits import planned_samples
 from seqrun.sweeps.summary import differing
 
 RUNS = Path("runs")
-"""Where single runs go; their times tell as much as those of a sweep."""
+"""Where single runs go; their times are as good as those of a sweep."""
 PHASES = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
 
 
@@ -21,10 +26,10 @@ class Preview:
     """A job before it runs.
 
     Attributes:
-        overrides: what makes it this job.
+        overrides: what tells it from the other jobs.
         directory: its run directory, None if not known yet.
         name: {"algo", "benchmark", "backbone", "backend"} -> name.
-        samples: that all its seeds train on, each as often as they do.
+        samples: training samples of all its seeds, each counted as often as it is used.
         is_done: whether that directory holds its completed run.
     """
 
@@ -33,6 +38,29 @@ class Preview:
     name: Mapping[str, str]
     samples: int
     is_done: bool
+
+
+def show(jobs: Sequence[Job]) -> None:
+    """Print the jobs of a command, which of them are done, and about how long the others take."""
+    samples: dict[str, int] = {}
+    previews = []
+    for job in jobs:
+        seeds = job.experiment.seeds
+        algorithm = build(job.experiment, seeds[0])
+        stream = str((job.config["benchmark"], job.config["training"]["epochs_per_task"]))
+        if stream not in samples:  # data are loaded once for all jobs of a stream
+            samples[stream] = planned_samples(algorithm)
+        previews.append(
+            Preview(
+                overrides=job.overrides,
+                directory=job.directory,
+                name=algorithm.names,
+                samples=samples[stream] * len(seeds),
+                is_done=bool(job.directory and is_done(job.directory, job.experiment)),
+            )
+        )
+    trials = jobs[0].trials if jobs else None
+    sys.stdout.write("\n".join(preview(previews, trials=trials)) + "\n")
 
 
 def preview(jobs: Sequence[Preview], *, trials: int | None = None) -> list[str]:

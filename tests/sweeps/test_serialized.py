@@ -1,11 +1,12 @@
-"""A job's frozen file is the job, without secrets."""
+"""A job's serialized file is the job, without secrets."""
 
 from __future__ import annotations
 
 import pytest
 
-from hydra_plugins.seqrun._frozen import FILE, freeze, thaw
+from hydra_plugins.seqrun._serialized import FILE, load, serialize
 from seqrun.checks import ConfigError
+from seqrun.config.experiment import Experiment
 from seqrun.config.secrets import SECRETS
 from seqrun.sweeps.summary import SweepJob
 
@@ -15,26 +16,28 @@ def job(directory, **logger) -> SweepJob:
         number=3,
         name="seed=1",
         overrides=("seed=1", "optimizer.lr=1e-05"),
-        config={"seed": [1, 2], "optimizer": {"lr": 1e-5}, "logger": {"wandb": logger}},
+        experiment=Experiment.of(
+            {"seed": [1, 2], "optimizer": {"lr": 1e-5}, "logger": {"wandb": logger}}
+        ),
         directory=directory,
         environment={"A": "1"},
     )
 
 
 def test_a_job_is_read_back_as_it_was(tmp_path):
-    frozen = job(tmp_path, entity=None)
-    freeze(frozen, SECRETS)
-    assert thaw(tmp_path) == frozen
+    written = job(tmp_path, entity=None)
+    serialize(written, SECRETS)
+    assert load(tmp_path) == written
 
 
 def test_a_secret_stays_in_its_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", "k3y-of-mine")
-    frozen = job(tmp_path, api_key="k3y-of-mine")
-    freeze(frozen, SECRETS)
+    written = job(tmp_path, api_key="k3y-of-mine")
+    serialize(written, SECRETS)
     assert "k3y-of-mine" not in (tmp_path / FILE).read_text()
-    assert thaw(tmp_path) == frozen
+    assert load(tmp_path) == written
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY"):
-        thaw(tmp_path)
+        load(tmp_path)
     with pytest.raises(ConfigError, match="logger.wandb.api_key: must come from a variable"):
-        freeze(frozen, SECRETS)
+        serialize(written, SECRETS)

@@ -1,0 +1,209 @@
+"""Composing an experiment through Hydra, with every error as one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from seqrun.checks import ConfigError, first_line, nearest
+from seqrun.config.experiment import Experiment
+from seqrun.config.schema import GROUPS, Schema
+from seqrun.config.secrets import read_variable
+from seqrun.config.targets import TARGET
+from seqrun.files import flatten
+
+TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
+"""OmegaConf's types -> what users call them."""
+FILE_GROUPS = ("sweeps", "reproductions")
+"""Groups whose options are files that set keys of any group."""
+NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
+"""Keys that mean something to a multirun only."""
+
+_known: dict[str, Experiment] = {}
+"""Experiments of this command, by their content: the hash of each is computed once."""
+
+
+def register() -> None:
+    """Make the schema and the resolvers of conf/ known to Hydra, and start a new command.
+
+    Data may have changed since the last one, so that experiments are hashed anew.
+    """
+    _known.clear()
+    ConfigStore.instance().store(name="schema", node=Schema)
+    for name, resolver in (
+        ("oc.env", read_variable),
+        ("run_name", lambda _root_: experiment_of(_root_).name),
+        ("config_hash", lambda _root_: experiment_of(_root_).hash),
+        ("sweep_name", lambda choice: str(choice or "grid").replace("/", "-")),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+@contextmanager
+def composing(config_dir: str | Path) -> Iterator[None]:
+    """Let Hydra compose from a directory in this block."""
+    place = str(Path(config_dir).absolute())
+    with initialize_config_dir(version_base="1.3", config_dir=place, job_name="run"):
+        yield
+
+
+def experiment_of(cfg: DictConfig) -> Experiment:
+    """Return the composed experiment; within a command, the same object for the same content."""
+    found = Experiment.of(resolved(cfg))
+    return _known.setdefault(json.dumps(found.config, default=repr), found)
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the experiment as plain data: resolved, without Hydra's node, paths absolute."""
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    with open_dict(cfg):
+        cfg.data_dir = str(Path(cfg.data_dir).expanduser().absolute())
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def parse(lines: Sequence[str]) -> list[Override]:
+    """Return the overrides of a command line.
+
+    Raises:
+        ConfigError: one that is no override.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
+    except OverrideParseException as error:
+        reason = first_line(error).removesuffix(".")
+        raise ConfigError(f"{error.override}: not an override key=value: {reason}") from None
+
+
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Return a composed experiment with Hydra's node; needs `composing`.
+
+    Args:
+        name: of the primary configuration.
+        overrides: key=value, group=option.
+
+    Raises:
+        ConfigError: it cannot be composed.
+    """
+    try:
+        return compose(name, overrides=list(overrides), return_hydra_config=True)
+    except MissingConfigException as error:
+        raise ConfigError(_missing_option(error)) from None
+    except RecursionError:
+        raise ConfigError("a chosen file is nested too deeply") from None
+    except YAMLError as error:
+        raise ConfigError(f"no YAML: {' '.join(str(error).split())}") from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_explain(error, name, overrides)) from None
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    """Say which option a group does not have, and which it has."""
+    path = error.missing_cfg_file
+    if path is None or "/" not in path:
+        return first_line(error)
+    depth = path.rindex("/") if path.startswith("hydra/") else path.index("/")
+    group, option = path[:depth], path[depth + 1 :]
+    options = options_of(group)
+    allowed = f"must be one of {', '.join(options)}" if options else "this group has no option"
+    return f"{group}={option}: {allowed}{nearest(option, options)}"
+
+
+def options_of(group: str) -> list[str]:
+    """Return the options of a group, those of its sub-groups as <sub-group>/<option>."""
+    loader = GlobalHydra.instance().config_loader()
+    below = loader.get_group_options(group, ObjectType.GROUP)
+    nested = [f"{sub}/{option}" for sub in below for option in options_of(f"{group}/{sub}")]
+    return [*loader.get_group_options(group), *nested]
+
+
+def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
+    """Return Hydra's composition error as one line with the key, the value and what is allowed."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    wrong_type = re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text)
+    full_key = re.search(r"full_key: (\S+)", text)
+    if wrong_type and full_key:
+        value, kind = wrong_type.groups()
+        return f"{full_key[1]}={value}: must be {TYPES.get(kind, kind)}"
+    merged = re.search(r"Error merging override \+*([\w.]+)=", text)
+    if merged and "Invalid type assigned" in text:
+        key = merged[1]
+        keys = [k for k in _known_keys(name, overrides) if k.startswith(f"{key}.")]
+        given = next(o for o in overrides if o.lstrip("+").split("=")[0] == key)
+        return f"{given}: is a node, of which single keys are set: {', '.join(keys)}"
+    not_optional = re.search(r"field '([\w.]+)' is not Optional", text)
+    if not_optional:
+        return f"{not_optional[1]}=null: must not be null"
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' (?:is )?not in ", text
+    )
+    if unknown is None:
+        reason = first_line(error)
+        if reason.endswith("raised while composing config:"):  # what: the next line
+            where, what = reason.split(": ")[0], str(error).splitlines()[1]
+            return f"{where}: {full_key[1]}: {what}" if full_key else f"{where}: {what}"
+        cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
+        return f"{reason}{cause}"
+    key = full_key[1] if full_key and "Could not override" not in text else unknown[1]
+    given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+    known = _known_keys(name, overrides)
+    if key.startswith("hydra"):
+        alone = any(key.startswith(f"{k}.") for k in NEED_MULTIRUN)
+        hint = " without -m, or this one has no such key" if alone else ""
+        return f"{given}: no such key of Hydra's{hint}"
+    if key in FILE_GROUPS:
+        return f"{given}: must be one of {', '.join(options_of(key))}"
+    below = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == below]
+    if not siblings:
+        siblings = [k for k in known if "." not in k]
+    listed = ", ".join(k.removeprefix(f"{below}.") for k in siblings)
+    return f"{given}: no such key; must be one of {listed}{nearest(key, known)}"
+
+
+def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the keys of the experiment as far as its group choices are in order."""
+    choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, *FILE_GROUPS)]
+    for attempt in (choices, []):
+        try:
+            cfg = compose(name, overrides=attempt)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        return [*_dotted_keys(cfg), *FILE_GROUPS]
+    return []
+
+
+def _dotted_keys(cfg: DictConfig) -> list[str]:
+    """Return every key of a composed experiment, dotted, without `_target_`."""
+    container = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(container, dict)
+    nodes = [key for key, value in container.items() if isinstance(value, dict)]
+    flat = flatten({str(k): v for k, v in container.items() if k != "hydra"})
+    return [*map(str, nodes), *(key for key in flat if not key.endswith(TARGET))]
+
+
+def line_of(override: Override) -> str:
+    """Return the override as it was written."""
+    return override.input_line or ""
+
+
+def reason_of(error: OmegaConfBaseException) -> str:
+    """Return why a reference cannot be resolved; of a resolver of ours, its own message."""
+    return first_line(error).removeprefix("ConfigError raised while resolving interpolation: ")

@@ -1,0 +1,184 @@
+"""What identifies an experiment: its config hash, its name, and how two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields, is_dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
+from seqrun.benchmarks.base import BaseBenchmark
+from seqrun.callbacks import OBSERVERS, BaseCallback
+from seqrun.config.schema import Schema, default_of, part_keys
+from seqrun.config.targets import TARGET, find_class, make, nested
+from seqrun.files import flatten
+
+NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
+"""Top-level keys that change no number."""
+PLACES = ("data_dir", "path")
+"""Keys of a benchmark that say where its data are; the data enter the hash by their checksum."""
+
+
+def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = None) -> str:
+    """Return 12 hex digits of whatever changes the numbers of a plain experiment.
+
+    That is every key but those of loggers, display, places and strategies; the data's checksum,
+    the kind of device, and the `numerics` of the parts that are above 1. The order of keys makes
+    no difference, nor does 1 versus 1.0, nor an option that was added later (see
+    `seqrun.checks.added`) while it has its default.
+
+    Args:
+        config: the plain experiment.
+        numerics: in place of the ones that the parts have now.
+    """
+    kept = {key: value for key, value in without_added(config).items() if key not in NOT_HASHED}
+    kept["benchmark"] = {k: v for k, v in kept["benchmark"].items() if k not in PLACES}
+    callbacks = _hashed_callbacks(config)
+    kept["callbacks"] = {key: kept["callbacks"][key.partition(".")[2]] for key in callbacks}
+    kept["device"] = device_of(config)
+    kept["data_checksum"] = make(config, "benchmark", BaseBenchmark).data_checksum()
+    if numerics is None:
+        numerics = numerics_of(config)
+    if numerics:
+        kept["numerics"] = dict(numerics)
+    text = json.dumps(_canonical(kept), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_name(config: Mapping[str, Any], digest: str) -> str:
+    """Return <algo>-<benchmark>-<config hash>."""
+    names = _name_of(config, "algo", BaseAlgorithm), _name_of(config, "benchmark", BaseBenchmark)
+    return "-".join((*names, digest))
+
+
+def device_of(config: Mapping[str, Any]) -> str:
+    """Return the kind of device, "cpu" or "cuda", that a plain experiment runs on."""
+    algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, config["allow_targets"])
+    return algorithm.engine_type.find_device(config["device"])
+
+
+def numerics_of(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return key -> version of the numbers of every hashed part whose version is above 1."""
+    found = {key: _numerics(key, node, config) for key, node in _hashed_parts(config)}
+    return {key: number for key, number in found.items() if number > 1}
+
+
+def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plain experiment without the options that were added later and have their default.
+
+    Loggers are left as they are.
+    """
+    kept = _without_defaults(config, Schema)
+    kept["training"] = _without_defaults(config["training"], TrainingOptions)
+    for key in ("algo", "benchmark", "backbone", "optimizer", "callbacks"):
+        kept[key] = _part_without_added(key, config[key], config["allow_targets"])
+    return kept
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return "key: old value -> new value" for every key that differs and enters the hash.
+
+    Args:
+        old: the config.yaml of a run, which may be anyone's: no class that it names is imported.
+        new: a plain experiment.
+    """
+    before, after, hashed = flatten(old), flatten(new), flatten(without_added(new))
+    lines = []
+    for key in [*before, *(k for k in after if k not in before)]:
+        was, now = before.get(key, "-"), after.get(key, "-")
+        if key.split(".")[0] in NOT_HASHED or (key not in before and key not in hashed):
+            continue
+        if _canonical(was) != _canonical(now):
+            lines.append(f"{key}: {was} -> {now}")
+    return lines
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """Return a run's config.yaml; None if there is none, or something else."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return None
+    return {str(k): v for k, v in config.items()} if isinstance(config, dict) else None
+
+
+def _name_of(config: Mapping[str, Any], group: str, base: type) -> str:
+    return find_class(group, config[group][TARGET], base, config["allow_targets"]).name
+
+
+def _hashed_callbacks(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the callbacks that may change a run; the others observe it."""
+    found = []
+    for key in part_keys(config, "callbacks"):
+        target = config["callbacks"][key.partition(".")[2]][TARGET]
+        if find_class(key, target, BaseCallback, config["allow_targets"]) not in OBSERVERS:
+            found.append(key)
+    return found
+
+
+def _hashed_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (key, node) of every part that enters the hash, those within others too."""
+    for key in ("algo", "benchmark", "backbone", "optimizer", *_hashed_callbacks(config)):
+        group, _, name = key.partition(".")
+        node = config[group][name] if name else config[group]
+        yield key, node
+        yield from nested(key, node)
+
+
+def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Return the version of the numbers of one part."""
+    found: Any = find_class(key, node[TARGET], object, config["allow_targets"])
+    options = {option.name: default_of(option) for option in _options(found)}
+    options |= {name: value for name, value in node.items() if name != TARGET}
+    if hasattr(found, "numerics_of"):
+        return found.numerics_of(options)
+    return getattr(found, "numerics", 1)  # a class within a part, which need not be one of ours
+
+
+def _options(found: type) -> tuple[Field[Any], ...]:
+    return fields(found) if is_dataclass(found) else ()
+
+
+def _part_without_added(key: str, value: Any, allowed: list[str]) -> Any:
+    """Return a node, or what it holds, without added options at their defaults."""
+    if isinstance(value, Mapping):
+        if TARGET in value:
+            value = _without_defaults(value, find_class(key, value[TARGET], object, allowed))
+        return {k: _part_without_added(f"{key}.{k}", v, allowed) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_part_without_added(f"{key}[{i}]", v, allowed) for i, v in enumerate(value)]
+    return value
+
+
+def _without_defaults(node: Mapping[str, Any], found: type) -> dict[str, Any]:
+    """Return what a class is given, without its added options at their defaults."""
+    added = {o.name: default_of(o) for o in _options(found) if o.metadata.get("added")}
+    return {
+        key: value
+        for key, value in node.items()
+        if key not in added or _canonical(value) != _canonical(added[key])
+    }
+
+
+def _canonical(value: Any) -> Any:
+    """Return `value` with whole floats as integers, so that 1 and 1.0 are one number.
+
+    A float that is not finite becomes text: whether it is allowed is for the part to say.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and not isfinite(value):
+        return repr(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

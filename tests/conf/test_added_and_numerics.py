@@ -1,0 +1,241 @@
+"""What joins an experiment later: options that stay out of the hash, numbers that enter it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from seqrun.algorithms.base import TrainingOptions
+from seqrun.algorithms.naive.torch import Naive
+from seqrun.checks import ConfigError, added
+from seqrun.config import hash as hashing
+from seqrun.config import schema
+from seqrun.config.experiment import Experiment
+from seqrun.config.hash import config_hash, numerics_of
+from seqrun.optimizers.torch import SGD
+from seqrun.records.results import RecordError, Results
+from seqrun.runs import runner
+from seqrun.runs.directory import is_done
+
+PARTS = """\
+from dataclasses import dataclass
+from typing import Any
+from seqrun.callbacks import BaseCallback
+from seqrun.checks import added
+
+@dataclass
+class Inner:
+    size: int = 1
+    colour: Any = added(None)
+
+@dataclass(kw_only=True, eq=False)
+class Mine(BaseCallback):
+    old: float = 1.0
+    inner: Any = None
+    factor: float = added(1.0)
+    sizes: list = added(default_factory=lambda: [1, 2.5])
+"""
+MINE = ("allow_targets=[parts_of_mine]", "+callbacks.mine._target_=parts_of_mine.Mine")
+SHORT = ("algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=40", "callbacks=[]")
+QUIET = ("logger=[local]", "logger.local.figures=false")
+
+
+@pytest.fixture
+def config_of(jobs_of, tmp_path, monkeypatch):
+    """Return the plain experiment of a command that may use a package of a user's."""
+    (tmp_path / "parts_of_mine.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return lambda *overrides: jobs_of(*SHORT, *QUIET, *overrides)[0].config
+
+
+@pytest.fixture
+def config(config_of) -> dict[str, Any]:
+    return config_of()
+
+
+SAME = [
+    ("+callbacks.mine.factor=1.0",),
+    ("+callbacks.mine.factor=1",),
+    ("+callbacks.mine.sizes=[1.0,2.5]", "+callbacks.mine.factor=1.0"),
+]
+OTHER = [
+    ("+callbacks.mine.factor=2",),
+    ("+callbacks.mine.sizes=[1]",),
+    ("+callbacks.mine.old=1.0",),  # not a new one: that it is named has always counted
+    ("+callbacks.mine.factor=null",),
+]
+
+
+@pytest.mark.parametrize("overrides", SAME)
+def test_a_new_option_at_its_default_is_not_hashed(config_of, overrides):
+    assert config_hash(config_of(*MINE, *overrides)) == config_hash(config_of(*MINE))
+
+
+@pytest.mark.parametrize("overrides", OTHER)
+def test_any_other_value_is(config_of, overrides):
+    assert config_hash(config_of(*MINE, *overrides)) != config_hash(config_of(*MINE))
+
+
+def test_within_another_part(config_of):
+    inner = (*MINE, "+callbacks.mine.inner._target_=parts_of_mine.Inner")
+    told = "+callbacks.mine.inner.colour"
+    before = config_hash(config_of(*inner))
+    assert config_hash(config_of(*inner, f"{told}=null")) == before
+    assert config_hash(config_of(*inner, f"{told}=red")) != before
+    assert config_hash(config_of(*inner, "+callbacks.mine.inner.size=1")) != before
+
+
+def test_a_new_option_of_training(config, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Later(TrainingOptions):
+        warmup: float = added(0.0)
+
+    monkeypatch.setattr(hashing, "TrainingOptions", Later)
+    before = config_hash(config)
+
+    def with_warmup(value: Any) -> str:
+        return config_hash({**config, "training": {**config["training"], "warmup": value}})
+
+    assert with_warmup(0) == with_warmup(0.0) == before
+    assert with_warmup(0.1) != before
+
+
+def test_a_new_key_of_the_schema(config, monkeypatch):
+    """Plain experiments of before have its default."""
+
+    @dataclasses.dataclass
+    class Later(schema.Schema):
+        precision: Any = added("float32")
+        limits: Any = added(default_factory=list)
+
+    monkeypatch.setattr(hashing, "Schema", Later)
+    monkeypatch.setattr(schema, "Schema", Later)
+    before = config_hash(config)
+    experiment = Experiment.of(config)
+    assert experiment.config == {**config, "precision": "float32", "limits": []}
+    assert experiment.hash == before
+    schema.check_values(experiment.config)
+    assert config_hash({**config, "precision": "bfloat16"}) != before
+    assert config_hash({**config, "limits": [1]}) != before
+
+
+def test_a_new_option_at_its_default_is_no_difference(config_of, elsewhere):
+    """The message names what makes it another experiment."""
+    old = config_of(*MINE)
+    runner.run_experiment(old, elsewhere)
+    same = config_of(*MINE, "+callbacks.mine.factor=1")
+    assert is_done(elsewhere, same)
+    other = {**same, "seed": 3}
+    with pytest.raises(ConfigError) as refused:
+        is_done(elsewhere, other)
+    assert "another experiment (seed: 0 -> 3)" in str(refused.value)
+
+
+# ---- numerics
+
+
+def of_momentum(cls: type, options: dict[str, Any]) -> int:
+    """Return 3 for the options whose numbers changed."""
+    return 3 if options["momentum"] > 0 else 1
+
+
+def test_numbers_that_changed_are_hashed(config, monkeypatch):
+    before = Experiment.of(config)
+    assert before.numerics == {}
+    monkeypatch.setattr(Naive, "numerics", 2, raising=False)
+    after = Experiment.of(config)
+    assert after.numerics == {"algo": 2} and after.hash != before.hash
+    monkeypatch.setattr(Naive, "numerics", 3, raising=False)
+    assert Experiment.of(config).hash not in (before.hash, after.hash)
+    assert config_hash(config, {}) == before.hash and config_hash(config, {"algo": 2}) == after.hash
+
+
+def test_only_of_the_options_whose_numbers_changed(config, monkeypatch):
+    """Those that a configuration leaves out have their defaults."""
+    monkeypatch.setattr(SGD, "numerics_of", classmethod(of_momentum))
+    assert numerics_of(config) == {}
+    moving = {**config, "optimizer": {**config["optimizer"], "momentum": 0.9}}
+    assert numerics_of(moving) == {"optimizer": 3}
+    optimizer = {k: v for k, v in config["optimizer"].items() if k != "momentum"}
+    assert numerics_of({**config, "optimizer": optimizer}) == {}
+
+
+def test_of_callbacks_that_only_show_nothing_is_hashed(config_of, monkeypatch):
+    from seqrun.callbacks import EarlyStoppingCallback, TqdmCallback
+
+    for kind in (TqdmCallback, EarlyStoppingCallback):
+        monkeypatch.setattr(kind, "numerics", 2, raising=False)
+    held_out = ("callbacks=[progress,early_stopping]", "benchmark.validation_fraction=0.2")
+    assert numerics_of(config_of(*held_out)) == {"callbacks.early_stopping": 2}
+
+
+def test_the_record_tells_of_numbers_that_changed(config, elsewhere, monkeypatch):
+    runner.run_experiment(config, elsewhere / "old")
+    assert "numerics" not in json.loads((elsewhere / "old" / "results.json").read_text())
+    monkeypatch.setattr(Naive, "numerics", 2, raising=False)
+    results = runner.run_experiment(config, elsewhere / "new")
+    kept = json.loads((elsewhere / "new" / "results.json").read_text())
+    assert kept["numerics"] == {"algo": 2} == Results.read(elsewhere / "new").numerics
+    assert kept["config_hash"] == results.config_hash == Experiment.of(config).hash
+    assert is_done(elsewhere / "new", config)
+    (elsewhere / "new" / "results.json").write_text(json.dumps({**kept, "numerics": {"algo": "x"}}))
+    with pytest.raises(RecordError, match="numerics: must be an object of integers"):
+        Results.read(elsewhere / "new")
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_run_of_before_is_refused_with_the_reason(config, elsewhere, monkeypatch, is_named):
+    """Completed or not; resume=never moves it aside."""
+    run = elsewhere / "run"
+    first = 2 if is_named else 1
+    if is_named:
+        monkeypatch.setattr(Naive, "numerics", 2, raising=False)
+    runner.run_experiment(config, run).finish("interrupted")
+    monkeypatch.setattr(Naive, "numerics", 5, raising=False)
+    with pytest.raises(ConfigError) as refused:
+        runner.run_experiment(config, run)
+    assert str(refused.value) == (
+        f"hydra.run.dir={run}: holds this experiment as it was before its numbers changed "
+        f'(algo: numerics {first} -> 5, see "Numerics" in CHANGELOG.md): choose another '
+        "directory, or resume=never to move that one aside"
+    )
+    other = {**config, "seed": 1}
+    with pytest.raises(ConfigError, match="another experiment .seed: 0 -> 1.:"):
+        runner.run_experiment(other, run)
+    runner.run_experiment({**config, "resume": "never"}, run)
+    assert is_done(run, config)
+
+
+# ---- made once
+
+
+def test_a_run_hashes_its_experiment_once(elsewhere: Path, monkeypatch):
+    """The preflight, Hydra's names of directories and the run, of one command."""
+    import runpy
+    import sys
+
+    from seqrun.cli.listing import CONF
+    from seqrun.config import experiment
+
+    hashed: list[Any] = []
+
+    def counted(*args: Any) -> str:
+        hashed.append(args)
+        return config_hash(*args)
+
+    monkeypatch.setattr(experiment, "config_hash", counted)
+    command = [str(CONF.parent / "run.py"), *SHORT, "logger=[local]"]
+    for number in (1, 2):  # a new command hashes anew: data may have changed
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(command[0], run_name="__main__")
+        assert not ended.value.code
+        assert len(hashed) == number
+    (directory,) = (elsewhere / "runs").iterdir()
+    kept = yaml.safe_load((directory / "config.yaml").read_text())
+    assert directory.name == Experiment.of(kept).name
