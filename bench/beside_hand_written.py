@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from roofline import Roofline, flops, traffic, update_bytes
 from commands import command
 from report import BACKENDS, Row, median, ratio
-from training import ROOFLINES, COMPILED, EVALUATED, names_of, threads_of
+from roofline import Roofline, flops, traffic, update_bytes
 from rotated_mnist_mlp import SIZES, Setting
+from training import COMPILED, EVALUATED, ROOFLINES, names_of, threads_of
 
 from seqrun.system import num_cores
 

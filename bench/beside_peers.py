@@ -14,8 +14,8 @@ from typing import Any
 from commands import command
 from peer_commands import NOT_THERE, PEERS, PYTHON, ask, fastest_setting
 from report import BACKENDS, Row, median
-from training import threads_of
 from rotated_mnist_mlp import Setting
+from training import threads_of
 
 ALGORITHMS = ("naive", "ewc", "er", "agem")
 

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import numpy as np
-
 from rotated_mnist_mlp import BATCH, LR, SIZES, WIDTH, Setting
 
 from seqrun.plan import RandomStreams

@@ -36,15 +36,7 @@ import phases
 import scaling
 import whole_program
 from commands import ROOT, command, compiling_in
-from report import (
-    BACKENDS,
-    Row,
-    machine,
-    median,
-    read_sections,
-    section,
-    write_sections,
-)
+from report import BACKENDS, Row, machine, median, read_sections, section, write_sections
 from rich.console import Console
 from rich.table import Table
 from rotated_mnist_mlp import NUM_TASKS, OVERRIDES, Setting, sized

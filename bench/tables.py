@@ -16,12 +16,12 @@ from pathlib import Path
 
 import yaml
 
+from seqrun.checks import ConfigError
 from seqrun.cli import preflight
 from seqrun.config import build as experiment
-from seqrun.training.algorithm import TrainingDiverged
-from seqrun.checks import ConfigError
-from seqrun.files import write_atomically
 from seqrun.evaluation.metrics import run_metrics, summarise
+from seqrun.files import write_atomically
+from seqrun.training.algorithm import TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOSEN = ROOT / "bench" / "chosen.json"
@@ -35,7 +35,8 @@ def metrics(overrides: list[str], seed: int) -> dict[str, float | None]:
     (job,) = preflight.check([*overrides, *QUIET], ROOT / "conf")
     algorithm = experiment.build(job.config, seed)
     algorithm.fit()
-    return run_metrics(algorithm.accuracy_matrix, algorithm.progress.accuracy_matrix_task_aware, None)
+    progress = algorithm.progress
+    return run_metrics(progress.accuracy_matrix, progress.accuracy_matrix_task_aware, None)
 
 
 def refusal(overrides: list[str]) -> str | None:

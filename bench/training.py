@@ -18,16 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from roofline import Roofline, measure, update_bytes
 import numpy as np
 from commands import quiet
 from hand_written import HandJax, HandTorch, HandTorchCompiled
+from roofline import Roofline, measure, update_bytes
 from rotated_mnist_mlp import BATCH, LR, SIZES, WIDTH, Setting, add_setting, setting_of
 
 from seqrun.algorithms.base import TrainingOptions
-from seqrun.training.engine.threads import default_num_threads
 from seqrun.callbacks import BaseCallback, MetricCallback, TqdmCallback
 from seqrun.loggers import ConsoleLogger, LocalLogger
+from seqrun.training.engine.threads import default_num_threads
 
 ALGORITHMS = {
     "naive": ("Naive", {}),

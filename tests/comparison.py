@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
 from experiments import Trace
 
 FLOAT32_ROUNDOFF = 2.0**-24

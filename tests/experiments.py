@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
-from seqrun.training.engine.arrays import flatten_state
 from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import Run
 from seqrun.plan import Chunk
+from seqrun.training.callback import Run
+from seqrun.training.engine.arrays import flatten_state
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKENDS = ("torch", "jax")

@@ -15,8 +15,7 @@ import pytest
 from experiments import CONF, build
 
 import seqrun.algorithms
-from seqrun.cli import listing
-from seqrun.cli import preflight
+from seqrun.cli import listing, preflight
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -110,9 +110,8 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     os.environ["HOME"] = folder.name  # sequel makes a folder in it when it is imported
     sys.stdout = sys.stderr
-    import torch
-
     import sequel.algos
+    import torch
     from sequel.utils.callbacks import TqdmCallback
     from sequel.utils.callbacks.algo_callback import AlgoCallback
     from sequel.utils.loggers import LocalLogger

@@ -10,7 +10,6 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any
 
-
 BAD_INPUT = 2
 """Exit code of a command that asks for something that cannot be done."""
 

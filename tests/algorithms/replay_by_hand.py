@@ -18,8 +18,8 @@ from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.backbones import draw_initial_weights
 from seqrun.benchmarks import Dataset
 from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import Run
 from seqrun.plan import Chunk
+from seqrun.training.callback import Run
 
 Arrays = dict[str, np.ndarray]
 KERNEL, BIAS = "classifier/kernel", "classifier/bias"

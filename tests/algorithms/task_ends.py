@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from experiments import build
 
-from seqrun.training.trainer import Trainer
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import BaseCallback
 from seqrun.training.callback import Run
+from seqrun.training.trainer import Trainer
 
 Arrays = dict[str, np.ndarray]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from algorithms.ewc_by_hand import BIAS, KERNEL, ewc_by_hand
+from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive
 from experiments import algorithm_class, build, every_backend, run
 from tiny import Linear, TinyBenchmark
 
-from algorithms.ewc_by_hand import BIAS, KERNEL, ewc_by_hand
-from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError

@@ -14,8 +14,8 @@ from experiments import build, every_backend, exported
 
 from seqrun.algorithms.icarl.exemplars import class_means, normalised
 from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
+from seqrun.training.callback import Run
 
 CLASS = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
 SHORT = {"training": {"epochs_per_task": 1}}

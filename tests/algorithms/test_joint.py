@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from algorithms.side_effects import jax_in_full
+from algorithms.task_ends import TaskRecorder, part
 from comparison import assert_same_arrays, assert_same_run
 from experiments import BACKENDS, build, run, shared_run
 
-from algorithms.side_effects import jax_in_full
-from algorithms.task_ends import TaskRecorder, part
 from seqrun.checks import ConfigError
 from seqrun.evaluation.metrics import compute_metrics
 

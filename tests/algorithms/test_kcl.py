@@ -11,8 +11,8 @@ from algorithms.replay_by_hand import PlanRecorder
 from comparison import assert_same_arrays
 from experiments import StepRecorder, build, every_backend, run, shared_run
 
-from seqrun.training.trainer import Trainer
 from seqrun.checks import ConfigError
+from seqrun.training.trainer import Trainer
 
 SCALARS = ("params/lambda", "params/gamma", "params/beta")
 SMALL: dict[str, Any] = {
@@ -316,7 +316,8 @@ def test_a_run_may_be_continued_from_its_arrays(backend: str):
     other.import_arrays(algorithm.export_arrays())
     assert_same_arrays(other.export_arrays(), algorithm.export_arrays(), 0.0)
     for task in (1, 2):
-        assert other.engine.count_correct(task, [None]) == algorithm.engine.count_correct(task, [None])
+        counts = (a.engine.count_correct(task, [None]) for a in (other, algorithm))
+        assert len(set(map(tuple, counts))) == 1
 
 
 def test_evaluation_leaves_training_alone():

@@ -29,10 +29,10 @@ from experiments import (
 )
 from tiny import Linear, TinyBenchmark
 
-from seqrun.training.trainer import Trainer
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.backbones import draw_initial_weights
 from seqrun.checks import ConfigError
+from seqrun.training.trainer import Trainer
 
 Arrays = dict[str, np.ndarray]
 LR = 0.3

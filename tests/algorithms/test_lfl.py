@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
 from experiments import StepRecorder, build, every_backend, run, shared_run
 from tiny import softmax
 
-from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
-from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
+from seqrun.training.callback import Run
 
 Arrays = dict[str, np.ndarray]
 # Momentum and weight decay move a parameter that has no gradient.

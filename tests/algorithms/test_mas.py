@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from experiments import build, every_backend, run, shared_run
-
 from algorithms.penalty_by_hand import (
     BIAS,
     KERNEL,
@@ -17,6 +15,8 @@ from algorithms.penalty_by_hand import (
     tiny,
 )
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
+from experiments import build, every_backend, run, shared_run
+
 from seqrun.checks import ConfigError
 
 SETTING = {"lr": 0.5}

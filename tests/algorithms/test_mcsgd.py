@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from comparison import assert_close, assert_same_arrays, assert_same_run
-from experiments import BACKENDS, build, every_backend, run, shared_run
-from tiny import cross_entropies, sample_gradients, softmax
-
 from algorithms.penalty_by_hand import tiny
 from algorithms.side_effects import SETTING as SIDE_EFFECTS
 from algorithms.side_effects import jax_in_full
 from algorithms.task_ends import Arrays, TaskRecorder, imported, part
-from seqrun.training.divergence import TrainingDiverged
+from comparison import assert_close, assert_same_arrays, assert_same_run
+from experiments import BACKENDS, build, every_backend, run, shared_run
+from tiny import cross_entropies, sample_gradients, softmax
+
 from seqrun.algorithms.mcsgd.line import all_samples, line_points, minibatch, minibatches, side
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
+from seqrun.training.divergence import TrainingDiverged
 
 NAMES = ("classifier/kernel", "classifier/bias")
 # Steep lines: see tests/parity/cases.py.
@@ -292,7 +292,8 @@ def test_every_epoch_counts():
         losses.append(sum(problem.losses(found, a, i).mean() for a in points for i in (0, 1)))
     assert losses[0] > losses[1] > losses[2]
     _, algorithm = recorded("torch", SETTING, lmc_steps="minibatch")
-    assert algorithm.progress.gradient_steps == algorithm.progress.global_step + 2 * SETTING["epochs"] * 3
+    progress = algorithm.progress
+    assert progress.gradient_steps == progress.global_step + 2 * SETTING["epochs"] * 3
 
 
 def test_memory_keeps_its_budget():

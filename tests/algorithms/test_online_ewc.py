@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from comparison import assert_same_run
-from experiments import BACKENDS, build, every_backend, shared_run
-from tiny import softmax
-
 from algorithms.penalty_by_hand import (
     BIAS,
     KERNEL,
@@ -19,6 +15,10 @@ from algorithms.penalty_by_hand import (
     tiny,
 )
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
+from comparison import assert_same_run
+from experiments import BACKENDS, build, every_backend, shared_run
+from tiny import softmax
+
 from seqrun.checks import ConfigError
 
 SETTING = {"lr": 0.2}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from experiments import build, every_backend, shared_run
-
 from algorithms.penalty_by_hand import KERNEL, Arrays, TaskEnd, assert_as_by_hand, by_hand
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
+from experiments import build, every_backend, shared_run
+
 from seqrun.checks import ConfigError
 
 PLAIN = {"lr": 0.2}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from algorithms.side_effects import jax_in_full
+from algorithms.task_ends import TaskRecorder
 from comparison import assert_close, assert_same_arrays, assert_same_run
 from experiments import BACKENDS, build, component, run
 from tiny import Linear, TinyBenchmark
 
-from algorithms.side_effects import jax_in_full
-from algorithms.task_ends import TaskRecorder
 from seqrun.checks import ConfigError
 
 MOMENTUM = {"optimizer_options": {"lr": 0.05, "momentum": 0.8}}

@@ -16,8 +16,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from seqrun.backbones.base import draw_initial_weights, multiply_adds
 from seqrun.backbones.cnn.jax import max_pool
-from seqrun.formulas.parameters.torch import canonical_names, to_canonical
 from seqrun.checks import ConfigError
+from seqrun.formulas.parameters.torch import canonical_names, to_canonical
 from seqrun.plan import RandomStreams
 
 CIFAR = (32, 32, 3)

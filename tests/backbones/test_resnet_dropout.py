@@ -10,9 +10,9 @@ import pytest
 import torch
 from experiments import component, every_backend
 
-from seqrun.formulas.parameters.jax import canonical, as_tree
 from seqrun.backbones.resnet.jax import Block as JaxBlock
 from seqrun.backbones.resnet.torch import Block as TorchBlock
+from seqrun.formulas.parameters.jax import as_tree, canonical
 from seqrun.formulas.parameters.torch import canonical_names, from_canonical, to_canonical
 
 DROPPED = 0.9

@@ -13,9 +13,9 @@ from backbones.test_twins import NETWORKS, spec
 from comparison import assert_close
 from experiments import BACKENDS, build
 
-from seqrun.records import checkpoint
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import CheckpointCallback
+from seqrun.records import checkpoint
 from seqrun.records.checkpoint import Checkpoint, CheckpointError, load_weights, read_weights
 
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-from seqrun.system import num_cores
 from seqrun.cli.listing import CONF
+from seqrun.system import num_cores
 
 ROOT = CONF.parent
 SMALL = "Setting(device='cpu', digits=True, samples=30), 1, 1, (1, 2), ('hand_written', 'naive')"

@@ -7,7 +7,6 @@ import shlex
 
 import pytest
 import yaml
-
 from experiments import CONF, component
 
 PAGE = (CONF.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")

@@ -11,13 +11,7 @@ import pytest
 from benchmarks.generators import cifar_batches, cifar_set
 
 from seqrun.benchmarks import SplitCIFAR10, SplitCIFAR100
-from seqrun.benchmarks.cifar import (
-    CIFAR10,
-    CIFAR10_FILES,
-    CIFAR100,
-    CIFAR100_FILES,
-    cifar_source,
-)
+from seqrun.benchmarks.cifar import CIFAR10, CIFAR10_FILES, CIFAR100, CIFAR100_FILES, cifar_source
 from seqrun.benchmarks.split import Split
 from seqrun.checks import ConfigError
 

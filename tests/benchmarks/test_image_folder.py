@@ -16,9 +16,9 @@ import pytest
 from benchmarks.generators import encoded, image_tree, picture, pixels, write_tree, write_zip
 from PIL import Image
 
-from seqrun.cli import preflight
 from seqrun.benchmarks import SplitImageFolder, images
 from seqrun.checks import ConfigError
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
 
 CLASSES = ["ant", "bee", "cat", "dog"]

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from experiments import build, every_backend
+
 from seqrun.benchmarks import (
     BaseBenchmark,
     Dataset,
@@ -17,11 +17,11 @@ from seqrun.benchmarks import (
     SplitDigits,
     SplitMNIST,
 )
-from seqrun.benchmarks.tasks import pad
 from seqrun.benchmarks.digits import DIGITS, load_digits
 from seqrun.benchmarks.mnist import load_mnist
 from seqrun.benchmarks.normalization import measured_transform
 from seqrun.benchmarks.source import RawImages
+from seqrun.benchmarks.tasks import pad
 from seqrun.checks import ConfigError
 
 KINDS = (RotatedDigits, PermutedDigits, SplitDigits)

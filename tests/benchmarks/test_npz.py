@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from benchmarks.generators import npz_arrays
 
-from seqrun.cli import preflight
 from seqrun.benchmarks import SplitNPZ
 from seqrun.checks import ConfigError
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from experiments import every_backend, shared_run
+
 from seqrun.benchmarks import SplitDigits, SplitMNIST
 from seqrun.benchmarks.digits import load_digits
 from seqrun.benchmarks.mnist import load_mnist

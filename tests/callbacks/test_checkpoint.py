@@ -10,8 +10,8 @@ import pytest
 from experiments import build
 
 from seqrun.callbacks import BaseCallback, CheckpointCallback
-from seqrun.training.callback import Run
 from seqrun.records.checkpoint import FOLDER
+from seqrun.training.callback import Run
 
 
 class Clock(BaseCallback):

@@ -13,16 +13,11 @@ import pytest
 from experiments import build, every_backend
 from runs.test_resume import StopAfter, Stopped, assert_same_end
 
-from seqrun.records import checkpoint
-from seqrun.training.callback import Run
-from seqrun.callbacks import (
-    BaseCallback,
-    CheckpointCallback,
-    EarlyStoppingCallback,
-    MetricCallback,
-)
+from seqrun.callbacks import BaseCallback, CheckpointCallback, EarlyStoppingCallback, MetricCallback
 from seqrun.checks import ConfigError
 from seqrun.loggers import LocalLogger
+from seqrun.records import checkpoint
+from seqrun.training.callback import Run
 
 SPEC: dict[str, Any] = {
     "stream": {"num_tasks": 2, "samples_per_task": 60, "validation_fraction": 0.1},

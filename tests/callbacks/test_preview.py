@@ -10,9 +10,9 @@ import pytest
 from experiments import build
 
 from seqrun.callbacks import PreviewCallback
-from seqrun.evaluation import plots
 from seqrun.callbacks.preview import in_turns
 from seqrun.checks import ConfigError
+from seqrun.evaluation import plots
 
 
 def test_classes_take_turns():

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from experiments import Trace, build, every_backend, shared_run
-
 from vectorized.members import train
 
 from seqrun.callbacks import ProfileCallback
-from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
+from seqrun.training.callback import Run
 
 SHORT = {"training": {"chunk_steps": 4}}
 

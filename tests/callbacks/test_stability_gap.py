@@ -12,13 +12,13 @@ from experiments import build, component, every_backend
 from runs.test_resume import StopAfter, Stopped, assert_same_end
 from tiny import Linear, TinyBenchmark
 
-from seqrun.records import checkpoint
 from seqrun.algorithms.base import TrainingOptions
 from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback, StabilityGapCallback
-from seqrun.training.callback import Run
 from seqrun.callbacks.stability_gap import worst_case
 from seqrun.checks import ConfigError
 from seqrun.loggers import LocalLogger
+from seqrun.records import checkpoint
+from seqrun.training.callback import Run
 
 NAN = np.nan
 

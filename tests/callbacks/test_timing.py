@@ -11,11 +11,11 @@ import pytest
 from experiments import build
 from runs.test_resume import StopAfter, Stopped
 
-from seqrun.cli import preflight
-from seqrun.records import checkpoint
 from seqrun.callbacks import BaseCallback, CheckpointCallback, TimingCallback
-from seqrun.training.callback import Run
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
+from seqrun.records import checkpoint
+from seqrun.training.callback import Run
 
 
 class Sleeps(BaseCallback):

@@ -23,7 +23,7 @@ from seqrun import preflight, runner
 from seqrun.callbacks import InterruptionCallback
 from seqrun.experiment import build
 from seqrun.results import Results
-from seqrun.seeds import SendingCallback, SeedJob
+from seqrun.seeds import SeedJob, SendingCallback
 
 COMMON = [
     "benchmark.num_tasks=3", "benchmark.batch_size=10", "training.epochs_per_task=2",

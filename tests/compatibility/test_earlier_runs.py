@@ -20,9 +20,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from seqrun.cli import preflight
-from seqrun.runs import runner
 from seqrun.cli.listing import CONF
 from seqrun.records.results import Results
+from seqrun.runs import runner
 
 RUNS = Path(__file__).parent / "runs"
 CASES = sorted(path.name for path in RUNS.iterdir() if path.is_dir())

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from seqrun.cli import preflight
 from seqrun.checks import ConfigError
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
 
 ROOT = CONF.parent

@@ -9,12 +9,12 @@ import pytest
 from experiments import build
 from torch import nn
 
-from seqrun.training.limits import check_lengths_beforehand
-from seqrun.cli import preflight
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.backbones.wrapped.torch import Wrapped
 from seqrun.checks import ConfigError
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
+from seqrun.training.limits import check_lengths_beforehand
 
 NORM = ("algo=naive", "backbone.batch_norm=true", "benchmark.num_tasks=2")
 SAID = "has one sample, which BatchNorm cannot normalise\n"

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from benchmarks.generators import image_tree, npz_arrays, write_tree
 
-from seqrun.config import build as experiment
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import CheckpointCallback, MetricCallback, TqdmCallback
 from seqrun.cli.listing import CONF, GROUPS, options
+from seqrun.config import build as experiment
+from seqrun.config.targets import find_class
 from seqrun.loggers.console import ConsoleLogger
 from seqrun.plan import STREAMS
-from seqrun.config.targets import find_class
 
 SINGLE = ("algo", "benchmark", "backbone", "optimizer")
 MULTIPLE = ("callbacks", "logger")

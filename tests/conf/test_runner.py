@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqrun.cli import preflight
-from seqrun.runs import runner
 from seqrun.checks import ConfigError
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
 from seqrun.config.secrets import without_secrets
 from seqrun.records.results import Results
+from seqrun.runs import runner
 
 SHORT = ("algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=40", "callbacks=[]")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from algorithms.side_effects import assert_reduces_to_naive, jax_in_full
 from experiments import ALGORITHMS, algorithm_class, every_algorithm, exported, run, shared_run
 from parity.cases import SMALLER
 
-from algorithms.side_effects import assert_reduces_to_naive, jax_in_full
 from seqrun.callbacks import BaseCallback
 from seqrun.training.callback import Run
 

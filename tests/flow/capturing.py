@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-
 WAITING = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.nonzero.default,

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from algorithms.side_effects import jax_in_full
 from comparison import assert_same_run
 from experiments import ALGORITHMS, BACKENDS, SMALL, every_backend, run, shared_run
 from parity.cases import SMALLER, Case, suited
 
-from algorithms.side_effects import jax_in_full
 from seqrun.benchmarks import RotatedDigits
 from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 from seqrun.plan import AUGMENTATION, RandomStreams, augmentation, batch_order
+from seqrun.training.callback import Run
 
 ON = {"crop_padding": 2, "horizontal_flip": True}
 REPLAYS: list[Any] = [("derpp", "torch"), ("derpp", "jax"), ("lamaml", "torch")]

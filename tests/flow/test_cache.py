@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from experiments import build
 
+from seqrun.checks import ConfigError
 from seqrun.training.engine import cache
 from seqrun.training.engine.cache import VARIABLES, compilation_cache
 from seqrun.training.engine.compile import torch as of_torch
-from seqrun.checks import ConfigError
 
 every_framework = pytest.mark.parametrize("framework", ["jax", "torch"])
 

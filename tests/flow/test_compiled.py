@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from experiments import ALGORITHMS, admits, build, run
 
+from seqrun.callbacks import BaseCallback
+from seqrun.checks import ConfigError
+from seqrun.training.callback import Run
 from seqrun.training.engine import compile as compiling
 from seqrun.training.engine.compile import to_compile
 from seqrun.training.engine.compile import torch as of_torch
-from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import Run
-from seqrun.checks import ConfigError
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = {"training": {"compile": "always", "chunk_steps": 8}}

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-
 from experiments import build
+
 from seqrun.callbacks import BaseCallback
 from seqrun.training.callback import Run
 

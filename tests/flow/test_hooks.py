@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from experiments import BACKENDS, algorithm_class, build, every_backend, run
 
-from seqrun.training.callback import BaseCallback, EVENTS, Run, STEP_EVENTS
+from seqrun.training.callback import EVENTS, STEP_EVENTS, BaseCallback, Run
 
 HOOKS = [f"on_{when}_{event}" for event in EVENTS for when in ("before", "after")]
 SHORT = {"stream": {"num_tasks": 1, "samples_per_task": 25}, "training": {"epochs_per_task": 1}}

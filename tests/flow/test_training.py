@@ -23,13 +23,13 @@ from experiments import (
 from tiny import Linear, TinyBenchmark, cross_entropies, sample_gradients
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
-from seqrun.training.divergence import TrainingDiverged
-from seqrun.training.limits import chunk_rule
-from seqrun.training.engine.threads import default_num_threads
 from seqrun.callbacks import BaseCallback
-from seqrun.training.callback import Run
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams, batch_order
+from seqrun.training.callback import Run
+from seqrun.training.divergence import TrainingDiverged
+from seqrun.training.engine.threads import default_num_threads
+from seqrun.training.limits import chunk_rule
 
 NOISY = {"backbone": {"dropout": 0.4, "batch_norm": True}, "training": {"epochs_per_task": 1}}
 

@@ -115,7 +115,7 @@ def test_no_rule_knows_a_layer_whose_kernel_is_made_of_its_parameters():
     import jax
     from flax import linen as nn
 
-    from seqrun.formulas.parameters.jax import canonical, as_tree
+    from seqrun.formulas.parameters.jax import as_tree, canonical
     from seqrun.formulas.per_sample import jax as per_sample
 
     def doubled(arrays: Any) -> Any:
@@ -149,9 +149,9 @@ def test_dense_layers(bias: bool):
     import jax
     from flax import linen as nn
 
-    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.jax import cross_entropy
     from seqrun.formulas.layers import jax as layers
+    from seqrun.formulas.parameters.jax import as_tree, canonical
 
     parts = [lambda x: x.reshape(len(x), -1), nn.Dense(5, bias), nn.relu, nn.Dense(3, bias)]
     module, rng = nn.Sequential(parts), np.random.default_rng(2)
@@ -190,8 +190,8 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
     import jax.numpy as jnp
     from flax import linen as nn
 
-    from seqrun.formulas.parameters.jax import canonical, as_tree
     from seqrun.formulas.layers import jax as layers
+    from seqrun.formulas.parameters.jax import as_tree, canonical
 
     class Network(nn.Module):
         """Two dense layers; the norm of the second's kernel scales something."""
@@ -587,7 +587,7 @@ def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
     import jax
     from flax import linen as nn
 
-    from seqrun.formulas.parameters.jax import canonical, as_tree
+    from seqrun.formulas.parameters.jax import as_tree, canonical
     from seqrun.formulas.per_sample import jax as per_sample
 
     class Network(nn.Module):
@@ -673,7 +673,7 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
     import optax
     from flax import linen as nn
 
-    from seqrun.formulas.parameters.jax import canonical, as_tree
+    from seqrun.formulas.parameters.jax import as_tree, canonical
     from seqrun.formulas.per_sample import jax as per_sample
 
     monkeypatch.setattr(jax.lax, "platform_dependent", branch(platform))

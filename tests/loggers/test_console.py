@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqrun.evaluation.metrics import compute_metrics
 from seqrun.loggers import ConsoleLogger, RunInfo
 from seqrun.loggers.console import show_results
-from seqrun.evaluation.metrics import compute_metrics
 from seqrun.records.results import Results, RunRecord
 
 NAME = {"algo": "ewc", "benchmark": "rotated_digits", "backbone": "mlp", "backend": "jax"}

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from seqrun.training.options import TrainingOptions
 from seqrun.callbacks import TqdmCallback
 from seqrun.plan import Chunk
+from seqrun.training.options import TrainingOptions
 
 
 class Terminal(io.StringIO):

@@ -18,11 +18,11 @@ from experiments import build
 from loggers.tracker_files import comet_messages, comet_metrics, events, points, wandb_run
 from runs.test_resume import StopAfter, Stopped
 
-from seqrun.records import checkpoint
 from seqrun.callbacks import CheckpointCallback, MetricCallback
-from seqrun.files import matrix_from_csv
 from seqrun.cli.listing import CONF
+from seqrun.files import matrix_from_csv
 from seqrun.loggers import CometLogger, LocalLogger, RunInfo, TensorBoardLogger, WandbLogger
+from seqrun.records import checkpoint
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 RUN = (

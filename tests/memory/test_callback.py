@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from experiments import build, run
 
-from seqrun.checks import ConfigError
 from seqrun.callbacks import MemoryCallback
+from seqrun.checks import ConfigError
 from seqrun.memory import MemoryMechanism
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from comparison import assert_same_run
 from experiments import ALGORITHMS, admits, shared_run
-
 from parity.cases import HEALTHY, SETTINGS, VARIANTS, Case, suited
 
 GOLDEN = Path(__file__).with_name("golden.json")

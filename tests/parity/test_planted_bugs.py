@@ -69,7 +69,8 @@ class LeakingPenalty(EWC):
         pull = penalty_gradient(
             self.params, self.state.anchor, self.state.importance, self.penalty_coefficient
         )
-        loss = cross_entropy(self.module(self.engine.inputs(self.engine.dataset.x)), self.engine.dataset.y)
+        data = self.engine.dataset
+        loss = cross_entropy(self.module(self.engine.inputs(data.x)), data.y)
         mean = torch.autograd.grad(loss, list(self.params.values()))
         fisher = super().calculate_parameter_importance()
         # mean of (g + pull)^2

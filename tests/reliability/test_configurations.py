@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reliability.small_runs import config_of
 
+from seqrun.checks import ConfigError
 from seqrun.config import build as experiment
 from seqrun.runs import runner
 from seqrun.training.divergence import TrainingDiverged
-from seqrun.checks import ConfigError
 
 ALGORITHMS = ("naive", "ewc", "er", "agem", "derpp", "si", "joint")
 BENCHMARKS = ("rotated_digits", "permuted_digits", "split_digits")

@@ -11,13 +11,13 @@ import pytest
 from experiments import build, every_backend
 from reliability.small_runs import config_of, good_checkpoints
 
-from seqrun.records import checkpoint
-from seqrun.runs import runner
-from seqrun.training.divergence import TrainingDiverged
 from seqrun.callbacks import BaseCallback, CheckpointCallback
-from seqrun.training.callback import Run
-from seqrun.records.checkpoint import Checkpoint, save
 from seqrun.config.hash import config_hash
+from seqrun.records import checkpoint
+from seqrun.records.checkpoint import Checkpoint, save
+from seqrun.runs import runner
+from seqrun.training.callback import Run
+from seqrun.training.divergence import TrainingDiverged
 
 
 def set_bias(algorithm: Any, values: Any) -> None:

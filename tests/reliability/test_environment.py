@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from seqrun.cli import preflight
 from seqrun.checks import ConfigError
-from seqrun.config.secrets import read_variable
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
+from seqrun.config.secrets import read_variable
 
 
 def test_what_may_be_read(monkeypatch: pytest.MonkeyPatch):

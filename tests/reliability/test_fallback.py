@@ -16,12 +16,12 @@ from reliability.small_runs import config_of
 from reliability.test_signals import Signalled, interrupted
 from safetensors.numpy import load_file, save
 
-from seqrun.records import checkpoint
-from seqrun.runs import runner
 from seqrun.callbacks import MetricCallback
-from seqrun.records.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
 from seqrun.checks import ConfigError
 from seqrun.config.hash import config_hash
+from seqrun.records import checkpoint
+from seqrun.records.checkpoint import DAMAGED, FOLDER, STATE_FILE, TENSORS_FILE, _checksum
+from seqrun.runs import runner
 
 OFTEN = ("callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.every_epoch=false")
 PARTS = (

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from reliability.small_runs import SMALL, config_of, good_checkpoints
 
-from seqrun.runs import runner
 from seqrun.config.hash import config_hash
 from seqrun.files import TEMPORARY, remove_temporaries
 from seqrun.records.results import STATUSES
+from seqrun.runs import runner
 
 RUN = Path(__file__).parents[2] / "run.py"
 CALLS = ("fsync", "replace", "open")

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from experiments import ALGORITHMS, CONF, build, every_backend
 
-from seqrun.training.trainer import Trainer
+from seqrun.checks import ConfigError
 from seqrun.cli import preflight
 from seqrun.training import limits as footprint
-from seqrun.checks import ConfigError
-from seqrun.training.limits import Need, available_bytes, check_size, needs_of, refuse_what_cannot_fit
+from seqrun.training.limits import (
+    Need,
+    available_bytes,
+    check_size,
+    needs_of,
+    refuse_what_cannot_fit,
+)
+from seqrun.training.trainer import Trainer
 
 
 def sizes(algorithm: Any) -> dict[str, int]:

@@ -117,9 +117,9 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
     """Before another tries the checkpoint before."""
     from reliability.small_runs import config_of
 
+    from seqrun.algorithms.base import BaseAlgorithm
     from seqrun.records import checkpoint
     from seqrun.runs import runner
-    from seqrun.algorithms.base import BaseAlgorithm
 
     runs: list[weakref.ref[Any]] = []
     left: list[int] = []

@@ -18,10 +18,6 @@ from experiments import build
 from reliability.mutations import FILES, HOSTILE, places, replaced, without
 from reliability.small_runs import config_of
 
-from seqrun.training import resume
-from seqrun.training.trainer import Trainer
-from seqrun.config import build as experiment
-from seqrun.runs import runner
 from seqrun.callbacks import (
     CheckpointCallback,
     EarlyStoppingCallback,
@@ -29,6 +25,10 @@ from seqrun.callbacks import (
     StabilityGapCallback,
     TimingCallback,
 )
+from seqrun.checks import ConfigError
+from seqrun.config import build as experiment
+from seqrun.config.hash import config_hash
+from seqrun.loggers import LocalLogger, TensorBoardLogger, WandbLogger
 from seqrun.records.checkpoint import (
     FOLDER,
     STATE_FILE,
@@ -40,10 +40,10 @@ from seqrun.records.checkpoint import (
     load,
     save,
 )
-from seqrun.checks import ConfigError
-from seqrun.config.hash import config_hash
-from seqrun.loggers import LocalLogger, TensorBoardLogger, WandbLogger
 from seqrun.records.results import RecordError, Results
+from seqrun.runs import runner
+from seqrun.training import resume
+from seqrun.training.trainer import Trainer
 
 CONFIGS = [("algo=er",), ("algo=ewc", "benchmark=split_digits", "optimizer=adam")]
 

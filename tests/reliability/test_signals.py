@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from reliability.small_runs import config_of, good_checkpoints
 
-from seqrun.runs import runner
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.config.hash import config_hash
+from seqrun.runs import runner
 
 
 class Signalled(InterruptionCallback):

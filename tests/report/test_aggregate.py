@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqrun.runs.aggregate import mean_lines
 from seqrun.evaluation.figures import lines_figure
 from seqrun.evaluation.metrics import half_widths, summarise
+from seqrun.runs.aggregate import mean_lines
 
 ROOT = Path(__file__).parents[2]
 

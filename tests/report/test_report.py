@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from report.runs import record
 
-from seqrun.config import hash as config
 from seqrun.checks import ConfigError
+from seqrun.config import hash as config
 from seqrun.files import write_json
 from seqrun.records.locks import locked
 from seqrun.report import collect, find, summarise_directory, write_report, write_summary

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from experiments import BACKENDS
 
-from seqrun.cli import preflight
-from seqrun.runs import runner
 from seqrun.benchmarks.source import data_root
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
 from seqrun.reproductions.records import protocol_of
+from seqrun.runs import runner
 
 FOLDER = CONF.parent / "reproductions"
 RECORDS = json.loads((FOLDER / "results.json").read_text())

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from reproductions import lamaml_loop
 
-from seqrun.cli import preflight
-from seqrun.runs import runner
 from seqrun.benchmarks.source import data_root
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
+from seqrun.runs import runner
 
 NUM_TASKS, SEEDS = 4, (0, 1)
 POINTS = 0.015

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from seqrun.reproductions import __main__ as reproduce
-from seqrun.reproductions import records as kept
 from seqrun.checks import ConfigError
 from seqrun.evaluation.verdict import Expected
+from seqrun.reproductions import __main__ as reproduce
+from seqrun.reproductions import records as kept
 
 COMMIT, PROTOCOL = "0123456789abcdef", "abc"
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqrun.evaluation.verdict import judge
+from seqrun.records.results import Results, RunRecord
 from seqrun.reproductions import __main__ as reproduce
 from seqrun.reproductions import records as kept
-from seqrun.records.results import Results, RunRecord
-from seqrun.evaluation.verdict import judge
 
 PAPER = "paper2020"
 ROW = """\

@@ -13,13 +13,13 @@ from hydra import compose, initialize_config_dir
 from reproductions import tiny_data
 
 from seqrun.cli import preflight
+from seqrun.cli.listing import CONF, options
 from seqrun.config import build as experiment
-from seqrun.runs import runner
 from seqrun.config.compose import register, resolved
 from seqrun.config.schema import seeds_of
-from seqrun.cli.listing import CONF, options
-from seqrun.reproductions.__main__ import rows_of
 from seqrun.evaluation.verdict import Expected
+from seqrun.reproductions.__main__ import rows_of
+from seqrun.runs import runner
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "reproductions"

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from seqrun.checks import ConfigError
-from seqrun.loggers.console import show_verdict
 from seqrun.evaluation.verdict import Expected, judge, protocol_changes
+from seqrun.loggers.console import show_verdict
 
 NODE: dict[str, Any] = {
     "paper": "Someone 2020",

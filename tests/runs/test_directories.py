@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from reliability.small_runs import config_of
 
-from seqrun.cli import preflight
-from seqrun.runs import directory as run_directory
-from seqrun.runs import runner
 from seqrun.checks import ConfigError
+from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
 from seqrun.records.locks import LOCK_FILE, locked
+from seqrun.runs import directory as run_directory
+from seqrun.runs import runner
 
 NEVER = ["resume=never"]
 

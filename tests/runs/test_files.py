@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from seqrun import files
-from seqrun.records import checkpoint
 from seqrun.files import matrix_from_csv, matrix_to_csv, to_json, write_atomically, write_json
+from seqrun.records import checkpoint
 
 
 def test_text_and_bytes_and_missing_directories(tmp_path):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from seqrun.records import checkpoint
-from seqrun.runs import directory as run_directory
 from seqrun.checks import ConfigError
+from seqrun.records import checkpoint
 from seqrun.records.locks import is_locked, locked
+from seqrun.runs import directory as run_directory
 
 RUN = Path(__file__).parents[2] / "run.py"
 LONG = [

@@ -11,12 +11,11 @@ import pytest
 from experiments import ALGORITHMS, build
 from parity.cases import SMALLER
 
-from seqrun.records import checkpoint
-from seqrun.callbacks import BaseCallback, CheckpointCallback, MetricCallback
-from seqrun.training.callback import Run
+from seqrun.callbacks import BaseCallback, CheckpointCallback, MemoryCallback, MetricCallback
 from seqrun.loggers import LocalLogger
-from seqrun.callbacks import MemoryCallback
 from seqrun.memory import MemoryMechanism
+from seqrun.records import checkpoint
+from seqrun.training.callback import Run
 
 KINDS_OF_STATE = ("naive", "ewc", "er", "derpp", "kcl", "mcsgd", "lamaml", "lfl", "icarl")
 """Algorithms that between them carry every kind of state; the others are in `make test-all`."""

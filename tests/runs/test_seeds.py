@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqrun.config.experiment import Experiment
-from seqrun.runs import runner
-from seqrun.runs import seeds
 from seqrun.callbacks import BaseCallback
+from seqrun.config.experiment import Experiment
+from seqrun.runs import runner, seeds
 from seqrun.runs.processes import run_in_processes
 from seqrun.runs.seeds import WORTH_PROCESSES, choose_strategy
 

@@ -18,19 +18,19 @@ from experiments import ALGORITHMS, algorithm_class
 from reliability.small_runs import config_of
 
 from hydra_plugins.seqrun.vectorized import VectorizedLauncher
-from seqrun.runs import vmapped as together
-from seqrun.sweeps import jobs
-from seqrun.training import limits as footprint
-from seqrun.training.engine.vmap import BaseEnsemble
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import InterruptionCallback, MetricCallback, TqdmCallback
 from seqrun.checks import ConfigError
-from seqrun.sweeps.grouping import group, structure_of, vectorizable_keys
 from seqrun.config.build import build, check
 from seqrun.config.experiment import Experiment
 from seqrun.loggers import ConsoleLogger, LocalLogger
 from seqrun.records.results import Results
+from seqrun.runs import vmapped as together
+from seqrun.sweeps import jobs
+from seqrun.sweeps.grouping import group, structure_of, vectorizable_keys
 from seqrun.sweeps.summary import Outcome, SweepJob
+from seqrun.training import limits as footprint
+from seqrun.training.engine.vmap import BaseEnsemble
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"
 EWC_ON_JAX = ("backend=jax", "algo=ewc")
@@ -202,7 +202,8 @@ def test_a_member_prints_nothing():
     )
     member: Any = object()
     together._admit(algorithm, member)
-    assert algorithm.engine.participant is member and algorithm.engine.execution == {"strategy": "vmap"}
+    assert algorithm.engine.participant is member
+    assert algorithm.engine.execution == {"strategy": "vmap"}
     assert algorithm.callbacks == [metrics] and algorithm.loggers == [files]
 
 

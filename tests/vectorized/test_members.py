@@ -11,12 +11,12 @@ import pytest
 from experiments import ALGORITHMS, algorithm_class, every_algorithm
 from vectorized.members import SHORT, TOLERANCE, UNEVEN, assert_like_single, together, train
 
-from seqrun.training.engine.vmap import jax as ensembles
-from seqrun.training.engine.vmap.jax import Ensemble
-from seqrun.training.divergence import TrainingDiverged
-from seqrun.training.step import Step
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import EarlyStoppingCallback
+from seqrun.training.divergence import TrainingDiverged
+from seqrun.training.engine.vmap import jax as ensembles
+from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.step import Step
 
 BRIEF = ("naive", "ewc", "er", "agem")
 algorithms = pytest.mark.parametrize(

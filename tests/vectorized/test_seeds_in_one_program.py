@@ -13,9 +13,9 @@ import pytest
 from reliability.small_runs import config_of
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.training.callback import Run
 from seqrun.runs.runner import run_experiment
 from seqrun.runs.seeds import SeedFailed
+from seqrun.training.callback import Run
 
 OVERRIDES = ("backend=jax", "algo=naive", "seed=[0,1,2]", "backbone.n_hidden_layers=1")
 OVERRIDES += ("training.chunk_steps=4", "seeds_strategy=")

@@ -20,8 +20,8 @@ class InProcessLauncher(BaseLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal ends the one that runs, after a checkpoint, and the multirun."""
-        from seqrun.sweeps.jobs import run_job
         from seqrun.callbacks import InterruptionCallback
+        from seqrun.sweeps.jobs import run_job
 
         outcomes: list[Outcome] = []
         interruption = InterruptionCallback()

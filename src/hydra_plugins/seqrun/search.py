@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.seqrun._jobs import ending, outcome_of
 from seqrun.checks import one_of, whole
 from seqrun.records.locks import locked
-from seqrun.sweeps.validation import command, held_out
 from seqrun.sweeps.summary import Outcome, finish
+from seqrun.sweeps.validation import command, held_out
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -21,9 +21,9 @@ class VectorizedLauncher(BaseLauncher):
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal makes those that run save a checkpoint, and ends the multirun."""
-        from seqrun.sweeps.jobs import has_ended, run_job, run_jobs_together
         from seqrun.callbacks import InterruptionCallback
         from seqrun.sweeps.grouping import group
+        from seqrun.sweeps.jobs import has_ended, run_job, run_jobs_together
 
         outcomes: dict[int, Outcome] = {}
 

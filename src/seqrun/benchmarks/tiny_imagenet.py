@@ -137,10 +137,10 @@ def _samples(
                     f"{where}: {published.folder}/{part} has {len(names)} images of class {wnid}, "
                     f"must have {number}"
                 )
-    return {"train": _in_order(train), "test": _in_order(test)}
+    return {"train": _sorted_names(train), "test": _sorted_names(test)}
 
 
-def _in_order(groups: list[list[str]]) -> tuple[list[str], np.ndarray]:
+def _sorted_names(groups: list[list[str]]) -> tuple[list[str], np.ndarray]:
     labels = np.repeat(np.arange(len(groups)), [len(names) for names in groups])
     return [name for names in groups for name in sorted(names)], labels
 

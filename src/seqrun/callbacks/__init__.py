@@ -1,6 +1,5 @@
 """Callbacks: code that runs around the events of a training run."""
 
-from seqrun.training.callback import BaseCallback, Run
 from seqrun.callbacks.checkpoint import CheckpointCallback
 from seqrun.callbacks.early_stopping import EarlyStoppingCallback
 from seqrun.callbacks.interruption import Interrupted, InterruptionCallback
@@ -12,6 +11,7 @@ from seqrun.callbacks.progress import TqdmCallback
 from seqrun.callbacks.record import RecordCallback
 from seqrun.callbacks.stability_gap import StabilityGapCallback
 from seqrun.callbacks.timing import TimingCallback
+from seqrun.training.callback import BaseCallback, Run
 
 __all__ = [
     "BaseCallback",

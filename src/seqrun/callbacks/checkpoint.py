@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from seqrun.plan import Chunk
-from seqrun.training.callback import BaseCallback, Run
-from seqrun.records.checkpoint import save
 from seqrun.checks import at_least, boolean, whole
+from seqrun.plan import Chunk
+from seqrun.records.checkpoint import save
+from seqrun.training.callback import BaseCallback, Run
 
 
 @dataclass(kw_only=True, eq=False)

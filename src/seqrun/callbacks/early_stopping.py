@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seqrun.training.callback import Algorithm, BaseCallback, Run
+from seqrun.checks import ConfigError, at_least, boolean, one_of, whole
 from seqrun.records.checkpoint_checks import (
     WEIGHTS,
     CheckpointError,
@@ -17,7 +17,7 @@ from seqrun.records.checkpoint_checks import (
     check_number,
     check_whole,
 )
-from seqrun.checks import ConfigError, at_least, boolean, one_of, whole
+from seqrun.training.callback import Algorithm, BaseCallback, Run
 
 
 @dataclass(kw_only=True, eq=False)

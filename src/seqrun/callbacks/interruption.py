@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+from seqrun.callbacks.checkpoint import CheckpointCallback
 from seqrun.plan import Chunk
 from seqrun.training.callback import BaseCallback, Run
-from seqrun.callbacks.checkpoint import CheckpointCallback
-
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """Ctrl-C, and what schedulers send before they kill; one that is handled by others is let be."""
@@ -48,9 +47,8 @@ class InterruptionCallback(BaseCallback):
             yield
             return
         before = {}
-        for name in SIGNALS:
-            number = getattr(signal, name, None)  # Windows lacks some
-            handler = None if number is None else signal.getsignal(number)
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            handler = signal.getsignal(number)
             if handler in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = handler
                 signal.signal(number, self._request)

@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 
 from seqrun.benchmarks import Dataset
-from seqrun.training.callback import Algorithm, BaseCallback, Run
-from seqrun.training.resume import check_stored_samples
-from seqrun.records.checkpoint_checks import (
-    CheckpointError,
-    check_integers,
-    check_keys,
-)
 from seqrun.checks import ConfigError
 from seqrun.memory.mechanism import MemoryMechanism
 from seqrun.plan import Chunk
+from seqrun.records.checkpoint_checks import CheckpointError, check_integers, check_keys
+from seqrun.training.callback import Algorithm, BaseCallback, Run
+from seqrun.training.resume import check_stored_samples
 
 
 class MemoryCallback(BaseCallback):

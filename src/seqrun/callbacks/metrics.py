@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from seqrun.plan import Chunk
-from seqrun.training.callback import BaseCallback, Run
-from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
 from seqrun.benchmarks.base import evaluation_sizes
 from seqrun.evaluation.metrics import run_metrics
+from seqrun.plan import Chunk
+from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
+from seqrun.training.callback import BaseCallback, Run
 
 
 @dataclass(kw_only=True, eq=False)

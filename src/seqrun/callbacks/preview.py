@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqrun.training.callback import BaseCallback, Run
 from seqrun.checks import whole
 from seqrun.files import write_atomically
+from seqrun.training.callback import BaseCallback, Run
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,7 +47,7 @@ class PreviewCallback(BaseCallback):
         transform = run.algorithm.benchmark.transform
         title = f"task {run.task}/{run.algorithm.num_tasks} of {run.algorithm.benchmark.name}: "
         title += f"{height} x {width} x {channels}, {len(y)} training samples"
-        if transform.mean is not None:
+        if transform.mean is not None and transform.std is not None:
             mean, std = (
                 ", ".join(f"{v:.3g}" for v in np.atleast_1d(a))
                 for a in (transform.mean, transform.std)

@@ -7,10 +7,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from seqrun.checks import whole
 from seqrun.plan import Chunk
 from seqrun.training.callback import BaseCallback, Run
-from seqrun.checks import whole
-
 
 FOLDER = "profile"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqrun.training.callback import BaseCallback, Run
 from seqrun.records.results import Results
+from seqrun.training.callback import BaseCallback, Run
 
 
 @dataclass(kw_only=True, eq=False)

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from seqrun.checks import whole
+from seqrun.files import write_atomically, write_json
 from seqrun.plan import Chunk
-from seqrun.training.callback import BaseCallback, Run
 from seqrun.records.checkpoint_checks import (
     CheckpointError,
     check_integers,
@@ -17,9 +18,7 @@ from seqrun.records.checkpoint_checks import (
     check_like,
     check_number,
 )
-from seqrun.checks import whole
-from seqrun.files import write_atomically, write_json
-
+from seqrun.training.callback import BaseCallback, Run
 
 FILE = "stability_gap.json"
 FIGURE = "figures/stability_gap.png"

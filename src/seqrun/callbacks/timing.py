@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from seqrun.training.callback import BaseCallback, Run
 
-
 FILE = "timing.jsonl"
 
 

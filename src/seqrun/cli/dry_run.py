@@ -13,8 +13,8 @@ from seqrun.config.build import build
 from seqrun.records.locks import is_locked
 from seqrun.records.results import FILE, RecordError, Results
 from seqrun.runs.directory import is_done
-from seqrun.training.limits import planned_samples
 from seqrun.sweeps.summary import differing
+from seqrun.training.limits import planned_samples
 
 RUNS = Path("runs")
 """Where single runs go; their times are as good as those of a sweep."""

@@ -49,6 +49,16 @@ def save_figures(
     write_atomically(Path(directory) / LINES_FIGURE, png(lines_figure(matrix, title, runs)))
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of width x height inches for the Agg renderer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     content = io.BytesIO()
@@ -226,10 +236,6 @@ def _over_stream(axes: Any, after: np.ndarray, x_label: str, y_label: str, title
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure of width x height inches for the Agg renderer, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Return a figure of width x height inches, and its axes."""
+    figure = new_figure(width, height)
     return figure, figure.add_subplot()

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from seqrun.evaluation.figures import DPI, OKABE_ITO
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from seqrun.evaluation.figures import OKABE_ITO, new_figure, png
 
 COLUMNS = 10
 
@@ -24,7 +18,7 @@ def inputs_png(x: np.ndarray, y: np.ndarray, title: str) -> bytes:
         y: (N,) labels.
         title: above the grid.
     """
-    figure = _figure(1.0 * min(COLUMNS, max(len(x), 4)), 1.25 * -(-len(x) // COLUMNS) + 0.6)
+    figure = new_figure(1.0 * min(COLUMNS, max(len(x), 4)), 1.25 * -(-len(x) // COLUMNS) + 0.6)
     figure.suptitle(title, fontsize=9)
     grid = figure.subplots(-(-len(x) // COLUMNS), min(COLUMNS, len(x)), squeeze=False)
     for axes in grid.flat:
@@ -33,7 +27,7 @@ def inputs_png(x: np.ndarray, y: np.ndarray, title: str) -> bytes:
         shown = image if image.shape[-1] == 3 else image.mean(-1)
         axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(str(label), fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def stability_png(steps: np.ndarray, tasks: np.ndarray, rows: np.ndarray, title: str) -> bytes:
@@ -46,7 +40,7 @@ def stability_png(steps: np.ndarray, tasks: np.ndarray, rows: np.ndarray, title:
     """
     from matplotlib import colormaps
 
-    figure = _figure(8.4, 4.6)
+    figure = new_figure(8.4, 4.6)
     axes = figure.add_subplot()
     count = rows.shape[1]
     for j in range(count):
@@ -71,19 +65,4 @@ def stability_png(steps: np.ndarray, tasks: np.ndarray, rows: np.ndarray, title:
         axes.legend(
             loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, ncols=1 + (count > 14)
         )
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
-    return png.getvalue()
+    return png(figure)

@@ -12,7 +12,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from seqrun.checks import ConfigError, boolean, writable
-from seqrun.files import matrix_to_csv, json_value, write_atomically
+from seqrun.files import json_value, matrix_to_csv, write_atomically
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.records.results import FILE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import queue
 import sys
 import threading
@@ -237,14 +236,12 @@ class TrackerLogger(BaseLogger):
                 return
 
     def _draw(self, run: RunInfo, name: str, matrix: np.ndarray) -> None:
-        from seqrun.evaluation.figures import DPI, matrix_figure
+        from seqrun.evaluation.figures import matrix_figure, png
 
         parts = run.name
         title = f"{parts['algo']} on {parts['benchmark']}, {parts['backbone']} ({parts['backend']})"
-        png = io.BytesIO()
         given = ", task given at test" if name.endswith("_task_aware") else ""
-        matrix_figure(matrix, title + given).savefig(png, format="png", dpi=DPI)
-        self.write_figure(name, png.getvalue())
+        self.write_figure(name, png(matrix_figure(matrix, title + given)))
 
     def _drop(self, reason: str) -> None:
         with self._lock:

@@ -29,7 +29,6 @@ from seqrun.files import (
     to_json,
     write_through,
 )
-
 from seqrun.records.checkpoint_checks import (
     RECORD,
     CheckpointError,
@@ -222,12 +221,13 @@ def set_aside_after(directory: Path, start: Checkpoint | None) -> None:
         OSError: the directory cannot be written to.
     """
     for path in _all(directory / FOLDER):
-        if start is None or _position(path) > _position(start.path):
+        if start is None or start.path is None or _position(path) > _position(start.path):
             _set_aside(path)
 
 
 def set_aside(checkpoint: Checkpoint) -> None:
     """Rename one that was read and turned out to be damaged, as `set_aside_after` does."""
+    assert checkpoint.path is not None  # it was read
     _set_aside(checkpoint.path)
 
 

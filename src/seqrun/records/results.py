@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 
 import seqrun
-from seqrun.files import json_value, matrix_to_csv, write_atomically, write_json
 from seqrun.evaluation.metrics import mean_matrix, run_metrics, summarise
+from seqrun.files import json_value, matrix_to_csv, write_atomically, write_json
 from seqrun.records.progress import Progress
 
 SCHEMA = 1

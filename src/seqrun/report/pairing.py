@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from seqrun.evaluation.metrics import summarise
-from seqrun.report.differences import differing_values, short_names, yaml_text, varying_keys
+from seqrun.report.differences import differing_values, short_names, varying_keys, yaml_text
 from seqrun.report.records import ExperimentRuns, makes_stream
 
 METRICS = ("average_accuracy", "average_forgetting")

@@ -17,9 +17,9 @@ from seqrun.report.differences import (
     ABSENT,
     labels,
     short_names,
-    yaml_text,
     varying_keys,
     varying_names,
+    yaml_text,
 )
 from seqrun.report.pairing import METRICS, Pair
 from seqrun.report.records import Collection, ExperimentRuns

@@ -239,6 +239,7 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
             if found:
                 old = measured[backend].get("protocol") != row.protocol
                 verdicts.append(found["verdict"] + (" (of an earlier protocol)" if old else ""))
+        published = percent(number.mean, number.std, digits=2)
         told = ["", "", ""]
         if place == 0:
             told[0] = _each(len(record["seeds"]) for record in records)
@@ -246,7 +247,7 @@ def _lines(name: str, row: Row, measured: Mapping[str, Any]) -> Iterator[str]:
             told[2] = _each((record["commit"] or "")[:8] for record in records)
         yield (
             f"| {name if place == 0 else ''} | {metric_label(metric)} "
-            f"| {percent(number.mean, number.std, digits=2)}{label} | {' | '.join(cells)} | {told[0]} "
+            f"| {published}{label} | {' | '.join(cells)} | {told[0]} "
             f"| {_each(verdicts)} | {told[1]} | {told[2]} |"
         )
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from seqrun.evaluation.figures import save_figures
-from seqrun.files import matrix_to_csv, json_value, write_atomically
-from seqrun.loggers.local import FIGURES, METRICS_FILE
 from seqrun.evaluation.metrics import mean_matrix
+from seqrun.files import json_value, matrix_to_csv, write_atomically
+from seqrun.loggers.local import FIGURES, METRICS_FILE
 from seqrun.records.results import Results
 
 POSITION = ("step", "epoch", "task")

@@ -19,7 +19,6 @@ from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.callback import BaseCallback, Run, has_step_hook
 from seqrun.training.limits import planned_samples
 
-
 WORTH_PROCESSES = 100_000
 """Samples of all seeds above which processes are faster: each starts in about four seconds."""
 LOG = "output.log"

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from seqrun.callbacks import TqdmCallback
+from seqrun.loggers.console import ConsoleLogger
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.engine.vmap import Failure, Participant
-from seqrun.callbacks import TqdmCallback
 from seqrun.training.limits import needs_of, plan_lengths, total_bytes
-from seqrun.loggers.console import ConsoleLogger
-
 
 MOST_RUNS = 256
 """Runs in one program, however small they are."""

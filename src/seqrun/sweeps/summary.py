@@ -64,10 +64,11 @@ class Outcome:
 
 def progress(job: SweepJob, outcome: Outcome, place: int, total: int) -> None:
     """Say on stderr how one job ended; stdout is for results."""
+    shown = percent(outcome.value, unit=" %", undefined="-")
     if outcome.was_done:
-        told = f"completed before, {percent(outcome.value, unit=" %", undefined="-")}"
+        told = f"completed before, {shown}"
     elif outcome.status == "completed":
-        told = f"completed, {percent(outcome.value, unit=" %", undefined="-")}, {outcome.seconds:.1f} s"
+        told = f"completed, {shown}, {outcome.seconds:.1f} s"
     else:
         told = f"failed: {outcome.error}"
     sys.stderr.write(f"[{place}/{total}] {job.name}: {told}\n")

@@ -167,12 +167,13 @@ def needs_of(algorithm: BaseAlgorithm) -> list[Need]:
     most = max(algorithm.training_size(t) for t in algorithm.trained_tasks())
     tested = sum(benchmark.task_size(t, benchmark.evaluation_split) for t in tasks)
     weights = sum(map(math.prod, algorithm.engine.parameter_shapes().values())) * 4
+    states = [*algorithm.engine.state_arrays(), algorithm.persistent]
     per_step = algorithm.samples_per_step()
     gathered = min(algorithm.engine.gathered_steps, algorithm.engine.chunk_steps)
     smallest = min(benchmark.batch_size_of(t) for t in tasks)
     steps = math.ceil(most / smallest)
     parts = [
-        weights_need(algorithm, weights + array_bytes([*algorithm.engine.state_arrays(), algorithm.persistent])),
+        weights_need(algorithm, weights + array_bytes(states)),
         Need(
             "data",
             f"benchmark.samples_per_task={benchmark.samples_per_task}",

@@ -21,7 +21,8 @@ class AGEM(AGEMOptions, PyTorchBaseAlgorithm):
         """Project the gradient where it would raise the loss of memory."""
         if len(step.batches["replay"].y):
             with self.engine.without_side_effects():
-                step.gradients = projected_by_loss(step.gradients, step.params, self.memory_loss(step))
+                loss = self.memory_loss(step)
+                step.gradients = projected_by_loss(step.gradients, step.params, loss)
 
     def memory_loss(self, step: Step) -> Tensor:
         """Return the mean cross-entropy on the memory batch, whose gradient is g_ref."""

@@ -10,8 +10,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from seqrun.formulas.parameters.jax import as_tree, canonical
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
+from seqrun.formulas.parameters.jax import as_tree, canonical
 from seqrun.records.checkpoint import Checkpoint
 from seqrun.records.results import RunRecord
 from seqrun.training.algorithm import BaseAlgorithm

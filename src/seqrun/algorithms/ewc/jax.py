@@ -50,10 +50,11 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         size = self.rows_per_batch if batched else self.engine.per_sample_rows
         classes = range(self.benchmark.num_classes) if self.fisher == "exact" else (0,)
         total = jax.tree.map(jnp.zeros_like, self.params)
+        known = self.params, self.stats, self.engine.dataset, self.engine.mask
         cuts = np.arange(size, len(rows), size)
         for row, draw in zip(np.split(rows, cuts), np.split(draws, cuts), strict=True):
             for c in map(np.int32, classes):
-                args = (total, self.params, self.stats, self.engine.dataset, self.engine.mask, row, draw, c)
+                args = (total, *known, row, draw, c)
                 total = self.engine.compiled("fisher", self._add_terms, args)(*args)
         parts = len(cuts) + 1 if batched else len(rows)
         return jax.tree.map(lambda f: f / parts, total)

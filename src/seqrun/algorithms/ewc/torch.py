@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.base import Step
+from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.ewc import (
     RUNNING_DECAY,
     RUNNING_EVERY,
@@ -54,12 +54,16 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return {n: f / parts for n, f in total.items()}
 
     def _squared_sample_gradients(self, row: Tensor, draw: Tensor) -> Tensors:
-        x, y, t = self.engine.inputs(self.engine.dataset.x[row]), self.engine.dataset.y[row], self.engine.dataset.t[row]
+        x, y, t = self._samples(row)
         if self.fisher != "exact":
             return per_sample_power_sum(self.module, x, self._losses, (y, t, draw), 2)
         every = [torch.full_like(y, c) for c in range(self.benchmark.num_classes)]
         terms = [per_sample_power_sum(self.module, x, self._losses, (c, t, draw), 2) for c in every]
         return {n: torch.stack([term[n] for term in terms]).sum(0) for n in terms[0]}
+
+    def _samples(self, row: Tensor) -> Batch:
+        x, y, t = (a[row] for a in self.engine.dataset)
+        return Batch(self.engine.inputs(x), y, t)
 
     def _losses(self, logits: Tensor, y: Tensor, t: Tensor, draw: Tensor) -> Tensor:
         """Return the (B,) losses whose squared gradients are averaged; `y`: true, or of "exact"."""
@@ -75,7 +79,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return losses
 
     def _squared_batch_gradient(self, row: Tensor, draw: Tensor) -> Tensors:
-        x, y, t = self.engine.inputs(self.engine.dataset.x[row]), self.engine.dataset.y[row], self.engine.dataset.t[row]
+        x, y, t = self._samples(row)
         loss = cross_entropy(allow_classes(self.module(x), self.engine.mask, t), y)
         gradients = torch.autograd.grad(loss, list(self.params.values()))
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}

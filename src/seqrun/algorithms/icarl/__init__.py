@@ -25,11 +25,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.algorithms.icarl.exemplars import class_means
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, one_of, whole
 from seqrun.memory import MemoryMechanism
-from seqrun.algorithms.base.memory import MemoryOwner
 
 
 class ICaRLState(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.base import Losses, Step
+from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.icarl import ICaRLMeans, ICaRLOptions, ICaRLState
 from seqrun.formulas.jax import allow_classes
 

@@ -10,18 +10,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.base import Losses, Step
+from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
-from seqrun.formulas.parameters.jax import as_tree
 from seqrun.formulas.jax import allow_classes, cross_entropy
-from seqrun.formulas.kernels.jax import (
-    fourier_features,
-    gaussian_divergence,
-    gram,
-    ridge_weights,
-)
+from seqrun.formulas.kernels.jax import fourier_features, gaussian_divergence, gram, ridge_weights
+from seqrun.formulas.parameters.jax import as_tree
 
 Arrays = dict[str, Array]
 
@@ -76,7 +71,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         """Return what a coreset's features make of task `t` (0-based), and mu, log sigma^2 of q."""
         low, high = features.min(), features.max()
         support, bases, posterior = self.scaled(features, low, high), None, None
-        if self.has_bases:
+        if noise is not None and phase is not None:
             mean, log_variance = posterior = self.amortised(params, "posterior", support.mean(0))
             bases = mean + jnp.exp(0.5 * log_variance) * noise
             support = fourier_features(support, bases, phase)

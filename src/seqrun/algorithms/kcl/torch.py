@@ -13,12 +13,7 @@ from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.torch import KCLNetwork
-from seqrun.formulas.kernels.torch import (
-    fourier_features,
-    gaussian_divergence,
-    gram,
-    ridge_weights,
-)
+from seqrun.formulas.kernels.torch import fourier_features, gaussian_divergence, gram, ridge_weights
 from seqrun.formulas.torch import allow_classes, cross_entropy, one_hot
 
 Tensors = dict[str, Tensor]
@@ -61,7 +56,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         """Return what a coreset's features make of task `t` (0-based), and mu, log sigma^2 of q."""
         low, high = features.min(), features.max()
         support, bases, posterior = self.scaled(features, low, high), None, None
-        if self.has_bases:
+        if noise is not None and phase is not None:
             network: Any = self.module
             mean, log_variance = posterior = network.posterior(support.mean(0))
             bases = mean + (0.5 * log_variance).exp() * noise

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.base import Batch, Step
+from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
 from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
 

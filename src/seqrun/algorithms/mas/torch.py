@@ -38,7 +38,8 @@ class MAS(MASOptions, RegularizationAlgorithm):
 
     def _squared_norms(self, logits: Tensor, t: Tensor) -> Tensor:
         """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""
-        outputs = logits if self.engine.mask is None else torch.where(self.engine.mask[t], logits, 0.0)
+        mask = self.engine.mask
+        outputs = logits if mask is None else torch.where(mask[t], logits, 0.0)
         return (outputs**2).sum(1)
 
     def consolidate(self, importance: Tensors) -> PenaltyState:

@@ -25,7 +25,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from seqrun.training.divergence import TrainingDiverged
 from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.algorithms.mcsgd.line import (
     GRADIENTS,
@@ -40,6 +39,7 @@ from seqrun.algorithms.mcsgd.line import (
 from seqrun.benchmarks import Dataset
 from seqrun.checks import at_least, boolean, one_of, whole, within
 from seqrun.memory import MemoryMechanism
+from seqrun.training.divergence import TrainingDiverged
 
 
 class MCSGDModes(NamedTuple):

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, whole
-from seqrun.algorithms.base.memory import MemoryOwner
 
 
 @dataclass(kw_only=True, eq=False)

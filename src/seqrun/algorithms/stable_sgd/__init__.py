@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from seqrun.checks import ConfigError, at_least, boolean, one_of, within
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.options import TrainingOptions
-from seqrun.checks import ConfigError, at_least, boolean, one_of, within
 
 SCHEDULE = {
     "lr_decay": "gamma",

@@ -19,10 +19,10 @@ from flax import linen as nn
 from jax import Array
 
 from seqrun.backbones.jax import normalised_inputs
-from seqrun.formulas.parameters.jax import canonical
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.formulas.augmentation.jax import augmented
+from seqrun.formulas.parameters.jax import canonical
 from seqrun.formulas.per_sample.jax import CHUNK, UNROLLED
 from seqrun.plan import Chunk
 from seqrun.training.algorithm import BaseAlgorithm
@@ -155,7 +155,8 @@ class JaxEngine(Engine):
 
         def make() -> Any:
             variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
-            params, stats = canonical(variables["params"]), canonical(variables.get("batch_stats", {}))
+            params = canonical(variables["params"])
+            stats = canonical(variables.get("batch_stats", {}))
             if not states:
                 return params, stats
             blank._param_shapes = params

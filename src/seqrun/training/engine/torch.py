@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from seqrun.backbones.torch import normalised_inputs
-from seqrun.formulas.parameters.torch import canonical_names, from_canonical, to_canonical
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.formulas.augmentation.torch import augmented
+from seqrun.formulas.parameters.torch import canonical_names, from_canonical, to_canonical
 from seqrun.plan import Chunk
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.engine.arrays import flatten_state, unflatten_state

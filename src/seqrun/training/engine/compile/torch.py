@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from seqrun.training.engine.cache import VARIABLES, compilation_cache
 from seqrun.checks import first_line
+from seqrun.training.engine.cache import VARIABLES, compilation_cache
 
 TOGETHER = 8
 """Steps of one program: calling one takes about as long as a small step itself."""

@@ -82,7 +82,7 @@ class Participant:
     # ---- in the ensemble's thread
 
     def resume(self, answer: Any) -> None:
-        """Give the participant what it waits for and let it work until it asks again or has ended."""
+        """Give the participant what it waits for; let it work until it asks again or has ended."""
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -144,7 +144,7 @@ class BaseEnsemble:
                         participant.resume(answers[participant])
                         if participant.ended is not None:
                             ended(place, participant.ended.result)
-                calls = {participant: participant.asked for participant in participants if participant.asked is not None}
+                calls = {p: p.asked for p in participants if p.asked is not None}
                 answers = self.answer(calls)
         except BaseException as error:
             for participant in participants:

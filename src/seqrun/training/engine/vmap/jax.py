@@ -33,13 +33,13 @@ class Ensemble(BaseEnsemble):
     Calls of one name, structure, shapes and dtypes are one program: it stacks what differs from run
     to run, maps the function over the stack and takes the results apart. What is the same for all
     (the same array on the device, or equal ones on the host) goes in once. A group that has lost
-    participants is filled up, with copies of its first, to the next power of two, so that few sizes are
+    participants is filled up, with copies of its first, to the next power of two: few sizes are
     compiled; a group of one is the ordinary program of a single run.
 
     A program that the device has no memory for, as for the activations of many convolutional
     networks, is run in smaller parts, and so are its later calls: what runs carry stays as it is.
 
-    The runs must be of the same structure: a program is traced from the first participant's function.
+    The runs must have the same structure: a program is traced from the first participant's call.
     The last one's is traced too and compared, and where it differs each runs its own.
     """
 
@@ -54,7 +54,7 @@ class Ensemble(BaseEnsemble):
         self._compile_seconds = 0.0
 
     def place(self, array: np.ndarray, device: Any) -> Array:
-        """Return the array on the device: the one that is there if a participant has an equal one."""
+        """Return the array on the device: the one that is there if another run has an equal one."""
         if array.nbytes < SHARED_BYTES or not isinstance(array, np.ndarray):
             return jax.device_put(array, device)
         content = hashlib.sha256(np.ascontiguousarray(array).data).digest()
@@ -79,7 +79,7 @@ class Ensemble(BaseEnsemble):
                 results = self._run_fitting(key, group)
             except Exception as error:
                 results = [Failure(error)] * len(group)
-            answers |= {participant: r for (participant, _, _), r in zip(group, results, strict=True)}
+            answers |= {call[0]: found for call, found in zip(group, results, strict=True)}
         for call in calls.values():
             call.timing["compile_seconds"] += self._compile_seconds
         return answers
@@ -170,7 +170,7 @@ class Ensemble(BaseEnsemble):
         """Return whether the first and the last participant's functions are one program."""
         if key not in self._alike:
             ends = group[0], group[-1]
-            first, last = (self._fingerprint(key, participant, call) for participant, call, _ in ends)
+            first, last = (self._fingerprint(key, who, call) for who, call, _ in ends)
             self._alike[key] = first == last
             if first != last:
                 name = group[0][1].name
