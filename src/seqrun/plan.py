@@ -172,8 +172,8 @@ def chunks(
     for arrays in segments:
         steps = len(arrays["index"])
         for start in range(0, steps, chunk_steps):
-            piece = {name: a[start : start + chunk_steps] for name, a in arrays.items()}
-            yield Chunk(task, epoch, first_step + start, piece, segment_steps=steps)
+            segment = {name: a[start : start + chunk_steps] for name, a in arrays.items()}
+            yield Chunk(task, epoch, first_step + start, segment, segment_steps=steps)
         first_step += steps
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from experiments import BACKENDS, algorithm_class, build, every_backend, run
 
+from seqrun.checks import ConfigError
 from seqrun.training.callback import EVENTS, STEP_EVENTS, BaseCallback, Run
 
 HOOKS = [f"on_{when}_{event}" for event in EVENTS for when in ("before", "after")]
@@ -162,3 +163,65 @@ def test_an_algorithm_may_be_a_callback():
         for name in plain.arrays:
             np.testing.assert_allclose(trace.arrays[name], traces[0].arrays[name], atol=1e-5)
     assert abs(plain.losses - traces[0].losses).max() > 1e-3
+
+
+# ---- classes that were written for other hooks
+
+
+def overriding(base: type, name: str, value: Any) -> type:
+    """Return a subclass with one method or attribute of its own."""
+    return type("Mine", (base,), {name: value})
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("training_loss", lambda self, step: None, r"losses\(self, step\), which returns Losses"),
+        ("hyper", lambda self: {}, r"override hparams\(self\)"),
+        ("pool_reads", ("index", "replay"), "override batch_names"),
+        ("task_pool", lambda self, data: data, "override make_replay_dataset"),
+        (
+            "on_after_task",
+            lambda self, algorithm: None,
+            r"Mine.on_after_task\(self, algorithm\): must be on_after_task\(self\): an algorithm",
+        ),
+        (
+            "on_after_backward",
+            lambda self, algorithm, step: None,
+            r"must be on_after_backward\(self, step\)",
+        ),
+        ("on_before_chunk", lambda self: None, r"must be on_before_chunk\(self, chunk\)"),
+    ],
+)
+def test_an_algorithm_of_the_old_kind_is_refused(
+    backend: str, name: str, value: Any, remedy: str
+):
+    kind = overriding(algorithm_class("naive", backend), name, value)
+    with pytest.raises(ConfigError, match=remedy):
+        build("naive", backend, kind=kind, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("pause_every", 3, "override every_n_steps"),
+        ("on_pause", lambda self, algorithm, step: None, r"override on_every_n_steps\(self, run"),
+        (
+            "on_after_task",
+            lambda self, algorithm: None,
+            r"must be on_after_task\(self, run\): a callback is given the run",
+        ),
+        ("on_after_chunk", lambda self, run: None, r"must be on_after_chunk\(self, run, chunk\)"),
+    ],
+)
+def test_a_callback_of_the_old_kind_is_refused(name: str, value: Any, remedy: str):
+    callback = overriding(BaseCallback, name, value)()
+    with pytest.raises(ConfigError, match=remedy):
+        build("naive", "torch", callbacks=[callback], **SHORT)
+
+
+def test_hooks_with_any_arguments_are_taken():
+    kind = overriding(algorithm_class("naive", "torch"), "on_after_task", lambda *args: None)
+    callback = overriding(BaseCallback, "on_after_task", lambda self, *args: None)()
+    assert build("naive", "torch", kind=kind, callbacks=[callback], **SHORT).fit()

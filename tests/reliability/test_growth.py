@@ -140,7 +140,7 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(BaseAlgorithm, "fit", refused)
     found = SimpleNamespace(path="a checkpoint")
     monkeypatch.setattr(checkpoint, "latest", lambda *_, **__: (found, []))
-    for name in ("set_aside", "set_aside_after"):
+    for name in ("mark_damaged", "set_aside_after"):
         monkeypatch.setattr(checkpoint, name, lambda *_: None)
     gc.disable()
     try:

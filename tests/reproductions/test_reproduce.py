@@ -67,7 +67,7 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "run.py").write_text(script)
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     monkeypatch.setattr(
-        reproduce, "experiment_of", lambda argv: SimpleNamespace(hash=hashed(argv))
+        reproduce, "checked_row", lambda argv: SimpleNamespace(hash=hashed(argv))
     )
     return tmp_path
 
@@ -248,6 +248,6 @@ from types import SimpleNamespace
 from seqrun.reproductions import __main__ as reproduce
 from test_reproduce import hashed
 reproduce.ROOT = Path(sys.argv[1])
-reproduce.experiment_of = lambda argv: SimpleNamespace(hash=hashed(argv))
+reproduce.checked_row = lambda argv: SimpleNamespace(hash=hashed(argv))
 sys.exit(reproduce.main(["--jobs", "1"]))
 """

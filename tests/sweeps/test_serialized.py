@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydra_plugins.seqrun._serialized import FILE, load, serialize
+from hydra_plugins.seqrun._serialized import FILE, load_job, serialize
 from seqrun.checks import ConfigError
 from seqrun.config.experiment import Experiment
 from seqrun.config.secrets import SECRETS
@@ -27,7 +27,7 @@ def job(directory, **logger) -> SweepJob:
 def test_a_job_is_read_back_as_it_was(tmp_path):
     written = job(tmp_path, entity=None)
     serialize(written, SECRETS)
-    assert load(tmp_path) == written
+    assert load_job(tmp_path) == written
 
 
 def test_a_secret_stays_in_its_variable(tmp_path, monkeypatch):
@@ -35,9 +35,9 @@ def test_a_secret_stays_in_its_variable(tmp_path, monkeypatch):
     written = job(tmp_path, api_key="k3y-of-mine")
     serialize(written, SECRETS)
     assert "k3y-of-mine" not in (tmp_path / FILE).read_text()
-    assert load(tmp_path) == written
+    assert load_job(tmp_path) == written
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY"):
-        load(tmp_path)
+        load_job(tmp_path)
     with pytest.raises(ConfigError, match="logger.wandb.api_key: must come from a variable"):
         serialize(written, SECRETS)

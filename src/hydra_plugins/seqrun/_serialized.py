@@ -43,7 +43,7 @@ def serialize(job: SweepJob, secrets: tuple[str, ...]) -> None:
     write_atomically(job.directory / FILE, yaml.safe_dump(content, sort_keys=False))
 
 
-def load(directory: Path) -> SweepJob:
+def load_job(directory: Path) -> SweepJob:
     """Read the job back from its directory.
 
     Raises:
@@ -100,7 +100,7 @@ class SerializedJob:
         """
         from seqrun.sweeps.jobs import run_job
 
-        job = load(Path(directory))
+        job = load_job(Path(directory))
         queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

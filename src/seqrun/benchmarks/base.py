@@ -14,7 +14,7 @@ import numpy as np
 from seqrun.benchmarks.normalization import check_channels, measured_of, stated_transform
 from seqrun.benchmarks.source import ImageSource, RawImages
 from seqrun.benchmarks.tasks import Transform, concatenate, pad, read_rows, size_of
-from seqrun.benchmarks.validity import check_tasks, checked
+from seqrun.benchmarks.validity import check_tasks, checked_task
 from seqrun.checks import (
     ConfigError,
     boolean,
@@ -277,7 +277,7 @@ class BaseBenchmark:
                 self._cache = {key: d for key, d in self._cache.items() if key[0] != "train"}
             tasks = self._test if split == "test" else self._train
             data = read_rows(tasks, t, self._rows(t, split))
-            self._cache[split, t] = checked(data, t, split, self.input_shape, self.num_classes)
+            self._cache[split, t] = checked_task(data, t, split, self.input_shape, self.num_classes)
         return self._cache[split, t]
 
     def cumulative_data(self, t: int, split: str = "train") -> Dataset:

@@ -24,7 +24,7 @@ def check_tasks(tasks: Mapping[int, Dataset], num_tasks: int, split: str) -> Non
             raise ConfigError(f"benchmark: task {task} has no {split} samples")
 
 
-def checked(
+def checked_task(
     data: Dataset, t: int, split: str, input_shape: tuple[int, int, int], num_classes: int
 ) -> Dataset:
     """Return the data of task t with int32 labels, after checking them.

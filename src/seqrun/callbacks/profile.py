@@ -22,7 +22,7 @@ class ProfileCallback(BaseCallback):
     """Write a trace into profile/ of the run directory, for Perfetto or TensorBoard to open.
 
     On PyTorch it is profile/trace.json; on JAX profile/plugins/profile/<time>/, with a
-    perfetto_trace.json.gz among the files. A chunk is a stretch of steps that an engine runs in
+    perfetto_trace.json.gz among the files. A chunk is the steps that an engine runs in
     one call; the first ones hold compilation. Tracing slows the traced chunks down and changes
     no number. A process writes one trace at a time: of runs that are trained in step the first is
     traced, in which the others' work is seen too.

@@ -26,7 +26,7 @@ def refuse_sweep(parsed: Sequence[Override]) -> None:
             raise ConfigError(f"{line}: has no effect without -m (python run.py -m ...)")
 
 
-def points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> Iterator[list[str]]:
+def grid_points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> Iterator[list[str]]:
     """Yield the overrides of every job to check.
 
     A grid is expanded as Hydra's basic sweeper does. Any other sweeper chooses its own points:

@@ -125,7 +125,7 @@ def _jobs(
     check_files(base, name, said, said)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         points.refuse_sweep(parsed)
-        experiment, first = build.checked(base)
+        experiment, first = build.checked_experiment(base)
         try:
             directory = str(base.hydra.run.dir)
         except OmegaConfBaseException as error:
@@ -150,7 +150,7 @@ def _jobs(
         if any(brings_a_file(o.split("=")[0]) for o in point):
             own = [o for o in point if o.split("=")[0] in swept]
             check_files(cfg, name, [*said, *own], given)
-        experiment, first = build.checked(cfg)
+        experiment, first = build.checked_experiment(cfg)
         told = " ".join(point) or "the experiment"
         if grid and (twin := seen.get(experiment.hash)):
             raise ConfigError(f"{told}: the same experiment as {twin} of this multirun")

@@ -75,7 +75,7 @@ def check(experiment: Experiment | Mapping[str, Any]) -> BaseAlgorithm:
     return algorithm
 
 
-def checked(cfg: DictConfig) -> tuple[Experiment, BaseAlgorithm]:
+def checked_experiment(cfg: DictConfig) -> tuple[Experiment, BaseAlgorithm]:
     """Resolve and check a composed experiment; return it and the algorithm of its first seed.
 
     Raises:

@@ -12,7 +12,7 @@ class MemoryDraw(IntEnum):
 
     SELECTION = 1
     WRITES = 2
-    READS = 3
+    BATCHES = 3
 
 
 def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generator) -> np.ndarray:

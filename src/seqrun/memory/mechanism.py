@@ -159,8 +159,8 @@ class MemoryMechanism:
             If two samples of a batch go to one slot, the later one is written.
         """
         writes = streams.generator("memory", MemoryDraw.WRITES, task, epoch)
-        reads = {
-            name: streams.generator("memory", MemoryDraw.READS, task, epoch, number)
+        batches = {
+            name: streams.generator("memory", MemoryDraw.BATCHES, task, epoch, number)
             for number, name in enumerate(batch_sizes, 1)
         }
         writing = self.policy == "reservoir" and (epoch == 1 or self.observe == "every_epoch")
@@ -176,7 +176,7 @@ class MemoryMechanism:
                 cut = {name: a[start:stop] for name, a in segment.items()}
                 for name, size in batch_sizes.items():
                     count = min(size, int(filled[start]))
-                    cut[f"{name}_slot"] = distinct(filled[start:stop], count, reads[name])
+                    cut[f"{name}_slot"] = distinct(filled[start:stop], count, batches[name])
                 self._follow(cut, batch_sizes)
                 planned.append(cut)
         self._order = np.concatenate([segment["index"].ravel() for segment in segments])
@@ -201,9 +201,9 @@ class MemoryMechanism:
             self._offered += first.size
         return slots
 
-    def _follow(self, cut: PlanArrays, reads: Mapping[str, int]) -> None:
+    def _follow(self, cut: PlanArrays, batches: Mapping[str, int]) -> None:
         """Fill in, step by step, the rows in the slots that are read, then apply the writes."""
-        slots = [cut[f"{name}_slot"] for name in reads]
+        slots = [cut[f"{name}_slot"] for name in batches]
         rows = [np.empty_like(of_read) for of_read in slots]
         writes = cut.get("write_slot")
         winner = np.empty(len(self._occupant), np.int64)
@@ -216,7 +216,7 @@ class MemoryMechanism:
                 winner[to] = place  # NumPy keeps the last
                 to[winner[to] != place] = self.total_size
                 self._occupant[to] = index
-        cut.update(zip(reads, rows, strict=True))
+        cut.update(zip(batches, rows, strict=True))
 
     def end_task(
         self, task: int, streams: RandomStreams, features: np.ndarray | None = None

@@ -48,7 +48,7 @@ __all__ = [
     "load_weights",
     "read_weights",
     "save",
-    "set_aside",
+    "mark_damaged",
     "set_aside_after",
 ]
 
@@ -225,7 +225,7 @@ def set_aside_after(directory: Path, start: Checkpoint | None) -> None:
             _set_aside(path)
 
 
-def set_aside(checkpoint: Checkpoint) -> None:
+def mark_damaged(checkpoint: Checkpoint) -> None:
     """Rename one that was read and turned out to be damaged, as `set_aside_after` does."""
     assert checkpoint.path is not None  # it was read
     _set_aside(checkpoint.path)

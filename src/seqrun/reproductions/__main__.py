@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seqrun.checks import BAD_INPUT, ConfigError, nearest
-from seqrun.config.build import check_data, checked
+from seqrun.config.build import check_data, checked_experiment
 from seqrun.config.compose import composed, composing, register
 from seqrun.config.experiment import Experiment
 from seqrun.config.trust import check_files
@@ -38,7 +38,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Run:
+class RowRun:
     """A row on a backend, to be run.
 
     Attributes:
@@ -76,7 +76,7 @@ class Runner:
     _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: RowRun) -> None:
         """Run a row, keep what it measured and tell of it."""
         results = self._run(run)
         with self._lock:
@@ -93,7 +93,7 @@ class Runner:
             sys.stdout.write(f"{name}: {told} ({seconds:.0f} s)\n")
             sys.stdout.flush()
 
-    def _run(self, run: Run) -> Results | None:
+    def _run(self, run: RowRun) -> Results | None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(ROOT / "run.py"), f"reproductions={run.row.name}"]
         command += [f"backend={run.backend}", f"hydra.run.dir={run.directory}", *self.overrides]
@@ -173,7 +173,7 @@ def _main(asked: argparse.Namespace) -> int:
     return 1 if runner.failed else 0
 
 
-def _left(asked: argparse.Namespace, records: Records) -> tuple[list[Run], int]:
+def _left(asked: argparse.Namespace, records: Records) -> tuple[list[RowRun], int]:
     """Return what is asked for and not measured yet, and how much is asked for.
 
     Raises:
@@ -191,14 +191,14 @@ def _left(asked: argparse.Namespace, records: Records) -> tuple[list[Run], int]:
     wanted = [(row, b) for row in rows for b in ([asked.backend] if asked.backend else BACKENDS)]
     runs = []
     for row, backend in wanted:
-        experiment = experiment_of([f"reproductions={row.name}", f"backend={backend}"])
+        experiment = checked_row([f"reproductions={row.name}", f"backend={backend}"])
         if asked.again or not records.has(row, backend, experiment.hash):
             directory = Path("runs", FOLDER, row.name, f"{backend}-{experiment.hash}")
-            runs.append(Run(row, backend, directory))
+            runs.append(RowRun(row, backend, directory))
     return runs, len(wanted)
 
 
-def experiment_of(overrides: list[str]) -> Experiment:
+def checked_row(overrides: list[str]) -> Experiment:
     """Return the experiment of a row, checked.
 
     Raises:
@@ -208,12 +208,12 @@ def experiment_of(overrides: list[str]) -> Experiment:
     with composing(ROOT / "conf"):
         cfg = composed("config", overrides)
         check_files(cfg, "config", overrides, overrides)
-        experiment, first = checked(cfg)
+        experiment, first = checked_experiment(cfg)
     check_data(experiment, first)
     return experiment
 
 
-def _run_all(runs: Sequence[Run], runner: Runner, jobs: int) -> None:
+def _run_all(runs: Sequence[RowRun], runner: Runner, jobs: int) -> None:
     """Run the rows, `jobs` at once; whatever ends it, nothing is left running."""
     before = signal.signal(signal.SIGTERM, _interrupted)
     pool = ThreadPoolExecutor(jobs)

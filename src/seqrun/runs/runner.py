@@ -312,7 +312,7 @@ def _fit(
                 raise
             what = str(error).removeprefix("checkpoint: ")
             refused = [f"{start.path}: this checkpoint is damaged: {what}"]
-            checkpoint.set_aside(start)
+            checkpoint.mark_damaged(start)
         finally:
             _ended.add(algorithm)
             del algorithm  # the next would be made while this name holds it

@@ -28,7 +28,7 @@ from seqrun.training.options import TrainingOptions
 from seqrun.training.step import Losses, Step
 
 MOST_TASKS = 10_000
-RENAMED = {
+RENAMED_OF_ALGORITHMS = {
     "training_loss": "losses(self, step), which returns Losses(task, total, logits)",
     "pool_reads": "batch_names",
     "hyper_names": "hparam_names",
@@ -36,10 +36,12 @@ RENAMED = {
     "task_pool": "make_replay_dataset(self, data)",
     "initial_kept": "initial_persistent_state(self)",
     "evaluation_reads": "evaluation_arrays(self, task)",
+}
+RENAMED_OF_CALLBACKS = {
     "pause_every": "every_n_steps",
     "on_pause": "on_every_n_steps(self, run, step)",
 }
-"""What algorithms and callbacks overrode by another name before version 0.1."""
+"""What could be overridden by another name before: a class that still does is refused."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -152,9 +154,9 @@ class BaseAlgorithm:
             self.num_tasks, task_aware=self.benchmark.scenario == "class"
         )
         self.engine = self.engine_type(self)  # type: ignore[call-arg]  # each engine takes its own
-        check_hooks(type(self), arguments=0)
+        check_overrides(type(self))
         for callback in self.callbacks:
-            check_hooks(type(callback), arguments=1)
+            check_overrides(type(callback))
             callback.check(self)
 
     @classmethod
@@ -414,33 +416,34 @@ for _hook in HOOKS:
     setattr(BaseAlgorithm, f"{_hook}_callbacks", _dispatching(_hook))
 
 
-def check_hooks(kind: type, *, arguments: int) -> None:
-    """Raise ConfigError if a class overrides a hook, or another method, in a way that has ended.
+def check_overrides(kind: type) -> None:
+    """Raise ConfigError if a class overrides what is called no longer, or with other arguments.
 
     Args:
         kind: of algorithm or callback.
-        arguments: that its hooks get besides the step or chunk: 0, or 1 for the run.
     """
-    for name, remedy in RENAMED.items():
+    is_callback = issubclass(kind, BaseCallback)
+    renamed = RENAMED_OF_CALLBACKS if is_callback else RENAMED_OF_ALGORITHMS
+    for name, remedy in renamed.items():
         if hasattr(kind, name):
             raise ConfigError(f"{kind.__name__}.{name}: is no longer called: override {remedy}")
     for hook in HOOKS:
         own = getattr(kind, hook)
         if own.__module__.startswith("seqrun."):
             continue
-        parameters = list(inspect.signature(own).parameters.values())[1:]
-        if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        given = list(inspect.signature(own).parameters.values())
+        if any(p.kind == p.VAR_POSITIONAL for p in given):
             continue
-        of_event = inspect.signature(getattr(BaseAlgorithm, hook)).parameters
-        expected = [*of_event][:1] + ["run"] * arguments + [*of_event][1:]
-        is_old = bool(parameters) and parameters[0].name == "algorithm"
-        if is_old or len(parameters) != len(expected) - 1:
-            given = ", ".join(["self", *(p.name for p in parameters)])
+        wanted = list(inspect.signature(getattr(BaseAlgorithm, hook)).parameters)
+        if is_callback:
+            wanted.insert(1, "run")
+        if len(given) != len(wanted) or any(p.name == "algorithm" for p in given):
             raise ConfigError(
-                f"{kind.__name__}.{hook}({given}): must be {hook}({', '.join(expected)}): "
+                f"{kind.__name__}.{hook}({', '.join(p.name for p in given)}): must be "
+                f"{hook}({', '.join(wanted)}): "
                 + (
-                    "callbacks are given the run, whose method is run.algorithm"
-                    if arguments
-                    else "an algorithm's own hooks are given no algorithm, which is self"
+                    "a callback is given the run, whose method is run.algorithm"
+                    if is_callback
+                    else "an algorithm's own hooks are given no algorithm: it is self"
                 )
             )

@@ -34,7 +34,7 @@ class TrainingOptions:
         compile: whether PyTorch's training steps are compiled, or the network of those that work
             long: "auto", by the fixed rule of `to_compile`; "always" or "never". JAX compiles
             whatever it runs.
-        chunk_steps: longest stretch of steps that an engine runs in one call, >= 1; None = by
+        chunk_steps: most steps that an engine runs in one call, >= 1; None = by
             the fixed rule of `chunk_rule`.
 
     Raises:

@@ -90,9 +90,9 @@ class EROptions(ReplayOptions):
         if self.rehearsal == "batch":
             return super().plan_epoch(task, epoch, num_samples)
         filled = self.memory.filled
-        together = num_samples + filled * self._copies(num_samples)
+        total = num_samples + filled * self._copies(num_samples)
         # Past ReplayOptions: plain batches of an epoch with so many samples.
-        parts = super(ReplayOptions, self).plan_epoch(task, epoch, together)
+        parts = super(ReplayOptions, self).plan_epoch(task, epoch, total)
         for part in parts:
             stored = part["index"] >= num_samples
             part["index"][stored] = num_samples + (part["index"][stored] - num_samples) % filled

@@ -64,13 +64,13 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         total: Arrays,
         params: Arrays,
         stats: Arrays,
-        pool: Batch,
+        dataset: Batch,
         mask: Array | None,
         row: Array,
         draw: Array,
         label: Array,
     ) -> Arrays:
-        x, y, t = self.engine.inputs(pool.x[row]), pool.y[row], pool.t[row]
+        x, y, t = self.engine.inputs(dataset.x[row]), dataset.y[row], dataset.t[row]
         if self.fisher == "batched":
 
             def mean_loss(values: Arrays) -> Array:

@@ -126,8 +126,8 @@ class ICaRLOptions(MemoryOwner):
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
         """Shuffle the task's data and the exemplars together."""
-        together = num_samples + self.memory.filled
-        return super().plan_epoch(task, epoch, together)
+        total = num_samples + self.memory.filled
+        return super().plan_epoch(task, epoch, total)
 
     # ---- exemplars
 

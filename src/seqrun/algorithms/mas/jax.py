@@ -37,11 +37,11 @@ class MAS(MASOptions, RegularizationAlgorithm):
         total: Arrays,
         params: Arrays,
         stats: Arrays,
-        pool: Batch,
+        dataset: Batch,
         mask: Array | None,
         row: Array,
     ) -> Arrays:
-        x, t = self.engine.inputs(pool.x[row]), pool.t[row]
+        x, t = self.engine.inputs(dataset.x[row]), dataset.t[row]
 
         def squared_norms(logits: Array, t: Array) -> Array:
             """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""

@@ -204,7 +204,7 @@ class MCSGDOptions(MemoryOwner):
                 steps,
                 room=room,
                 step_room=room if self.lmc_steps == "full_batch" else size,
-                piece_size=self.benchmark.eval_batch_size,
+                segment_size=self.benchmark.eval_batch_size,
             )
             for data, steps, room in (
                 (stored, memory, self.per_task_memory_samples * tasks),

@@ -46,7 +46,7 @@ class MCSGD(MCSGDOptions, JaxBaseAlgorithm):
         def gradient_at(point: Arrays, side: Side, s: Array) -> Arrays:
             """Return the gradient of the weighted sum of cross-entropies, in eval mode."""
 
-            def add_piece(m: Array, total: Arrays) -> Arrays:
+            def add_segment(m: Array, total: Arrays) -> Arrays:
                 rows, weights = side.rows[s, m], side.weights[s, m]
                 x, y, t = self.engine.inputs(side.x[rows]), side.y[rows], side.t[rows]
 
@@ -57,7 +57,7 @@ class MCSGD(MCSGDOptions, JaxBaseAlgorithm):
 
                 return jax.tree.map(jnp.add, total, jax.grad(loss)(point))
 
-            return jax.lax.fori_loop(0, side.pieces, add_piece, zeros)
+            return jax.lax.fori_loop(0, side.segments, add_segment, zeros)
 
         def step(carry: tuple[Arrays, Arrays], s: Array) -> tuple[tuple[Arrays, Arrays], None]:
             w, velocity = carry

@@ -38,9 +38,9 @@ class Side(NamedTuple):
     Attributes:
         x: (N, H, W, C) uint8.
         y, t: (N,) int32.
-        rows: (S, M, R) int32, each step's samples in M pieces that fit a forward pass.
+        rows: (S, M, R) int32, each step's samples in M segments that fit a forward pass.
         weights: (S, M, R) float32, weight of each one's cross-entropy; 0 = padding.
-        pieces: int32 scalar, the first pieces that hold any samples.
+        segments: int32 scalar, the first segments that hold any samples.
     """
 
     x: np.ndarray
@@ -48,7 +48,7 @@ class Side(NamedTuple):
     t: np.ndarray
     rows: np.ndarray
     weights: np.ndarray
-    pieces: np.ndarray
+    segments: np.ndarray
 
 
 def line_points(gradient: str, samples: int) -> Line:
@@ -106,7 +106,7 @@ def minibatches(
 
 
 def side(
-    data: Dataset, steps: Sequence[Weighted], *, room: int, step_room: int, piece_size: int
+    data: Dataset, steps: Sequence[Weighted], *, room: int, step_room: int, segment_size: int
 ) -> Side:
     """Pack samples and each step's rows and weights into arrays of fixed shapes.
 
@@ -115,9 +115,9 @@ def side(
         steps: rows and weights of each step.
         room: samples that the arrays hold, >= those of `data`.
         step_room: rows that a step's arrays hold, >= those of any step.
-        piece_size: most samples of a forward pass, >= 1.
+        segment_size: most samples of a forward pass, >= 1.
     """
-    size = min(piece_size, step_room)
+    size = min(segment_size, step_room)
     shape = (len(steps), -(-step_room // size), size)
     rows, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for s, (chosen, weight) in enumerate(steps):

@@ -30,7 +30,7 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
         for s in range(len(memory.rows)):
             gradient = {n: torch.zeros_like(value) for n, value in w.items()}
             for origin, side in ((w_bar, memory), (w_hat, current)):
-                for batch, weights in self._pieces(side, s):
+                for batch, weights in self._segments(side, s):
                     for a, c in points:
                         point = between(origin, w, a)
                         for name, g in self._gradient(point, batch, weights).items():
@@ -40,14 +40,14 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
                 w[name] = w[name] - self.lmc_lr * velocity[name]
         return w
 
-    def _pieces(self, side: Side, s: int) -> list[tuple[Batch, Tensor]]:
+    def _segments(self, side: Side, s: int) -> list[tuple[Batch, Tensor]]:
         """Return the samples of step `s`, with the weight of each one's cross-entropy."""
-        pieces = []
-        for m in range(int(side.pieces)):
+        segments = []
+        for m in range(int(side.segments)):
             x, y, t = (self._put(a[side.rows[s, m]]) for a in side[:3])
             batch = Batch(self.engine.inputs(x), y.long(), t.long())
-            pieces.append((batch, self._put(side.weights[s, m])))
-        return pieces
+            segments.append((batch, self._put(side.weights[s, m])))
+        return segments
 
     def _gradient(self, point: Tensors, batch: Batch, weights: Tensor) -> Tensors:
         """Return the gradient at `point` of the weighted sum of cross-entropies, in eval mode."""

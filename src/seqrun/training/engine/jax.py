@@ -275,22 +275,39 @@ class JaxEngine(Engine):
         hparams: dict[str, Any] = {n: np.float32(v) for n, v in algorithm.hparams().items()}
         noise = jax.random.key(algorithm.random.key("noise") & 0xFFFFFFFF)
         fixed = Fixed(self.dataset, self.mask, hparams, noise)
-        run = self._run_single if self._one_step_per_call else self._run_compiled
-        run = self._run_hooked if self.events.has_host_step_hooks else run
-        losses, correct = [], []
+        single, losses, correct = self._one_step_per_call, [], []
+        name, function = ("step", self._step_program) if single else ("chunk", self._chunk_program)
         for segment in self.events.segments(chunk):
-            segment_losses, segment_correct = run(fixed, segment)
-            losses.append(segment_losses)
-            correct.append(segment_correct)
+            if self.events.has_host_step_hooks:
+                found = self._run_hooked(fixed, segment)
+            else:
+                args = self._arguments(fixed, segment)
+                program = self.compiled(name, function, (self._carry, *args), donated=(0,))
+                call = self._call_for_each_step if single else self._call_once
+                found = call(program, args, segment.steps)
+            losses.append(found[0])
+            correct.append(found[1])
             self.events.end_segment(segment.first_step + segment.steps)
         chunk.losses, chunk.correct = np.concatenate(losses), np.concatenate(correct)
 
-    def _run_compiled(self, fixed: Fixed, chunk: Chunk) -> tuple[Array, Array]:
-        steps, first = np.int32(chunk.steps), np.int32(chunk.first_step)
-        args = (fixed, self._padded(chunk), first, steps)
-        program = self.compiled("chunk", self._chunk_program, (self._carry, *args), donated=(0,))
+    def _arguments(self, fixed: Fixed, chunk: Chunk) -> tuple[Any, ...]:
+        """Return what a program takes after the carry; the last one is a step, or their number."""
+        arrays, first = self._padded(chunk), np.int32(chunk.first_step)
+        if self._one_step_per_call:
+            return fixed, {n: self.to_device(a) for n, a in arrays.items()}, first, np.int32(0)
+        return fixed, arrays, first, np.int32(chunk.steps)
+
+    def _call_once(self, program: Callable, args: tuple, steps: int) -> tuple[Array, Array]:
         losses, correct = self._run_program(program, *args)
-        return losses[: chunk.steps], correct[: chunk.steps]
+        return losses[:steps], correct[:steps]
+
+    def _call_for_each_step(
+        self, program: Callable, args: tuple, steps: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Call one step's program for every step; calls are queued, so the host runs ahead."""
+        found = [self._run_program(program, *args[:-1], np.int32(s)) for s in range(steps)]
+        losses, correct = zip(*found, strict=True)
+        return np.stack(losses), np.stack(correct)
 
     def _padded(self, chunk: Chunk) -> dict[str, np.ndarray]:
         """Return the chunk's arrays, padded to the chunk grid.
@@ -304,26 +321,13 @@ class JaxEngine(Engine):
             for n, a in chunk.arrays.items()
         }
 
-    def _run_single(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
-        """Call one step's program for every step; calls are queued, so the host runs ahead."""
-        arrays = {n: self.to_device(a) for n, a in self._padded(chunk).items()}
-        first, losses, correct = np.int32(chunk.first_step), [], []
-        args = (self._carry, fixed, arrays, first, np.int32(0))
-        program = self.compiled("step", self._step_program, args, donated=(0,))
-        for s in range(chunk.steps):
-            loss, hits = self._run_program(program, fixed, arrays, first, np.int32(s))
-            losses.append(loss)
-            correct.append(hits)
-        return np.stack(losses), np.stack(correct)
-
     def _step_program(
         self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, s: Array
     ) -> tuple[Carry, Array, Array]:
         """Run step `s` of the planned steps; return what it carries, its loss and its hits."""
-        row = {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
-        step = self._new_step(carry, fixed, row, first + s)
+        step = self._new_step(carry, fixed, _row(arrays, s), first + s)
         self.events.run_step(step)
-        return _carried(step), step.loss, (step.logits.argmax(-1) == step.batch.y).sum()
+        return _carried(step), step.loss, _hits(step)
 
     def _chunk_program(
         self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
@@ -333,8 +337,9 @@ class JaxEngine(Engine):
 
         def body(s: Array, scanned: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
             carry, losses, correct = scanned
-            carry, loss, hits = self._step_program(carry, fixed, arrays, first, s)
-            return carry, losses.at[s].set(loss), correct.at[s].set(hits)
+            step = self._new_step(carry, fixed, _row(arrays, s), first + s)
+            self.events.run_step(step)
+            return _carried(step), losses.at[s].set(step.loss), correct.at[s].set(_hits(step))
 
         start = (carry, jnp.zeros(room), jnp.zeros(room, jnp.int32))
         return jax.lax.fori_loop(0, steps, body, start)
@@ -348,7 +353,7 @@ class JaxEngine(Engine):
             self.events.run_step(step)
             self.carry = _carried(step)
             losses.append(step.loss)
-            correct.append((step.logits.argmax(-1) == step.batch.y).sum())
+            correct.append(_hits(step))
         return np.stack(losses), np.stack(correct)
 
     def _new_step(self, carry: Carry, fixed: Fixed, row: dict[str, Array], index: Array) -> Step:
@@ -463,3 +468,13 @@ def _copied(carry: Carry) -> Carry:
 
 def _carried(step: Step) -> Carry:
     return Carry(step.params, step.stats, step.opt_state, step.state)
+
+
+def _row(arrays: dict[str, Array], s: Array) -> dict[str, Array]:
+    """Return step `s` of every plan array."""
+    return {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
+
+
+def _hits(step: Step) -> Array:
+    """Return how many of the batch's samples were classified correctly."""
+    return (step.logits.argmax(-1) == step.batch.y).sum()

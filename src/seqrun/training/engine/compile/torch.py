@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from seqrun.checks import first_line
 from seqrun.training.engine.cache import VARIABLES, compilation_cache
 
-TOGETHER = 8
+STEPS_PER_PROGRAM = 8
 """Steps of one program: calling one takes about as long as a small step itself."""
 SMALLEST_CAPABILITY = (7, 0)  # of a GPU that Triton, torch's compiler for it, supports
 
@@ -254,11 +254,11 @@ class CompiledNetwork(Program):
 class CompiledSteps(Program):
     """Training steps as programs of several at a time.
 
-    The scalars of `hyper` are arguments of the program, which serves other tasks and the other jobs
-    of a grid: the learning rate, an algorithm's coefficients.
+    The scalars of `hparams` (the learning rate, an algorithm's coefficients) are arguments of the
+    program, which serves other tasks and the other jobs of a grid.
 
     Args:
-        steps: function of (reads, plan rows, optimizer state, algorithm state, hyper).
+        steps: function of (batches, plan rows, optimizer state, algorithm state, hparams).
         constants: the scalars that are part of the program, which torch's fused updates want.
         device: that the steps run on.
         capture: how calls are captured for a CapturedProgram; None = they are not.
@@ -280,12 +280,13 @@ class CompiledSteps(Program):
         if self._capturing is not None:
             self._program = self._capturing
         self._constants, self._device = constants, device
-        self._hyper: dict[str, float] = {}
+        self._hparams: dict[str, float] = {}
         self._scalars: dict[str, float | torch.Tensor] = {}
 
     def lengths(self, steps: int) -> list[int]:
-        """Return how so many steps are cut into programs: by TOGETHER, and the rest singly."""
-        return [TOGETHER] * (steps // TOGETHER) + [1] * (steps % TOGETHER)
+        """Return the lengths of the programs that run so many steps; the rest run singly."""
+        whole, rest = divmod(steps, STEPS_PER_PROGRAM)
+        return [STEPS_PER_PROGRAM] * whole + [1] * rest
 
     @property
     def has_captured(self) -> bool | None:
@@ -297,16 +298,16 @@ class CompiledSteps(Program):
         if self._capturing is not None:
             self._capturing.forget()
 
-    def __call__(self, reads: Any, row: Any, opt_state: Any, state: Any, hyper: Any) -> Any:
+    def __call__(self, batches: Any, row: Any, opt_state: Any, state: Any, hparams: Any) -> Any:
         """Run steps."""
-        if hyper != self._hyper:
-            self._hyper = hyper
+        if hparams != self._hparams:
+            self._hparams = hparams
             self._scalars = {
                 name: value if name in self._constants else torch.tensor(value, device=self._device)
-                for name, value in hyper.items()
+                for name, value in hparams.items()
             }
-        given = reads, row, opt_state, state
-        return self._call((*given, self._scalars), (*given, hyper))
+        given = batches, row, opt_state, state
+        return self._call((*given, self._scalars), (*given, hparams))
 
 
 def keep_programs() -> None:
