@@ -15,7 +15,8 @@ from pathlib import Path
 
 from seqrun.cli import preflight
 from seqrun.config import build as experiment
-from seqrun.records.checkpoint import FOLDER, Checkpoint, latest, save
+from seqrun.records.checkpoint import FOLDER, latest, save
+from seqrun.training.trainer import Trainer
 
 CONF = Path(__file__).parents[1] / "conf"
 KEYS = ("benchmark.pad_to=28", "benchmark.num_tasks=2", "logger=[]", "device=cpu")
@@ -34,7 +35,7 @@ def measure(algo: str) -> tuple[float, float, float]:
         for _ in range(REPETITIONS):
             algorithm.progress.global_step += 1  # or it would be there already
             started = time.perf_counter()
-            save(Checkpoint.of(algorithm), directory, config_hash=job.hash)
+            save(Trainer(algorithm).checkpoint(), directory, config_hash=job.hash)
             writing.append(time.perf_counter() - started)
             started = time.perf_counter()
             assert latest(directory, config_hash=job.hash)[0] is not None

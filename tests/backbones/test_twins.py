@@ -87,7 +87,7 @@ def training_pass(algorithm: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.
 
         def total(params: Any) -> Any:
             key = jax.random.key(0)
-            logits, stats = algorithm.forward(params, algorithm.stats, x, key)
+            logits, stats = algorithm.forward_with(params, algorithm.stats, x, key)
             return jax_cross_entropy(logits, y), (logits, stats)
 
         pass_ = jax.jit(jax.value_and_grad(total, has_aux=True))

@@ -16,7 +16,8 @@ from experiments import BACKENDS, build
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.callbacks import CheckpointCallback
 from seqrun.records import checkpoint
-from seqrun.records.checkpoint import Checkpoint, CheckpointError, load_weights, read_weights
+from seqrun.records.checkpoint import CheckpointError, load_weights, read_weights
+from seqrun.training.trainer import Trainer
 
 
 def made(network: str, backend: str, **more: Any) -> BaseAlgorithm:
@@ -34,7 +35,7 @@ def saved(algorithm: BaseAlgorithm, directory: Any, seed: int) -> Any:
             arrays[name] = (noise * signs).astype(np.float32)
     algorithm.import_arrays(arrays)
     algorithm.progress.final_loss = 0.0
-    return checkpoint.save(Checkpoint.of(algorithm), directory, config_hash=f"of {seed}")
+    return checkpoint.save(Trainer(algorithm).checkpoint(), directory, config_hash=f"of {seed}")
 
 
 class Predictor:

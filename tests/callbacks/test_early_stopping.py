@@ -157,7 +157,7 @@ def test_its_state_survives(tmp_path):
             run.fit(resume_from=start)
             break
         except Stopped:
-            starts.append(run.global_step)
+            starts.append(run.progress.global_step)
     assert len(starts) > 5
     assert_same_end(run, whole)
 

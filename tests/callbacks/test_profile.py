@@ -28,7 +28,7 @@ class Traced(ProfileCallback):
 
     def on_before_fit(self, run: Run) -> None:
         super().on_before_fit(run)
-        run.directory = self.directory
+        run.algorithm.run_dir = self.directory
 
 
 def traced(backend: str, directory: Path, **options: int) -> Any:

@@ -127,7 +127,7 @@ def test_looking_changes_no_bit(backend, algo):
     for name, value in plain.export_arrays().items():
         assert arrays[name].tobytes() == value.tobytes(), name
     np.testing.assert_array_equal(plain.accuracy_matrix, looked.accuracy_matrix)
-    assert looked.timing["eval_seconds"] > 0
+    assert looked.progress.timing["eval_seconds"] > 0
 
 
 class Losses(BaseCallback):

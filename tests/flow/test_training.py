@@ -276,9 +276,10 @@ def test_denormal_numbers_are_zero_in_steps_and_nowhere_else():
     kind = algorithm_class("naive", "torch")
 
     class Watched(kind):
-        def training_step(self, step: Any) -> None:
+        def on_before_training_step(self, step: Any) -> None:
             seen["step"] = flushed()
-            super().training_step(step)
+
+        def on_after_training_step(self, step: Any) -> None:
             if fails:
                 raise ZeroDivisionError
 

@@ -18,6 +18,7 @@ from seqrun.records.checkpoint import Checkpoint, save
 from seqrun.runs import runner
 from seqrun.training.callback import Run
 from seqrun.training.divergence import TrainingDiverged
+from seqrun.training.trainer import Trainer
 
 
 def set_bias(algorithm: Any, values: Any) -> None:
@@ -36,7 +37,7 @@ class Poison(BaseCallback):
     def on_before_chunk(self, run: Run, chunk: Any) -> None:
         """Do it."""
         if chunk.first_step <= self.step < chunk.first_step + chunk.steps:
-            set_bias(run, self.values)
+            set_bias(run.algorithm, self.values)
 
 
 @every_backend
@@ -95,13 +96,13 @@ class PoisonAtTheEnd(BaseCallback):
     def on_after_epoch(self, run: Run) -> None:
         """After the last chunk."""
         if self.event == "epoch" and (run.task, run.epoch) == (2, 2):
-            set_bias(run, self.value)
+            set_bias(run.algorithm, self.value)
 
     def on_after_task(self, run: Run) -> None:
         """As an run may that consolidates."""
         self.tasks_seen += 1
         if self.event == "task" and run.task == 2:
-            set_bias(run, self.value)
+            set_bias(run.algorithm, self.value)
 
 
 @pytest.mark.parametrize(("event", "value"), [("epoch", np.inf), ("task", np.nan)])
@@ -134,7 +135,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path):
     """The loss that tells it comes a step later: the good checkpoint must not give way."""
     algorithm = build("naive", "torch")
     algorithm.fit()
-    good = Checkpoint.of(algorithm)
+    good = Trainer(algorithm).checkpoint()
     bad = Checkpoint({**good.arrays, "params/x": np.array([np.nan])}, good.state)
     assert save(good, tmp_path, config_hash="abc", keep=1) is not None
     later = {**bad.state, "counters": {**bad.state["counters"], "global_step": 10**6}}
@@ -148,7 +149,7 @@ def test_a_matrix_or_a_callback_may_hold_what_was_not_measured(tmp_path: Path):
     """NaN stands for it there."""
     algorithm = build("naive", "torch")
     algorithm.fit()
-    whole = Checkpoint.of(algorithm)
+    whole = Trainer(algorithm).checkpoint()
     arrays = {**whole.arrays, "callback/X-1/trace": np.array([np.nan, np.inf])}
     save(Checkpoint(arrays, whole.state), tmp_path, config_hash="abc")
     found, wrong = checkpoint.latest(tmp_path, config_hash="abc")

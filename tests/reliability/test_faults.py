@@ -127,10 +127,11 @@ from pathlib import Path
 import numpy as np
 from seqrun import files
 from seqrun.records import checkpoint
+from seqrun.records.progress import COUNTERS
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
 kind, directory = sys.argv[1], Path(sys.argv[2])
 if kind == "checkpoint":
-    counters = dict.fromkeys(checkpoint.COUNTERS, 0)
+    counters = dict.fromkeys(COUNTERS, 0)
     counters |= {"global_step": 7, "task_is_done": False, "task_losses": [], "timing": {}}
     state = {"counters": counters, "callbacks": {}, "loggers": {}}
     checkpoint.save(checkpoint.Checkpoint({"a": np.ones(3)}, state), directory, config_hash="abc")

@@ -83,7 +83,7 @@ BY_DEFAULT = ("ewc", "icarl", "independent", "kcl")
 @every_backend
 def test_shapes_alone_give_the_same_size(algo: str, backend: str):
     """Weights, optimizer and states, counted before there is anything and when all is there."""
-    counted = build(algo, backend, optimizer="adam").carried_bytes(states=True)
+    counted = build(algo, backend, optimizer="adam").engine.carried_bytes(states=True)
     algorithm = build(algo, backend, optimizer="adam")
     Trainer(algorithm).setup()
     arrays = algorithm.export_arrays()
@@ -94,7 +94,7 @@ def test_shapes_alone_give_the_same_size(algo: str, backend: str):
 @every_backend
 def test_states_are_refused_before_data(backend: str, monkeypatch: pytest.MonkeyPatch):
     """Three arrays of EWC where the network alone would fit; nothing is prepared."""
-    weights = build("naive", backend).carried_bytes(states=False)
+    weights = build("naive", backend).engine.carried_bytes(states=False)
     monkeypatch.setattr(footprint, "available_bytes", lambda: 5 * weights)
     check_size(build("naive", backend))
     with pytest.raises(ConfigError, match="backbone.width=16: must need less memory"):

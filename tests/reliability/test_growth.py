@@ -94,7 +94,7 @@ def test_a_run_is_freed_before_the_next(
 
     runs: list[weakref.ref[Any]] = []
     left: list[int] = []
-    build = runner._build_admitted
+    build = runner._build_joined
 
     def noted(*args: Any) -> Any:
         left.append(sum(run() is not None for run in runs))
@@ -102,7 +102,7 @@ def test_a_run_is_freed_before_the_next(
         runs.append(weakref.ref(algorithm))
         return algorithm
 
-    monkeypatch.setattr(runner, "_build_admitted", noted)
+    monkeypatch.setattr(runner, "_build_joined", noted)
     gc.disable()
     try:
         for place in ("one", "other"):
@@ -117,13 +117,13 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
     """Before another tries the checkpoint before."""
     from reliability.small_runs import config_of
 
-    from seqrun.algorithms.base import BaseAlgorithm
     from seqrun.records import checkpoint
     from seqrun.runs import runner
+    from seqrun.training.trainer import Trainer
 
     runs: list[weakref.ref[Any]] = []
     left: list[int] = []
-    build, fit = runner._build_admitted, BaseAlgorithm.fit
+    build, fit = runner._build_joined, Trainer.fit
 
     def noted(*args: Any) -> Any:
         left.append(sum(run() is not None for run in runs))
@@ -136,8 +136,8 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
             raise checkpoint.CheckpointError("checkpoint: not this one")
         return fit(self)
 
-    monkeypatch.setattr(runner, "_build_admitted", noted)
-    monkeypatch.setattr(BaseAlgorithm, "fit", refused)
+    monkeypatch.setattr(runner, "_build_joined", noted)
+    monkeypatch.setattr(Trainer, "fit", refused)
     found = SimpleNamespace(path="a checkpoint")
     monkeypatch.setattr(checkpoint, "latest", lambda *_, **__: (found, []))
     for name in ("mark_damaged", "set_aside_after"):

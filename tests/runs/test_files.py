@@ -12,6 +12,7 @@ import pytest
 from seqrun import files
 from seqrun.files import matrix_from_csv, matrix_to_csv, to_json, write_atomically, write_json
 from seqrun.records import checkpoint
+from seqrun.records.progress import COUNTERS
 
 
 def test_text_and_bytes_and_missing_directories(tmp_path):
@@ -122,7 +123,7 @@ def test_a_name_reaches_the_disk_too(tmp_path, monkeypatch):
 
 def test_a_checkpoints_name_reaches_the_disk_too(tmp_path, monkeypatch):
     """Both files, the folder that names them, its name, the folder around it."""
-    counters = dict.fromkeys(checkpoint.COUNTERS, 0)
+    counters = dict.fromkeys(COUNTERS, 0)
     counters |= {"global_step": 7, "task_is_done": False, "task_losses": [], "timing": {}}
     state = {"counters": counters, "callbacks": {}, "loggers": {}}
     calls = recorded(monkeypatch)

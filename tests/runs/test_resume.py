@@ -68,10 +68,11 @@ def assert_same_end(resumed: Any, whole: Any) -> None:
     for name, array in b.items():
         assert a[name].tobytes() == array.tobytes(), name
     for name in ("accuracy_matrix", "accuracy_matrix_task_aware"):
-        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+        a, b = (getattr(run.progress, name) for run in (resumed, whole))
+        np.testing.assert_array_equal(a, b)
     counted = ("global_step", "samples_seen", "gradient_steps", "memory_bytes", "final_loss")
     for name in (*counted, "task_losses"):
-        assert getattr(resumed, name) == getattr(whole, name), name
+        assert getattr(resumed.progress, name) == getattr(whole.progress, name), name
     lines = [(r.run_dir / "metrics.jsonl").read_bytes() for r in (resumed, whole)]
     assert lines[0] == lines[1]
 

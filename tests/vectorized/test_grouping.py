@@ -190,7 +190,7 @@ def test_groups_fit_the_device_s_own_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(together, "total_bytes", lambda: 100 * needed)
     for room, runs in ((6.1, 3), (None, 50), (1000, 50)):
         own = None if room is None else int(room * needed)
-        monkeypatch.setattr(type(algorithm), "device_bytes", lambda self, own=own: own)
+        monkeypatch.setattr(algorithm.engine_type, "device_bytes", own)
         assert together.runs_at_once(algorithm) == runs
 
 
@@ -198,10 +198,12 @@ def test_a_member_prints_nothing():
     """The lines and bars of several would be mixed; what else it has stays."""
     metrics, files = MetricCallback(), LocalLogger()
     algorithm: Any = SimpleNamespace(
-        execution={}, callbacks=[TqdmCallback(), metrics], loggers=[ConsoleLogger(), files]
+        engine=SimpleNamespace(execution={}),
+        callbacks=[TqdmCallback(), metrics],
+        loggers=[ConsoleLogger(), files],
     )
     member: Any = object()
-    together._admit(algorithm, member)
+    together._join(algorithm, member)
     assert algorithm.engine.participant is member
     assert algorithm.engine.execution == {"strategy": "vmap"}
     assert algorithm.callbacks == [metrics] and algorithm.loggers == [files]
@@ -213,11 +215,10 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
     class First:
         """Stands for a run whose engine has ensembles."""
 
-        def new_ensemble(self) -> BaseEnsemble:
-            return BaseEnsemble()
+        engine = SimpleNamespace(new_ensemble=BaseEnsemble)
 
     def work_of(place: int) -> Any:
-        def work(admit: Any) -> str:
+        def work(join: Any) -> str:
             if place == 3:
                 raise ValueError("no")
             return f"run {place}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Member
+from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Participant
 from seqrun.training.engine.vmap import jax as ensembles
 from seqrun.training.engine.vmap.jax import Ensemble
 
@@ -29,7 +29,7 @@ class Adding(BaseEnsemble):
         return dict.fromkeys(calls, len(calls))
 
 
-def ask(member: Member, name: str = "call", *args: Any, function: Any = None) -> Any:
+def ask(member: Participant, name: str = "call", *args: Any, function: Any = None) -> Any:
     timing = {"compile_seconds": 0.0}
     return member.call(Call(name, function, args, timing))
 
@@ -50,7 +50,7 @@ def test_those_who_end_are_waited_for_no_more():
     at_work = 0
 
     def work_of(name: str, calls: int) -> Any:
-        def work(member: Member) -> list[int]:
+        def work(member: Participant) -> list[int]:
             nonlocal at_work
             answers = []
             for _ in range(calls):
@@ -71,7 +71,7 @@ def test_those_who_end_are_waited_for_no_more():
 
 
 def test_an_error_reaches_those_who_asked():
-    def caught(member: Member) -> int:
+    def caught(member: Participant) -> int:
         with pytest.raises(ValueError, match="no"):
             ask(member, "wrong")
         return ask(member)
@@ -91,7 +91,7 @@ def test_a_signal_in_the_middle_ends_all():
                 raise KeyboardInterrupt
             return super().answer(calls)
 
-    def work(member: Member) -> None:
+    def work(member: Participant) -> None:
         try:
             while True:
                 ask(member)
@@ -115,7 +115,7 @@ def test_groups_of_an_engine():
     shared = jnp.ones(3)
 
     def work_of(value: float, calls: int, size: int) -> Any:
-        def work(member: Member) -> list[Any]:
+        def work(member: Participant) -> list[Any]:
             own = np.full(size, value, np.float32)
             one = shared if size == 3 else jnp.ones(size)
             return [np.asarray(ask(member, "add", one, own, function=add)) for _ in range(calls)]
@@ -229,7 +229,7 @@ def test_compiling_is_told_to_all_who_waited_for_it():
     seen: list[tuple[float, ...]] = []
 
     def work_of(timing: dict[str, float]) -> Any:
-        def work(member: Member) -> None:
+        def work(member: Participant) -> None:
             for _ in range(2):
                 member.call(Call("add", add, (np.ones(3), np.ones(3)), timing))
                 seen.append(tuple(t["compile_seconds"] for t in timings))

@@ -20,6 +20,7 @@ import yaml
 
 from seqrun.checks import ConfigError, one_of
 from seqrun.cli.listing import BACKENDS, CONF, files, options
+from seqrun.training.algorithm import BaseAlgorithm
 
 TESTS = CONF.parent / "tests"
 DOCS = CONF.parent / "docs"
@@ -74,8 +75,9 @@ def _hyper_parameters(found: type | None, shipped: dict[str, Any]) -> str:
         return "Hyper-parameters: none."
     meanings = _meanings(found)
     lines = ["Hyper-parameters (algo.<key>=<value>), as shipped:"]
+    given = {field.name for field in dataclasses.fields(BaseAlgorithm)}
     for field in dataclasses.fields(found):
-        if not field.init:
+        if not field.init or field.name in given:
             continue
         value = shipped.get(field.name, field.default)
         lines.append(f"  {field.name} = {_as_yaml(value)}")
@@ -109,7 +111,7 @@ def _meanings(found: type) -> dict[str, str]:
 def _needs(found: type | None) -> str:
     """Return which scenarios the algorithm is refused in, if any."""
     scenarios = getattr(found, "scenarios", ())
-    if not scenarios:
+    if not scenarios or scenarios == BaseAlgorithm.scenarios:
         return ""
     reason = str(getattr(found, "scenarios_reason", "")).removeprefix("which ")
     return f"Needs: benchmark.scenario={' or '.join(scenarios)}, for it {reason}."

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqrun.backbones.resnet import STRIDES, ResNet18Options, ResNet18ThinOptions, block_channels
+
+FEW_CHANNELS = 8
 
 
 class Block(nn.Module):
@@ -24,12 +27,20 @@ class Block(nn.Module):
         if self.changes:
             self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
             self.shortcut_norm = nn.BatchNorm2d(channels)
+        # Without AVX-512, torch's channels-last convolution of so few channels with a stride writes
+        # beyond its memory: the pixels that it reads are taken out before.
+        avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        self.thinned = stride if channels_in < FEW_CHANNELS and not avx512 else 1
+        if self.changes and self.thinned > 1:
+            self.shortcut.stride = (1, 1)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, channels, H / stride, W / stride)."""
         out = self._dropped(self.norm_0(self.conv_0(x)).relu())
         out = self.norm_1(self.conv_1(out))
+        if self.thinned > 1:
+            x = x[:, :, :: self.thinned, :: self.thinned]
         x = self.shortcut_norm(self.shortcut(x)) if self.changes else x
         return self._dropped((out + x).relu())
 
