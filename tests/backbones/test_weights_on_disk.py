@@ -50,7 +50,7 @@ class Predictor:
         if a.backend == "jax":
             return np.asarray(self.call(a.params, a.stats, images))
         with torch.no_grad():
-            return a.predict(a.params, a.stats, a.inputs(torch.from_numpy(images))).numpy()
+            return a.predict(a.params, a.stats, a.engine.inputs(torch.from_numpy(images))).numpy()
 
 
 @pytest.mark.parametrize("network", NETWORKS)

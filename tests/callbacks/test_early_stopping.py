@@ -18,6 +18,7 @@ from seqrun.checks import ConfigError
 from seqrun.loggers import LocalLogger
 from seqrun.records import checkpoint
 from seqrun.training.callback import Run
+from seqrun.training.trainer import Trainer
 
 SPEC: dict[str, Any] = {
     "stream": {"num_tasks": 2, "samples_per_task": 60, "validation_fraction": 0.1},
@@ -129,10 +130,10 @@ def test_looking_changes_nothing(backend):
 
 def test_monitor_seen_is_the_mean_over_tasks_so_far():
     algorithm = fit("torch", algo="er")
-    callback = EarlyStoppingCallback(monitor="seen")
-    assert callback._accuracy(algorithm) == pytest.approx(algorithm.accuracy_matrix[2].mean())
+    run, callback = Trainer(algorithm), EarlyStoppingCallback(monitor="seen")
+    assert callback._accuracy(run) == pytest.approx(algorithm.accuracy_matrix[2].mean())
     callback = EarlyStoppingCallback()
-    assert callback._accuracy(algorithm) == algorithm.accuracy_matrix[2, 1]
+    assert callback._accuracy(run) == algorithm.accuracy_matrix[2, 1]
 
 
 def make(directory: Path, stop_after: int | None) -> Any:

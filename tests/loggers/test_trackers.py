@@ -195,7 +195,8 @@ def resumed(directory: Path, *trackers: Any) -> Any:
         with pytest.raises(Stopped):
             run.fit(resume_from=start)
         start, _ = checkpoint.latest(directory, config_hash="abc")
-        assert start.state["counters"]["global_step"] < run.progress.global_step, "some steps come again"
+        saved = start.state["counters"]["global_step"]
+        assert saved < run.progress.global_step, "some steps come again"
     algorithm = make(directory, None, [kind(close_seconds=60) for kind in trackers])
     algorithm.fit(resume_from=start)
     return algorithm
