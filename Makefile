@@ -28,7 +28,7 @@ golden: $(STAMP) ## write the golden loss curves anew, after a change that shoul
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 -q tests/parity -k golden --write-golden
 
 lint: $(STAMP) ## check style and types
-	$(BIN)/python -m flake8
+	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
 
 list: $(STAMP) ## list everything that can be composed

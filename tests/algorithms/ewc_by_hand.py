@@ -107,7 +107,8 @@ def fisher_of(
         if fisher == "pred":
             y = p.argmax(1)
         elif fisher == "sample":
-            y = np.array([np.searchsorted(row.cumsum(), u) for row, u in zip(p, uniform)])
+            pairs = zip(p, uniform, strict=True)
+            y = np.array([np.searchsorted(row.cumsum(), u) for row, u in pairs])
         every = [(y, p[np.arange(len(y)), y] if weight == "p" else np.ones(len(y)))]
     total = {n: np.zeros_like(a) for n, a in w.items()}
     for labels, weights in every:

@@ -225,7 +225,7 @@ def test_the_bound_of_xavier_uniform():
     shapes = {name: shape for name, (shape, _) in bounds.items()}
     shapes |= {"dense/bias": (100,), "conv/bias": (40,)}
     drawn = draw_initial_weights(shapes, "xavier_uniform", RandomStreams(0))
-    for name, (shape, bound) in bounds.items():
+    for name, (_, bound) in bounds.items():
         # of n uniform draws the largest is on average the n-th part of the bound below it
         assert 0.998 * bound < abs(drawn[name]).max() <= np.float32(bound)
         assert drawn[name].std() == pytest.approx(bound / sqrt(3), rel=0.03)

@@ -41,9 +41,8 @@ def one_by_one(images, side, angle, mode):
 
     border = (side - images.shape[1]) // 2
     pictures = [pad(Image.fromarray(image[..., 0]), border) for image in images]
-    return np.stack(
-        [np.asarray(rotate(p, angle, InterpolationMode(mode))) for p in pictures]
-    )[..., None]
+    rotated = [np.asarray(rotate(p, angle, InterpolationMode(mode))) for p in pictures]
+    return np.stack(rotated)[..., None]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

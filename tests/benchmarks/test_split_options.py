@@ -103,9 +103,9 @@ def test_a_class_order_can_be_the_same_for_every_seed():
 
 def test_preflight_knows_an_order_with_a_seed():
     """The sizes of the very tasks are checked, not those of the smallest that chance could make."""
-    order = np.random.Generator(
-        np.random.PCG64(np.random.SeedSequence([5, 1, 3]))
-    ).permutation(10)  # seed, place of "tasks" among the streams, place of the class order
+    # seed, place of "tasks" among the streams, place of the class order
+    sequence = np.random.SeedSequence([5, 1, 3])
+    order = np.random.Generator(np.random.PCG64(sequence)).permutation(10)
     counts = np.array([143, 145, 143, 146, 147, 149, 145, 144, 135, 143])
     smallest = int(counts[order].reshape(5, 2).sum(1).min())
     options = {"class_order": "random", "class_order_seed": 5}

@@ -52,7 +52,7 @@ def assert_survives(start, cli, kills: int, *argv: str) -> None:
     rng = np.random.default_rng(0)
     for count in np.sort(rng.choice(np.arange(1, total - 1), kills, replace=False)):
         process = start(*argv, f"hydra.sweep.dir={cut}")
-        kill_when(process, lambda: completed(cut) >= count)
+        kill_when(process, lambda least=count: completed(cut) >= least)
         assert count <= completed(cut) < total
     process = start(*argv, f"hydra.sweep.dir={cut}")
     out, err = process.communicate(timeout=300)

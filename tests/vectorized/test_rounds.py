@@ -185,7 +185,8 @@ def test_one_alone_without_memory_fails(capsys: pytest.CaptureFixture[str]):
     def too_large(x: Any) -> Any:
         return jnp.sort(x + jax.lax.iota(jnp.float32, 1 << 46))[3]
 
-    works = [lambda m, x=np.float32(n): ask(m, "sort", x, function=too_large) for n in range(3)]
+    xs = [np.float32(n) for n in range(3)]
+    works = [lambda m, x=x: ask(m, "sort", x, function=too_large) for x in xs]
     found = run(Ensemble(), works)
     assert all("RESOURCE_EXHAUSTED" in str(found[place].error) for place in range(3))
     assert [line[-11:] for line in capsys.readouterr().err.splitlines()] == [

@@ -23,8 +23,8 @@ class MAS(MASOptions, RegularizationAlgorithm):
         """Return the outputs' sensitivity on the task's training inputs."""
         size = self.importance_batch_size or self.benchmark.eval_batch_size
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
-        x, _, t = (a[: self.num_current] for a in self.engine.dataset)
-        for x, t in zip(x.split(size), t.split(size), strict=True):
+        inputs, _, tasks = (a[: self.num_current] for a in self.engine.dataset)
+        for x, t in zip(inputs.split(size), tasks.split(size), strict=True):
             for name, term in self._sensitivity(self.engine.inputs(x), t).items():
                 total[name] += term.detach()
         return {n: omega / self.num_current for n, omega in total.items()}
