@@ -98,9 +98,7 @@ def title(key: Key, backend: str, device: str) -> str:
     return f"seqrun {backend}, {name}{of_threads}, steps/s"
 
 
-def _compared(
-    key: Key, rates: dict[Key, list[float]], rooflines: dict[str, list[Roofline]]
-) -> str:
+def _compared(key: Key, rates: dict[Key, list[float]], rooflines: dict[str, list[Roofline]]) -> str:
     """Say what a rate is of others in the same repetitions."""
     name, threads = key
     if name in ROOFLINES:

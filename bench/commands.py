@@ -73,9 +73,7 @@ def measured(*overrides: str, environment: Mapping[str, str] | None = None) -> M
     with tempfile.TemporaryDirectory() as folder:
         arguments = [sys.executable, "run.py", *overrides, f"hydra.run.dir={folder}/run"]
         started = time.perf_counter()
-        process = subprocess.Popen(
-            arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         peak = 0
         done = threading.Event()
 

@@ -44,8 +44,7 @@ PHASES = {
 }
 CONVOLVED_SAMPLES = 640
 PROCESSES = [
-    [algo for algo in PHASES if algo.endswith("_resnet") is of_w2]
-    for of_w2 in (False, True)
+    [algo for algo in PHASES if algo.endswith("_resnet") is of_w2] for of_w2 in (False, True)
 ]
 """Algorithms that are measured in one process: JAX keeps the threads that it began with."""
 CLASSES = {"ewc": "EWC", "mas": "MAS", "kcl": "KCL", "icarl": "ICaRL", "naive": "Naive"}

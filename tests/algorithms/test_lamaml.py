@@ -37,8 +37,12 @@ from seqrun.training.trainer import Trainer
 Arrays = dict[str, np.ndarray]
 LR = 0.3
 TINY = {
-    "memory_size": 4, "replay_batch_size": 2, "glances": 2, "inner_chunk_size": 2,
-    "alpha_init": 0.4, "lr_alpha": 0.5,
+    "memory_size": 4,
+    "replay_batch_size": 2,
+    "glances": 2,
+    "inner_chunk_size": 2,
+    "alpha_init": 0.4,
+    "lr_alpha": 0.5,
 }
 SPEC = SETTING | {"memory_size": 60, "glances": 2, "inner_chunk_size": 4}
 
@@ -286,7 +290,10 @@ def test_reduces_to_naive(backend: str):
     """As the card says; to the bit on PyTorch."""
     naive = shared_run("naive", backend, **SETTING)
     options = {
-        "alpha_init": 0.0, "learn_lr": False, "sync_update": True, "glances": 1,
+        "alpha_init": 0.0,
+        "learn_lr": False,
+        "sync_update": True,
+        "glances": 1,
         "inner_chunk_size": 10,
     }
     trace = run("lamaml", backend, kind=forgetful(backend), **SETTING, **options)

@@ -123,9 +123,7 @@ def test_a_task_s_own_outputs_train(backend: str, scenario: str):
     steps = shared_run("lfl", backend, stepped=True, **spec).steps
     per_task = len(steps) // 5
     for task in range(1, 5):
-        before, after = (
-            steps[n]["params/classifier/kernel"] for n in (task * per_task - 1, -1)
-        )
+        before, after = (steps[n]["params/classifier/kernel"] for n in (task * per_task - 1, -1))
         np.testing.assert_array_equal(before[:, : 2 * task], after[:, : 2 * task])
         assert abs(before[:, 2 * task] - after[:, 2 * task]).max() > 1e-3
 

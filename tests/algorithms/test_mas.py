@@ -54,9 +54,7 @@ def rule(past: float, new: float, size: int = 1):
     ],
     ids=["sum", "ema", "replace", "batches", "batches_of_one"],
 )
-def test_every_step_is_as_by_hand(
-    backend: str, past: float, new: float, size: int, options: dict
-):
+def test_every_step_is_as_by_hand(backend: str, past: float, new: float, size: int, options: dict):
     """Losses, parameters, anchor and importance, over three tasks; 7 samples in batches of 3."""
     result = assert_as_by_hand(
         rule(past, new, size), 0.2, "mas", backend, setting=SETTING, mas_lambda=0.2, **options

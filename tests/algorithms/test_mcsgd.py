@@ -70,8 +70,17 @@ def authors_mean(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def by_hand(
-    problem: Problem, *, gradient: str, loss: str, lr: float, momentum: float, epochs: int,
-    n: int, position: float, weight: float, size: int,
+    problem: Problem,
+    *,
+    gradient: str,
+    loss: str,
+    lr: float,
+    momentum: float,
+    epochs: int,
+    n: int,
+    position: float,
+    weight: float,
+    size: int,
 ) -> Arrays:
     """Minimise by full-batch steps, as the paper or as the authors' code goes about it."""
     w = shifted(problem.w_bar, problem.w_hat, position)

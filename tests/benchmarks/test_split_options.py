@@ -27,9 +27,7 @@ def test_uneven_tasks_have_the_classes_asked_for(scenario):
     """Ten classes in seven tasks or in three: every image once, in its class's task."""
     raw = load_digits()
     groups = [[3, 1, 4, 0, 5], [9, 2], [6, 8, 7]]
-    uneven = prepared(
-        scenario=scenario, num_tasks=3, classes_per_task=[5, 2, 3], class_order=ORDER
-    )
+    uneven = prepared(scenario=scenario, num_tasks=3, classes_per_task=[5, 2, 3], class_order=ORDER)
     assert uneven.num_classes == (5 if scenario == "domain" else 10)
     for split, x, y in (("train", raw.x_train, raw.y_train), ("test", raw.x_test, raw.y_test)):
         for task, group in enumerate(groups, 1):

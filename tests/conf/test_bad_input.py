@@ -119,7 +119,8 @@ CASES = {
     "no data directory": (["data_dir=null"], ["data_dir=null", "must not be null"]),
     "option as number": (["algo=3"], ["algo=3", "must be one of agem"]),
     "shown and run": (
-        ["--cfg", "job", "-m"], ["--multirun: must not stand with --cfg", "--dry-run"],
+        ["--cfg", "job", "-m"],
+        ["--multirun: must not stand with --cfg", "--dry-run"],
     ),
     "asked to show": (["algo=3", "--cfg", "job"], ["algo=3", "must be one of agem"]),
     "list as number": (["logger=3"], ["logger=3", "must be a list"]),
@@ -154,7 +155,8 @@ CASES = {
     "fractional seed": (["seed=[0.5]"], ["seed=0.5", "must be an integer >= 0"]),
     "negative stream": (["streams.data=-1"], ["streams.data=-1", "must be an integer >= 0"]),
     "unknown key of training": (
-        ["+training.foo=1"], ["training.foo=1", "must be one of epochs_per_task"],
+        ["+training.foo=1"],
+        ["training.foo=1", "must be one of epochs_per_task"],
     ),
     "unknown stream": (["+streams.foo=1"], ["streams.foo=1", "must be one of init"]),
     "no training": (["~training"], ["training: must be given"]),
@@ -164,13 +166,16 @@ CASES = {
     "launcher's key without -m": (["hydra.launcher.n_jobs=2"], ["n_jobs=2", "without -m"]),
     "no run directory": (["hydra.run.dir="], ["hydra.run.dir=", "must be a directory"]),
     "run directory in a file": (
-        [f"hydra.run.dir={__file__}/x"], ["hydra.run.dir=", "can be written to", "Not a directory"],
+        [f"hydra.run.dir={__file__}/x"],
+        ["hydra.run.dir=", "can be written to", "Not a directory"],
     ),
     "logger's directory in a file": (
-        [f"logger.local.directory={__file__}"], ["logger.local.directory=", "can be written to"],
+        [f"logger.local.directory={__file__}"],
+        ["logger.local.directory=", "can be written to"],
     ),
     "no configuration directory": (
-        ["--config-dir", "nowhere"], ["--config-dir=nowhere", "must be a directory"],
+        ["--config-dir", "nowhere"],
+        ["--config-dir=nowhere", "must be a directory"],
     ),
     "no algorithm": (["algo=null"], ["algo=null", "must be one of agem"]),
     "deleted group": (["~benchmark"], ["benchmark", "must be one of"]),
@@ -182,7 +187,8 @@ CASES = {
     ),
     "a job twice": (["-m", "algo=naive", "seed=0,1,0"], ["seed=0", "the same experiment"]),
     "interval of a grid": (
-        ["-m", "optimizer.lr=interval(0.1,1)"], ["interval", "hydra/sweeper=search"],
+        ["-m", "optimizer.lr=interval(0.1,1)"],
+        ["interval", "hydra/sweeper=search"],
     ),
     "bad end of a search": (
         ["-m", "hydra/sweeper=optuna", "optimizer.momentum=interval(0,1)"],

@@ -194,9 +194,7 @@ def overriding(base: type, name: str, value: Any) -> type:
         ("on_before_chunk", lambda self: None, r"must be on_before_chunk\(self, chunk\)"),
     ],
 )
-def test_an_algorithm_of_the_old_kind_is_refused(
-    backend: str, name: str, value: Any, remedy: str
-):
+def test_an_algorithm_of_the_old_kind_is_refused(backend: str, name: str, value: Any, remedy: str):
     kind = overriding(algorithm_class("naive", backend), name, value)
     with pytest.raises(ConfigError, match=remedy):
         build("naive", backend, kind=kind, **SHORT)

@@ -45,7 +45,10 @@ SETTINGS = {
     "momentum": Case(
         {
             "optimizer_options": {
-                "lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01,
+                "lr": 0.02,
+                "momentum": 0.9,
+                "nesterov": True,
+                "weight_decay": 0.01,
             },
             "training": {"epochs_per_task": [1, 3, 2], "reinit_optimizer": "never"},
         },
@@ -62,8 +65,12 @@ SETTINGS = {
         {
             "optimizer_options": {"lr": 0.2, "momentum": 0.5},
             "training": {
-                "grad_clip": 0.5, "lr_decay": 0.5, "lr_min": 0.06, "decay_first_task": True,
-                "reinit_optimizer": "epoch", "epochs_per_task": 2,
+                "grad_clip": 0.5,
+                "lr_decay": 0.5,
+                "lr_min": 0.06,
+                "decay_first_task": True,
+                "reinit_optimizer": "epoch",
+                "epochs_per_task": 2,
             },
         },
         default="naive",
@@ -104,7 +111,9 @@ SETTINGS = {
         {
             "stream": {"eval_batch_size": 50, "validation_fraction": 0.1},
             "training": {
-                "evaluate_every": "epoch", "evaluate_on": "all", "epochs_per_task": [1, 2, 2],
+                "evaluate_every": "epoch",
+                "evaluate_on": "all",
+                "epochs_per_task": [1, 2, 2],
                 "chunk_steps": 3,
             },
             "backbone": {"n_hidden_layers": 1, "initialization": "xavier_uniform"},
@@ -175,7 +184,7 @@ VARIANTS = {
                 "ewc_lambda": 10.0,
             }
         ),
-    }
+    },
 }
 """An algorithm's own options."""
 

@@ -185,9 +185,7 @@ def test_a_trackers_state_is_dropped(
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
-def test_when_none_is_good(
-    runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
-):
+def test_when_none_is_good(runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture):
     """The run begins again, and says so of each."""
     config, folder = runs
     shutil.copytree(folder / "cut", tmp_path / "cut")

@@ -111,8 +111,7 @@ def accuracy(seed: int, num_tasks: int, *, is_sync: bool = False) -> float:
                 for i in range(len(y)):
                     inner = gradients(fast, x[i : i + 1], y[i : i + 1])
                     fast = [
-                        w - np.maximum(a, 0) * g
-                        for w, a, g in zip(fast, alpha, inner, strict=True)
+                        w - np.maximum(a, 0) * g for w, a, g in zip(fast, alpha, inner, strict=True)
                     ]
                     if glance == 0:
                         offered += 1

@@ -83,8 +83,7 @@ def test_page():
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         "| both | average accuracy | 50.00 ± 1.25 | 51.23 ± 0.45 | 53.00 ± 0.20 | 3, 5 "
         "| reproduced, above | 61, 31 | 01234567 |",
-        "|  | average accuracy, task given | 90.00 | 95.12 | undefined |  "
-        "| inconclusive |  |  |",
+        "|  | average accuracy, task given | 90.00 | 95.12 | undefined |  | inconclusive |  |  |",
         "| one | average accuracy | 25.00 *recalled* | not run | 51.23 ± 0.45 | 3 | above | 5 "
         "| 01234567 |",
         "",

@@ -66,9 +66,7 @@ def place(tmp_path, monkeypatch) -> Path:
     script = RUN.format(root=tmp_path, log=tmp_path / "commands")
     (tmp_path / "run.py").write_text(script)
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr(
-        reproduce, "checked_row", lambda argv: SimpleNamespace(hash=hashed(argv))
-    )
+    monkeypatch.setattr(reproduce, "checked_row", lambda argv: SimpleNamespace(hash=hashed(argv)))
     return tmp_path
 
 

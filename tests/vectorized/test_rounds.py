@@ -261,9 +261,7 @@ def test_calls_made_alone_are_kept_apart_too():
 
     def work_of(value: float, order: tuple[str, str]) -> Any:
         x = np.arange(3, dtype=np.float32)
-        return lambda member: [
-            ask(member, name, x, function=lambda x: value * x) for name in order
-        ]
+        return lambda member: [ask(member, name, x, function=lambda x: value * x) for name in order]
 
     ensemble = Ensemble()
     orders = ("a", "b"), ("b", "a")

@@ -58,9 +58,7 @@ def _run(job: SweepJob) -> Outcome | None:
 
 def _killed(job: SweepJob) -> Outcome:
     error = f"its process was killed, out of memory perhaps; see {_log(job)}"
-    return Outcome(
-        overrides=job.overrides, directory=job.directory, status="failed", error=error
-    )
+    return Outcome(overrides=job.overrides, directory=job.directory, status="failed", error=error)
 
 
 def _log(job: SweepJob) -> Path:

@@ -170,9 +170,7 @@ def _check_shapes(headers: dict[str, Header], where: str) -> None:
     for split in ("train", "test"):
         images, labels = (headers[f"{kind}_{split}"].shape[0] for kind in "xy")
         if images != labels:
-            raise ConfigError(
-                f"{where}: x_{split} has {images} images, y_{split} {labels} labels"
-            )
+            raise ConfigError(f"{where}: x_{split} has {images} images, y_{split} {labels} labels")
     train, test = headers["x_train"].shape[1:], headers["x_test"].shape[1:]
     if train != test:
         raise ConfigError(

@@ -100,14 +100,10 @@ class MetricCallback(BaseCallback):
         run.log(values)
         for suffix, measured in matrices.items():
             for logger in run.loggers:
-                logger.log_matrix(
-                    f"accuracy_matrix{suffix}", measured, step=run.step, task=task
-                )
+                logger.log_matrix(f"accuracy_matrix{suffix}", measured, step=run.step, task=task)
 
     def on_after_fit(self, run: Run) -> None:
         """Give the loggers the metrics of the whole stream."""
-        metrics = run_metrics(
-            run.matrix, run.progress.accuracy_matrix_task_aware, self._test_sizes
-        )
+        metrics = run_metrics(run.matrix, run.progress.accuracy_matrix_task_aware, self._test_sizes)
         for logger in run.loggers:
             logger.log_summary(metrics)

@@ -103,9 +103,7 @@ def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
     return figure
 
 
-def lines_figure(
-    matrix: np.ndarray, title: str = "", runs: Sequence[np.ndarray] = ()
-) -> Figure:
+def lines_figure(matrix: np.ndarray, title: str = "", runs: Sequence[np.ndarray] = ()) -> Figure:
     """Return the figure of each task's accuracy over the stream, dotted before it is trained on.
 
     With several `runs`, whose mean is `matrix`, bands are the 95 % intervals of the means.

@@ -184,9 +184,7 @@ def check_number(
 def check_digits(name: str, value: Any, count: int) -> None:
     """Raise CheckpointError unless `value` is a text of so many hexadecimal digits."""
     if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", value):
-        raise CheckpointError(
-            f"{name}={reprlib.repr(value)}: must have {count} hexadecimal digits"
-        )
+        raise CheckpointError(f"{name}={reprlib.repr(value)}: must have {count} hexadecimal digits")
 
 
 def check_integers(name: str, values: Any, ndim: int, most: int) -> None:

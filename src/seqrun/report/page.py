@@ -83,9 +83,7 @@ def _comparisons(collection: Collection) -> list[str]:
     return [f"<h2>Paired comparisons</h2><p>{escape(PAIRED)}</p>", *parts] if parts else []
 
 
-def _experiments(
-    collection: Collection, drawings: Sequence[Drawing], out: Path
-) -> list[str]:
+def _experiments(collection: Collection, drawings: Sequence[Drawing], out: Path) -> list[str]:
     if not collection.experiments:
         return []
     named = labels(collection.experiments)

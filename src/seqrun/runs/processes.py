@@ -26,8 +26,7 @@ from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.runs.exit import exit_process
 
 ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+    name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 }
 """What numerical libraries read when a process starts; the last is XLA's."""
 

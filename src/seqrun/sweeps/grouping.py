@@ -98,8 +98,7 @@ def _what_differs(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -
     if not others:
         return "there is no other to share its programs with"
     differing: list[list[str]] = [
-        [k for k in dict.fromkeys([*own, *other]) if own.get(k) != other.get(k)]
-        for other in others
+        [k for k in dict.fromkeys([*own, *other]) if own.get(k) != other.get(k)] for other in others
     ]
     fewest = min(differing, key=len)
     return f"no other has its {', '.join(fewest)}"

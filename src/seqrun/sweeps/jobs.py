@@ -19,9 +19,7 @@ from seqrun.runs.vmapped import Join, run_together, runs_at_once
 from seqrun.sweeps.summary import Outcome, SweepJob
 
 
-def run_job(
-    job: SweepJob, interruption: InterruptionCallback, join: Join | None = None
-) -> Outcome:
+def run_job(job: SweepJob, interruption: InterruptionCallback, join: Join | None = None) -> Outcome:
     """Run a job of a multirun, or what is left of it; a failure is an outcome like any other.
 
     Args:
