@@ -145,7 +145,7 @@ def _jobs(
         fixed += [f"{key}={value}" for key, value in held_out(base, keys).items()]
     grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
     swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
-    for point in points.points(parsed, base, grid=grid):
+    for point in points.grid_points(parsed, base, grid=grid):
         cfg = composed(name, given := [*fixed, *point])
         if any(brings_a_file(o.split("=")[0]) for o in point):
             own = [o for o in point if o.split("=")[0] in swept]
