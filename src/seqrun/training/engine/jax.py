@@ -277,6 +277,7 @@ class JaxEngine(Engine):
         fixed = Fixed(self.dataset, self.mask, hparams, noise)
         single, losses, correct = self._one_step_per_call, [], []
         name, function = ("step", self._step_program) if single else ("chunk", self._chunk_program)
+        found: tuple[Any, Any]
         for segment in self.events.segments(chunk):
             if self.events.has_host_step_hooks:
                 found = self._run_hooked(fixed, segment)
