@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 ARGS ?=
 
-.PHONY: help run test ci test-all golden lint list readme tables reproduce bench peers
+.PHONY: help run test ci test-all golden lint format list readme tables reproduce bench peers
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,12 @@ golden: $(STAMP) ## write the golden loss curves anew, after a change that shoul
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+
+format: $(STAMP) ## sort imports and format the code
+	$(BIN)/python -m ruff check --select I --fix
+	$(BIN)/python -m ruff format
 
 list: $(STAMP) ## list everything that can be composed
 	@$(BIN)/python -m seqrun.cli.listing
