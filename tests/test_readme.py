@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pkgutil
 import re
 import runpy
 import shlex
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from experiments import CONF, build
 
 import seqrun.algorithms
@@ -24,6 +26,8 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
@@ -61,10 +65,11 @@ def test_table_is_that_of_make_list():
 
 
 def test_make_verbs_exist():
-    """Every verb that a page names."""
+    """Every verb that a page names, and those that CI calls."""
     verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", pages, re.MULTILINE))
+    files = [*PAGES, ROOT / ".ci" / "run", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    named = set(re.findall(r"(?:^|`|run: )make ([a-z-]+)", text, re.MULTILINE))
     assert {"run", "test", "list"} <= named
     assert named <= verbs
 
@@ -93,6 +98,26 @@ def test_links_lead_somewhere():
         text = page.read_text(encoding="utf-8")
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_public_names_exist():
+    """Every import that docs/public-api.md names in full."""
+    page = (ROOT / "docs" / "public-api.md").read_text(encoding="utf-8")
+    names = re.findall(r"`(seqrun(?:\.\w+)+)`", page)
+    assert len(names) >= 20
+    for name in names:
+        pkgutil.resolve_name(name)
+    for function in re.findall(r"`((?:experiment|preflight|runner)\.\w+)`", page):
+        assert callable(pkgutil.resolve_name(f"seqrun:{function}"))
+
+
+def test_versions_agree():
+    """That of the package, of the latest entry in CHANGELOG.md, and of CITATION.cff."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    dated = re.findall(r"^## \[(\d\S*)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert dated[0] == (citation["version"], citation["date-released"])
+    assert citation["version"] == seqrun.__version__
 
 
 def written(folder: Path, suffix: str) -> list[Path]:
