@@ -34,7 +34,7 @@ CI = (
     r"loggers/test_trackers",
     r"runs/test_seeds\.py::(?!test_the_rule)",
     r"vectorized/test_(members|seeds_in_one_program)",
-    r"flow/test_compiled\.py::test_(a_compiled|a_run_tells|what_cannot)",
+    r"training/test_compiled\.py::test_(a_compiled|a_run_tells|what_cannot)",
     r"parity/test_parity\.py::test_twins.*\[(lamaml|kcl|agem|icarl|mcsgd|derpp)-momentum",
     r"parity/test_parity\.py::test_twins.*\[ewc-class",
     r"sweeps/test_files",
@@ -52,8 +52,8 @@ FULL = (
     r"runs/test_interruption\.py::test_a_signal_costs_no_bit\[(2|15)\]",
     r"runs/test_seeds\.py::test_stopped_and_continued\[15\]",
     r"runs/test_seeds\.py::test_processes_give.*\[jax",
-    r"flow/test_training\.py::test_the_same_run_twice.*\[ewc-jax",
-    r"flow/test_training\.py::test_when_the_optimizer_starts_afresh\[jax",
+    r"training/test_training\.py::test_the_same_run_twice.*\[ewc-jax",
+    r"training/test_training\.py::test_when_the_optimizer_starts_afresh\[jax",
     r"algorithms/test_\w+\.py::test_(lambda_zero|a_coefficient_above_zero|alpha_of_zero).*\[jax",
     r"algorithms/test_er\.py::test_reduces_to_naive_with_an_empty_memory\[jax",
     r"algorithms/test_(ewc|online_ewc|kcl|lfl)\.py::test_(the_|scalars|heads).*\[jax",
@@ -72,9 +72,9 @@ FULL = (
     r"algorithms/test_mcsgd\.py::test_twins_agree\[",
     r"algorithms/test_independent\.py::test_twins_agree\[",
     r"algorithms/test_replay\.py::test_every_policy_makes_a_method.*jax",
-    r"flow/test_augmentation\.py::test_steps_get_what_was_planned\[derpp-jax",
+    r"training/test_augmentation\.py::test_steps_get_what_was_planned\[derpp-jax",
     r"bench/test_gpu\.py::test_path_runs_on_the_cpu",
-    r"flow/test_donation.*\[lfl",
+    r"training/test_donation.*\[lfl",
 )
 
 

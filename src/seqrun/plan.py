@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -175,8 +174,3 @@ def chunks(
             segment = {name: a[start : start + chunk_steps] for name, a in arrays.items()}
             yield Chunk(task, epoch, first_step + start, segment, segment_steps=steps)
         first_step += steps
-
-
-def describe(streams: RandomStreams) -> dict[str, Any]:
-    """Return the seeds as plain data for a record."""
-    return {"seed": streams.seed, **{k: v for k, v in streams.overrides.items() if v is not None}}

@@ -8,7 +8,7 @@ from memory.streams import SAMPLE_BYTES, batches, numbers_of, samples, walk
 
 from seqrun.checks import ConfigError
 from seqrun.memory import POLICIES, MemoryMechanism
-from seqrun.memory.draws import MemoryDraw, reservoir_slots
+from seqrun.memory.reservoir import MemoryDraw, reservoir_slots
 from seqrun.plan import RandomStreams
 
 SIZES = (20, 9, 31, 17)

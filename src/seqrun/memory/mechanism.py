@@ -9,7 +9,6 @@ import numpy as np
 
 from seqrun.checks import ConfigError, one_of, whole
 from seqrun.dataset import Dataset
-from seqrun.memory.draws import MemoryDraw, distinct, reservoir_slots
 from seqrun.memory.policies import (
     POLICIES,
     class_balanced_rows,
@@ -18,6 +17,7 @@ from seqrun.memory.policies import (
     rank_in_group,
     ring_rows,
 )
+from seqrun.memory.reservoir import MemoryDraw, distinct, reservoir_slots
 from seqrun.plan import RandomStreams
 
 PlanArrays = dict[str, np.ndarray]

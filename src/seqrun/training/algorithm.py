@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from seqrun.training.options import TrainingOptions
 from seqrun.training.step import Losses, Step
 
 MOST_TASKS = 10_000
+# What could be overridden by another name before: a class that still does is refused.
 RENAMED_OF_ALGORITHMS = {
     "training_loss": "losses(self, step), which returns Losses(task, total, logits)",
     "pool_reads": "batch_names",
@@ -41,11 +42,14 @@ RENAMED_OF_CALLBACKS = {
     "pause_every": "every_n_steps",
     "on_pause": "on_every_n_steps(self, run, step)",
 }
-"""What could be overridden by another name before: a class that still does is refused."""
+
+
+class NoState(NamedTuple):
+    """The state of an algorithm that keeps nothing between steps."""
 
 
 @dataclass(kw_only=True, eq=False)
-class BaseAlgorithm:
+class BaseAlgorithm(ABC):
     """Train a backbone over a benchmark's stream of tasks.
 
     A method subclasses PyTorchBaseAlgorithm or JaxBaseAlgorithm and overrides `losses`. What is
@@ -72,6 +76,7 @@ class BaseAlgorithm:
         replay_dataset: on the host, what plan indices point into; the first `num_current` samples
             are the current task's training data.
         persistent: see `initial_persistent_state`.
+        dispatch: calls a hook of all callbacks; set by the Trainer.
 
     Raises:
         ConfigError: parts that do not fit together.
@@ -153,7 +158,7 @@ class BaseAlgorithm:
         self.progress = Progress.start(
             self.num_tasks, task_aware=self.benchmark.scenario == "class"
         )
-        self.engine = self.engine_type(self)  # type: ignore[call-arg]  # each engine takes its own
+        self.engine = self.engine_type(self)  # type: ignore[call-arg]  # Engine takes none
         check_overrides(type(self))
         for callback in self.callbacks:
             check_overrides(type(callback))
@@ -189,18 +194,18 @@ class BaseAlgorithm:
     def optimizer_step(self, step: Step) -> None:
         """Clip `step.gradients` and move `step.params`."""
 
-    @abstractmethod
     def build_module(self) -> Any:
         """Return the network with all that trains: the backbone's, or one that holds it."""
+        return self.backbone.build(self.benchmark.input_shape, self.benchmark.num_classes)
 
-    @abstractmethod
     def initial_state(self) -> Any:
-        """Return the algorithm's NamedTuple of zeros."""
+        """Return the NamedTuple that the run starts with; steps read it and replace it."""
+        return NoState()
 
     def initial_persistent_state(self) -> Any:
         """Return the NamedTuple of what lives on the device but no training step reads, or None.
 
-        It is carried from task to task and exported as "kept/...", but costs a step nothing.
+        It is carried from task to task, as "kept/..." in checkpoints, and costs a step nothing.
         """
         return None
 

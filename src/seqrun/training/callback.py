@@ -30,6 +30,7 @@ EVENTS = (
     "teardown",
 )
 STEP_EVENTS = ("training_step", "backward", "optimizer_step")
+STEP_HOOKS = tuple(f"on_{when}_{event}" for event in STEP_EVENTS for when in ("before", "after"))
 HOOKS = tuple(f"on_{when}_{event}" for event in EVENTS for when in ("before", "after"))
 
 
@@ -37,7 +38,7 @@ class Algorithm(Protocol):
     """What callbacks see of the algorithm; it is a BaseAlgorithm, with all that one has.
 
     Attributes:
-        name: such as "ewc".
+        name: such as "ewc"; `names` has those of benchmark, backbone and backend too.
         backend: "torch" or "jax".
         benchmark, training, random: its parts.
         num_tasks: length of the stream.
@@ -215,5 +216,4 @@ class BaseCallback:
 
 def has_step_hook(kind: type[BaseCallback]) -> bool:
     """Return whether a class of callbacks overrides a step-level hook, and so is host code."""
-    hooks = [f"on_{when}_{event}" for event in STEP_EVENTS for when in ("before", "after")]
-    return any(getattr(kind, hook) is not getattr(BaseCallback, hook) for hook in hooks)
+    return any(getattr(kind, hook) is not getattr(BaseCallback, hook) for hook in STEP_HOOKS)

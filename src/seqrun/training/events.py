@@ -12,7 +12,7 @@ from typing import Any
 
 from seqrun.plan import Chunk
 from seqrun.training.algorithm import BaseAlgorithm
-from seqrun.training.callback import EVENTS, HOOKS, STEP_EVENTS, BaseCallback, Run
+from seqrun.training.callback import EVENTS, HOOKS, STEP_HOOKS, BaseCallback, Run
 from seqrun.training.step import Step
 
 Hooks = list[Callable[..., None]]
@@ -41,8 +41,7 @@ class Events:
             for hook in HOOKS
         }
         self._looking = [(c.every_n_steps, c) for c in run.callbacks if c.every_n_steps is not None]
-        of_steps = [hook for hook in HOOKS if hook.split("_", 2)[2] in STEP_EVENTS]
-        self.has_host_step_hooks = any(self._callbacks[hook] for hook in of_steps)
+        self.has_host_step_hooks = any(self._callbacks[hook] for hook in STEP_HOOKS)
         self.looks_between_steps = bool(self._looking)
         algorithm.dispatch = self.dispatch
         self.before = {event: self._hooks_at(f"on_before_{event}") for event in EVENTS}
@@ -59,8 +58,7 @@ class Events:
         kind, calls = type(self._algorithm), []
         if getattr(kind, hook) is not getattr(BaseAlgorithm, hook):
             own = getattr(self._algorithm, hook)
-            is_of_step = hook.split("_", 2)[2] in STEP_EVENTS
-            calls.append(self._part_of_a_step(own) if is_of_step else own)
+            calls.append(self._part_of_a_step(own) if hook in STEP_HOOKS else own)
         for_callbacks = f"{hook}_callbacks"
         if getattr(kind, for_callbacks) is not getattr(BaseAlgorithm, for_callbacks):
             calls.append(getattr(self._algorithm, for_callbacks))  # it decides who sees the event

@@ -69,7 +69,7 @@ def plan_lengths(algorithm: BaseAlgorithm) -> None:
 
 
 def planned_samples(algorithm: BaseAlgorithm) -> int:
-    """Return the samples that a run trains on, each as often as it does."""
+    """Prepare the data; return the samples that a run trains on, each as often as it does."""
     algorithm.benchmark.prepare(algorithm.random)
     tasks = algorithm.trained_tasks()
     return sum(algorithm.training_size(t) * algorithm.training.epochs(t) for t in tasks)
@@ -200,7 +200,7 @@ def needs_of(algorithm: BaseAlgorithm) -> list[Need]:
 
 
 def weights_need(algorithm: BaseAlgorithm, num_bytes: int) -> Need:
-    """Return the share of network and states of `num_bytes`."""
+    """Return the need of network and states of `num_bytes`, which are there twice."""
     return Need("network and states", algorithm.backbone.sized_by, 2 * num_bytes)
 
 

@@ -33,10 +33,10 @@ def checkpoint_of(run: Run, algorithm: BaseAlgorithm) -> Checkpoint:
     arrays |= {RECORD + name: np.array(m) for name, m in run.progress.matrices.items()}
     callbacks = {}
     for name, callback in named(run.callbacks).items():
-        kept = callback.export_state(run)
-        held = {key: v for key, v in kept.items() if isinstance(v, np.ndarray)}
-        arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in held.items()}
-        callbacks[name] = {key: v for key, v in kept.items() if key not in held}
+        exported = callback.export_state(run)
+        own = {key: v for key, v in exported.items() if isinstance(v, np.ndarray)}
+        arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in own.items()}
+        callbacks[name] = {key: v for key, v in exported.items() if key not in own}
     loggers = named(run.loggers)
     state = {
         "counters": run.progress.counters,
@@ -61,7 +61,7 @@ def restore_progress(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:
 
 
 def restore_arrays(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:
-    """Give it parameters, statistics, states and memory.
+    """Give the algorithm parameters, statistics, states and memory.
 
     Raises:
         CheckpointError: they are not those of a run of this experiment.
@@ -90,7 +90,7 @@ def check_parts(checkpoint: Checkpoint, run: Run, info: RunInfo) -> None:
 
 
 def restore_callbacks(checkpoint: Checkpoint, run: Run) -> None:
-    """Give its callbacks what they kept; a new one knows nothing."""
+    """Give the run's callbacks what they exported; a new one knows nothing."""
     for name, callback in named(run.callbacks).items():
         if name in checkpoint.state["callbacks"]:
             with _of_part(f"callbacks.{name}"):
@@ -193,7 +193,7 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) ->
     check_same_arrays(given, own, foreign="is not one of this run's")
     memory = {n.removeprefix(MEMORY): a for n, a in arrays.items() if n.startswith(MEMORY)}
     mechanism = getattr(algorithm, "memory", None)
-    if mechanism is not None:  # KCL has a memory of its own kind, with checks of its own
+    if mechanism is not None:  # KCL has coresets instead, which are not checked
         check_stored_samples(memory, algorithm, mechanism.capacity(algorithm.num_tasks))
 
 

@@ -1,4 +1,4 @@
-"""What one training step carries from hook to hook."""
+"""Step, Batch, Losses: the data of one training step; `Events.run_step` is what runs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Losses(NamedTuple):
     """What an algorithm's `losses` returns.
 
     Attributes:
-        task: scalar, the task loss, which is logged; it never contains a penalty.
+        task: scalar, the task loss, which is logged and must be finite: the cross-entropy of the
+            batch, or of batch and memory where they are one mean (ER); never a penalty.
         total: scalar, what the gradient is taken of.
         logits: (B, C) of the current task's batch, with the classes left out that `step.mask`
             does not allow; the training accuracy is counted from them.
@@ -35,6 +36,14 @@ class Losses(NamedTuple):
     logits: Any
 
 
+def checked_losses(losses: Losses, algorithm: object) -> Losses:
+    """Return what a method's `losses` returned; raise TypeError unless it is a Losses."""
+    if not isinstance(losses, Losses):
+        kind = type(algorithm).__name__
+        raise TypeError(f"{kind}.losses: must return Losses(task, total, logits)")
+    return losses
+
+
 @dataclass
 class Step:
     """The fields of one step: arrays of the engine's own framework.
@@ -43,15 +52,15 @@ class Step:
     stay pure; on PyTorch `params` are the live parameters, changed in place by the optimizer.
 
     Attributes:
-        batches: plan array -> samples of the replay dataset that this step reads; "index" are
-            the current task's, which `batch` gives too.
+        batches: plan array -> samples of the replay dataset that this step reads; those of
+            "index" are the current task's and what is shuffled into them.
         params: parameter name -> value.
         stats: BatchNorm statistic name -> value.
         opt_state: the optimizer's NamedTuple.
         state: the algorithm's NamedTuple.
-        hparams: name -> scalar that enters arithmetic (lr, ewc_lambda, ...); on JAX, and
-            in compiled steps on PyTorch (there but for the optimizer's own other than lr), an
-            array: no `if`, `float()` or `math` on it.
+        hparams: name -> scalar that enters arithmetic (lr, ewc_lambda, ...). On JAX every one is
+            an array, and in compiled steps on PyTorch too, except the optimizer's own scalars
+            other than lr: no `if`, `float()` or `math` on it.
         mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
         arrays: this step's row of every plan array.
         dataset: the replay dataset on the device, which plan indices point into.
@@ -79,5 +88,5 @@ class Step:
 
     @property
     def batch(self) -> Batch:
-        """The current task's samples."""
+        """The batch of the plan array "index"."""
         return self.batches["index"]

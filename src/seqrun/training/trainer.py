@@ -24,6 +24,8 @@ from seqrun.training.events import Events
 class Trainer:
     """Run an algorithm over its stream of tasks; what callbacks are given as `run`.
 
+    Making one connects the algorithm's engine with the hooks of algorithm and callbacks.
+
     Attributes:
         algorithm: what is run.
         progress: where it stands; the algorithm's.
@@ -184,19 +186,21 @@ class Trainer:
         done = self.progress.task - (not self.progress.task_is_done)
         return [task for task in self.algorithm.trained_tasks() if task > done]
 
-    def _is_within(self, checkpoint: Checkpoint | None) -> bool:
-        """Return whether the run is to continue within the task that is beginning."""
-        return checkpoint is not None and not checkpoint.task_is_done
+    @property
+    def _continues_within(self) -> Checkpoint | None:
+        """The checkpoint, if the run is to continue within the task that is beginning."""
+        checkpoint = self._checkpoint
+        return None if checkpoint is None or checkpoint.task_is_done else checkpoint
 
     def _fit_task(self, task: int) -> None:
         progress = self.progress
         progress.task, progress.task_is_done = task, False
         with self._events.around("task"):
             self._load_task()
-            training, checkpoint = self.algorithm.training, self._checkpoint
+            training, checkpoint = self.algorithm.training, self._continues_within
             epochs, self.stop_task = training.epochs(task), False
             for epoch in range(1, epochs + 1):
-                if checkpoint and self._is_within(checkpoint) and epoch < checkpoint.epoch:
+                if checkpoint is not None and epoch < checkpoint.epoch:
                     # Later epochs rest on what planning this one leaves.
                     self.algorithm.plan_epoch(task, epoch, self.algorithm.num_current)
                     continue
@@ -235,10 +239,10 @@ class Trainer:
             names, rng = algorithm.batch_names, algorithm.random
             parts = augmentation(rng, self.task, self.epoch, parts, names, crop, flip)
         self.epoch_steps = sum(len(part["index"]) for part in parts)
-        if self._checkpoint is not None and self._is_within(self._checkpoint):
+        if (checkpoint := self._continues_within) is not None:
             # Hooks before the task and the epoch have run again: whatever they did is undone.
-            resume.restore_arrays(self._checkpoint, algorithm)
-            resume.restore_callbacks(self._checkpoint, self)
+            resume.restore_arrays(checkpoint, algorithm)
+            resume.restore_callbacks(checkpoint, self)
         else:
             progress.epoch_first_step = progress.global_step
             progress.epoch_loss_sum = progress.epoch_samples = 0.0

@@ -27,7 +27,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
             step.gradients = projected_by_loss(step.gradients, step.params, loss, own)
 
     def memory_loss(self, step: Step) -> Loss:
-        """Return the mean cross-entropy on the memory batch, whose gradient is g_ref."""
+        """Return the mean cross-entropy on the memory batch as a function of the parameters."""
         x, y, t = step.batches["replay"]
         key = jax.random.fold_in(step.key, 1)
 
@@ -38,10 +38,10 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         return loss
 
     def own_loss(self, step: Step) -> Loss | None:
-        """Return the loss whose gradient is the step's, if it can be told.
+        """Return the loss whose gradient the step has; None = decide by g_ref itself.
 
-        A child may have changed the gradient, and a network's statistics are by now those after
-        the step's pass.
+        That is so on a GPU, where it is faster; in a child, which may have changed the gradient;
+        and with BatchNorm, whose statistics are by now those after the step's pass.
         """
         if self.engine.device_kind != "cpu" or type(self) is not AGEM or step.stats:
             return None

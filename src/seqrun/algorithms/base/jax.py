@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -16,14 +16,10 @@ from seqrun.records.checkpoint import Checkpoint
 from seqrun.records.results import RunRecord
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.engine.jax import JaxEngine
-from seqrun.training.step import Losses, Step
+from seqrun.training.step import Losses, Step, checked_losses
 from seqrun.training.trainer import Trainer
 
 Arrays = dict[str, Array]
-
-
-class NoState(NamedTuple):
-    """The state of an algorithm that keeps nothing between steps."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,14 +45,6 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     # ---- what a method overrides, besides the hooks
 
-    def build_module(self) -> nn.Module:
-        """Return the network with all that trains: the backbone's, or one that holds it."""
-        return self.backbone.build(self.benchmark.input_shape, self.benchmark.num_classes)
-
-    def initial_state(self) -> Any:
-        """Return the algorithm's NamedTuple of zeros."""
-        return NoState()
-
     def losses(self, step: Step) -> Losses:
         """Return the mean cross-entropy on the current task's batch."""
         logits = allow_classes(self.forward(step, step.batch.x), step.mask, step.batch.t)
@@ -68,7 +56,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
         def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays, dict[str, Any]]]:
             own = replace(step, params=params, cache=dict(step.cache))
-            losses = self.losses(own)
+            losses = checked_losses(self.losses(own), self)
             return losses.total, (losses.task, losses.logits, own.stats, own.cache)
 
         step.gradients, (step.loss, step.logits, step.stats, step.cache) = jax.grad(
@@ -124,6 +112,10 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     # ---- evaluation
 
+    def inputs(self, x: Array) -> Array:
+        """Return the network inputs of stored uint8 images."""
+        return self.engine.inputs(x)
+
     def predict(self, params: Arrays, stats: Arrays, x: Array) -> Array:
         """Return the logits of an evaluation pass with these parameters and statistics."""
         variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
@@ -148,7 +140,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         return np.concatenate(parts)[: len(x)]
 
     def _features_of(self, params: Arrays, stats: Arrays, x: Array) -> Array:
-        return self.encode(params, stats, self.engine.inputs(x))
+        return self.encode(params, stats, self.inputs(x))
 
     def evaluation_logits(self, params: Arrays, stats: Arrays, arrays: Any, x: Array) -> Array:
         """Return the (B, C) numbers of which a prediction is the largest."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,14 +15,10 @@ from seqrun.records.checkpoint import Checkpoint
 from seqrun.records.results import RunRecord
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.engine.torch import TorchEngine
-from seqrun.training.step import Losses, Step
+from seqrun.training.step import Losses, Step, checked_losses
 from seqrun.training.trainer import Trainer
 
 Tensors = dict[str, Tensor]
-
-
-class NoState(NamedTuple):
-    """The state of an algorithm that keeps nothing between steps."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,14 +41,6 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     # ---- what a method overrides, besides the hooks
 
-    def build_module(self) -> nn.Module:
-        """Return the network with all that trains: the backbone's, or one that holds it."""
-        return self.backbone.build(self.benchmark.input_shape, self.benchmark.num_classes)
-
-    def initial_state(self) -> Any:
-        """Return the algorithm's NamedTuple of zeros."""
-        return NoState()
-
     def losses(self, step: Step) -> Losses:
         """Return the mean cross-entropy on the current task's batch."""
         logits = allow_classes(self.forward(step, step.batch.x), step.mask, step.batch.t)
@@ -61,7 +49,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     def backward(self, step: Step) -> None:
         """Take the gradient of `losses(step).total` in one backward pass."""
-        losses = self.losses(step)
+        losses = checked_losses(self.losses(step), self)
         values = torch.autograd.grad(losses.total, list(step.params.values()))
         step.loss, step.logits = losses.task.detach(), losses.logits.detach()
         step.gradients = dict(zip(step.params, values, strict=True))
@@ -96,6 +84,10 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
 
     # ---- evaluation
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return the network inputs of stored uint8 images."""
+        return self.engine.inputs(x)
+
     def predict(self, params: Tensors, stats: Tensors, x: Tensor) -> Tensor:
         """Return the logits of an evaluation pass with these parameters and statistics."""
         values = self.engine.module_values(params, stats)
@@ -112,7 +104,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     def features(self, x: np.ndarray) -> np.ndarray:
         """Return the (N, D) features of stored images in eval mode."""
         parts = self.engine.to_device(x).split(self.benchmark.eval_batch_size)
-        inputs = map(self.engine.inputs, parts)
+        inputs = map(self.inputs, parts)
         features = [self.encode(self.params, self.stats, part) for part in inputs]
         return torch.cat(features).cpu().numpy()
 

@@ -70,7 +70,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         draw: Array,
         label: Array,
     ) -> Arrays:
-        x, y, t = self.engine.inputs(dataset.x[row]), dataset.y[row], dataset.t[row]
+        x, y, t = self.inputs(dataset.x[row]), dataset.y[row], dataset.t[row]
         if self.fisher == "batched":
 
             def mean_loss(values: Arrays) -> Array:

@@ -8,7 +8,7 @@ from seqrun.algorithms.ewc import EWCOptions
 
 
 def fisher_rows(algorithm: EWCOptions, num_samples: int) -> np.ndarray:
-    """Return the int32 rows of the pool that the estimate of this task runs over."""
+    """Return the int32 rows of the replay dataset that the estimate of this task runs over."""
     wanted = algorithm.fisher_samples
     if wanted is None or wanted >= num_samples:
         return np.arange(num_samples, dtype=np.int32)

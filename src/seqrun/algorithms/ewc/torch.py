@@ -63,7 +63,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
 
     def _samples(self, row: Tensor) -> Batch:
         x, y, t = (a[row] for a in self.engine.dataset)
-        return Batch(self.engine.inputs(x), y, t)
+        return Batch(self.inputs(x), y, t)
 
     def _losses(self, logits: Tensor, y: Tensor, t: Tensor, draw: Tensor) -> Tensor:
         """Return the (B,) losses whose squared gradients are averaged; `y`: true, or of "exact"."""

@@ -131,6 +131,11 @@ class ICaRLOptions(MemoryOwner):
 
     # ---- exemplars
 
+    def initial_state(self) -> ICaRLState:
+        """Return the network as it is, and the classes that it has learned."""
+        params, stats = self.engine.snapshot()
+        return ICaRLState(params, stats, self.engine.to_device(self.past_classes()))
+
     def on_device(self, means: np.ndarray, known: np.ndarray) -> ICaRLMeans:
         """Return the means of classes on the device."""
         return ICaRLMeans(self.engine.to_device(means), self.engine.to_device(known))

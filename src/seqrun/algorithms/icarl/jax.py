@@ -11,7 +11,7 @@ from jax import Array
 
 from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.icarl import ICaRLMeans, ICaRLOptions, ICaRLState
+from seqrun.algorithms.icarl import ICaRLMeans, ICaRLOptions
 from seqrun.formulas.jax import allow_classes
 
 Arrays = dict[str, Array]
@@ -20,10 +20,6 @@ Arrays = dict[str, Array]
 @dataclass(kw_only=True, eq=False)
 class ICaRL(ICaRLOptions, JaxBaseAlgorithm):
     """Incremental Classifier and Representation Learning (Rebuffi et al. 2017)."""
-
-    def initial_state(self) -> ICaRLState:
-        """Return the network, and the classes that it has learned."""
-        return ICaRLState(*self.engine.snapshot(), self.engine.to_device(self.past_classes()))
 
     def losses(self, step: Step) -> Losses:
         """L = sum over classes of BCE(g_y(x), old output of an earlier class, label of others)."""

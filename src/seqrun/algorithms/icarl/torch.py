@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
-from seqrun.algorithms.icarl import ICaRLMeans, ICaRLOptions, ICaRLState
+from seqrun.algorithms.icarl import ICaRLMeans, ICaRLOptions
 from seqrun.formulas.torch import allow_classes, one_hot
 
 Tensors = dict[str, Tensor]
@@ -19,10 +19,6 @@ Tensors = dict[str, Tensor]
 @dataclass(kw_only=True, eq=False)
 class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
     """Incremental Classifier and Representation Learning (Rebuffi et al. 2017)."""
-
-    def initial_state(self) -> ICaRLState:
-        """Return a copy of the network, and the classes that it has learned."""
-        return ICaRLState(*self.engine.snapshot(), self.engine.to_device(self.past_classes()))
 
     def losses(self, step: Step) -> Losses:
         """L = sum over classes of BCE(g_y(x), old output of an earlier class, label of others)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from seqrun.training.algorithm import BaseAlgorithm
+from seqrun.algorithms.base import BaseAlgorithm
 
 
 class IndependentModels(NamedTuple):

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError, boolean, one_of
-from seqrun.training.algorithm import BaseAlgorithm
 
 
 @dataclass(kw_only=True, eq=False)

@@ -31,12 +31,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.benchmarks import Dataset
 from seqrun.checks import at_least, one_of, whole
 from seqrun.formulas.kernels import KERNELS
 from seqrun.memory.policies import class_balanced_rows
 from seqrun.plan import Chunk
-from seqrun.training.algorithm import BaseAlgorithm
 
 SCALINGS = ("min_max", "authors", "l2")
 RIDGE = 0.01
@@ -190,7 +190,7 @@ class KCLOptions(BaseAlgorithm):
 
     @property
     def num_features(self) -> int:
-        """Return d, where there are bases."""
+        """Number of features d, where there are bases."""
         return self.engine.parameter_shapes()["posterior/mean/linear_0/kernel"][0]
 
     # ---- weights and evaluation

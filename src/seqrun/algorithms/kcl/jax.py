@@ -37,7 +37,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         """L = CE(logits(x), y) + tau KL(q || p)."""
         x, y, t = step.batch
         rows, noise = step.arrays["coreset"], step.arrays.get("noise")
-        images, labels = self.engine.inputs(step.dataset.x[rows]), step.dataset.y[rows]
+        images, labels = self.inputs(step.dataset.x[rows]), step.dataset.y[rows]
         keys = jax.random.split(step.key)
         features = self.training_features(step, x, keys[0])
         coreset = self.training_features(step, images, keys[1])
@@ -116,7 +116,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         y: Array,
         t: Array,
     ) -> Classifier:
-        features = self.encode(params, stats, self.engine.inputs(x))
+        features = self.encode(params, stats, self.inputs(x))
         return self.classifier(params, features, y, t, noise, phase)[0]
 
     def evaluation_logits(

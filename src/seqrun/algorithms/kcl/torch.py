@@ -37,7 +37,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         """L = CE(logits(x), y) + tau KL(q || p)."""
         x, y, t = step.batch
         rows, noise = step.arrays["coreset"], step.arrays.get("noise")
-        images, labels = self.engine.inputs(step.dataset.x[rows]), step.dataset.y[rows]
+        images, labels = self.inputs(step.dataset.x[rows]), step.dataset.y[rows]
         features = self.training_features(step, x)
         coreset = self.training_features(step, images)
         classifier, posterior = self.classifier(coreset, labels, t[0], noise, step.state.phase)
@@ -95,8 +95,9 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         noise = None
         if self.has_bases:
             noise = self.engine.to_device(self.noise(2, task))
-        features = self.encode(self.params, self.stats, self.engine.inputs(x))
+        features = self.encode(self.params, self.stats, self.inputs(x))
         found, _ = self.classifier(features, y.long(), t[0].long(), noise, self.state.phase)
+        # They are live parameters, which training moves.
         return found._replace(gamma=found.gamma.clone(), beta=found.beta.clone())
 
     def evaluation_logits(

@@ -29,10 +29,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.algorithms.replay import ReplayOptions
 from seqrun.checks import at_least, boolean, whole
 from seqrun.memory import MemoryMechanism
-from seqrun.training.algorithm import BaseAlgorithm
 
 
 class LaMAMLState(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.checks import at_least, boolean, one_of
-from seqrun.training.algorithm import BaseAlgorithm
 
 CLASSIFIER = "classifier/"
 """What the names of the last layer's parameters start with."""
@@ -77,8 +77,17 @@ class LFLOptions(BaseAlgorithm):
         scalars = super().hparams()
         return scalars | {"lfl_lambda": scalars["lfl_lambda"] * (self.task > 1)}
 
-    def trained_outputs(self) -> np.ndarray:
-        """Return the (C,) outputs to freeze: those of the tasks so far."""
+    def initial_state(self) -> LFLState:
+        """Return the network as it is, and which of its outputs are to be frozen."""
+        params, stats = self.engine.snapshot()
+        return LFLState(params, stats, self.engine.to_device(self.frozen_outputs()))
+
+    def on_after_task(self) -> None:
+        """Keep the network as it is before the next task."""
+        self.state = self.initial_state()
+
+    def frozen_outputs(self) -> np.ndarray:
+        """Return (C,) bool: the outputs of the tasks so far; none without freeze_classifier."""
         classes, class_mask = self.benchmark.num_classes, self.benchmark.class_mask
         if not self.freeze_classifier or self.task == 0:
             return np.zeros(classes, bool)

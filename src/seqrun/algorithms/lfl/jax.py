@@ -8,21 +8,13 @@ import jax.numpy as jnp
 
 from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
-from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions, LFLState
+from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions
 from seqrun.formulas.jax import allow_classes, cross_entropy
 
 
 @dataclass(kw_only=True, eq=False)
 class LFL(LFLOptions, JaxBaseAlgorithm):
     """Less-Forgetting Learning (Jung et al. 2016)."""
-
-    def initial_state(self) -> LFLState:
-        """Return the network, and what of its classifier is to be frozen."""
-        return LFLState(*self.engine.snapshot(), jnp.asarray(self.trained_outputs()))
-
-    def on_after_task(self) -> None:
-        """Keep the network as it is before the next task."""
-        self.state = self.initial_state()
 
     def losses(self, step: Step) -> Losses:
         """L = CE(h(x), y) + lambda * factor * mean |f(x; old) - f(x; new)|^2."""

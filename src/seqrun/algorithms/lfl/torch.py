@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
-from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions, LFLState
+from seqrun.algorithms.lfl import CLASSIFIER, LFLOptions
 from seqrun.formulas.torch import allow_classes, cross_entropy
 from seqrun.plan import Chunk
 
@@ -19,17 +19,8 @@ from seqrun.plan import Chunk
 class LFL(LFLOptions, PyTorchBaseAlgorithm):
     """Less-Forgetting Learning (Jung et al. 2016)."""
 
-    def initial_state(self) -> LFLState:
-        """Return a copy of the network, and what of its classifier is to be frozen."""
-        frozen = self.engine.to_device(self.trained_outputs())
-        return LFLState(*self.engine.snapshot(), frozen)
-
-    def on_after_task(self) -> None:
-        """Keep the network as it is before the next task."""
-        self.state = self.initial_state()
-
     def on_before_chunk(self, chunk: Chunk) -> None:
-        """Make the state's network one that can be called."""
+        """Copy the old network into a module, which costs less to call than `encode`."""
         self._old: Any = self.engine.frozen_copy(self.state.params, self.state.stats)
 
     def losses(self, step: Step) -> Losses:
@@ -47,7 +38,9 @@ class LFL(LFLOptions, PyTorchBaseAlgorithm):
     def on_after_backward(self, step: Step) -> None:
         """Give frozen outputs no gradient, so that they take no part in clipping."""
         before = {n: p.clone() for n, p in step.params.items() if n.startswith(CLASSIFIER)}
-        trained = {n: step.gradients[n].masked_fill(_rows(step, p), 0.0) for n, p in before.items()}
+        trained = {
+            n: step.gradients[n].masked_fill(_frozen(step, p), 0.0) for n, p in before.items()
+        }
         step.gradients = step.gradients | trained
         step.cache["classifier"] = before
 
@@ -56,9 +49,9 @@ class LFL(LFLOptions, PyTorchBaseAlgorithm):
         """Put frozen outputs back, which momentum or weight decay may have moved."""
         for name, before in step.cache["classifier"].items():
             parameter = step.params[name]
-            parameter.copy_(torch.where(_rows(step, parameter), before, parameter))
+            parameter.copy_(torch.where(_frozen(step, parameter), before, parameter))
 
 
-def _rows(step: Step, parameter: Tensor) -> Tensor:
+def _frozen(step: Step, parameter: Tensor) -> Tensor:
     """Return the frozen outputs as a mask of the classifier's (C, in) weight or (C,) bias."""
     return step.state.frozen.reshape(-1, *[1] * (parameter.ndim - 1))

@@ -41,7 +41,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
         mask: Array | None,
         row: Array,
     ) -> Arrays:
-        x, t = self.engine.inputs(dataset.x[row]), dataset.t[row]
+        x, t = self.inputs(dataset.x[row]), dataset.t[row]
 
         def squared_norms(logits: Array, t: Array) -> Array:
             """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""

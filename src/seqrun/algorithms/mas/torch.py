@@ -25,7 +25,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
         inputs, _, tasks = (a[: self.num_current] for a in self.engine.dataset)
         for x, t in zip(inputs.split(size), tasks.split(size), strict=True):
-            for name, term in self._sensitivity(self.engine.inputs(x), t).items():
+            for name, term in self._sensitivity(self.inputs(x), t).items():
                 total[name] += term.detach()
         return {n: omega / self.num_current for n, omega in total.items()}
 

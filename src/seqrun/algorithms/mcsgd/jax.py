@@ -48,7 +48,7 @@ class MCSGD(MCSGDOptions, JaxBaseAlgorithm):
 
             def add_segment(m: Array, total: Arrays) -> Arrays:
                 rows, weights = side.rows[s, m], side.weights[s, m]
-                x, y, t = self.engine.inputs(side.x[rows]), side.y[rows], side.t[rows]
+                x, y, t = self.inputs(side.x[rows]), side.y[rows], side.t[rows]
 
                 def loss(params: Arrays) -> Array:
                     logits = allow_classes(self.predict(params, stats, x), mask, t)

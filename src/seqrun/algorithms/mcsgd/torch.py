@@ -45,7 +45,7 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
         segments = []
         for m in range(int(side.segments)):
             x, y, t = (self._put(a[side.rows[s, m]]) for a in side[:3])
-            batch = Batch(self.engine.inputs(x), y.long(), t.long())
+            batch = Batch(self.inputs(x), y.long(), t.long())
             segments.append((batch, self._put(side.weights[s, m])))
         return segments
 

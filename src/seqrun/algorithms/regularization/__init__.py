@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.checks import at_least
-from seqrun.training.algorithm import BaseAlgorithm
 
 
 class PenaltyState(NamedTuple):

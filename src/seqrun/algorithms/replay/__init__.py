@@ -1,8 +1,8 @@
 """Replay: train on stored samples of the stream beside the current ones.
 
 A method states the budget and policy of its memory, and its loss if that is not the mean CE of
-both batches (`ReplayAlgorithm` of the twins). Reads, writes and the memory itself are the plan's.
-Replayed samples are in `step.batches["replay"]`.
+both batches (`ReplayAlgorithm` of the twins). Which samples are replayed and stored is planned by
+MemoryMechanism. Replayed samples are in `step.batches["replay"]`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ReplayOptions(MemoryOwner):
         return self.memory.start_task(data, self.num_tasks)
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
-        """Add reads and writes to the epoch's batches."""
+        """Add replay batches and reservoir writes to the epoch's batches."""
         parts = super().plan_epoch(task, epoch, num_samples)
         sizes = dict.fromkeys(self.batch_names[1:], self.memory_batch_size)
         return self.memory.plan_epoch(parts, self.random, task, epoch, sizes)

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.checks import ConfigError, at_least, boolean, one_of, within
-from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.options import TrainingOptions
 
 SCHEDULE = {

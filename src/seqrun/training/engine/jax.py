@@ -333,11 +333,11 @@ class JaxEngine(Engine):
     def _chunk_program(
         self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
     ) -> tuple[Carry, Array, Array]:
-        """Run `steps` of the planned steps: a scan whose length is an argument."""
+        """Run `steps` of the planned steps: a loop whose length is an argument."""
         room = arrays["index"].shape[0]
 
-        def body(s: Array, scanned: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
-            carry, losses, correct = scanned
+        def body(s: Array, carried: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
+            carry, losses, correct = carried
             step = self._new_step(carry, fixed, _row(arrays, s), first + s)
             self.events.run_step(step)
             return _carried(step), losses.at[s].set(step.loss), correct.at[s].set(_hits(step))

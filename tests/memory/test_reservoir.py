@@ -10,7 +10,7 @@ from memory.streams import numbers_of, walk
 from scipy.stats import chi2
 
 from seqrun.memory import MemoryMechanism
-from seqrun.memory.draws import distinct, reservoir_slots
+from seqrun.memory.reservoir import distinct, reservoir_slots
 
 
 def uniformity(counts: np.ndarray, runs: int, size: int) -> float:
