@@ -123,7 +123,7 @@ class BaseAlgorithm(ABC):
     scenarios_reason: ClassVar[str] = ""
     """Why not in the others."""
 
-    engine: Any = field(init=False, repr=False)
+    engine: Engine = field(init=False, repr=False)
     progress: Progress = field(init=False, repr=False)
     random: RandomStreams = field(init=False, repr=False)
     replay_dataset: Dataset = field(init=False, repr=False)

@@ -84,6 +84,25 @@ class Engine(ABC):
 
     # ---- the network
 
+    @property
+    @abstractmethod
+    def params(self) -> dict[str, Any]:
+        """Canonical name -> live parameter, in the framework's layout."""
+
+    @property
+    @abstractmethod
+    def stats(self) -> dict[str, Any]:
+        """Canonical name -> BatchNorm statistic, in the framework's layout."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """The algorithm's NamedTuple, which its steps read and write."""
+
+    @state.setter
+    @abstractmethod
+    def state(self, state: Any) -> None: ...
+
     @abstractmethod
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape of every parameter."""

@@ -49,8 +49,7 @@ class TorchEngine(Engine):
     Attributes:
         module: the network, in train mode except inside `evaluating`.
         network: what a training step calls: the module, or its compiled passes.
-        params, stats: canonical name -> live parameter or BatchNorm statistic (torch's layout).
-        opt_state, state: NamedTuples of the optimizer and the algorithm.
+        opt_state: the optimizer's NamedTuple.
         device: where they are.
         dataset: the replay dataset of the task, on the device.
         mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
@@ -66,10 +65,10 @@ class TorchEngine(Engine):
         self.device = torch.device("cpu")
         self.module: nn.Module
         self.network: Callable[[Tensor], Tensor]
-        self.params: dict[str, Tensor] = {}
-        self.stats: dict[str, Tensor] = {}
+        self._params: dict[str, Tensor] = {}
+        self._stats: dict[str, Tensor] = {}
+        self._state: Any = None
         self.opt_state: Any = None
-        self.state: Any = None
         self.dataset: Batch
         self.mask: Tensor | None = None
         self._module_names: dict[str, str] = {}
@@ -94,8 +93,8 @@ class TorchEngine(Engine):
             self.module = algorithm.build_module().to(self.device)
             self.module.to(memory_format=LAYOUT)
         self.network = self.module
-        params, self.stats = canonical_names(self.module)
-        self.params = {**params}
+        params, self._stats = canonical_names(self.module)
+        self._params = {**params}
         live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
         names = {id(value): name for name, value in live.items()}
         self._module_names = {n: names[id(v)] for n, v in (self.params | self.stats).items()}
@@ -123,6 +122,25 @@ class TorchEngine(Engine):
 
     # ---- the network
 
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Canonical name -> live parameter (torch's layout)."""
+        return self._params
+
+    @property
+    def stats(self) -> dict[str, Tensor]:
+        """Canonical name -> BatchNorm statistic (torch's layout)."""
+        return self._stats
+
+    @property
+    def state(self) -> Any:
+        """The algorithm's NamedTuple."""
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._state = state
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return canonical name -> canonical shape."""
         return {name: tuple(to_canonical(p, name).shape) for name, p in self.params.items()}
@@ -134,8 +152,8 @@ class TorchEngine(Engine):
         blank.device = torch.device("meta")
         with blank.device:
             blank.module = algorithm.build_module()
-            params, blank.stats = canonical_names(blank.module)
-            blank.params = {**params}
+            params, blank._stats = canonical_names(blank.module)
+            blank._params = {**params}
             carried: list[Any] = [blank.params, blank.stats]
             if states:  # some of these take torch a second of imports
                 blank.reset_optimizer()
