@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from experiments import ALGORITHMS, admits, algorithm_class, run
-from flow.capturing import capture
+from training.capturing import capture
 
 from seqrun.training.engine.compile import torch as of_torch
 
