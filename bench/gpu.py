@@ -57,7 +57,8 @@ def title(number: int) -> str:
 
 def finds_gpu(backend: str) -> bool:
     """Return whether a backend finds a GPU, asked in a process that leaves it free again."""
-    told = f"from seqrun.algorithms.naive.{backend} import Naive; print(Naive.find_device('auto'))"
+    named = f"from seqrun.algorithms.naive.{backend} import Naive"
+    told = f"{named}; print(Naive.engine_type.find_device('auto'))"
     return command("-c", told).split()[-1] == "cuda"
 
 

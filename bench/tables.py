@@ -21,7 +21,7 @@ from seqrun.cli import preflight
 from seqrun.config import build as experiment
 from seqrun.evaluation.metrics import run_metrics, summarise
 from seqrun.files import write_atomically
-from seqrun.training.algorithm import TrainingDiverged
+from seqrun.training.divergence import TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOSEN = ROOT / "bench" / "chosen.json"

@@ -105,6 +105,10 @@ def assert_same_state(found: dict[str, Any], ended: Path) -> None:
     """Raise AssertionError unless counters and what callbacks and loggers keep agree."""
     expected = json.loads((ended / "state.json").read_text())
     assert found["config_hash"] == expected["config_hash"]
+    for part in ("callbacks", "loggers"):
+        assert found[part].keys() == expected[part].keys()
+        if EXACT:
+            assert found[part] == expected[part]
     found, expected = found["counters"], expected["counters"]
     found.pop("timing"), expected.pop("timing")
     if EXACT:

@@ -25,6 +25,10 @@ from seqrun.runs.directory import is_done
 PARTS = """\
 from dataclasses import dataclass
 from typing import Any
+from seqrun.algorithms.naive.torch import Naive
+from seqrun.backbones.torch import MLP
+from seqrun.benchmarks import RotatedDigits
+from seqrun.optimizers.torch import SGD
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import added
 
@@ -32,6 +36,22 @@ from seqrun.checks import added
 class Inner:
     size: int = 1
     colour: Any = added(None)
+
+@dataclass(kw_only=True, eq=False)
+class Algo(Naive):
+    later: Any = added(None)
+
+@dataclass(kw_only=True, eq=False)
+class Benchmark(RotatedDigits):
+    later: Any = added(None)
+
+@dataclass(kw_only=True, eq=False)
+class Backbone(MLP):
+    later: Any = added(None)
+
+@dataclass(kw_only=True, eq=False)
+class Optimizer(SGD):
+    later: Any = added(None)
 
 @dataclass(kw_only=True, eq=False)
 class Mine(BaseCallback):
@@ -79,6 +99,23 @@ def test_a_new_option_at_its_default_is_not_hashed(config_of, overrides):
 @pytest.mark.parametrize("overrides", OTHER)
 def test_any_other_value_is(config_of, overrides):
     assert config_hash(config_of(*MINE, *overrides)) != config_hash(config_of(*MINE))
+
+
+@pytest.mark.parametrize("part", ["algo", "benchmark", "backbone", "optimizer"])
+def test_a_new_option_of_every_part(config_of, part):
+    own = ("allow_targets=[parts_of_mine]", f"{part}._target_=parts_of_mine.{part.capitalize()}")
+    before = config_hash(config_of(*own))
+    assert config_hash(config_of(*own, f"+{part}.later=null")) == before
+    assert config_hash(config_of(*own, f"+{part}.later=1")) != before
+
+
+def test_within_a_list_of_parts(config_of):
+    one = "{_target_: parts_of_mine.Inner, size: 2%s}"
+    hashes = {
+        later: config_hash(config_of(*MINE, f"+callbacks.mine.inner=[{one % later}]"))
+        for later in ("", ", colour: null", ", colour: red")
+    }
+    assert hashes[""] == hashes[", colour: null"] != hashes[", colour: red"]
 
 
 def test_within_another_part(config_of):
@@ -153,6 +190,24 @@ def test_numbers_that_changed_are_hashed(config, monkeypatch):
     monkeypatch.setattr(Naive, "numerics", 3, raising=False)
     assert Experiment.of(config).hash not in (before.hash, after.hash)
     assert config_hash(config, {}) == before.hash and config_hash(config, {"algo": 2}) == after.hash
+
+
+@pytest.mark.parametrize("part", ["algo", "benchmark", "backbone", "optimizer"])
+def test_numbers_of_every_part(config, monkeypatch, part):
+    before, node = Experiment.of(config).hash, config[part]["_target_"]
+    kind = hashing.find_class(part, node, object, [])
+    monkeypatch.setattr(kind, "numerics", 2)
+    assert numerics_of(config) == {part: 2}
+    assert Experiment.of(dict(config)).hash != before
+
+
+def test_numbers_of_a_part_within_another(config_of, monkeypatch):
+    inner = (*MINE, "+callbacks.mine.inner._target_=parts_of_mine.Inner")
+    config = config_of(*inner)
+    import parts_of_mine
+
+    monkeypatch.setattr(parts_of_mine.Inner, "numerics", 4, raising=False)
+    assert numerics_of(config) == {"callbacks.mine.inner": 4}
 
 
 def test_only_of_the_options_whose_numbers_changed(config, monkeypatch):

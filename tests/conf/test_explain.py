@@ -45,6 +45,16 @@ def test_card_of_ewc():
     assert "Needs: benchmark.scenario=class, for it learns" in explain.card("icarl")
 
 
+def test_a_method_with_a_memory_names_the_tests_of_memories():
+    told = {name: " ".join(explain.card(name).split()) for name in ("er", "derpp", "ewc")}
+    line = "memory keeps within its budget and is replayed"
+    assert {name: line in text for name, text in told.items()} == {
+        "er": True,
+        "derpp": True,
+        "ewc": False,
+    }
+
+
 def test_one_of_a_family_shows_its_own_hyper_parameters():
     assert "\n  beta = " in explain.card("derpp")
     assert "\n  beta = " not in explain.card("der")

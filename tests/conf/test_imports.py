@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import seqrun
 from seqrun.cli.listing import CONF
 
 ROOT = CONF.parent
@@ -69,6 +70,13 @@ def imports(source: str, *, top_level: bool = False, types: bool = False) -> set
     return found
 
 
+def by_name(source: str) -> set[str]:
+    """Return the modules whose names a source gives to `import_module` as they stand."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    given = (c.args[0] for c in calls if ast.unparse(c.func).endswith("import_module") and c.args)
+    return {str(arg.value) for arg in given if isinstance(arg, ast.Constant)}
+
+
 def packages(path: Path, **options: bool) -> set[str]:
     return {name.split(".")[0] for name in imports(path.read_text(), **options)}
 
@@ -84,11 +92,16 @@ def module_of(path: Path, source: Path = SOURCE) -> str:
 
 
 def graph(source: Path = SOURCE, package: str = "seqrun") -> dict[str, set[str]]:
-    """Return module -> modules of ours that it imports, for types and in functions too."""
+    """Return module -> modules of ours that it imports, for types and in functions too.
+
+    That includes modules that `from seqrun import <name>` finds by an earlier name, and those whose
+    full name `import_module` is given.
+    """
     files = {module_of(p, source): p for p in (source / package).rglob("*.py")}
     found: dict[str, set[str]] = {}
     for module, path in files.items():
-        names = imports(path.read_text(), types=True)
+        names = imports(path.read_text(), types=True) | by_name(path.read_text())
+        names = {seqrun._MOVED.get(name.removeprefix(f"{package}."), name) for name in names}
         targets = {name if name in files else name.rpartition(".")[0] for name in names}
         found[module] = {t for t in targets if t in files and t != module}
     return found
@@ -188,6 +201,15 @@ def test_the_rules_can_fail(tmp_path):
     (tmp_path / "seqrun" / "cli" / "b.py").write_text(
         "if TYPE_CHECKING:\n    import seqrun.files.a\n"
     )
+    (tmp_path / "seqrun" / "files" / "c.py").write_text(
+        "def f():\n    from seqrun import runner\n    import_module('seqrun.cli.b')\n"
+    )
+    (tmp_path / "seqrun" / "runs").mkdir()
+    (tmp_path / "seqrun" / "runs" / "runner.py").write_text("")
     drawn = graph(tmp_path)
+    assert upwards({"seqrun.files.c": drawn.pop("seqrun.files.c")}) == [
+        "seqrun.files.c -> seqrun.cli.b",
+        "seqrun.files.c -> seqrun.runs.runner",
+    ]
     assert upwards(drawn) == ["seqrun.files.a -> seqrun.cli.b"]
     assert circles(drawn) == [("seqrun.cli.b", "seqrun.files.a")]

@@ -192,6 +192,7 @@ def overriding(base: type, name: str, value: Any) -> type:
             r"must be on_after_backward\(self, step\)",
         ),
         ("on_before_chunk", lambda self: None, r"must be on_before_chunk\(self, chunk\)"),
+        ("setup", lambda self: None, r"override on_before_setup\(self\)"),
     ],
 )
 def test_an_algorithm_of_the_old_kind_is_refused(backend: str, name: str, value: Any, remedy: str):
@@ -211,6 +212,7 @@ def test_an_algorithm_of_the_old_kind_is_refused(backend: str, name: str, value:
             r"must be on_after_task\(self, run\): a callback is given the run",
         ),
         ("on_after_chunk", lambda self, run: None, r"must be on_after_chunk\(self, run, chunk\)"),
+        ("export_state", lambda self, algorithm: {}, r"must be export_state\(self, run\)"),
     ],
 )
 def test_a_callback_of_the_old_kind_is_refused(name: str, value: Any, remedy: str):
@@ -221,5 +223,7 @@ def test_a_callback_of_the_old_kind_is_refused(name: str, value: Any, remedy: st
 
 def test_hooks_with_any_arguments_are_taken():
     kind = overriding(algorithm_class("naive", "torch"), "on_after_task", lambda *args: None)
-    callback = overriding(BaseCallback, "on_after_task", lambda self, *args: None)()
-    assert build("naive", "torch", kind=kind, callbacks=[callback], **SHORT).fit()
+    hooks: list[Any] = [lambda self, *args: None, lambda self, run, **kw: None]
+    hooks.append(lambda self, run, extra=1: None)
+    callbacks = [overriding(BaseCallback, "on_after_task", hook)() for hook in hooks]
+    assert build("naive", "torch", kind=kind, callbacks=callbacks, **SHORT).fit()

@@ -91,22 +91,22 @@ def test_interrupted_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The record says which; the same command tries it alone again."""
     from seqrun.plan import Chunk
-    from seqrun.training.algorithm import BaseAlgorithm
+    from seqrun.training.trainer import Trainer
 
-    original = BaseAlgorithm._refuse_divergence
+    original = Trainer._refuse_divergence
 
-    def refuse(self: BaseAlgorithm, chunk: Chunk) -> None:
-        if self.seed == 1:
+    def refuse(self: Trainer, chunk: Chunk, losses: Any) -> None:
+        if self.algorithm.seed == 1:
             raise RuntimeError("the disk is full")
-        original(self, chunk)
+        original(self, chunk, losses)
 
-    monkeypatch.setattr(BaseAlgorithm, "_refuse_divergence", refuse)
+    monkeypatch.setattr(Trainer, "_refuse_divergence", refuse)
     with pytest.raises(SeedFailed, match="seed 1: RuntimeError: the disk is full"):
         run_experiment(config("vmap"), tmp_path / "cut")
     found = record(tmp_path / "cut")
     assert found["status"] == "failed" and "_refuse_divergence" in found["error"]["traceback"]
     assert [run["completed"] for run in found["runs"]] == [True, False, True]
-    monkeypatch.setattr(BaseAlgorithm, "_refuse_divergence", original)
+    monkeypatch.setattr(Trainer, "_refuse_divergence", original)
     run_experiment(config("vmap"), tmp_path / "cut")
     run_experiment(config("sequential"), tmp_path / "whole")
     assert_same_record(tmp_path / "cut", tmp_path / "whole")

@@ -140,7 +140,7 @@ def _verified(name: str, folder: str, traits: Collection[str]) -> str:
 def _traits(found: type | None) -> set[str]:
     """Return what the suites of all algorithms ask before they run a test for this one."""
     traits = {"a_penalty"} if hasattr(found, "coefficient_name") else set()
-    if len(getattr(found, "pool_reads", ())) > 1:
+    if len(getattr(found, "batch_names", ())) > 1:
         traits.add("replay")
     return traits
 

@@ -31,6 +31,9 @@ MOST_TASKS = 10_000
 # What could be overridden by another name before: a class that still does is refused.
 RENAMED_OF_ALGORITHMS = {
     "training_loss": "losses(self, step), which returns Losses(task, total, logits)",
+    "training_step": "on_before_training_step(self, step) or on_after_training_step(self, step)",
+    "setup": "on_before_setup(self) or on_after_setup(self)",
+    "start_engine": "start(self) of an engine of its own, named by engine_type",
     "pool_reads": "batch_names",
     "hyper_names": "hparam_names",
     "hyper": "hparams(self)",
@@ -42,6 +45,7 @@ RENAMED_OF_CALLBACKS = {
     "pause_every": "every_n_steps",
     "on_pause": "on_every_n_steps(self, run, step)",
 }
+STATE_OF_CALLBACKS = ("export_state", "check_state", "import_state")
 
 
 class NoState(NamedTuple):
@@ -432,23 +436,28 @@ def check_overrides(kind: type) -> None:
     for name, remedy in renamed.items():
         if hasattr(kind, name):
             raise ConfigError(f"{kind.__name__}.{name}: is no longer called: override {remedy}")
-    for hook in HOOKS:
-        own = getattr(kind, hook)
+    base: type = BaseCallback if is_callback else BaseAlgorithm
+    for name in (*HOOKS, *STATE_OF_CALLBACKS) if is_callback else HOOKS:
+        own = getattr(kind, name)
         if own.__module__.startswith("seqrun."):
             continue
-        given = list(inspect.signature(own).parameters.values())
-        if any(p.kind == p.VAR_POSITIONAL for p in given):
-            continue
-        wanted = list(inspect.signature(getattr(BaseAlgorithm, hook)).parameters)
-        if is_callback:
-            wanted.insert(1, "run")
-        if len(given) != len(wanted) or any(p.name == "algorithm" for p in given):
+        given, wanted = inspect.signature(own), inspect.signature(getattr(base, name))
+        if "algorithm" in given.parameters or not _takes(given, len(wanted.parameters)):
             raise ConfigError(
-                f"{kind.__name__}.{hook}({', '.join(p.name for p in given)}): must be "
-                f"{hook}({', '.join(wanted)}): "
+                f"{kind.__name__}.{name}({', '.join(given.parameters)}): must be "
+                f"{name}({', '.join(wanted.parameters)}): "
                 + (
                     "a callback is given the run, whose method is run.algorithm"
                     if is_callback
                     else "an algorithm's own hooks are given no algorithm: it is self"
                 )
             )
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    """Return whether a function can be called with so many positional arguments."""
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
