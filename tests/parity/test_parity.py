@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparison import assert_same_run
+from comparison import assert_same_arrays, assert_same_run
 from experiments import ALGORITHMS, admits, shared_run
-from parity.cases import HEALTHY, SETTINGS, VARIANTS, Case, suited
+from parity.cases import AMPLIFIES, EXACT_STEPS, HEALTHY, SETTINGS, VARIANTS, Case, suited
 
 GOLDEN = Path(__file__).with_name("golden.json")
 """What `make golden` wrote: algorithm -> the task loss of every step, and the last accuracies."""
@@ -49,6 +49,9 @@ def test_twins_agree_at_every_step(algo: str, case: Case):
     assert len(by_torch.steps) == len(by_torch.losses) > 0
     assert by_torch.losses.max() < HEALTHY, "choose a setting in which this algorithm trains"
     assert_same_run(by_jax, by_torch, case.tolerance)
+    pairs = zip(by_jax.steps[:EXACT_STEPS], by_torch.steps, strict=False)
+    for number, (a, b) in enumerate(pairs):
+        assert_same_arrays(a, b, case.tolerance / AMPLIFIES.get(algo, 1.0), f"step {number}: ")
 
 
 @pytest.mark.parametrize(

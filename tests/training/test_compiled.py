@@ -57,7 +57,7 @@ run("naive", "torch", training={"compile": "always"})
 print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 """
     outer = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
-    paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/flow", "src"))
+    paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/training", "src"))
     told = outer | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=300
