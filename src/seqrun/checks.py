@@ -1,17 +1,26 @@
-"""Checks of constructor arguments; a message names the key, the value and what is allowed."""
+"""What all parts share: checks of their arguments, and which of them change the numbers."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any
 
 BAD_INPUT = 2
 """Exit code of a command that asks for something that cannot be done."""
+
+
+Numerics = int | Callable[[Mapping[str, Any]], int]
+"""Version of the numbers that a part gives, from 1; raise it when they change on purpose.
+
+Above 1 it enters the config hash and the records, so that no run with the old numbers is taken for
+one with the new. If the numbers of some options alone change, it is a static method that returns
+the version for all options of the part, by name.
+"""
 
 
 class ConfigError(ValueError):

@@ -176,7 +176,7 @@ def test_a_new_option_at_its_default_is_no_difference(config_of, elsewhere):
 # ---- numerics
 
 
-def of_momentum(cls: type, options: dict[str, Any]) -> int:
+def of_momentum(options: dict[str, Any]) -> int:
     """Return 3 for the options whose numbers changed."""
     return 3 if options["momentum"] > 0 else 1
 
@@ -212,7 +212,7 @@ def test_numbers_of_a_part_within_another(config_of, monkeypatch):
 
 def test_only_of_the_options_whose_numbers_changed(config, monkeypatch):
     """Those that a configuration leaves out have their defaults."""
-    monkeypatch.setattr(SGD, "numerics_of", classmethod(of_momentum))
+    monkeypatch.setattr(SGD, "numerics", staticmethod(of_momentum))
     assert numerics_of(config) == {}
     moving = {**config, "optimizer": {**config["optimizer"], "momentum": 0.9}}
     assert numerics_of(moving) == {"optimizer": 3}

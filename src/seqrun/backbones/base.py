@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.checks import boolean, one_of, whole, within
+from seqrun.checks import Numerics, boolean, one_of, whole, within
 from seqrun.plan import RandomStreams
 
 MOST_LAYERS = 1000
@@ -41,20 +41,7 @@ class BaseBackbone:
     name: ClassVar[str]
     backend: ClassVar[str]
     initializations: ClassVar[tuple[str, ...]] = INITIALIZATIONS
-    numerics: ClassVar[int] = 1
-    """Version of the numbers that a configuration gives; raise it when they change on purpose."""
-
-    @classmethod
-    def numerics_of(cls, options: Mapping[str, Any]) -> int:
-        """Return the version of the numbers that these options give.
-
-        Above 1 it enters the config hash and the records, so that no run with the old numbers is
-        taken for one with the new. Override it if the numbers of some options alone changed.
-
-        Args:
-            options: every option of the class, by name.
-        """
-        return cls.numerics
+    numerics: ClassVar[Numerics] = 1
 
     def __post_init__(self) -> None:
         one_of("initialization", self.initialization, self.initializations)

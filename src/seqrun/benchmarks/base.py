@@ -17,6 +17,7 @@ from seqrun.benchmarks.tasks import Transform, concatenate, pad, read_rows, size
 from seqrun.benchmarks.validity import check_tasks, checked_task
 from seqrun.checks import (
     ConfigError,
+    Numerics,
     boolean,
     of_task,
     one_of,
@@ -96,8 +97,7 @@ class BaseBenchmark:
     _input_shape: tuple[int, int, int] | None = field(init=False, default=None, repr=False)
 
     name: ClassVar[str] = "base"
-    numerics: ClassVar[int] = 1
-    """Version of the numbers that a configuration gives; raise it when they change on purpose."""
+    numerics: ClassVar[Numerics] = 1
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
     softmax_over = "seen"
 
@@ -131,18 +131,6 @@ class BaseBenchmark:
         self.transform = stated_transform(self.normalize, self.mean, self.std, self.source)
         if self.knows("input_shape"):
             self._check_shape(self.input_shape)
-
-    @classmethod
-    def numerics_of(cls, options: Mapping[str, Any]) -> int:
-        """Return the version of the numbers that these options give.
-
-        Above 1 it enters the config hash and the records, so that no run with the old numbers is
-        taken for one with the new. Override it if the numbers of some options alone changed.
-
-        Args:
-            options: every option of the class, by name.
-        """
-        return cls.numerics
 
     @property
     def num_classes(self) -> int:

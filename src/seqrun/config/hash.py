@@ -135,12 +135,12 @@ def _hashed_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the version of the numbers of one part."""
-    found: Any = find_class(key, node[TARGET], object, config["allow_targets"])
+    found = find_class(key, node[TARGET], object, config["allow_targets"])
+    numerics = getattr(found, "numerics", 1)  # a class within a part need not be one of ours
+    if not callable(numerics):
+        return numerics
     options = {option.name: default_of(option) for option in _options(found)}
-    options |= {name: value for name, value in node.items() if name != TARGET}
-    if hasattr(found, "numerics_of"):
-        return found.numerics_of(options)
-    return getattr(found, "numerics", 1)  # a class within a part, which need not be one of ours
+    return numerics(options | {name: value for name, value in node.items() if name != TARGET})
 
 
 def _options(found: type) -> tuple[Field[Any], ...]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from seqrun.checks import ConfigError, at_least, boolean, within
+from seqrun.checks import ConfigError, Numerics, at_least, boolean, within
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,20 +31,7 @@ class BaseOptimizer:
     hparam_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
     vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
     """As in BaseAlgorithm."""
-    numerics: ClassVar[int] = 1
-    """Version of the numbers that a configuration gives; raise it when they change on purpose."""
-
-    @classmethod
-    def numerics_of(cls, options: Mapping[str, Any]) -> int:
-        """Return the version of the numbers that these options give.
-
-        Above 1 it enters the config hash and the records, so that no run with the old numbers is
-        taken for one with the new. Override it if the numbers of some options alone changed.
-
-        Args:
-            options: every option of the class, by name.
-        """
-        return cls.numerics
+    numerics: ClassVar[Numerics] = 1
 
     def __post_init__(self) -> None:
         at_least("lr", self.lr, 0.0, strictly=True)

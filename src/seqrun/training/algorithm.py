@@ -14,7 +14,7 @@ import numpy as np
 from seqrun.backbones.base import BaseBackbone, draw_initial_weights
 from seqrun.benchmarks import BaseBenchmark, Dataset
 from seqrun.benchmarks.base import SCENARIOS
-from seqrun.checks import ConfigError, one_of, whole
+from seqrun.checks import ConfigError, Numerics, one_of, whole
 from seqrun.loggers.base import BaseLogger
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.plan import Chunk, RandomStreams, batch_order
@@ -103,8 +103,7 @@ class BaseAlgorithm(ABC):
     name: ClassVar[str]
     backend: ClassVar[str]
     engine_type: ClassVar[type[Engine]]
-    numerics: ClassVar[int] = 1
-    """Version of the numbers that it gives; raised when the same options give others."""
+    numerics: ClassVar[Numerics] = 1
     hparam_names: ClassVar[tuple[str, ...]] = ()
     """Arguments, numbers, that enter the arithmetic of a step: `step.hparams` has them."""
     vectorizable: ClassVar[tuple[str, ...]] = ()
@@ -167,11 +166,6 @@ class BaseAlgorithm(ABC):
         for callback in self.callbacks:
             check_overrides(type(callback))
             callback.check(self)
-
-    @classmethod
-    def numerics_of(cls, options: Mapping[str, Any]) -> int:
-        """Return the version of the numbers that these options give."""
-        return cls.numerics
 
     @abstractmethod
     def fit(self, resume_from: Checkpoint | None = None) -> RunRecord:

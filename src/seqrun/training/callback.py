@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from seqrun.benchmarks import BaseBenchmark, Dataset
+from seqrun.checks import Numerics
 from seqrun.loggers.base import BaseLogger
 from seqrun.plan import Chunk, RandomStreams
 from seqrun.records.checkpoint import Checkpoint
@@ -156,13 +157,7 @@ class BaseCallback:
 
     products: ClassVar[tuple[str, ...]] = ()
     """Files and folders that it leaves in a run's directory."""
-    numerics: ClassVar[int] = 1
-    """Version of the numbers that it gives; raised when the same options give others."""
-
-    @classmethod
-    def numerics_of(cls, options: Mapping[str, Any]) -> int:
-        """Return the version of the numbers that these options give."""
-        return cls.numerics
+    numerics: ClassVar[Numerics] = 1
 
     @property
     def every_n_steps(self) -> int | None:
