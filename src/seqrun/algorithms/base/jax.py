@@ -65,11 +65,16 @@ class JaxBaseAlgorithm(BaseAlgorithm):
 
     def optimizer_step(self, step: Step) -> None:
         """Clip the gradient and move the parameters."""
-        if "grad_clip" in step.hparams:
-            step.gradients = clip_by_global_norm(step.gradients, step.hparams["grad_clip"])
+        step.gradients = self.clipped(step, step.gradients)
         step.params, step.opt_state = self.optimizer.update(
             step.gradients, step.opt_state, step.params, step.hparams
         )
+
+    def clipped(self, step: Step, gradients: Arrays) -> Arrays:
+        """Return gradients clipped as `training.grad_clip` says."""
+        if "grad_clip" not in step.hparams:
+            return gradients
+        return clip_by_global_norm(gradients, step.hparams["grad_clip"])
 
     # ---- training passes: BatchNorm statistics of the step move; `key` None = the step's
 

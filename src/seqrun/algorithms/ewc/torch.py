@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 
 from seqrun.algorithms.base import Batch, Step
-from seqrun.algorithms.ewc import (
-    RUNNING_DECAY,
-    RUNNING_EVERY,
-    EWCOptions,
-    EWCState,
-    OnlineEWCOptions,
-)
-from seqrun.algorithms.ewc.samples import fisher_rows, label_draws
+from seqrun.algorithms.ewc import EWCOptions, EWCState, OnlineEWCOptions
+from seqrun.algorithms.ewc.fisher import fisher_rows, label_draws
+from seqrun.algorithms.ewc.fisher.torch import label_losses, running_state, unit_scaled
 from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
 from seqrun.formulas.per_sample.torch import per_sample_power_sum
 from seqrun.formulas.torch import allow_classes, completed_square, cross_entropy
@@ -37,10 +32,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
     def calculate_parameter_importance(self) -> Tensors:
         """Return the Fisher information of the task's training data."""
         if self.fisher_running:
-            values = torch.cat([f.flatten() for f in self.state.running.values()])
-            low, high = values.min(), values.max()
-            span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
-            return {n: (f - low) / span for n, f in self.state.running.items()}
+            return unit_scaled(self.state.running)
         rows = self.engine.to_device(fisher_rows(self, self.num_current))
         draws = self.engine.to_device(label_draws(self, len(rows)))
         batched = self.fisher == "batched"
@@ -48,38 +40,27 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         terms = self._squared_batch_gradient if batched else self._squared_sample_gradients
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
         for row, draw in zip(rows.split(size), draws.split(size), strict=True):
-            for name, term in terms(row, draw).items():
+            x, y, t = (a[row] for a in self.engine.dataset)
+            for name, term in terms(Batch(self.inputs(x), y, t), draw).items():
                 total[name] += term.detach()
         parts = len(rows.split(size)) if batched else len(rows)
         return {n: f / parts for n, f in total.items()}
 
-    def _squared_sample_gradients(self, row: Tensor, draw: Tensor) -> Tensors:
-        x, y, t = self._samples(row)
+    def _squared_sample_gradients(self, batch: Batch, draw: Tensor) -> Tensors:
+        x, y, t = batch
+
+        def losses(logits: Tensor, y: Tensor, t: Tensor, draw: Tensor) -> Tensor:
+            allowed = allow_classes(logits, self.engine.mask, t)
+            return label_losses(self.fisher, self.fisher_weight, allowed, y, draw)
+
         if self.fisher != "exact":
-            return per_sample_power_sum(self.module, x, self._losses, (y, t, draw), 2)
+            return per_sample_power_sum(self.module, x, losses, (y, t, draw), 2)
         every = [torch.full_like(y, c) for c in range(self.benchmark.num_classes)]
-        terms = [per_sample_power_sum(self.module, x, self._losses, (c, t, draw), 2) for c in every]
+        terms = [per_sample_power_sum(self.module, x, losses, (c, t, draw), 2) for c in every]
         return {n: torch.stack([term[n] for term in terms]).sum(0) for n in terms[0]}
 
-    def _samples(self, row: Tensor) -> Batch:
-        x, y, t = (a[row] for a in self.engine.dataset)
-        return Batch(self.inputs(x), y, t)
-
-    def _losses(self, logits: Tensor, y: Tensor, t: Tensor, draw: Tensor) -> Tensor:
-        """Return the (B,) losses whose squared gradients are averaged; `y`: true, or of "exact"."""
-        allowed = allow_classes(logits, self.engine.mask, t)
-        p = allowed.detach().softmax(1)
-        if self.fisher == "pred":
-            y = p.argmax(1)
-        elif self.fisher == "sample":
-            y = (p.cumsum(1) < draw[:, None]).sum(1).clamp(max=p.shape[1] - 1)
-        losses = torch.nn.functional.cross_entropy(allowed, y, reduction="none")
-        if self.fisher == "exact" or self.fisher_weight == "p":
-            losses = losses * p.gather(1, y[:, None])[:, 0].sqrt()  # squared, it is the weight p
-        return losses
-
-    def _squared_batch_gradient(self, row: Tensor, draw: Tensor) -> Tensors:
-        x, y, t = self._samples(row)
+    def _squared_batch_gradient(self, batch: Batch, draw: Tensor) -> Tensors:
+        x, y, t = batch
         loss = cross_entropy(allow_classes(self.module(x), self.engine.mask, t), y)
         gradients = torch.autograd.grad(loss, list(self.params.values()))
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
@@ -100,14 +81,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
     def on_after_backward(self, step: Step) -> None:
         """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
         if self.fisher_running:
-            state = step.state
-            squares = {n: state.squares[n] + g**2 for n, g in step.gradients.items()}
-            running, count = state.running, state.count + 1
-            if count % RUNNING_EVERY == 0:
-                rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
-                running = {n: RUNNING_DECAY * running[n] + rate * s for n, s in squares.items()}
-                squares = {n: torch.zeros_like(s) for n, s in squares.items()}
-            step.state = state._replace(squares=squares, running=running, count=count)
+            step.state = running_state(step.state, step.gradients)
         super().on_after_backward(step)
 
 

@@ -34,11 +34,10 @@ import numpy as np
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.benchmarks import Dataset
 from seqrun.checks import at_least, one_of, whole
-from seqrun.formulas.kernels import KERNELS
+from seqrun.formulas.kernels import KERNELS, SCALINGS
 from seqrun.memory.policies import class_balanced_rows
 from seqrun.plan import Chunk
 
-SCALINGS = ("min_max", "authors", "l2")
 RIDGE = 0.01
 """What is added to |lambda_t|."""
 PREFIX = "memory/"

@@ -10,12 +10,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from seqrun.algorithms.base import Losses, Step
+from seqrun.algorithms.base import Batch, Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
 from seqrun.formulas.jax import allow_classes, cross_entropy
-from seqrun.formulas.kernels.jax import fourier_features, gaussian_divergence, gram, ridge_weights
+from seqrun.formulas.kernels.jax import (
+    fourier_features,
+    gaussian_divergence,
+    gram,
+    ridge_weights,
+    scaled_features,
+)
 from seqrun.formulas.parameters.jax import as_tree
 
 Arrays = dict[str, Array]
@@ -40,11 +46,9 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         images, labels = self.inputs(step.dataset.x[rows]), step.dataset.y[rows]
         keys = jax.random.split(step.key)
         features = self.training_features(step, x, keys[0])
-        coreset = self.training_features(step, images, keys[1])
-        classifier, posterior = self.classifier(
-            step.params, coreset, labels, t[0], noise, step.state.phase
-        )
-        scaled = self.scaled(features, classifier.low, classifier.high)
+        coreset = Batch(self.training_features(step, images, keys[1]), labels, t[0])
+        classifier, posterior = self.classifier(step.params, coreset, noise, step.state.phase)
+        scaled = scaled_features(self.scaling, features, classifier.low, classifier.high)
         logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
         ce = total = cross_entropy(logits, y)
         if posterior is not None:
@@ -60,17 +64,12 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         return moments
 
     def classifier(
-        self,
-        params: Arrays,
-        features: Array,
-        y: Array,
-        t: Array,
-        noise: Array | None,
-        phase: Array | None,
+        self, params: Arrays, coreset: Batch, noise: Array | None, phase: Array | None
     ) -> tuple[Classifier, tuple[Array, Array] | None]:
-        """Return what a coreset's features make of task `t` (0-based), and mu, log sigma^2 of q."""
+        """Return what features (N, d) of a task's coreset make, and mu, log sigma^2 of q."""
+        features, y, t = coreset
         low, high = features.min(), features.max()
-        support, bases, posterior = self.scaled(features, low, high), None, None
+        support, bases, posterior = scaled_features(self.scaling, features, low, high), None, None
         if noise is not None and phase is not None:
             mean, log_variance = posterior = self.amortised(params, "posterior", support.mean(0))
             bases = mean + jnp.exp(0.5 * log_variance) * noise
@@ -80,15 +79,6 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         weights = ridge_weights(gram(self.kernel_type, support, support), ridge, targets)
         gamma, beta = params["gamma"][t], params["beta"][t]
         return Classifier(low, high, bases, phase, support, weights, gamma, beta), posterior
-
-    def scaled(self, features: Array, low: Array, high: Array) -> Array:
-        """Return features scaled by the coreset's range, their own, or to length 1."""
-        if self.scaling == "l2":
-            squares = (features**2).sum(1, keepdims=True)
-            return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
-        if self.scaling == "authors":
-            low, high = features.min(), features.max()
-        return (features - low) / jnp.maximum(high - low, jnp.finfo(low.dtype).eps)
 
     def logits(self, scaled: Array, classifier: Classifier) -> Array:
         """Return the (B, C) predictions of scaled features."""
@@ -103,25 +93,18 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
             return None
         x, y, t = map(self.engine.to_device, self.coresets[task])
         noise = self.engine.to_device(self.noise(2, task)) if self.has_bases else None
-        args = (self.params, self.stats, self.state.phase, noise, x, y, t[0])
+        args = (self.params, self.stats, Batch(x, y, t[0]), noise, self.state.phase)
         return self.engine.compiled("classifier", self._evaluation_classifier, args)(*args)
 
     def _evaluation_classifier(
-        self,
-        params: Arrays,
-        stats: Arrays,
-        phase: Array | None,
-        noise: Array | None,
-        x: Array,
-        y: Array,
-        t: Array,
+        self, params: Arrays, stats: Arrays, coreset: Batch, *noise_and_phase: Array | None
     ) -> Classifier:
-        features = self.encode(params, stats, self.inputs(x))
-        return self.classifier(params, features, y, t, noise, phase)[0]
+        coreset = coreset._replace(x=self.encode(params, stats, self.inputs(coreset.x)))
+        return self.classifier(params, coreset, *noise_and_phase)[0]
 
     def evaluation_logits(
         self, params: Arrays, stats: Arrays, arrays: Classifier, x: Array
     ) -> Array:
         """Return the predictions of the task's classifier."""
         features = self.encode(params, stats, x)
-        return self.logits(self.scaled(features, arrays.low, arrays.high), arrays)
+        return self.logits(scaled_features(self.scaling, features, arrays.low, arrays.high), arrays)

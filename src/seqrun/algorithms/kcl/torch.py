@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from seqrun.algorithms.base import Losses, Step
+from seqrun.algorithms.base import Batch, Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
 from seqrun.algorithms.kcl.network.torch import KCLNetwork
-from seqrun.formulas.kernels.torch import fourier_features, gaussian_divergence, gram, ridge_weights
+from seqrun.formulas.kernels.torch import (
+    fourier_features,
+    gaussian_divergence,
+    gram,
+    ridge_weights,
+    scaled_features,
+)
 from seqrun.formulas.torch import allow_classes, cross_entropy, one_hot
 
 Tensors = dict[str, Tensor]
@@ -39,9 +44,9 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         rows, noise = step.arrays["coreset"], step.arrays.get("noise")
         images, labels = self.inputs(step.dataset.x[rows]), step.dataset.y[rows]
         features = self.training_features(step, x)
-        coreset = self.training_features(step, images)
-        classifier, posterior = self.classifier(coreset, labels, t[0], noise, step.state.phase)
-        scaled = self.scaled(features, classifier.low, classifier.high)
+        coreset = Batch(self.training_features(step, images), labels, t[0])
+        classifier, posterior = self.classifier(coreset, noise, step.state.phase)
+        scaled = scaled_features(self.scaling, features, classifier.low, classifier.high)
         logits = allow_classes(self.logits(scaled, classifier), step.mask, t)
         ce = total = cross_entropy(logits, y)
         if posterior is not None:
@@ -51,11 +56,12 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         return Losses(task=ce, total=total, logits=logits)
 
     def classifier(
-        self, features: Tensor, y: Tensor, t: Tensor, noise: Tensor | None, phase: Tensor | None
+        self, coreset: Batch, noise: Tensor | None, phase: Tensor | None
     ) -> tuple[Classifier, tuple[Tensor, Tensor] | None]:
-        """Return what a coreset's features make of task `t` (0-based), and mu, log sigma^2 of q."""
+        """Return what features (N, d) of a task's coreset make, and mu, log sigma^2 of q."""
+        features, y, t = coreset
         low, high = features.min(), features.max()
-        support, bases, posterior = self.scaled(features, low, high), None, None
+        support, bases, posterior = scaled_features(self.scaling, features, low, high), None, None
         if noise is not None and phase is not None:
             network: Any = self.module
             mean, log_variance = posterior = network.posterior(support.mean(0))
@@ -70,14 +76,6 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
     def of_task(self, name: str, t: Tensor) -> Tensor:
         """Return a task's own parameter; as an index, `t` would be read, and nothing compiled."""
         return self.params[name].index_select(0, t.view(1)).squeeze(0)
-
-    def scaled(self, features: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Return features scaled by the coreset's range, their own, or to length 1."""
-        if self.scaling == "l2":
-            return normalize(features)
-        if self.scaling == "authors":
-            low, high = features.min(), features.max()
-        return (features - low) / (high - low).clamp(min=torch.finfo(low.dtype).eps)
 
     def logits(self, scaled: Tensor, classifier: Classifier) -> Tensor:
         """Return the (B, C) predictions of scaled features."""
@@ -96,7 +94,8 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         if self.has_bases:
             noise = self.engine.to_device(self.noise(2, task))
         features = self.encode(self.params, self.stats, self.inputs(x))
-        found, _ = self.classifier(features, y.long(), t[0].long(), noise, self.state.phase)
+        coreset = Batch(features, y.long(), t[0].long())
+        found, _ = self.classifier(coreset, noise, self.state.phase)
         # They are live parameters, which training moves.
         return found._replace(gamma=found.gamma.clone(), beta=found.beta.clone())
 
@@ -105,4 +104,4 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
     ) -> Tensor:
         """Return the predictions of the task's classifier."""
         features = self.encode(params, stats, x)
-        return self.logits(self.scaled(features, arrays.low, arrays.high), arrays)
+        return self.logits(scaled_features(self.scaling, features, arrays.low, arrays.high), arrays)

@@ -11,7 +11,7 @@ from jax import Array
 from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
-from seqrun.formulas.jax import allow_classes, clip_by_global_norm, cross_entropy
+from seqrun.formulas.jax import allow_classes, cross_entropy
 
 Arrays = dict[str, Array]
 
@@ -81,19 +81,14 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
     def optimizer_step(self, step: Step) -> None:
         """Move alpha first, then theta by the new alpha, or by the optimizer."""
         if self.learn_lr:
-            gradients = self._clipped(step.cache["alpha_gradients"], step)
+            gradients = self.clipped(step, step.cache["alpha_gradients"])
             rate = step.hparams["lr_alpha"]
             moved = jax.tree.map(lambda a, g: a - rate * g, step.state.alpha, gradients)
             step.state = LaMAMLState(moved)
         if self.sync_update:
             super().optimizer_step(step)
             return
-        step.gradients = self._clipped(step.gradients, step)
+        step.gradients = self.clipped(step, step.gradients)
         step.params = jax.tree.map(
             lambda p, a, g: p - jax.nn.relu(a) * g, step.params, step.state.alpha, step.gradients
         )
-
-    def _clipped(self, gradients: Arrays, step: Step) -> Arrays:
-        if "grad_clip" not in step.hparams:
-            return gradients
-        return clip_by_global_norm(gradients, step.hparams["grad_clip"])

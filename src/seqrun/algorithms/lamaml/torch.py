@@ -11,7 +11,7 @@ from torch import Tensor
 from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.lamaml import LaMAMLOptions, LaMAMLState
-from seqrun.formulas.torch import allow_classes, clip_by_global_norm, cross_entropy
+from seqrun.formulas.torch import allow_classes, cross_entropy
 
 Tensors = dict[str, Tensor]
 
@@ -68,19 +68,14 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
     def optimizer_step(self, step: Step) -> None:
         """Move alpha first, then theta by the new alpha, or by the optimizer."""
         if self.learn_lr:
-            gradients = self._clipped(step.cache["alpha_gradients"], step)
+            gradients = self.clipped(step, step.cache["alpha_gradients"])
             rate = step.hparams["lr_alpha"]
             moved = {n: a - rate * gradients[n] for n, a in step.state.alpha.items()}
             step.state = LaMAMLState(moved)
         if self.sync_update:
             super().optimizer_step(step)
             return
-        step.gradients = self._clipped(step.gradients, step)
+        step.gradients = self.clipped(step, step.gradients)
         with torch.no_grad():
             for name, parameter in step.params.items():
                 parameter -= step.state.alpha[name].relu() * step.gradients[name]
-
-    def _clipped(self, gradients: Tensors, step: Step) -> Tensors:
-        if "grad_clip" not in step.hparams:
-            return gradients
-        return clip_by_global_norm(gradients, step.hparams["grad_clip"])

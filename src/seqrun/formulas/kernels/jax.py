@@ -19,6 +19,20 @@ def fourier_features(x: Array, bases: Array, phase: Array) -> Array:
     return math.sqrt(2.0 / len(phase)) * jnp.cos(x @ bases.T + phase)
 
 
+def scaled_features(scaling: str, features: Array, low: Array, high: Array) -> Array:
+    """Return (N, d) features scaled by the range `low` to `high`, their own, or to length 1.
+
+    Args:
+        scaling: one of SCALINGS.
+    """
+    if scaling == "l2":
+        squares = (features**2).sum(1, keepdims=True)
+        return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+    if scaling == "authors":
+        low, high = features.min(), features.max()
+    return (features - low) / jnp.maximum(high - low, jnp.finfo(low.dtype).eps)
+
+
 def gram(kernel_type: str, a: Array, b: Array) -> Array:
     """Return the (N, M) kernel of (N, d) and (M, d) rows; see KERNELS."""
     products = a @ b.T

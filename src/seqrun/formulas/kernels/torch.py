@@ -18,6 +18,19 @@ def fourier_features(x: Tensor, bases: Tensor, phase: Tensor) -> Tensor:
     return math.sqrt(2.0 / len(phase)) * torch.cos(x @ bases.T + phase)
 
 
+def scaled_features(scaling: str, features: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return (N, d) features scaled by the range `low` to `high`, their own, or to length 1.
+
+    Args:
+        scaling: one of SCALINGS.
+    """
+    if scaling == "l2":
+        return torch.nn.functional.normalize(features)
+    if scaling == "authors":
+        low, high = features.min(), features.max()
+    return (features - low) / (high - low).clamp(min=torch.finfo(low.dtype).eps)
+
+
 def gram(kernel_type: str, a: Tensor, b: Tensor) -> Tensor:
     """Return the (N, M) kernel of (N, d) and (M, d) rows; see KERNELS."""
     products = a @ b.T

@@ -1,0 +1,53 @@
+"""Fisher estimates for JAX."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCState
+
+Arrays = dict[str, Array]
+
+
+def label_losses(fisher: str, weight: str, logits: Array, y: Array, draw: Array) -> Array:
+    """Return the (B,) losses whose squared gradients the estimate averages.
+
+    Args:
+        fisher, weight: `fisher` and `fisher_weight` of EWCOptions.
+        logits: (B, C) of the allowed classes.
+        y: (B,) true labels; of "exact", the class whose term is taken.
+        draw: (B,) uniform in [0, 1), which chooses the labels of "sample".
+    """
+    p = jax.nn.softmax(jax.lax.stop_gradient(logits))
+    if fisher == "pred":
+        y = p.argmax(1)
+    elif fisher == "sample":
+        y = jnp.minimum((p.cumsum(1) < draw[:, None]).sum(1), p.shape[1] - 1)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    if fisher == "exact" or weight == "p":
+        losses *= jnp.sqrt(jnp.take_along_axis(p, y[:, None], 1)[:, 0])  # squared, the weight p
+    return losses
+
+
+def running_state(state: EWCState, gradients: Arrays) -> EWCState:
+    """Return the state after one more batch gradient of the running Fisher."""
+    squares = jax.tree.map(lambda s, g: s + g**2, state.squares, gradients)
+    count = state.count + 1
+    due = count % RUNNING_EVERY == 0
+    rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
+    running = jax.tree.map(
+        lambda f, s: jnp.where(due, RUNNING_DECAY * f + rate * s, f), state.running, squares
+    )
+    squares = jax.tree.map(lambda s: jnp.where(due, 0.0, s), squares)
+    return state._replace(squares=squares, running=running, count=count)
+
+
+def unit_scaled(running: Arrays) -> Arrays:
+    """Return the running Fisher, min-max scaled to [0, 1] over all parameters."""
+    values = jnp.concatenate([f.ravel() for f in running.values()])
+    low, high = values.min(), values.max()
+    span = jnp.maximum(high - low, jnp.finfo(values.dtype).tiny)
+    return {n: (f - low) / span for n, f in running.items()}

@@ -1,0 +1,49 @@
+"""Fisher estimates for PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCState
+
+Tensors = dict[str, Tensor]
+
+
+def label_losses(fisher: str, weight: str, logits: Tensor, y: Tensor, draw: Tensor) -> Tensor:
+    """Return the (B,) losses whose squared gradients the estimate averages.
+
+    Args:
+        fisher, weight: `fisher` and `fisher_weight` of EWCOptions.
+        logits: (B, C) of the allowed classes.
+        y: (B,) true labels; of "exact", the class whose term is taken.
+        draw: (B,) uniform in [0, 1), which chooses the labels of "sample".
+    """
+    p = logits.detach().softmax(1)
+    if fisher == "pred":
+        y = p.argmax(1)
+    elif fisher == "sample":
+        y = (p.cumsum(1) < draw[:, None]).sum(1).clamp(max=p.shape[1] - 1)
+    losses = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+    if fisher == "exact" or weight == "p":
+        losses = losses * p.gather(1, y[:, None])[:, 0].sqrt()  # squared, it is the weight p
+    return losses
+
+
+def running_state(state: EWCState, gradients: Tensors) -> EWCState:
+    """Return the state after one more batch gradient of the running Fisher."""
+    squares = {n: state.squares[n] + g**2 for n, g in gradients.items()}
+    running, count = state.running, state.count + 1
+    if count % RUNNING_EVERY == 0:
+        rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
+        running = {n: RUNNING_DECAY * running[n] + rate * s for n, s in squares.items()}
+        squares = {n: torch.zeros_like(s) for n, s in squares.items()}
+    return state._replace(squares=squares, running=running, count=count)
+
+
+def unit_scaled(running: Tensors) -> Tensors:
+    """Return the running Fisher, min-max scaled to [0, 1] over all parameters."""
+    values = torch.cat([f.flatten() for f in running.values()])
+    low, high = values.min(), values.max()
+    span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
+    return {n: (f - low) / span for n, f in running.items()}
