@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from seqrun.checks import ConfigError
 
 LOCK_FILE = ".lock"
 
 
+def _lock(directory: Path) -> FileLock:
+    """Return the lock of a run directory; the kernel releases it when its process ends.
+
+    Where the file system has no such locks, taking it is an error: a lock that is a mere file would
+    outlive a killed process. The file stays when the lock is released.
+    """
+    return FileLock(directory / LOCK_FILE, blocking=False, preserve_lock_file=True)
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a run directory, which ends with the process whatever happens to it.
+    """Hold the lock of a run directory, which is created if it is missing.
 
     Raises:
         ConfigError: another process holds it, or the directory cannot be written to or locked.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        held = _lock(directory).acquire()
+    except Timeout:
+        raise ConfigError(f"hydra.run.dir={directory}: another process is running in it") from None
     except OSError as error:
-        raise ConfigError(f"hydra.run.dir={directory}: cannot be written to: {error}") from error
-    try:
-        try:
-            taken = _take(descriptor)
-        except OSError as error:  # some network file systems have no locks
-            raise ConfigError(f"hydra.run.dir={directory}: cannot be locked: {error}") from error
-        if not taken:
-            raise ConfigError(f"hydra.run.dir={directory}: another process is running in it")
+        message = f"hydra.run.dir={directory}: cannot be written to or locked: {error}"
+        raise ConfigError(message) from error
+    with held:
         yield
-    finally:
-        os.close(descriptor)
 
 
 def refuse_locked(directory: Path) -> None:
@@ -46,20 +49,9 @@ def refuse_locked(directory: Path) -> None:
 def is_locked(directory: Path) -> bool:
     """Return whether a process is running in a run directory."""
     try:
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not _take(descriptor)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        if (directory / LOCK_FILE).exists():  # taking the lock would create it
+            with _lock(directory):
+                pass
+    except OSError as error:
+        return isinstance(error, Timeout)
+    return False
