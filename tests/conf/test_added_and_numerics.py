@@ -239,7 +239,7 @@ def test_the_record_tells_of_numbers_that_changed(config, elsewhere, monkeypatch
     assert kept["config_hash"] == results.config_hash == Experiment.of(config).hash
     assert is_done(elsewhere / "new", config)
     (elsewhere / "new" / "results.json").write_text(json.dumps({**kept, "numerics": {"algo": "x"}}))
-    with pytest.raises(RecordError, match="numerics: must be an object of integers"):
+    with pytest.raises(RecordError, match=r"Expected `int`, got `str` - at `\$.numerics"):
         Results.read(elsewhere / "new")
 
 

@@ -195,21 +195,21 @@ def drop_key(key):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_key("schema", 2), "schema 1"),
+        (set_key("schema", 2), "schema=2: must be one of 1"),
         (set_key("status", "done"), "status='done': must be one of running, completed"),
         (set_key("measured_on", "train"), "measured_on='train'"),
-        (drop_key("config_hash"), "lacks config_hash"),
-        (drop_key("environment"), "lacks environment"),
-        (set_key("name", {"algo": "ewc"}), "lacks benchmark, backbone, backend"),
-        (set_key("runs", {}), "runs: must be of type list"),
+        (drop_key("config_hash"), "missing required field `config_hash`"),
+        (drop_key("environment"), "missing required field `environment`"),
+        (set_key("name", {"algo": "ewc"}), r"missing required field `benchmark` - at `\$.name`"),
+        (set_key("runs", {}), r"Expected `array`, got `object` - at `\$.runs`"),
         (set_key("runs", 0, "seed", "0"), r"runs\[0\].seed"),
         (set_key("runs", 0, "metrics", None), r"runs\[0\].metrics"),
-        (set_key("runs", 0, "test_sizes", [1]), r"runs\[0\].test_sizes"),
+        (set_key("runs", 0, "test_sizes", [1]), r"test_sizes=\[1\]: .* `\$.runs\[0\]`"),
         (set_key("runs", 0, "accuracy_matrix", [[0.1, 0.2]]), r"\(T\+1\) x T"),
         (set_key("runs", 0, "accuracy_matrix", [[0.1], [0.2, 0.3]]), "rows of numbers"),
         (set_key("runs", 0, "accuracy_matrix", [[10.0], [98.0]]), "fractions in"),
         (lambda record: record["runs"].append(record["runs"][0]), "a seed stands twice"),
-        (lambda record: record["runs"][0].pop("timing"), "lacks timing"),
+        (lambda record: record["runs"][0].pop("timing"), r"`timing` - at `\$.runs\[0\]`"),
     ],
 )
 def test_what_is_not_of_the_schema_is_refused(tmp_path, change, message):

@@ -16,7 +16,6 @@ and `seeds/<seed>/accuracy_matrix.csv` holds each one's matrix.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -26,11 +25,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
 
 import seqrun
+from seqrun.checks import one_of
 from seqrun.evaluation.metrics import mean_matrix, run_metrics, summarise
 from seqrun.files import json_value, matrix_to_csv, write_atomically, write_json
 from seqrun.records.progress import Progress
@@ -41,8 +42,6 @@ MEASURED_ON = ("test", "validation")
 FILE = "results.json"
 MATRIX_FILE = "accuracy_matrix.csv"
 NAMES = ("algo", "benchmark", "backbone", "backend")
-LARGEST = 1 << 28
-"""Bytes of a results.json that is read; a stream of 1000 tasks makes some ten million."""
 
 
 class RecordError(ValueError):
@@ -137,51 +136,6 @@ class RunRecord:
                 "timing": self.timing,
                 "cost": self.cost,
             }
-        )
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any], where: str) -> RunRecord:
-        """Return the record of an entry of `runs`; `where` names the entry in messages.
-
-        Raises:
-            RecordError: a key is missing or a value is not what the schema says.
-        """
-        if not isinstance(entry, Mapping):
-            raise RecordError(f"{where}: must be an object")
-        _require(
-            entry, ("seed", "accuracy_matrix", "metrics", "train_loss", "timing", "cost"), where
-        )
-        if not isinstance(entry["seed"], int) or isinstance(entry["seed"], bool):
-            raise RecordError(f"{where}.seed: must be an integer, not {entry['seed']!r}")
-        for key in ("metrics", "train_loss", "timing", "cost"):
-            if not isinstance(entry[key], Mapping):
-                raise RecordError(f"{where}.{key}: must be an object")
-        losses = entry["train_loss"].get("per_task", [])
-        for name, values in (
-            ("timing", entry["timing"].values()),
-            ("cost", entry["cost"].values()),
-            ("train_loss.per_task", losses if isinstance(losses, list) else ["no list"]),
-            ("train_loss.final", [entry["train_loss"].get("final")]),
-        ):
-            if not all(v is None or type(v) in (int, float) for v in values):
-                raise RecordError(f"{where}.{name}: must hold numbers or null")
-        aware = entry.get("accuracy_matrix_task_aware")
-        matrix = _matrix(entry["accuracy_matrix"], f"{where}.accuracy_matrix")
-        if aware is not None:
-            aware = _matrix(aware, f"{where}.accuracy_matrix_task_aware")
-        sizes = entry.get("test_sizes")
-        listed = isinstance(sizes, list) and all(type(n) is int and n > 0 for n in sizes)
-        if sizes is not None and (not listed or len(sizes) != matrix.shape[1]):
-            raise RecordError(f"{where}.test_sizes: must be null or one integer per task")
-        return cls(
-            seed=entry["seed"],
-            accuracy_matrix=matrix,
-            accuracy_matrix_task_aware=aware,
-            test_sizes=sizes,
-            train_loss=entry["train_loss"],
-            timing=entry["timing"],
-            cost=entry["cost"],
-            completed=entry.get("completed") is True,
         )
 
 
@@ -331,65 +285,95 @@ class Results:
         """
         path = Path(directory) / FILE
         try:
-            if path.stat().st_size > LARGEST:
-                raise RecordError(f"{path}: is larger than any that was written")
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except RecordError:
-            raise
+            stored = msgspec.json.decode(path.read_bytes(), type=_Stored, dec_hook=_matrix)
         except (OSError, ValueError, RecursionError) as error:
             raise RecordError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise RecordError(f"{path}: must be an object with schema {SCHEMA}")
-        keys = ("status", "name", "config_hash", "measured_on", "execution", "runs", "environment")
-        _require(record, keys, str(path))
-        for key, allowed in (("status", STATUSES), ("measured_on", MEASURED_ON)):
-            if record[key] not in allowed:
-                listed = ", ".join(allowed)
-                raise RecordError(f"{path}: {key}={record[key]!r}: must be one of {listed}")
-        for key, kind in (
-            ("name", dict),
-            ("config_hash", str),
-            ("execution", dict),
-            ("runs", list),
-            ("environment", dict),
-        ):
-            if not isinstance(record[key], kind):
-                raise RecordError(f"{path}: {key}: must be of type {kind.__name__}")
-        _require(record["name"], NAMES, f"{path}: name")
-        if not all(isinstance(record["name"][key], str) for key in NAMES):
-            raise RecordError(f"{path}: name: must hold text")
-        numerics = record.get("numerics", {})
-        if not isinstance(numerics, dict) or not all(type(n) is int for n in numerics.values()):
-            raise RecordError(f"{path}: numerics: must be an object of integers")
-        for key in ("verdict", "error"):
-            if not isinstance(record.get(key), dict | None):
-                raise RecordError(f"{path}: {key}: must be an object or null")
-        runs = [
-            RunRecord.from_dict(entry, f"{path}: runs[{place}]")
-            for place, entry in enumerate(record["runs"])
-        ]
-        seeds = [run.seed for run in runs]
+        content = msgspec.structs.asdict(stored)
+        del content["schema"]
+        runs = [RunRecord(**run.measured()) for run in stored.runs]
+        return cls(directory=Path(directory), **{**content, "runs": runs})
+
+
+# ---- the file, as it is checked when it is read
+
+Number = int | float | None
+
+
+class _Name(TypedDict):
+    algo: str
+    benchmark: str
+    backbone: str
+    backend: str
+
+
+class _Losses(TypedDict, total=False):
+    final: Number
+    per_task: list[Number]
+
+
+class _StoredRun(msgspec.Struct, kw_only=True):
+    """An entry of `runs`."""
+
+    seed: int
+    completed: bool = False
+    accuracy_matrix: np.ndarray
+    accuracy_matrix_task_aware: np.ndarray | None = None
+    test_sizes: list[Annotated[int, msgspec.Meta(gt=0)]] | None = None
+    metrics: dict[str, Any]
+    train_loss: _Losses
+    timing: dict[str, Number]
+    cost: dict[str, Number]
+
+    def __post_init__(self) -> None:
+        sizes, num_tasks = self.test_sizes, self.accuracy_matrix.shape[1]
+        if sizes is not None and len(sizes) != num_tasks:
+            raise ValueError(f"test_sizes={sizes}: must be null or one integer per task")
+
+    def measured(self) -> dict[str, Any]:
+        """Return what a RunRecord keeps: metrics follow from the matrices."""
+        return {k: v for k, v in msgspec.structs.asdict(self).items() if k != "metrics"}
+
+
+class _Stored(msgspec.Struct, kw_only=True):
+    """results.json."""
+
+    schema: int
+    status: str
+    name: _Name
+    config_hash: str
+    numerics: dict[str, int] = {}
+    measured_on: str
+    seeds: list[int] | None = None
+    verdict: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    execution: dict[str, Any]
+    runs: list[_StoredRun]
+    environment: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        one_of("schema", self.schema, (SCHEMA,))
+        one_of("status", self.status, STATUSES)
+        one_of("measured_on", self.measured_on, MEASURED_ON)
+        seeds = [run.seed for run in self.runs]
         if len(set(seeds)) != len(seeds):
-            raise RecordError(f"{path}: runs: a seed stands twice in {seeds}")
-        stated = record.get("seeds", seeds)
-        if not isinstance(stated, list) or not all(type(seed) is int for seed in stated):
-            raise RecordError(f"{path}: seeds: must be a list of integers")
-        if not set(seeds) <= set(stated):
-            raise RecordError(f"{path}: seeds={stated}: must hold those of the runs, {seeds}")
-        return cls(
-            directory=Path(directory),
-            name=record["name"],
-            config_hash=record["config_hash"],
-            measured_on=record["measured_on"],
-            seeds=stated,
-            status=record["status"],
-            verdict=record.get("verdict"),
-            error=record.get("error"),
-            execution=record["execution"],
-            runs=runs,
-            environment=record["environment"],
-            numerics=numerics,
-        )
+            raise ValueError(f"runs: a seed stands twice in {seeds}")
+        if self.seeds is None:
+            self.seeds = seeds
+        if not set(seeds) <= set(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: must hold those of the runs, {seeds}")
+
+
+def _matrix(kind: type, rows: Any) -> np.ndarray:
+    """Return (T+1, T) float64 from lists with null for NaN."""
+    try:
+        matrix = np.array(rows, np.float64)  # None becomes NaN
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("must be rows of numbers or null") from error
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] + 1 or not matrix.shape[1]:
+        raise ValueError(f"must be (T+1) x T, not {' x '.join(map(str, matrix.shape))}")
+    if ((matrix < 0) | (matrix > 1)).any():
+        raise ValueError("must hold fractions in [0, 1]")
+    return matrix
 
 
 def environment() -> dict[str, Any]:
@@ -461,23 +445,3 @@ def _git_commit(package: Path) -> tuple[str | None, bool | None]:
     except (OSError, subprocess.SubprocessError):
         return None, None
     return described.removesuffix("-dirty"), described.endswith("-dirty")
-
-
-def _require(record: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    missing = [key for key in keys if key not in record]
-    if missing:
-        raise RecordError(f"{where}: lacks {', '.join(missing)}")
-
-
-def _matrix(rows: Any, where: str) -> np.ndarray:
-    """Return (T+1, T) float64 from lists with null for NaN."""
-    try:
-        matrix = np.array(rows, np.float64)  # None becomes NaN
-    except (TypeError, ValueError) as error:
-        raise RecordError(f"{where}: must be rows of numbers or null") from error
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] + 1 or not matrix.shape[1]:
-        raise RecordError(f"{where}: must be (T+1) x T, not {' x '.join(map(str, matrix.shape))}")
-    measured = matrix[~np.isnan(matrix)]
-    if ((measured < 0) | (measured > 1)).any():
-        raise RecordError(f"{where}: must hold fractions in [0, 1]")
-    return matrix

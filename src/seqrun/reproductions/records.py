@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from seqrun.checks import ConfigError
@@ -80,6 +80,22 @@ def _content(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+class Measured(msgspec.Struct):
+    """What RESULTS.md tells of a metric."""
+
+    mean: float | None
+    half_width: float | None
+
+
+class Record(msgspec.Struct):
+    """What it tells of a row on a backend; a record has more."""
+
+    metrics: dict[str, Measured]
+    seeds: list[int]
+    seconds: float
+    commit: str | None
+
+
 class Records:
     """What was measured: <row> -> <backend> -> record, kept in results.json and RESULTS.md.
 
@@ -94,10 +110,10 @@ class Records:
         path = folder / RECORDS
         if path.exists():
             try:
-                self.content = json.loads(path.read_text(encoding="utf-8"))
-                self._page()
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                told = f"{FOLDER}/{RECORDS}: is no record of reproductions ({error!r})"
+                self.content = msgspec.json.decode(path.read_bytes())
+                msgspec.convert(self.content, dict[str, dict[str, Record]])
+            except (ValueError, RecursionError) as error:
+                told = f"{FOLDER}/{RECORDS}: is no record of reproductions ({error})"
                 raise ConfigError(f"{told}: restore it, or move it away") from None
 
     def has(self, row: Row, backend: str, config_hash: str) -> bool:
@@ -105,7 +121,7 @@ class Records:
         found = self.content.get(row.name, {}).get(backend)
         return (
             found is not None
-            and found["config_hash"] == config_hash
+            and found.get("config_hash") == config_hash
             and row.expected.metrics.keys() <= found["metrics"].keys()
         )
 
@@ -140,11 +156,8 @@ class Records:
 
     def write_page(self) -> None:
         """Write RESULTS.md."""
-        write_atomically(self.folder / PAGE, self._page())
-
-    def _page(self) -> str:
         rows = sorted(rows_of(self.folder), key=lambda row: row.name)
-        return results_page(rows, self.content)
+        write_atomically(self.folder / PAGE, results_page(rows, self.content))
 
 
 Content = Mapping[str, Mapping[str, Any]]
@@ -174,14 +187,7 @@ def judged(row: Row, measured: Mapping[str, Any], backend: str, metric: str) -> 
     found = measured.get(backend, {}).get("metrics", {}).get(metric)
     if found is None:
         return {}
-    mean, half_width = (_finite(found[key]) for key in ("mean", "half_width"))
-    return compare(row.expected.metrics[metric], mean, half_width)
-
-
-def _finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{value} is no measurement")
-    return value
+    return compare(row.expected.metrics[metric], found["mean"], found["half_width"])
 
 
 def _counts(rows: Sequence[Row], content: Content) -> Iterator[str]:
