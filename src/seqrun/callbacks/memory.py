@@ -11,9 +11,13 @@ from seqrun.benchmarks import Dataset
 from seqrun.checks import ConfigError
 from seqrun.memory.mechanism import MemoryMechanism
 from seqrun.plan import Chunk
-from seqrun.records.checkpoint_checks import CheckpointError, check_integers, check_keys
+from seqrun.records.checkpoint_checks import (
+    CheckpointError,
+    check_integers,
+    check_keys,
+    check_memory,
+)
 from seqrun.training.callback import Algorithm, BaseCallback, Run
-from seqrun.training.resume import check_stored_samples
 
 
 class MemoryCallback(BaseCallback):
@@ -69,7 +73,7 @@ class MemoryCallback(BaseCallback):
         progress = [] if run.progress.task_is_done else ["occupant", "offered", "order", *parts]
         check_keys(state, (*memory, *progress))
         stored = {name: np.asarray(state[name]) for name in memory}
-        check_stored_samples(stored, run.algorithm, capacity)
+        check_memory(stored, run.algorithm, capacity)
         if run.progress.task_is_done:
             return
         size = run.algorithm.training_size(run.task)

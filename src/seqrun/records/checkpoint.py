@@ -9,6 +9,7 @@ is derived from the seed and the position.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,29 +38,12 @@ from seqrun.records.checkpoint_checks import (
     weights_of,
 )
 
-__all__ = [
-    "CALLBACK",
-    "FOLDER",
-    "RECORD",
-    "Checkpoint",
-    "CheckpointError",
-    "latest",
-    "load",
-    "load_weights",
-    "read_weights",
-    "save",
-    "mark_damaged",
-    "set_aside_after",
-]
-
 SCHEMA = 1
 FOLDER = "checkpoints"
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"
 CALLBACK = "callback/"
 """Where arrays of callbacks stand among the tensors."""
-LARGEST_STATE = 1 << 28
-"""Bytes of a state.json that is read; real ones have some thousand."""
 NAME = re.compile("[0-9]{9,}(-end)?")
 DAMAGED = ".damaged"
 """How the names of checkpoints end that could not be continued from."""
@@ -126,7 +110,8 @@ def save(
     path = folder / f"{checkpoint.state['counters']['global_step']:09d}"
     if checkpoint.task_is_done:  # comes after those of the same step within the task
         path = path.with_name(path.name + "-end")
-    if path.exists() and _is_good(path, config_hash):
+    with contextlib.suppress(CheckpointError):
+        load(path, config_hash=config_hash)
         return path
     tensors = to_bytes({n: np.array(a, order="C") for n, a in checkpoint.arrays.items()})
     state = {
@@ -183,12 +168,8 @@ def load(path: Path, *, config_hash: str | None) -> Checkpoint:
     from safetensors.numpy import load as from_bytes
 
     try:
-        if (path / STATE_FILE).stat().st_size > LARGEST_STATE:
-            raise CheckpointError(f"{path / STATE_FILE}: is larger than any that was written")
         state = json.loads((path / STATE_FILE).read_bytes())
         tensors = (path / TENSORS_FILE).read_bytes()
-    except CheckpointError:
-        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
@@ -201,14 +182,14 @@ def load(path: Path, *, config_hash: str | None) -> Checkpoint:
         raise CheckpointError(f"{path / STATE_FILE}: its checksum is not the one in it")
     if hashlib.sha256(tensors).hexdigest() != state.get("sha256"):
         raise CheckpointError(f"{path / TENSORS_FILE}: its checksum is not the one in {STATE_FILE}")
+    check_state(state, path / STATE_FILE)
     try:
         arrays = from_bytes(tensors)
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path / TENSORS_FILE}: cannot be read: {error}") from error
-    kept = {key: state.get(key) for key in ("counters", "callbacks", "loggers")}
-    check_state(kept, path / STATE_FILE)
     for name in not_finite(arrays, besides=(RECORD, CALLBACK)):
         raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
+    kept = {key: state[key] for key in ("counters", "callbacks", "loggers")}
     return Checkpoint(arrays, kept, path)
 
 
@@ -282,14 +263,6 @@ def load_weights(path: str | Path, algorithm: TakesWeights) -> None:
         CheckpointError: of `read_weights`, or another network.
     """
     algorithm.load_weights(read_weights(path))
-
-
-def _is_good(path: Path, config_hash: str) -> bool:
-    try:
-        load(path, config_hash=config_hash)
-    except CheckpointError:
-        return False
-    return True
 
 
 def _checksum(state: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Whether what a checkpoint holds can be a run's own: types, ranges, shapes."""
+"""Whether what a checkpoint holds can be a run's own: names, types, shapes, ranges."""
 
 from __future__ import annotations
 
@@ -7,32 +7,61 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
-from seqrun.records.progress import COUNTERS
-
-WHOLE = (
-    "task",
-    "epoch",
-    "global_step",
-    "epoch_first_step",
-    "samples_seen",
-    "gradient_steps",
-    "memory_bytes",
-)
 RECORD, MEMORY = "record/", "memory/"
 """Where the matrices and an algorithm's memory stand among the arrays."""
 WEIGHTS = ("params/", "stats/")
 """Where the network stands among them."""
+LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, sys.float_info.max
 
-
-LARGEST = 2**63 - 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INT)]
+Finite = Annotated[float, msgspec.Meta(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_FLOAT)]
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged or not of this run; the message says where and what."""
+
+
+class Counters(msgspec.Struct, forbid_unknown_fields=True):
+    """`Progress.counters` of a run that has done a step."""
+
+    task: Count
+    epoch: Count
+    task_is_done: bool
+    global_step: Count
+    epoch_first_step: Count
+    epoch_loss_sum: Finite
+    epoch_samples: NotNegative
+    samples_seen: Count
+    gradient_steps: Count
+    memory_bytes: Count
+    task_losses: list[Finite]
+    final_loss: Finite
+    timing: dict[str, NotNegative]
+
+
+class State(msgspec.Struct):
+    """What state.json holds besides its checksums; parts check what they keep themselves."""
+
+    counters: Counters
+    callbacks: dict[str, dict[str, Any]]
+    loggers: dict[str, dict[str, Any]]
+
+
+def check_state(state: Mapping[str, Any], where: Path) -> None:
+    """Raise CheckpointError, which names the file, unless `state` is of the form of `State`."""
+    try:
+        msgspec.convert(state, State)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+# ---- arrays
 
 
 def not_finite(arrays: Mapping[str, np.ndarray], *, besides: tuple[str, ...]) -> list[str]:
@@ -44,40 +73,6 @@ def not_finite(arrays: Mapping[str, np.ndarray], *, besides: tuple[str, ...]) ->
     ]
 
 
-def check_state(state: Mapping[str, Any], where: Path) -> None:
-    """Raise CheckpointError unless counters and what parts keep have the types they must have.
-
-    Args:
-        state: "counters", "callbacks", "loggers".
-        where: file, for messages.
-    """
-    try:
-        _check_state(state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-
-
-def _check_state(state: Mapping[str, Any]) -> None:
-    counters = state["counters"]
-    if not isinstance(counters, dict) or sorted(counters) != sorted(COUNTERS):
-        raise CheckpointError(f"counters must have {', '.join(COUNTERS)}")
-    for name in WHOLE:
-        check_whole(f"counters.{name}", counters[name])
-    for name in ("epoch_loss_sum", "epoch_samples", "final_loss"):
-        check_number(f"counters.{name}", counters[name], 0.0 if name == "epoch_samples" else None)
-    for name, kind in (("task_is_done", bool), ("task_losses", list), ("timing", dict)):
-        if not isinstance(counters[name], kind):
-            raise CheckpointError(f"counters.{name}: must be of type {kind.__name__}")
-    for value in counters["task_losses"]:
-        check_number("counters.task_losses", value)
-    for name, value in counters["timing"].items():
-        check_number(f"counters.timing.{name}", value, 0.0)
-    for name in ("callbacks", "loggers"):
-        named = isinstance(state[name], dict)
-        if not named or not all(isinstance(kept, dict) for kept in state[name].values()):
-            raise CheckpointError(f"{name} must be an object of objects")
-
-
 def weights_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return canonical name -> array of the parameters and statistics among a run's arrays."""
     return {
@@ -86,11 +81,6 @@ def weights_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, array in arrays.items()
         if name.startswith(group)
     }
-
-
-def check_weights(weights: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> None:
-    """Raise CheckpointError unless parameters and statistics are like a network's `own`."""
-    check_same_arrays(weights, own, foreign="is not in this network")
 
 
 def check_same_arrays(
@@ -109,40 +99,34 @@ def check_same_arrays(
         require_like(name, stored[name], array)
 
 
-def check_memory(
-    memory: Mapping[str, np.ndarray],
-    capacity: int,
-    *,
-    input_shape: tuple[int, ...] | None,
-    num_classes: int | None,
-    num_tasks: int,
-) -> None:
-    """Raise CheckpointError unless stored samples can be of a stream.
+def check_memory(memory: Mapping[str, np.ndarray], algorithm: Any, capacity: int) -> None:
+    """Raise CheckpointError unless stored samples can be of an algorithm's stream.
 
     Args:
         memory: "seen", and "x", "y", "t" unless nothing is stored.
+        algorithm: whose data are prepared.
         capacity: samples that may be stored.
-        input_shape, num_classes, num_tasks: of the stream, whose data are prepared.
     """
-    assert input_shape is not None and num_classes is not None
     if set(memory) not in ({"seen"}, {"seen", "x", "y", "t"}):
         raise CheckpointError("checkpoint: memory: must have seen, and x, y, t if it has samples")
-    seen = memory["seen"]
-    if seen.shape != () or seen.dtype.kind != "i" or seen < 0:
-        raise CheckpointError("checkpoint: memory/seen: must be an integer >= 0")
+    most = {"seen": LARGEST_INT, "y": algorithm.benchmark.num_classes - 1}
+    most["t"] = algorithm.num_tasks - 1
+    for name in memory.keys() & most:
+        check_integers(f"checkpoint: memory/{name}", memory[name], int(name != "seen"), most[name])
     if "x" not in memory:
         return
     x, y, t = (memory[name] for name in ("x", "y", "t"))
-    fit = x.shape == (len(y), *input_shape) and y.ndim == 1 and t.shape == y.shape
-    if not fit or x.dtype != np.uint8 or len(y) > capacity:
+    shape = algorithm.benchmark.input_shape
+    if (
+        len(y) > capacity
+        or t.shape != y.shape
+        or x.shape != (len(y), *shape)
+        or x.dtype != np.uint8
+    ):
         raise CheckpointError(
             f"checkpoint: memory: {x.dtype} x{x.shape}, y{y.shape}, t{t.shape}: must be at most "
-            f"{capacity} samples of uint8 {input_shape}"
+            f"{capacity} samples of uint8 {shape}"
         )
-    for name, labels, most in (("y", y, num_classes), ("t", t, num_tasks)):
-        integers = labels.dtype.kind in "iu"
-        if not integers or (len(labels) and not 0 <= labels.min() <= labels.max() < most):
-            raise CheckpointError(f"checkpoint: memory/{name}: must be integers in 0..{most - 1}")
 
 
 def require_like(name: str, stored: np.ndarray, own: np.ndarray) -> None:
@@ -154,7 +138,7 @@ def require_like(name: str, stored: np.ndarray, own: np.ndarray) -> None:
         )
 
 
-# ---- single values, for what callbacks and loggers keep too
+# ---- single values, of what callbacks and loggers keep
 
 
 def check_keys(state: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -163,22 +147,18 @@ def check_keys(state: Mapping[str, Any], names: Sequence[str]) -> None:
         raise CheckpointError(f"must have {', '.join(names)}, not {reprlib.repr(list(state))}")
 
 
-def check_whole(name: str, value: Any, most: int = LARGEST) -> None:
+def check_whole(name: str, value: Any, most: int = LARGEST_INT) -> None:
     """Raise CheckpointError unless `value` is an integer in 0..`most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        allowed = ">= 0" if most == LARGEST else f"in 0..{most}"
-        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be an integer {allowed}")
+    if type(value) is not int or not 0 <= value <= most:
+        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be an integer in 0..{most}")
 
 
 def check_number(
-    name: str, value: Any, low: float | None = None, high: float | None = None
+    name: str, value: Any, low: float = -LARGEST_FLOAT, high: float = LARGEST_FLOAT
 ) -> None:
-    """Raise CheckpointError unless `value` is a finite number, from `low` to `high` if given."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not abs(value) <= sys.float_info.max:  # NaN is not; an int may be larger
-        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be a number")
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise CheckpointError(f"{name}={value!r}: must be in [{low}, {high}]")
+    """Raise CheckpointError unless `value` is a number in [`low`, `high`]: not NaN."""
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be in [{low:g}, {high:g}]")
 
 
 def check_digits(name: str, value: Any, count: int) -> None:

@@ -19,7 +19,7 @@ from seqrun.loggers.base import BaseLogger
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.plan import Chunk, RandomStreams, batch_order
 from seqrun.records.checkpoint import Checkpoint
-from seqrun.records.checkpoint_checks import check_weights, weights_of
+from seqrun.records.checkpoint_checks import check_same_arrays, weights_of
 from seqrun.records.progress import Progress
 from seqrun.records.results import RunRecord
 from seqrun.training.callback import HOOKS, BaseCallback
@@ -379,7 +379,8 @@ class BaseAlgorithm(ABC):
         self.benchmark.prepare(self.random)
         self.engine.start()
         self.engine.set_weights(self.initial_weights())
-        check_weights(weights, weights_of(self.export_arrays()))
+        own = weights_of(self.export_arrays())
+        check_same_arrays(weights, own, foreign="is not in this network")
         self.engine.set_weights(weights)
 
     # ---- hooks

@@ -194,21 +194,4 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) ->
     memory = {n.removeprefix(MEMORY): a for n, a in arrays.items() if n.startswith(MEMORY)}
     mechanism = getattr(algorithm, "memory", None)
     if mechanism is not None:  # KCL has coresets instead, which are not checked
-        check_stored_samples(memory, algorithm, mechanism.capacity(algorithm.num_tasks))
-
-
-def check_stored_samples(memory: Mapping[str, np.ndarray], algorithm: Any, capacity: int) -> None:
-    """Raise CheckpointError unless stored samples can be of an algorithm's stream.
-
-    Args:
-        memory: "seen", and "x", "y", "t" unless nothing is stored.
-        algorithm: whose stream it is.
-        capacity: samples that may be stored.
-    """
-    check_memory(
-        memory,
-        capacity,
-        input_shape=algorithm.benchmark.input_shape,
-        num_classes=algorithm.benchmark.num_classes,
-        num_tasks=algorithm.num_tasks,
-    )
+        check_memory(memory, algorithm, mechanism.capacity(algorithm.num_tasks))
