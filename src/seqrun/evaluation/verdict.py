@@ -156,9 +156,11 @@ def judge(
     summary = summarise(
         [published_metrics(run.accuracy_matrix, run.accuracy_matrix_task_aware) for run in runs]
     )
-    comparisons = {
-        name: _judged(number, summary[name]) for name, number in expected.metrics.items()
-    }
+    comparisons = {}
+    for name, number in expected.metrics.items():
+        found = summary[name]
+        compared = compare(number, found["mean"], half_width(found))
+        comparisons[name] = {**compared, "std": found["std"], "seeds": found["n"]}
     return {
         "verdict": next(iter(comparisons.values()))["verdict"],
         "status": expected.status,
@@ -200,11 +202,6 @@ def compare(number: Number, mean: float | None, half_width: float | None) -> dic
         "half_width": half_width,
         "difference": difference,
     }
-
-
-def _judged(number: Number, found: Mapping[str, Any]) -> dict[str, Any]:
-    compared = compare(number, found["mean"], half_width(found))
-    return {**compared, "std": found["std"], "seeds": found["n"]}
 
 
 def _check_keys(key: str, node: Any, kind: type) -> None:

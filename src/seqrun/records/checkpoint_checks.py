@@ -158,7 +158,9 @@ def check_number(
 ) -> None:
     """Raise CheckpointError unless `value` is a number in [`low`, `high`]: not NaN."""
     if type(value) not in (int, float) or not low <= value <= high:
-        raise CheckpointError(f"{name}={reprlib.repr(value)}: must be in [{low:g}, {high:g}]")
+        raise CheckpointError(
+            f"{name}={reprlib.repr(value)}: must be a number in [{low:g}, {high:g}]"
+        )
 
 
 def check_digits(name: str, value: Any, count: int) -> None:

@@ -208,11 +208,11 @@ def saved_config(directory: Path) -> dict[str, Any]:
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted key -> value of the part of a configuration that defines the experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_COMPARED}
-    for group, dropped in (("callbacks", _only_watches), ("benchmark", _is_place)):
-        node = kept.get(group)
-        if isinstance(node, Mapping):
-            kept[group] = {k: v for k, v in node.items() if not dropped(k, v)}
-    return {key: _whole_floats_as_int(value) for key, value in flatten(kept).items()}
+    if isinstance(kept.get("callbacks"), Mapping):
+        kept["callbacks"] = {k: v for k, v in kept["callbacks"].items() if not _only_watches(v)}
+    flat = flatten(kept)
+    flat.pop("benchmark.data_dir", None)
+    return {key: _whole_floats_as_int(value) for key, value in flat.items()}
 
 
 def makes_stream(key: str) -> bool:
@@ -220,14 +220,10 @@ def makes_stream(key: str) -> bool:
     return key.split(".")[0] in ("benchmark", "streams") and key not in SAME_STREAM
 
 
-def _only_watches(name: str, node: Any) -> bool:
+def _only_watches(node: Any) -> bool:
     target = str(node.get(TARGET)) if isinstance(node, Mapping) else ""
     module, _, kind = target.rpartition(".")
     return node is None or (module.startswith("seqrun.callbacks") and kind in WATCHING)
-
-
-def _is_place(name: str, value: Any) -> bool:
-    return name == "data_dir"
 
 
 def _whole_floats_as_int(value: Any) -> Any:

@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NoReturn
 
 from seqrun.checks import BAD_INPUT, ConfigError, nearest
 from seqrun.config.build import check_data, checked_experiment
@@ -215,7 +214,7 @@ def checked_row(overrides: list[str]) -> Experiment:
 
 def _run_all(runs: Sequence[RowRun], runner: Runner, jobs: int) -> None:
     """Run the rows, `jobs` at once; whatever ends it, nothing is left running."""
-    before = signal.signal(signal.SIGTERM, _interrupted)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool = ThreadPoolExecutor(jobs)
     try:
         for future in as_completed([pool.submit(runner, run) for run in runs]):
@@ -225,10 +224,6 @@ def _run_all(runs: Sequence[RowRun], runner: Runner, jobs: int) -> None:
         runner.end()
         pool.shutdown()
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupted(signum: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from seqrun.evaluation.metrics import published_metrics
 from seqrun.evaluation.text import metric_label, percent
 from seqrun.evaluation.verdict import KEY, VERDICTS, Expected, compare, judge
 from seqrun.files import write_atomically, write_json
+from seqrun.records.progress import PHASES
 from seqrun.records.results import Results
 
 BACKENDS = ("torch", "jax")
 FOLDER = "reproductions"
 RECORDS = "results.json"
 PAGE = "RESULTS.md"
-PHASES = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
 HEAD = """\
 # Reproductions: what was measured
 
