@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import os
-import urllib.error
-import urllib.request
+import sys
 from pathlib import Path
-from typing import BinaryIO
 
 from seqrun.benchmarks.archive import md5_of
-from seqrun.benchmarks.progress import progress_bar
 from seqrun.checks import ConfigError
 
-_BLOCK = 1 << 18
 _TIMEOUT = 30  # seconds without a byte
 
 
@@ -69,66 +65,49 @@ def download(url: str, path: Path, md5: str) -> None:
         OSError: no connection, an interrupted one (the part stays), no permission, a wrong checksum
             (the part is deleted).
     """
-    import fcntl  # not on Windows, where files can be copied by hand
+    import requests
+    from filelock import FileLock
 
-    part = path.with_name(f"{path.name}.part")
-    try:
-        if not part.exists():
-            _open(url, 0).close()  # fails offline, before anything is created
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while not path.exists():
-            with open(part, "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if not _stands_at(file, part):
-                    continue  # the previous holder of the lock has renamed or removed this file
-                if path.exists():
-                    part.unlink()  # just created, after another process had finished
-                    return
-                _complete(url, file, path.name)
-                found = md5_of(part)
-                if found != md5:
-                    part.unlink()
-                    raise OSError(f"{url} has md5 {found}, must be {md5}")
-                os.replace(part, path)
-    except (http.client.HTTPException, ValueError) as error:
-        raise OSError(str(error) or type(error).__name__) from error
+    part, lock = (path.with_name(path.name + suffix) for suffix in (".part", ".lock"))
+    if not part.exists():  # offline this fails, before anything is created
+        with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+            response.raise_for_status()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        try:
+            if path.exists():
+                return  # another process has downloaded it
+            _complete(url, part)
+            found = md5_of(part)
+            if found != md5:
+                part.unlink()
+                raise OSError(f"{url} has md5 {found}, must be {md5}")
+            os.replace(part, path)
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove an open file
+                lock.unlink()
 
 
-def _stands_at(file: BinaryIO, path: Path) -> bool:
-    """Return whether the open file is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+def _complete(url: str, part: Path) -> None:
+    """Append the rest to the part, or rewrite it if the server does not support ranges."""
+    import pooch
+    import requests
 
+    with open(part, "ab") as file:
 
-def _open(url: str, start: int) -> http.client.HTTPResponse:
-    headers = {"User-Agent": "seqrun", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        def restart(response: requests.Response, **_: object) -> None:
+            if response.status_code == 200:  # 206 is the part that was asked for
+                file.truncate(0)
 
-
-def _complete(url: str, file: BinaryIO, name: str) -> None:
-    """Append the rest to the file, or rewrite it if the server does not support ranges."""
-    start = file.seek(0, os.SEEK_END)
-    try:
-        response = _open(url, start)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        return  # there is nothing beyond the part: it is complete, or its checksum is wrong
-    with response:
-        if start and response.status != 206:
-            file.truncate(0)
-            start = 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        with progress_bar(name, total, "B", done=start) as moved:
-            while block := response.read(_BLOCK):
-                file.write(block)
-                moved(len(block))
-        file.flush()
-        have = file.seek(0, os.SEEK_END)
-        if total is not None and have < total:
-            raise OSError(f"the connection ended after {have} of {total} bytes; run again to go on")
+        get = pooch.HTTPDownloader(
+            progressbar=sys.stderr.isatty(),
+            timeout=_TIMEOUT,
+            headers={"Range": f"bytes={file.tell()}-", "Accept-Encoding": "identity"},
+            hooks={"response": restart},
+        )
+        try:
+            get(url, file, None)
+        except requests.HTTPError as error:
+            if error.response.status_code != 416:
+                raise
+            # There is nothing beyond the part: it is complete, or its checksum is wrong.

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from seqrun.benchmarks.archive import Read
-from seqrun.benchmarks.progress import progress_bar
 from seqrun.checks import ConfigError
 from seqrun.system import num_cores
 
@@ -113,21 +112,22 @@ def decoded_blocks(
         read: name -> content; called from several threads.
         names: of the files.
         size: of every image.
-        what: label of the progress bar.
+        what: label of the progress bar, which is shown on a terminal only.
         where: prefix of messages.
 
     Raises:
         ConfigError: for the first bad image.
     """
+    from tqdm import tqdm
 
     def work(chunk: Sequence[str]) -> np.ndarray:
         return np.stack([decode(_file_content(read, n, where), n, size, where) for n in chunk])
 
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    with progress_bar(what, len(names), " images") as moved:
-        small = not size.resize and size.height * size.width < _SMALL
+    small = not size.resize and size.height * size.width < _SMALL
+    with tqdm(total=len(names), desc=what, unit=" images", disable=None, leave=False) as bar:
         for block in _in_order(work, chunks, 1 if small else num_cores()):
-            moved(len(block))
+            bar.update(len(block))
             yield block
 
 
