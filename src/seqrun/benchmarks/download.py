@@ -108,6 +108,6 @@ def _complete(url: str, part: Path) -> None:
         try:
             get(url, file, None)
         except requests.HTTPError as error:
-            if error.response.status_code != 416:
+            if getattr(error.response, "status_code", None) != 416:
                 raise
             # There is nothing beyond the part: it is complete, or its checksum is wrong.
