@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from seqrun.benchmarks import PermutedMNIST, RotatedMNIST, SplitMNIST
+from seqrun.benchmarks import PermutedMNIST, RotatedMNIST, SplitMNIST, mnist
 from seqrun.benchmarks.mnist import MNIST, check_mnist, load_mnist
 from seqrun.benchmarks.rotation import rotate
 from seqrun.checks import ConfigError
@@ -33,8 +33,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def offline(monkeypatch):
     """Let every download end at a closed port of this machine."""
-    torchvision = pytest.importorskip("torchvision")
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr("seqrun.benchmarks.mnist._URL", "http://127.0.0.1:9/")
 
 
 @pytest.fixture
@@ -48,6 +47,14 @@ def archives(mnist_dir, tmp_path):
             pytest.skip(f"needs the archive {source}")
         shutil.copy(source, raw)
     return tmp_path / "data"
+
+
+def test_address_and_checksums_are_those_of_torchvision():
+    """Of every archive."""
+    official = pytest.importorskip("torchvision").datasets.MNIST
+    assert mnist._URL in official.mirrors
+    ours = {f"{file.name}.gz": file.archive_md5 for file in mnist._FILES}
+    assert ours == dict(official.resources)
 
 
 def test_the_real_numbers(mnist_dir):
@@ -183,17 +190,16 @@ def test_a_data_dir_that_cannot_be_written_is_refused(offline, tmp_path):
 
 
 def test_download_fills_what_is_missing(archives, monkeypatch, tmp_path):
-    """torchvision downloads and unpacks (here from this machine); both forms are kept."""
-    torchvision = pytest.importorskip("torchvision")
+    """The archives come from the published address (here this machine); both forms are kept."""
     handler = partial(QuietHandler, directory=archives / "MNIST" / "raw")
     target = tmp_path / "new" / "data"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        mirror = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror])
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr("seqrun.benchmarks.mnist._URL", url)
         Thread(target=server.serve_forever).start()
         try:
-            check_mnist(target)
+            load_mnist(target)
         finally:
             server.shutdown()
     assert sorted(p.name for p in (target / "MNIST" / "raw").iterdir()) == sorted(

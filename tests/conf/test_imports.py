@@ -17,7 +17,18 @@ FILES = sorted((SOURCE / "seqrun").rglob("*.py"))
 HYDRA = {"config", "cli", "runs"}
 """Rooms that may import Hydra."""
 TORCH, JAX = {"torch"}, {"jax", "jaxlib", "flax", "optax"}
-LAZY = {"torchvision", "matplotlib", "rich", "tqdm", "sklearn", "wandb", "comet_ml", "optuna"}
+LAZY = {
+    "matplotlib",
+    "rich",
+    "tqdm",
+    "sklearn",
+    "pooch",
+    "requests",
+    "torchvision",
+    "wandb",
+    "comet_ml",
+    "optuna",
+}
 
 ORDER: list[tuple[str, ...]] = [
     ("__init__", "explain", "cli"),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from seqrun.benchmarks.archive import md5_of
-from seqrun.checks import ConfigError
+from seqrun.checks import ConfigError, first_line
 
 _TIMEOUT = 30  # seconds without a byte
 
@@ -27,12 +27,11 @@ def ensure_archive(title: str, path: Path, folder: str, url: str, md5: str, wher
     if not path.is_file():
         try:
             download(url, path, md5)
-        except (ImportError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        except OSError as error:
             raise ConfigError(
-                f"{where}: {title} is missing and could not be downloaded ({reason}): put "
-                f"{path.name} (md5 {md5}, from {url}) or the folder {folder} into {path.parent}, "
-                "or set data_dir or SEQRUN_DATA to a folder with it"
+                f"{where}: {title} is missing and could not be downloaded ({first_line(error)}): "
+                f"put {path.name} (md5 {md5}, from {url}) or the folder {folder} into "
+                f"{path.parent}, or set data_dir or SEQRUN_DATA to a folder with it"
             ) from error
     try:
         same_md5(md5_of(path), md5, path, where)

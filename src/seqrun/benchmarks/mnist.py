@@ -1,19 +1,20 @@
-"""MNIST: the four idx files, verified and read with NumPy, downloaded by torchvision."""
+"""MNIST: the four idx files, verified and read with NumPy, downloaded if missing."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from seqrun.benchmarks.download import download, same_md5
 from seqrun.benchmarks.source import ImageSource, RawImages, data_root
-from seqrun.checks import ConfigError
+from seqrun.checks import ConfigError, first_line
 from seqrun.files import write_atomically
+
+_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
 class _File(NamedTuple):
@@ -95,12 +96,7 @@ def _verified_file(raw: Path, file: _File) -> bytes:
     except OSError as error:
         raise ConfigError(f"data_dir={raw.parent.parent}: cannot read {path}: {error}") from error
     expected = file.archive_md5 if path.suffix == ".gz" else file.md5
-    found = hashlib.md5(content).hexdigest()
-    if found != expected:
-        raise ConfigError(
-            f"data_dir={raw.parent.parent}: {path} is truncated or another file (md5 {found}, "
-            f"must be {expected}): delete it to have it downloaded again"
-        )
+    same_md5(hashlib.md5(content).hexdigest(), expected, path, f"data_dir={raw.parent.parent}")
     return content
 
 
@@ -121,36 +117,17 @@ def _ensure_files(data_dir: str | Path | None) -> Path:
     """Return the folder of the files after downloading those that are missing."""
     root = data_root(data_dir)
     raw = root / "MNIST" / "raw"
-    missing = [file for file in _FILES if _find(raw, file) is None]
-    if missing:
-        try:
-            _download(raw, missing)
-        except (ImportError, OSError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            names = ", ".join(f"{file.name}.gz" for file in missing)
-            raise ConfigError(
-                f"data_dir={root}: MNIST is missing and could not be downloaded ({reason}): "
-                f"put {names} into {raw}, or set data_dir or SEQRUN_DATA to a folder with "
-                "MNIST/raw"
-            ) from error
+    missing = {f"{file.name}.gz": file.archive_md5 for file in _FILES if not _find(raw, file)}
+    try:
+        for name, md5 in missing.items():
+            download(_URL + name, raw / name, md5)
+    except OSError as error:
+        raise ConfigError(
+            f"data_dir={root}: MNIST is missing and could not be downloaded "
+            f"({first_line(error)}): put {', '.join(missing)} into {raw}, or set data_dir or "
+            "SEQRUN_DATA to a folder with MNIST/raw"
+        ) from error
     return raw
-
-
-def _download(raw: Path, missing: list[_File]) -> None:
-    """Download with torchvision, which checks the archives, and move the missing files to `raw`.
-
-    A temporary folder on the same disk is used: a failure leaves nothing behind, and existing files
-    are not touched.
-    """
-    existing = next(parent for parent in raw.absolute().parents if parent.exists())
-    with tempfile.TemporaryDirectory(prefix=".mnist-", dir=existing) as folder:
-        from torchvision.datasets import MNIST
-
-        MNIST(folder, download=True)
-        raw.mkdir(parents=True, exist_ok=True)
-        for file in missing:
-            for name in (f"{file.name}.gz", file.name):
-                os.replace(Path(folder) / "MNIST" / "raw" / name, raw / name)
 
 
 MNIST = ImageSource(
