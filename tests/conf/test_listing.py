@@ -1,4 +1,4 @@
-"""`make list` is read off conf/ and the sources."""
+"""`make list` is read off the files of conf/."""
 
 from __future__ import annotations
 
@@ -31,15 +31,21 @@ def test_backend_without_the_class_is_not_claimed(tmp_path):
 def test_a_users_own_class_is_listed_with_its_one_backend(tmp_path, monkeypatch):
     (tmp_path / "my_l2.py").write_text(
         "from seqrun.algorithms.regularization.torch import RegularizationAlgorithm\n"
-        "class L2(RegularizationAlgorithm):\n    'Stay close.'\n"
+        "class L2(RegularizationAlgorithm):\n    pass\n"
     )
     (tmp_path / "algo").mkdir()
     (tmp_path / "algo" / "l2.yaml").write_text("# Ours.\n_target_: my_l2.L2\n")
     monkeypatch.syspath_prepend(tmp_path)
     (option,) = listing.options(tmp_path, "algo")
-    assert option == listing.Option("l2", "Stay close.", ("torch",))
+    assert option == listing.Option("l2", "Ours.", ("torch",))
 
 
-def test_reexported_class_is_found_where_it_is_defined():
-    assert listing._docstring("seqrun.callbacks.MetricCallback")
-    assert listing._docstring("seqrun.callbacks.Nothing") is None
+def test_every_file_of_conf_opens_with_its_description():
+    """One line of plain text, which `make list` shows; a package directive may go first."""
+    for path in [
+        *CONF.rglob("*.yaml"),
+        *(f for g in listing.GROUPS for f in listing.files(CONF / g)),
+    ]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        opening = lines[1] if lines[0].startswith("# @package") else lines[0]
+        assert opening.startswith("# ") and len(opening) > 20, path

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from seqrun.checks import ConfigError, one_of
-from seqrun.cli.listing import BACKENDS, CONF, files, options
+from seqrun.cli.listing import CONF, files, options
 from seqrun.training.algorithm import BaseAlgorithm
 
 TESTS = CONF.parent / "tests"
@@ -40,7 +40,7 @@ def card(name: str) -> str:
     keys = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text(encoding="utf-8"))
     module, _, kind = keys.pop("_target_").rpartition(".")
     package = importlib.import_module(module.removesuffix(".${backend}"))
-    found = _options_class(package, kind)
+    found = getattr(package, f"{kind}Options", None)  # naive has no options
     described = (inspect.getdoc(found) or "") if found else known[name].description
     backends = ", ".join(known[name].backends)
     page = DOCS / "algorithms" / f"{name}.md"
@@ -54,19 +54,6 @@ def card(name: str) -> str:
         f"More: {page.relative_to(CONF.parent)}" if page.is_file() else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _options_class(package: Any, kind: str) -> type | None:
-    """Return the class of hyper-parameters that the algorithm `kind` of a package starts with."""
-    folder = Path(package.__file__).parent
-    for twin in (folder / f"{backend}.py" for backend in BACKENDS):
-        if not twin.is_file():
-            continue
-        for node in ast.walk(ast.parse(twin.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and node.name == kind:
-                bases = [getattr(package, ast.unparse(base), None) for base in node.bases]
-                return next((base for base in bases if isinstance(base, type)), None)
-    return None
 
 
 def _hyper_parameters(found: type | None, shipped: dict[str, Any]) -> str:

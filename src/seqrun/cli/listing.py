@@ -1,4 +1,4 @@
-"""What there is to run, read off conf/ and the sources without importing a framework.
+"""What there is to run: the files of conf/, described by the comments that open them.
 
 `python -m seqrun.cli.listing` (`make list`) prints it, with `--readme FILE` (`make readme`) writes
 it into a page; `python run.py --help` shows the names.
@@ -6,7 +6,6 @@ it into a page; `python run.py --help` shows the names.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -28,8 +27,7 @@ GROUPS = {
 """Config group -> heading."""
 BACKENDS = ("torch", "jax")
 MARKS = ("<!-- list -->", "<!-- /list -->")
-SOURCE = Path(__file__).parents[2]
-CONF = SOURCE.parent / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 USAGE = """\
 Run a continual-learning experiment on PyTorch or JAX.
 
@@ -71,7 +69,7 @@ class Option:
 
     Attributes:
         name: as in group=name.
-        description: one line.
+        description: the first line of the comment that opens its file.
         backends: those that have it.
     """
 
@@ -90,7 +88,7 @@ def usage(conf: Path = CONF) -> str:
 
 
 def options(conf: Path, group: str) -> list[Option]:
-    """Return the options of a group, described by their class's docstring or own first comment."""
+    """Return the options of a group; no framework is imported."""
     return [_option(conf / group, path) for path in files(conf / group)]
 
 
@@ -106,68 +104,34 @@ def path_name(folder: Path, path: Path) -> str:
 
 def _option(folder: Path, path: Path) -> Option:
     text = path.read_text(encoding="utf-8")
-    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
-    comment = next((c for c in comments if not c.startswith("@package")), "")
-    name = path_name(folder, path)
+    comments = re.findall(r"^# (?!@package)(.*)", text, re.MULTILINE)
     target = re.search(r"^\s*_target_:\s*(\S+)", text, re.MULTILINE)
-    if target is None:
-        return Option(name, comment)
-    if "${backend}" not in target[1]:
-        return Option(name, _docstring(target[1]) or comment, _backends_of(target[1]))
-    described = {b: _docstring(target[1].replace("${backend}", b)) for b in BACKENDS}
-    backends = tuple(backend for backend, line in described.items() if line is not None)
-    return Option(name, next((d for d in described.values() if d), comment), backends)
-
-
-def _docstring(target: str) -> str | None:
-    """Return the first docstring line of the class `target`, "" if it has none, None if not there.
-
-    A class imported by a package's __init__ is followed to where it is defined.
-    """
-    module, _, name = target.rpartition(".")
-    path = _source(module)
-    if path is None:
-        return None
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return (ast.get_docstring(node) or "").split("\n")[0]
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _docstring(f"{node.module}.{alias.name}")
-    return None
-
-
-def _source(module: str) -> Path | None:
-    """Return the file of a module, of seqrun or of a package that can be found, without import."""
-    top, _, below = module.partition(".")
-    root = SOURCE
-    if top != "seqrun":
-        found = find_spec(top)
-        if found is None or found.origin is None:
-            return None
-        origin = Path(found.origin)
-        if not below:
-            return origin
-        root = origin.parent.parent
-    path = root.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return path if path.is_file() else None
+    return Option(
+        path_name(folder, path),
+        comments[0] if comments else "",
+        _backends_of(target[1]) if target else BACKENDS,
+    )
 
 
 def _backends_of(target: str) -> tuple[str, ...]:
-    """Return the backends that a class works with: one alone where its file imports its engine."""
-    path = _source(target.rpartition(".")[0])
-    if path is None:
-        return BACKENDS
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            imported |= {part for alias in node.names for part in alias.name.split(".")}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported |= set(node.module.split("."))
-    found = tuple(backend for backend in BACKENDS if backend in imported)
+    """Return the backends that have a class: one alone if only that one's module is imported."""
+    module, _, name = target.rpartition(".")
+    if "${backend}" in module:
+        texts = {backend: _source(module.replace("${backend}", backend)) for backend in BACKENDS}
+        return tuple(b for b, text in texts.items() if re.search(rf"\b{name}\b", text))
+    text = _source(module)
+    patterns = {b: rf"^\s*(import|from)\s.*\b{b}\b" for b in BACKENDS}
+    found = tuple(b for b, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE))
     return found or BACKENDS
+
+
+def _source(module: str) -> str:
+    """Return the source of a module, which is not imported; "" if there is none."""
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:  # of a parent
+        return ""
+    return Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
 
 
 def table(conf: Path = CONF) -> str:
