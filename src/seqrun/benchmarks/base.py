@@ -49,7 +49,7 @@ class BaseBenchmark:
     Tasks are 1-based in every argument; `Dataset.t` is 0-based. After `prepare`, `num_classes`
     (outputs of the network), `input_shape` (H, W, C), `transform` and `class_mask` ((T, C) bool,
     the classes of each task; None = every class in every task) describe the stream. Those that a
-    benchmark does not set are taken from its data.
+    benchmark does not set are taken from its data: before, it has no such attribute.
 
     Args:
         num_tasks: length of the stream, >= 1.
@@ -93,8 +93,8 @@ class BaseBenchmark:
     transform: Transform = field(init=False, default=Transform())
     class_mask: np.ndarray | None = field(init=False, default=None, repr=False)
     source: ImageSource | None = field(init=False, default=None, repr=False)
-    _num_classes: int | None = field(init=False, default=None, repr=False)
-    _input_shape: tuple[int, int, int] | None = field(init=False, default=None, repr=False)
+    num_classes: int = field(init=False, repr=False)
+    input_shape: tuple[int, int, int] = field(init=False, repr=False)
 
     name: ClassVar[str] = "base"
     numerics: ClassVar[Numerics] = 1
@@ -132,39 +132,9 @@ class BaseBenchmark:
         if self.knows("input_shape"):
             self._check_shape(self.input_shape)
 
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the network.
-
-        Raises:
-            RuntimeError: it is taken from the data, which `prepare` has not loaded yet.
-        """
-        return _stated("num_classes", self._num_classes)
-
-    @num_classes.setter
-    def num_classes(self, number: int) -> None:
-        self._num_classes = number
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images.
-
-        Raises:
-            RuntimeError: it is taken from the data, which `prepare` has not loaded yet.
-        """
-        return _stated("input_shape", self._input_shape)
-
-    @input_shape.setter
-    def input_shape(self, shape: tuple[int, int, int]) -> None:
-        self._input_shape = shape
-
     def knows(self, name: str) -> bool:
         """Return whether "num_classes" or "input_shape" is known, which may be before `prepare`."""
-        try:
-            getattr(self, name)
-        except RuntimeError:
-            return False
-        return True
+        return hasattr(self, name)
 
     @property
     def image_source(self) -> ImageSource:
@@ -377,13 +347,6 @@ class BaseBenchmark:
                 f"benchmark: class_mask has shape {self.class_mask.shape}, must have "
                 f"{(self.num_tasks, self.num_classes)}"
             )
-
-
-def _stated(name: str, value: Any) -> Any:
-    """Return `value`; raise RuntimeError if it is None."""
-    if value is None:
-        raise RuntimeError(f"benchmark.{name} is not known before prepare(streams)")
-    return value
 
 
 def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -20,26 +21,18 @@ from seqrun.checks import ConfigError
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 _BLOCK = 1 << 20
-_MAX_LABEL_BYTES = 1 << 30
-
-
-class Header(NamedTuple):
-    """Type and shape of an array, from its header."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
 
 
 class Contents(NamedTuple):
     """The content of a file, without its images.
 
     Attributes:
-        headers: of the arrays.
+        input_shape: (H, W, C) of the images.
         labels: "train" and "test" -> (N,) int32.
         checksum: hash of the names, sizes and checksums that the file lists.
     """
 
-    headers: dict[str, Header]
+    input_shape: tuple[int, int, int]
     labels: dict[str, np.ndarray]
     checksum: str
 
@@ -78,12 +71,11 @@ def npz_source(path: Path) -> ImageSource:
         contents = _contents(path, stamp(path), where)
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error}") from error
-    height, width, channels = (*contents.headers["x_train"].shape[1:], 1)[:3]
 
     def write(folder: Path) -> None:
         with zip_opened(path, where) as archive:
             for split, labels in contents.labels.items():
-                shape = (len(labels), height, width, channels)
+                shape = (len(labels), *contents.input_shape)
                 blocks = _blocks(archive, f"x_{split}", where)
                 decoded.write_images(folder / f"x_{split}.npy", shape, blocks, where)
                 decoded.write_labels(folder / f"y_{split}.npy", labels)
@@ -95,7 +87,7 @@ def npz_source(path: Path) -> ImageSource:
         load(data_dir)
 
     return ImageSource(
-        input_shape=(height, width, channels),
+        input_shape=contents.input_shape,
         train_counts=tuple(np.bincount(contents.labels["train"]).tolist()),
         mean=None,
         std=None,
@@ -117,36 +109,40 @@ def _contents(path: Path, when: tuple[int, int, int], where: str) -> Contents:
             raise ConfigError(
                 f"{where}: must hold {', '.join(NAMES)}; lacks {missing[0]}, has {has}"
             )
-        headers = {name: _checked_header(archive, name, where) for name in NAMES}
-        _check_shapes(headers, where)
-        labels = {
-            split: _labels(archive, f"y_{split}", headers[f"y_{split}"], where)
-            for split in ("train", "test")
-        }
-        _check_labels(labels, where)
+        shapes = {name: _checked_shape(archive, name, where) for name in NAMES}
+        _check_shapes(shapes, where)
+        train = _labels(archive, "y_train", None, where)
+        test = _labels(archive, "y_test", int(train.max()) + 1, where)
         used = (infos[f"{name}.npy"] for name in NAMES)
         lines = [f"{info.filename}\0{info.file_size}\0{info.CRC}" for info in used]
-    return Contents(headers, labels, hash_of(lines))
+    height, width, channels = (*shapes["x_train"][1:], 1)[:3]
+    return Contents((height, width, channels), {"train": train, "test": test}, hash_of(lines))
+
+
+@contextmanager
+def _array(archive: zipfile.ZipFile, name: str, where: str) -> Iterator[IO[bytes]]:
+    """Open an array of the archive; raise ConfigError with its name if it cannot be read."""
+    try:
+        with archive.open(f"{name}.npy") as stream:
+            yield stream
+    except Exception as error:  # damaged archives raise many kinds of errors
+        raise ConfigError(f"{where}: {name} cannot be read: {error}") from error
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"format {version}")
+    """Return shape, whether in Fortran order, and type of an array."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    return readers[np.lib.format.read_magic(stream)](stream)
 
 
-def _checked_header(archive: zipfile.ZipFile, name: str, where: str) -> Header:
-    """Return an array's header; check its type, shape and size."""
-    info = archive.getinfo(f"{name}.npy")
-    try:
-        with archive.open(info) as stream:
-            shape, fortran, dtype = _read_header(stream)
-            start = stream.tell()
-    except Exception as error:  # damaged archives raise many kinds of errors
-        raise ConfigError(f"{where}: {name} cannot be read: {error}") from error
+def _checked_shape(archive: zipfile.ZipFile, name: str, where: str) -> tuple[int, ...]:
+    """Return an array's shape; check its type, shape and size."""
+    with _array(archive, name, where) as stream:
+        shape, fortran, dtype = _read_header(stream)
+        start = stream.tell()
     told = f"{where}: {name} is {dtype} of shape {shape}"
     if name[0] == "x" and dtype != np.uint8:
         raise ConfigError(f"{told}, must be uint8")
@@ -158,65 +154,55 @@ def _checked_header(archive: zipfile.ZipFile, name: str, where: str) -> Header:
         raise ConfigError(f"{told}, must be (N,)")
     if not all(shape):
         raise ConfigError(f"{told}, must not be empty")
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if info.file_size != start + size:
-        raise ConfigError(f"{told}, which is {size} bytes, but has {info.file_size - start}")
+    size, stored = math.prod(shape) * dtype.itemsize, archive.getinfo(f"{name}.npy").file_size
+    if stored != start + size:
+        raise ConfigError(f"{told}, which is {size} bytes, but has {stored - start}")
     if fortran and len(shape) > 1:
         raise ConfigError(f"{told} in Fortran order, must be saved as np.ascontiguousarray({name})")
-    return Header(dtype, shape)
+    return shape
 
 
-def _check_shapes(headers: dict[str, Header], where: str) -> None:
+def _check_shapes(shapes: dict[str, tuple[int, ...]], where: str) -> None:
     for split in ("train", "test"):
-        images, labels = (headers[f"{kind}_{split}"].shape[0] for kind in "xy")
+        images, labels = shapes[f"x_{split}"][0], shapes[f"y_{split}"][0]
         if images != labels:
             raise ConfigError(f"{where}: x_{split} has {images} images, y_{split} {labels} labels")
-    train, test = headers["x_train"].shape[1:], headers["x_test"].shape[1:]
+    train, test = shapes["x_train"][1:], shapes["x_test"][1:]
     if train != test:
         raise ConfigError(
             f"{where}: images differ in size: {train} in x_train, {test} in x_test, must be equal"
         )
 
 
-def _labels(archive: zipfile.ZipFile, name: str, header: Header, where: str) -> np.ndarray:
-    if header.shape[0] * header.dtype.itemsize > _MAX_LABEL_BYTES:
-        raise ConfigError(f"{where}: {name} has {header.shape[0]} labels, which are too many")
-    try:
-        with archive.open(f"{name}.npy") as stream:
-            labels = np.lib.format.read_array(stream, allow_pickle=False)
-    except Exception as error:  # damaged archives raise many kinds of errors
-        raise ConfigError(f"{where}: {name} cannot be read: {error}") from error
-    wrong = labels[(labels < 0) | (labels >= len(labels))]
-    if len(wrong) and name == "y_train":  # more classes than samples: some class would be empty
-        raise ConfigError(f"{where}: {name} has the label {wrong[0]}, must be 0, 1, 2, ...")
-    return labels
+def _labels(archive: zipfile.ZipFile, name: str, classes: int | None, where: str) -> np.ndarray:
+    """Return labels as int32; raise ConfigError unless each class from 0 has samples.
 
-
-def _check_labels(labels: dict[str, np.ndarray], where: str) -> None:
-    """Raise ConfigError unless every class from 0 to the largest has samples in both splits."""
-    classes = int(labels["train"].max()) + 1
-    for split, values in labels.items():
-        wrong = values[(values < 0) | (values >= classes)]
-        if len(wrong):
-            raise ConfigError(
-                f"{where}: y_{split} has the label {wrong[0]}, must be in 0..{classes - 1}, those "
-                "of y_train"
-            )
-        counts = np.bincount(values.astype(np.int64), minlength=classes)
-        if not counts.all():
-            raise ConfigError(
-                f"{where}: y_{split} has no sample of class {counts.argmin()}, must have each of "
-                f"0..{classes - 1}"
-            )
-        labels[split] = values.astype(np.int32)
+    Args:
+        archive: the file.
+        name: of the array.
+        classes: their number; None = as many as there are.
+        where: prefix of messages.
+    """
+    with _array(archive, name, where) as stream:
+        labels = np.lib.format.read_array(stream, allow_pickle=False)
+    if classes is None:
+        limit, allowed = len(labels), "must be 0, 1, 2, ..."  # with more, some would be empty
+    else:
+        limit, allowed = classes, f"must be in 0..{classes - 1}, those of y_train"
+    wrong = labels[(labels < 0) | (labels >= limit)]
+    if len(wrong):
+        raise ConfigError(f"{where}: {name} has the label {wrong[0]}, {allowed}")
+    counts = np.bincount(labels.astype(np.int64), minlength=classes or 0)
+    if not counts.all():
+        raise ConfigError(
+            f"{where}: {name} has no sample of class {counts.argmin()}, must have each of "
+            f"0..{len(counts) - 1}"
+        )
+    return labels.astype(np.int32)
 
 
 def _blocks(archive: zipfile.ZipFile, name: str, where: str) -> Iterator[bytes]:
     """Yield an array's bytes, at most the declared size; the archive's CRC is verified."""
-    try:
-        with archive.open(f"{name}.npy") as stream:
-            _read_header(stream)
-            while block := stream.read(_BLOCK):
-                yield block
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"{where}: {name} cannot be read: {error}") from error
+    with _array(archive, name, where) as stream:
+        _read_header(stream)
+        yield from iter(partial(stream.read, _BLOCK), b"")

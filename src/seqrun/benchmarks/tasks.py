@@ -79,11 +79,9 @@ def pad(images: np.ndarray, side: int) -> np.ndarray:
     Returns:
         (N, S, S, C) uint8.
     """
-    count, height, width, channels = images.shape
-    padded = np.zeros((count, side, side, channels), images.dtype)
+    height, width = images.shape[1:3]
     top, left = (side - height) // 2, (side - width) // 2
-    padded[:, top : top + height, left : left + width] = images
-    return padded
+    return np.pad(images, ((0, 0), (top, side - height - top), (left, side - width - left), (0, 0)))
 
 
 def size_of(tasks: Mapping[int, Dataset], task: int) -> int:
