@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from benchmarks.generators import image_tree, md5, write_zip
+from benchmarks.generators import image_tree, write_zip
 
-from seqrun.benchmarks import SplitImageFolder, archive
-from seqrun.benchmarks.archive import md5_of, zip_files
+from seqrun.benchmarks import SplitImageFolder
+from seqrun.benchmarks.archive import zip_files
 from seqrun.benchmarks.download import download
 from seqrun.checks import ConfigError
 
@@ -97,18 +97,6 @@ def test_damage_inside_is_named(tmp_path):
     path.write_bytes(content.replace(image, image[:-30] + bytes(10) + image[-20:]))
     with pytest.raises(ConfigError, match="train/cat/0001.png cannot be read .*CRC"):
         SplitImageFolder(path=path, num_tasks=2).check_data()
-
-
-def test_md5_is_computed_once(tmp_path, monkeypatch):
-    """Until the file is written anew."""
-    path = tmp_path / "a"
-    path.write_bytes(b"one")
-    assert md5_of(path) == md5(b"one")
-    with monkeypatch.context() as patched:
-        patched.setattr(archive.hashlib, "file_digest", None)
-        assert md5_of(path) == md5(b"one")
-    path.write_bytes(b"three")
-    assert md5_of(path) == md5(b"three")
 
 
 # ---- downloads

@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,12 +54,7 @@ def stamp(path: Path) -> tuple[int, int, int]:
 
 
 def md5_of(path: Path) -> str:
-    """Return the md5 of a file, computed once unless the file is rewritten."""
-    return _md5(path, stamp(path))
-
-
-@lru_cache(maxsize=16)
-def _md5(path: Path, when: tuple[int, int, int]) -> str:
+    """Return the md5 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
@@ -103,12 +98,8 @@ def folder_files(root: Path, parts: Iterable[str], where: str) -> Files:
         raise ConfigError(f"{where}: cannot be listed: {error}") from error
     names = tuple(sorted(stats))
     lines = (f"{name}\0{stats[name].st_size}\0{stats[name].st_mtime_ns}" for name in names)
-
-    @contextmanager
-    def opened() -> Iterator[Read]:
-        yield lambda name: (root / name).read_bytes()
-
-    return Files(names, frozenset(folders), hash_of(lines), opened)
+    opened = nullcontext(lambda name: (root / name).read_bytes())
+    return Files(names, frozenset(folders), hash_of(lines), lambda: opened)
 
 
 def zip_files(path: Path, where: str) -> Files:
@@ -128,15 +119,12 @@ def zip_files(path: Path, where: str) -> Files:
         raise ConfigError(f"{where}: cannot be read: {error}") from error
 
 
-@contextmanager
-def zip_opened(path: Path, where: str) -> Iterator[zipfile.ZipFile]:
+def zip_opened(path: Path, where: str) -> zipfile.ZipFile:
     """Open a zip archive; raise ConfigError if it is not one."""
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ConfigError(f"{where}: not a zip archive, or truncated ({error})") from error
-    with archive:
-        yield archive
 
 
 @lru_cache(maxsize=8)

@@ -52,16 +52,13 @@ def cifar_source(
     def load(data_dir: str | Path | None) -> RawImages:
         return _load_cifar(files, data_root(data_dir))
 
-    def check(data_dir: str | Path | None) -> None:
-        load(data_dir)
-
     return ImageSource(
         input_shape=(32, 32, 3),
         train_counts=tuple(counts),
         mean=tuple(mean),
         std=tuple(std),
         checksum=files.md5,
-        check=check,
+        check=load,
         load=load,
     )
 

@@ -92,16 +92,13 @@ def _image_source(files: Files, root: Path, image_size: int | None, where: str) 
     def load(data_dir: str | Path | None) -> RawImages:
         return decoded.decoded(root, key, write, where)
 
-    def check(data_dir: str | Path | None) -> None:
-        load(data_dir)
-
     return ImageSource(
         input_shape=(size.height, size.width, 3),
         train_counts=tuple(np.bincount(train.labels).tolist()),
         mean=None,
         std=None,
         checksum=files.fingerprint,
-        check=check,
+        check=load,
         load=load,
     )
 

@@ -83,16 +83,13 @@ def npz_source(path: Path) -> ImageSource:
     def load(data_dir: str | Path | None) -> RawImages:
         return decoded.decoded(path.parent, decoded.key_of(contents.checksum), write, where)
 
-    def check(data_dir: str | Path | None) -> None:
-        load(data_dir)
-
     return ImageSource(
         input_shape=contents.input_shape,
         train_counts=tuple(np.bincount(contents.labels["train"]).tolist()),
         mean=None,
         std=None,
         checksum=contents.checksum,
-        check=check,
+        check=load,
         load=load,
     )
 

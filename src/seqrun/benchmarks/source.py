@@ -30,8 +30,8 @@ class ImageSource:
         mean, std: of the training pixels in [0, 1], per channel; None = not known, measured if
             needed.
         checksum: identifies the data; `load` refuses any other.
-        check: data_dir -> None; raises ConfigError if the data are damaged, or missing and cannot
-            be downloaded; leaves nothing behind.
+        check: data_dir -> anything; raises ConfigError if the data are damaged, or missing and
+            cannot be downloaded, and then leaves nothing behind.
         load: data_dir -> RawImages; raises ConfigError as `check` does.
         checksum_in: data_dir -> checksum, for a source whose `load` also reads data that it cannot
             verify; None = always `checksum`.
@@ -42,7 +42,7 @@ class ImageSource:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     checksum: str
-    check: Callable[[str | Path | None], None]
+    check: Callable[[str | Path | None], object]
     load: Callable[[str | Path | None], RawImages]
     checksum_in: Callable[[str | Path | None], str] | None = None
 

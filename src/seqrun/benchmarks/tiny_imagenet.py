@@ -47,9 +47,6 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
     def load(data_dir: str | Path | None) -> RawImages:
         return _load_tiny_imagenet(files, data_root(data_dir))
 
-    def check(data_dir: str | Path | None) -> None:
-        load(data_dir)
-
     def checksum_in(data_dir: str | Path | None) -> str:
         unpacked = _unpacked(files, data_root(data_dir))
         return files.md5 if unpacked is None else f"{files.md5} {unpacked.fingerprint}"
@@ -60,7 +57,7 @@ def tiny_imagenet_source(files: TinyImageNetFiles) -> ImageSource:
         mean=(0.4802, 0.4481, 0.3975),
         std=(0.2770, 0.2691, 0.2821),
         checksum=files.md5,
-        check=check,
+        check=load,
         load=load,
         checksum_in=checksum_in,
     )

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -129,9 +130,10 @@ def _source(module: str) -> str:
     """Return the source of a module, which is not imported; "" if there is none."""
     try:
         found = find_spec(module)
-    except ModuleNotFoundError:  # of a parent
+    except (ImportError, ValueError):  # a parent that does not exist, or no name
         return ""
-    return Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
+    loader = found.loader if found else None
+    return (loader.get_source(module) or "") if isinstance(loader, InspectLoader) else ""
 
 
 def table(conf: Path = CONF) -> str:
@@ -166,8 +168,6 @@ def main(argv: Sequence[str] = ()) -> None:
         for option in found:
             backends = f" [{', '.join(option.backends)}]" if option.backends else ""
             sys.stdout.write(f"  {option.name:{width}}  {option.description}{backends}\n")
-        if not found:
-            sys.stdout.write("  (none yet)\n")
 
 
 if __name__ == "__main__":
