@@ -106,6 +106,9 @@ def _complete(url: str, part: Path) -> None:
         )
         try:
             get(url, file, None)
+        except requests.exceptions.ChunkedEncodingError as error:
+            told = f"the connection ended after {file.tell()} bytes; run again to go on"
+            raise OSError(told) from error
         except requests.HTTPError as error:
             if getattr(error.response, "status_code", None) != 416:
                 raise
