@@ -29,7 +29,7 @@ def test_a_multirun_ends_in_a_summary_and_continues(cli):
     assert [line.split()[:2] for line in lines[-4:-1]] == [
         [f"seed={seed}", "completed"] for seed in (0, 1, 2)
     ]
-    assert lines[-1] == "3 of 3 jobs completed · sweep_runs/grid/summary.md"
+    assert lines[-1] == "3 of 3 jobs completed; sweep_runs/grid/summary.md"
     assert {p.name for p in GRID.iterdir()} >= {"summary.csv", "summary.md", "figures"}
     for record in records().values():
         assert (GRID / record["config_hash"] / "results.json").exists()

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.utils import env_override
+
 from seqrun.callbacks import Interrupted, InterruptionCallback
-from seqrun.runs.processes import Killed, output_in, run_in_processes, variables
+from seqrun.runs.processes import Killed, output_in, run_in_processes
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 LOGS = "logs"
@@ -47,7 +49,7 @@ def _run(job: SweepJob) -> Outcome | None:
     """Run a job in this process; None = a signal ended it."""
     from seqrun.sweeps.jobs import run_job
 
-    with variables(job.environment), output_in(_log(job)):
+    with env_override(job.environment), output_in(_log(job)):
         interruption = InterruptionCallback()
         try:
             with interruption.listening():

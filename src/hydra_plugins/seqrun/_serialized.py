@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.utils import env_override
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.checks import ConfigError
 from seqrun.config.experiment import Experiment
 from seqrun.files import write_atomically
-from seqrun.runs.processes import variables
 from seqrun.sweeps.summary import SweepJob
 
 FILE = Path(".hydra", "job.yaml")
@@ -106,7 +106,7 @@ class SerializedJob:
             signal.signal(number, signal.SIG_DFL)
         interruption = InterruptionCallback()
         try:
-            with variables(job.environment), interruption.listening():
+            with env_override(job.environment), interruption.listening():
                 run_job(job, interruption)
         except Interrupted as error:
             # After SIGTERM SLURM itself queues a job again, unless a user ended it.

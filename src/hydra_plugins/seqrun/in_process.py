@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import env_override
 
 from hydra_plugins.seqrun._jobs import BaseLauncher
-from seqrun.runs.processes import variables
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 NODE = {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"}
@@ -28,7 +28,7 @@ class InProcessLauncher(BaseLauncher):
         with interruption.listening():
             try:
                 for job in jobs:
-                    with variables(job.environment):
+                    with env_override(job.environment):
                         outcomes.append(run_job(job, interruption))
                     progress(job, outcomes[-1], len(outcomes), len(jobs))
             except KeyboardInterrupt:

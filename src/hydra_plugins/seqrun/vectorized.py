@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hydra.core.utils import env_override
+
 from hydra_plugins.seqrun._jobs import BaseLauncher
-from seqrun.runs.processes import variables
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 
@@ -41,11 +42,11 @@ class VectorizedLauncher(BaseLauncher):
                 for members in groups:
                     self._advise(members[0])
                     sys.stderr.write(f"{len(members)} jobs in one program\n")
-                    with variables(members[0].environment):
+                    with env_override(members[0].environment):
                         run_jobs_together(members, interruption, ended)
                 for job, reason in alone:
                     sys.stderr.write(f"{job.name}: runs alone: {reason}\n")
-                    with variables(job.environment):
+                    with env_override(job.environment):
                         ended(job, run_job(job, interruption))
             except KeyboardInterrupt:
                 stopped(len(outcomes), len(jobs))

@@ -14,13 +14,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+
+from hydra.core.utils import env_override
 
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.runs.exit import exit_process
@@ -66,7 +68,7 @@ def run_in_processes(
     updates = context.SimpleQueue() if updated else None
     pool = WorkerPool(items, work, ended, retries, again, context, updates)
     threads = [threading.Thread(target=pool.work, daemon=True) for _ in range(processes)]
-    with variables(ONE_THREAD), InterruptionCallback().listening():
+    with env_override(ONE_THREAD), InterruptionCallback().listening():
         try:
             for thread in threads:
                 thread.start()
@@ -148,8 +150,7 @@ class WorkerPool:
         with self.lock:
             self._is_stopped = True
             for number in self._workers:
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGTERM)
+                _terminate(number)
 
     def _new_worker(self) -> ProcessPoolExecutor:
         worker = ProcessPoolExecutor(
@@ -159,8 +160,14 @@ class WorkerPool:
         with self.lock:
             self._workers.add(number)
             if self._is_stopped:
-                os.kill(number, signal.SIGTERM)
+                _terminate(number)
         return worker
+
+
+def _terminate(number: int) -> None:
+    """Let a process save a checkpoint and end; on Windows, which has no signals, it only ends."""
+    with suppress(OSError):  # it has ended: ProcessLookupError, or what Windows says
+        os.kill(number, signal.SIGTERM)
 
 
 def _begin(updates: Any) -> None:
@@ -197,18 +204,3 @@ def output_in(path: Path) -> Iterator[None]:
             os.dup2(old, number)
             os.close(old)
         os.close(descriptor)
-
-
-@contextmanager
-def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables in this block, and for processes that start in it."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

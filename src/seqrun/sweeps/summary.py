@@ -31,7 +31,7 @@ class SweepJob:
     overrides: tuple[str, ...]
     experiment: Experiment
     directory: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -112,7 +112,7 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
             lines.append(f"failed: {name}: {outcome.error} (in {outcome.directory})")
     count = f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs completed"
     told = f"{count}, {len(failed)} failed: the same command tries again" if failed else count
-    lines.append(f"{told} · {_shown(directory / 'summary.md') if places else 'no summary'}")
+    lines.append(f"{told}; {_shown(directory / 'summary.md') if places else 'no summary'}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failed else 0
 
