@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from experiments import ALGORITHMS, CONF, build, every_backend
 
@@ -144,9 +146,8 @@ def test_limit_of_a_container(version: int, tmp_path: Path, monkeypatch: pytest.
         (folder / used).write_text("3000\n")
         (folder / "memory.stat").write_text(f"anon 2000\n{cache} 700\n")
     own.write_text("3:cpu:/x\n4:memory:/jobs/job_1\n" if version == 1 else "0::/jobs/job_1\n")
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\nSwapFree: 5 kB\n")
-    monkeypatch.setattr(footprint, "MEMINFO", meminfo)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50 * 1024))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=5 * 1024))
     monkeypatch.setattr(footprint, "OWN_CGROUP", own)
     monkeypatch.setattr(footprint, "CGROUPS", tmp_path / "fs")
     assert available_bytes() == 2700

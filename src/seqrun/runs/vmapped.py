@@ -89,6 +89,6 @@ def runs_at_once(algorithm: BaseAlgorithm) -> int:
     algorithm.persistent = algorithm.initial_persistent_state()
     needed = sum(need.num_bytes for need in needs_of(algorithm))
     engine.stop()
-    there = [b for b in (total_bytes(), engine.device_bytes) if b is not None]
-    fitting = int(SHARE * min(there) / needed) if there else MOST_RUNS
+    total = total_bytes()
+    fitting = int(SHARE * min(total, engine.device_bytes or total) / needed)
     return max(1, min(MOST_RUNS, fitting))

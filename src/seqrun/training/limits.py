@@ -10,18 +10,18 @@ Activations, the frameworks themselves and what is there already are not counted
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from seqrun.backbones.base import multiply_adds
 from seqrun.checks import ConfigError
 from seqrun.training.algorithm import BaseAlgorithm
 
-MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 INDEX_BYTES = 4
@@ -209,11 +209,11 @@ def refuse_what_cannot_fit(parts: Iterable[Need], available: int | None = None) 
 
     Args:
         parts: what is needed.
-        available: bytes; None = what there is now, and no check where that cannot be told.
+        available: bytes; None = what there is now.
     """
     parts = list(parts)
     available = available_bytes() if available is None else available
-    if available is None or fits(parts, available):
+    if fits(parts, available):
         return
     ordered = sorted(parts, key=lambda part: -part.num_bytes)
     needed = sum(part.num_bytes for part in ordered)
@@ -228,53 +228,32 @@ def refuse_what_cannot_fit(parts: Iterable[Need], available: int | None = None) 
 def fits(parts: Iterable[Need], available: int | None = None) -> bool:
     """Return whether the parts fit together into what is available, as `refuse_what_cannot_fit`."""
     available = available_bytes() if available is None else available
-    return available is None or sum(part.num_bytes for part in parts) <= available
+    return sum(part.num_bytes for part in parts) <= available
 
 
-def available_bytes() -> int | None:
+def available_bytes() -> int:
     """Return the memory that this process can still use: the machine's, or its cgroups' limit."""
-    found = [_machine_bytes(), *_cgroup_bytes()]
-    return min((b for b in found if b is not None), default=None)
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    return min([free, *(left for folder, names in _cgroups() for left in _left_in(folder, *names))])
 
 
-def total_bytes() -> int | None:
+def total_bytes() -> int:
     """Return the memory that this process could use at most: the machine's, or a cgroup's limit."""
-    found = [_cgroup_limit(folder, names[0]) for folder, names in _cgroups()]
-    with suppress(OSError, ValueError, KeyError):
-        found.append(_meminfo()["MemTotal"])
-    return min((b for b in found if b is not None), default=None)
-
-
-def _meminfo() -> dict[str, int]:
-    lines = (line.split(":") for line in MEMINFO.read_text().splitlines())
-    return {name: int(rest.split()[0]) * 1024 for name, rest in lines}
-
-
-def _machine_bytes() -> int | None:
-    with suppress(OSError, ValueError, KeyError):
-        values = _meminfo()
-        return values["MemAvailable"] + values["SwapFree"]
-    with suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _cgroup_bytes() -> list[int]:
-    """Return what is left in each cgroup with a limit that this process is in."""
-    return [left for folder, names in _cgroups() for left in _left_in(folder, *names)]
-
-
-def _cgroup_limit(folder: Path, name: str) -> int | None:
-    with suppress(OSError, ValueError):  # "max" is no number, and no limit
-        return int((folder / name).read_text())
-    return None
+    found = [psutil.virtual_memory().total]
+    for folder, (limit, *_) in _cgroups():
+        with suppress(OSError, ValueError):  # "max" is no number, and no limit
+            found.append(_number(folder / limit))
+    return min(found)
 
 
 def _cgroups() -> list[tuple[Path, tuple[str, str, str]]]:
-    """Return the folder of each cgroup that this process is in, and the names of its files."""
+    """Return the folder of each cgroup that this process is in, and the names of its files.
+
+    A cgroup limits what a container or a batch job may use; Linux alone has them.
+    """
     found: list[tuple[Path, tuple[str, str, str]]] = []
     with suppress(OSError):
-        for line in OWN_CGROUP.read_text().splitlines():
+        for line in OWN_CGROUP.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             names = ("memory.max", "memory.current", "inactive_file")
             top = CGROUPS
@@ -292,10 +271,14 @@ def _cgroups() -> list[tuple[Path, tuple[str, str, str]]]:
 
 def _left_in(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]:
     with suppress(OSError, ValueError):  # "max" is no number, and no limit
-        room = int((folder / limit).read_text()) - int((folder / used).read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return [max(0, room + int(stat.get(reclaimable, 0)))]
+        room = _number(folder / limit) - _number(folder / used)
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+        return [max(0, room + int(dict(map(str.split, lines)).get(reclaimable, 0)))]
     return []
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text(encoding="utf-8"))
 
 
 def array_bytes(value: Any) -> int:
