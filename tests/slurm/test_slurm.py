@@ -175,5 +175,6 @@ def test_a_partition_that_is_not_there(finish):
 def test_without_slurm(finish, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     printed = finish("-m", *SMALL, "seed=0,1", *ON_SLURM, status=2)
-    assert printed == "error: hydra/launcher=slurm: needs SLURM, but there is no sbatch here\n"
+    told = "needs SLURM, which runs on Linux; there is no sbatch here"
+    assert printed == f"error: hydra/launcher=slurm: {told}\n"
     assert not Path("cluster").exists()

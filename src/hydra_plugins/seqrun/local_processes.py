@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.checks import whole
 from seqrun.sweeps.summary import Outcome, SweepJob
+from seqrun.system import num_cores
 
 
 class LocalProcessesLauncher(BaseLauncher):
@@ -27,7 +27,7 @@ class LocalProcessesLauncher(BaseLauncher):
         if n_jobs is not None:
             whole("hydra.launcher.n_jobs", n_jobs, 1)
         whole("hydra.launcher.retries", retries, 0)
-        self.n_jobs = n_jobs or len(os.sched_getaffinity(0))
+        self.n_jobs = n_jobs or num_cores()
         self.retries = retries
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:

@@ -70,7 +70,9 @@ class SlurmLauncher(BaseLauncher):
         poll_seconds: int,
     ) -> None:
         if shutil.which("sbatch") is None:
-            raise ConfigError("hydra/launcher=slurm: needs SLURM, but there is no sbatch here")
+            raise ConfigError(
+                "hydra/launcher=slurm: needs SLURM, which runs on Linux; there is no sbatch here"
+            )
         self.folder = Path(folder).absolute()
         for name, value, low in (
             ("timeout_min", timeout_min, 1),
@@ -150,7 +152,7 @@ class SlurmLauncher(BaseLauncher):
 
     def _submitted(self) -> dict[str, str]:
         path = self.folder / SUBMITTED
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _queued(self, jobs: Sequence[SweepJob]) -> dict[Path, str]:
         """Return directory -> id of the jobs that are in the queue already."""
@@ -192,7 +194,9 @@ def _queue() -> dict[str, str] | None:
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
     command += [f"--user={os.getuid()}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=60, check=True
+        )
     except subprocess.SubprocessError:
         return None
     return dict(line.split("|", 1) for line in done.stdout.split())

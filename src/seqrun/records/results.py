@@ -433,7 +433,7 @@ def _git_commit(package: Path) -> tuple[str | None, bool | None]:
             ["git", "-C", str(package), *arguments],
             env=quiet,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=10,
             check=True,
             stdin=subprocess.DEVNULL,

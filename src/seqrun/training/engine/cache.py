@@ -50,6 +50,6 @@ def _processor() -> str:
     about = platform.machine() + platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         about += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return hashlib.sha256(about.encode()).hexdigest()[:12]

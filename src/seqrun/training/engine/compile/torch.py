@@ -99,7 +99,11 @@ def _shielded() -> Iterator[None]:
     """Let signals wait, of this thread and of those and the processes that it starts.
 
     Ctrl-C goes to g++ as well, and what it leaves half written would be taken for a program.
+    Windows cannot do this.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
