@@ -117,48 +117,50 @@ def test_slurm_says_that_it_is_not_here(system: str, monkeypatch: pytest.MonkeyP
         SlurmLauncher(**dict.fromkeys(names))
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("how", ["torch", "jax", "seeds", "multirun"])
-@pytest.mark.parametrize("name", other_systems.MODULES)
-def test_an_experiment(name: str, how: str, tmp_path: Path):
-    """It ends with the numbers that it has on Linux; files are opened as UTF-8, not as the default.
-
-    So do seeds and jobs in processes of their own, on a terminal that knows ASCII alone.
-    """
-    (tmp_path / "hide").mkdir()
-    shutil.copy(other_systems.__file__, tmp_path / "hide" / "sitecustomize.py")
-    hidden = {"HIDDEN": name, "PYTHONPATH": str(tmp_path / "hide")}
-    matrices = []
-    for place, environment in (("here", {}), ("there", hidden)):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "run.py"), *COMMANDS[how], *SMALL],
-            cwd=tmp_path,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            env={**os.environ, **ASCII, **environment, "PLACE": place},
-        )
-        assert done.returncode == 0, done.stderr
-        logs = [path.read_text(encoding="utf-8") for path in (tmp_path / place).rglob("*.log")]
-        assert bool(logs) == (how in ("seeds", "multirun"))
-        told = "".join([done.stderr, *logs])
-        wrong = [line for line in told.splitlines() if "EncodingWarning" in line]
-        assert not [line for line in wrong if line.startswith((f"{ROOT}/src", f"{ROOT}/run.py"))]
-        records = sorted((tmp_path / place).rglob("results.json"))
-        assert len(records) == (2 if how == "multirun" else 1)
-        runs = [run for r in records for run in json.loads(r.read_text(encoding="utf-8"))["runs"]]
-        matrices.append([run["accuracy_matrix"] for run in runs])
-    assert matrices[0] == matrices[1]
-
-
 SMALL = (
     "algo=er", "benchmark.num_tasks=2", "benchmark.samples_per_task=40", "backbone.width=16",
-    "hydra.run.dir=${oc.env:PLACE}", "hydra.sweep.dir=${oc.env:PLACE}",
 )  # fmt: skip
 COMMANDS = {
-    "torch": ("backend=torch",),
-    "jax": ("backend=jax",),
-    "seeds": ("backend=torch", "seed=[0,1]", "seeds_strategy=processes"),
+    "one run": ("backend=torch",),
+    "seeds": ("backend=jax", "seed=[0,1]", "seeds_strategy=processes"),
     "multirun": ("-m", "hydra/launcher=local_processes", "seed=0,1"),
 }
 ASCII = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii", "PYTHONWARNDEFAULTENCODING": "1"}
+"""A terminal that knows nothing else; files that are opened in the default encoding are told."""
+
+
+def matrices(how: str, place: Path, **environment: str) -> list[list]:
+    """Return the accuracy matrices of a command that ends well and opens its files as UTF-8."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *COMMANDS[how], *SMALL]
+        + [f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        env={**os.environ, **ASCII, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    logs = [path.read_text(encoding="utf-8") for path in place.rglob("*.log")]
+    assert len(logs) == (0 if how == "one run" else 2)
+    told = [line for text in (done.stderr, *logs) for line in text.splitlines()]
+    warned = [line for line in told if "EncodingWarning" in line]
+    assert warned and not [line for line in warned if line.startswith(str(ROOT))]
+    records = [json.loads(p.read_bytes()) for p in sorted(place.rglob("results.json"))]
+    assert len(records) == (2 if how == "multirun" else 1)
+    return [run["accuracy_matrix"] for record in records for run in record["runs"]]
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def on_linux(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[str, list[list]]:
+    """Return a command and its numbers where nothing is hidden."""
+    return request.param, matrices(request.param, tmp_path_factory.mktemp("here") / "run")
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", other_systems.MODULES)
+def test_an_experiment(name: str, on_linux: tuple[str, list[list]], tmp_path: Path):
+    """It ends with the numbers that it has on Linux, in one process and in several."""
+    how, expected = on_linux
+    shutil.copy(other_systems.__file__, tmp_path / "sitecustomize.py")
+    found = matrices(how, tmp_path / "run", HIDDEN=name, PYTHONPATH=str(tmp_path))
+    assert found == expected
