@@ -1,7 +1,7 @@
 # Every verb sets up .venv first if it must; CI calls the same verbs.
 PYTHON ?= python3.11
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 ARGS ?=
@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help run test ci test-all golden lint format list readme tables reproduce bench peers
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(STAMP) ## run an experiment: make run ARGS="algo=ewc backend=jax"
 	@$(BIN)/python run.py $(ARGS)

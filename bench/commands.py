@@ -45,7 +45,7 @@ def command(
         env=environment,
         check=True,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     return done.stdout
 
@@ -59,10 +59,13 @@ def resident(pid: int) -> int:
     """Return the bytes of memory of a process and its descendants, shared pages divided."""
     total = 0
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         total = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("Pss:"))
         # Of every thread: a child belongs to the one that started it.
-        listed = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        listed = [
+            path.read_text(encoding="utf-8")
+            for path in Path(f"/proc/{pid}/task").glob("*/children")
+        ]
     except (OSError, StopIteration):  # it has ended
         return total
     return total + sum(resident(int(child)) for child in " ".join(listed).split())
@@ -90,5 +93,5 @@ def measured(*overrides: str, environment: Mapping[str, str] | None = None) -> M
         watcher.join()
         if code:
             raise subprocess.CalledProcessError(code, arguments)
-        record = json.loads(Path(folder, "run", "results.json").read_text())
+        record = json.loads(Path(folder, "run", "results.json").read_text(encoding="utf-8"))
     return Measured(seconds, peak / 2**20, record)

@@ -23,4 +23,4 @@ class FirstChunk(BaseCallback):
         """Write it once."""
         if not self.is_done:
             self.is_done = True
-            Path(os.environ[FILE]).write_text(repr(time.time()))
+            Path(os.environ[FILE]).write_text(repr(time.time()), encoding="utf-8")

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +24,8 @@ from seqrun.benchmarks import RotatedMNIST, SplitImageFolder, SplitNPZ
 from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.benchmarks.source import ImageSource, RawImages
 from seqrun.plan import RandomStreams
+from seqrun.records.results import peak_rss_bytes
+from seqrun.system import num_cores
 
 CLASSES, TASKS = 200, 20
 DECODED = {32: 10_000, 64: 10_000, 256: 1_000}
@@ -66,9 +66,9 @@ def write_jpegs(path: Path, side: int, number: int) -> None:
 
 def memory() -> dict[str, float]:
     """Return MiB: the process's peak, and what of it now is its own (not pages of mapped files)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = (peak_rss_bytes() or float("nan")) / 2**20
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     own = next((int(line.split()[1]) / 1024 for line in lines if "RssAnon" in line), float("nan"))
     return {"peak": peak, "own": own}
 
@@ -159,7 +159,7 @@ def report(images: int) -> list[str]:
             f"Rotated MNIST, {TASKS} tasks: prepare {found['prepare']:.1f} s, rotate all "
             f"{found['read']:.1f} s, memory of its own {found['own']:.0f} MiB"
         )
-    return [*lines, f"{len(os.sched_getaffinity(0))} cores"]
+    return [*lines, f"{num_cores()} cores"]
 
 
 def main() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from importlib.metadata import version
 from pathlib import Path
 
 from commands import ROOT
+
+from seqrun.system import num_cores
 
 RESULTS = ROOT / "bench" / "RESULTS.md"
 BACKENDS = ("torch", "jax")
@@ -31,16 +32,15 @@ def machine() -> str:
     """Describe the machine and the packages in a line."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
-    cores = len(os.sched_getaffinity(0))
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "jax", "numpy"))
-    return f"{cpu}, {cores} cores, Python {platform.python_version()}, {packages}"
+    return f"{cpu}, {num_cores()} cores, Python {platform.python_version()}, {packages}"
 
 
 def read_sections() -> dict[str, str]:
     """Return the parts of bench/RESULTS.md as they stand: name -> text."""
-    text = RESULTS.read_text() if RESULTS.exists() else ""
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
     sections = [section.split("\n", 1) for section in text.split("\n## ")[1:]]
     return {name.strip(): body.strip() for name, body in sections}
 
@@ -55,4 +55,4 @@ def section(rows: list[Row], how: str) -> str:
 def write_sections(sections: dict[str, str], introduction: str) -> None:
     """Write bench/RESULTS.md: an introduction and the parts."""
     parts = [f"## {name}\n\n{body}" for name, body in sections.items()]
-    RESULTS.write_text("\n\n".join(["# Speed", introduction, *parts]) + "\n")
+    RESULTS.write_text("\n\n".join(["# Speed", introduction, *parts]) + "\n", encoding="utf-8")

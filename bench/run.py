@@ -105,13 +105,13 @@ def _first_steps(folder: Path, overrides: list[str]) -> float:
     arguments += ["+callbacks.first._target_=first_chunk.FirstChunk"]
     started = time.time()
     process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    while not file.exists() or not file.read_text():
+    while not file.exists() or not file.read_text(encoding="utf-8"):
         if process.poll():
             raise subprocess.CalledProcessError(process.returncode, arguments)
         time.sleep(0.02)
     process.terminate()  # it saves and ends
     process.wait()
-    seconds = float(file.read_text()) - started
+    seconds = float(file.read_text(encoding="utf-8")) - started
     file.unlink()
     return seconds
 
@@ -132,7 +132,9 @@ def sweep_rows(asked: argparse.Namespace) -> list[Row]:
             command("run.py", *jobs, f"seed={seeds}", f"hydra.sweep.dir={folder}")
             files = sorted(Path(folder).glob("*/results.json"), key=lambda f: f.stat().st_mtime)
             ends = [file.stat().st_mtime for file in files]
-            timings = [json.loads(file.read_text())["runs"][0]["timing"] for file in files]
+            timings = [
+                json.loads(file.read_text(encoding="utf-8"))["runs"][0]["timing"] for file in files
+            ]
         parts = [[t[f"{p}_seconds"] for p in ("setup", "train", "eval")] for t in timings[1:]]
         work = list(map(sum, parts))
         over = [b - a - w for a, b, w in zip(ends, ends[1:], work, strict=False)]

@@ -66,7 +66,7 @@ def best_setting(overrides: list[str], grid: dict[str, list]) -> dict[str, objec
 
 def load(path: Path) -> dict:
     """Return a JSON file's content, or {}."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def table(columns: list[str], measured: dict) -> str:
@@ -91,7 +91,7 @@ def cell(measured: dict | str) -> str:
 
 def main() -> None:
     """Search if asked to, measure, and write the page."""
-    plan = yaml.safe_load((ROOT / "bench" / "tables.yaml").read_text())
+    plan = yaml.safe_load((ROOT / "bench" / "tables.yaml").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--search", action="store_true", help="search hyper-parameters first")
     parser.add_argument("--algorithms", default=",".join(plan["search"]))
@@ -121,7 +121,7 @@ def main() -> None:
         write_atomically(MEASURED, json.dumps(measured, indent=1) + "\n")
     measured = {name: measured[name] for name in plan["search"] if name in measured}
     path = ROOT / "docs" / "algorithms" / "README.md"
-    page = path.read_text()
+    page = path.read_text(encoding="utf-8")
     start, end = "<!-- table -->\n", "<!-- end of table -->"
     before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)

@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def component(group: str, name: str, backend: str) -> tuple[type, dict[str, Any]]:
     """Return the class that a file of conf/ names, and its keys as they are shipped."""
-    keys = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    keys = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
     target = keys.pop("_target_").replace("${backend}", backend)
     module, _, kind = target.rpartition(".")
     return getattr(import_module(module), kind), keys

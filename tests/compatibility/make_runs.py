@@ -83,7 +83,7 @@ def run_seeds_as_processes_do(config: dict, directory: Path, stop: Stop | None) 
         seeds=config["seed"],
     )
     recorded = runner.OmegaConf.to_yaml(runner.OmegaConf.create(runner.without_secrets(config)))
-    (directory / "config.yaml").write_text(recorded)
+    (directory / "config.yaml").write_text(recorded, encoding="utf-8")
     for seed in config["seed"]:
         job = SeedJob(config=config, seed=seed, directory=results.seed_directory(seed))
         sending = SendingCallback(to=results.update)
@@ -129,15 +129,19 @@ def main(conf: Path, folder: Path) -> None:
                     shutil.copytree(end, to)
                     shutil.copy(seed / "metrics.jsonl", to)
             told = {"overrides": given, "config_hash": job.hash}
-            (place / "command.json").write_text(json.dumps(told, indent=1) + "\n")
+            (place / "command.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     for path in (*folder.rglob("*.lock"), *folder.rglob(".seqrun*")):
         path.unlink()
     packages = ("torch", "jax", "jaxlib", "flax", "optax", "numpy")
     made_by = {name: metadata.version(name) for name in packages}
-    flags = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if x[:5] == "flags")
+    flags = next(
+        x
+        for x in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if x[:5] == "flags"
+    )
     about = {"commit": "70036af", "versions": made_by, "python": platform.python_version()}
     about["processor"] = {"machine": platform.machine(), "flags": flags.split(":")[1].split()}
-    (folder / "made_by.json").write_text(json.dumps(about, indent=1) + "\n")
+    (folder / "made_by.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def run_py(elsewhere) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(
             [sys.executable, str(ROOT / "run.py"), *argv],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
@@ -65,7 +65,8 @@ def mypkg(tmp_path, monkeypatch) -> Path:
         "class Terminates(BaseCallback):\n"
         "    def on_before_epoch(self, run):\n"
         "        import os, signal\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(folder))
     return folder

@@ -69,5 +69,7 @@ def record(
     for group, values in (keys or {}).items():
         experiment[group] = {**experiment.get(group, {}), **values}
     if config:
-        (directory / "config.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+        (directory / "config.yaml").write_text(
+            yaml.safe_dump(experiment, sort_keys=False), encoding="utf-8"
+        )
     return directory

@@ -26,7 +26,7 @@ def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
     for folder in (state, *state.parents[:3]):  # munge refuses a path that others cannot pass
         folder.chmod(folder.stat().st_mode | 0o011)
     up = ["bash", str(HERE / "slurm_up.sh"), str(state)]
-    done = subprocess.run(up, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(up, capture_output=True, encoding="utf-8", timeout=120)
     try:
         if done.returncode:
             pytest.fail(f"SLURM did not come up: {done.stdout}{done.stderr}")

@@ -52,7 +52,7 @@ def start(elsewhere) -> Callable[..., subprocess.Popen]:
             [sys.executable, str(RUN), *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
@@ -74,7 +74,8 @@ def mypkg(tmp_path, monkeypatch) -> Path:
         "        if run.algorithm.seed == 1 and run.task == 2 and DO.exists():\n"
         "            command = DO.read_text()\n"
         "            DO.unlink()\n"
-        "            exec(command)\n"
+        "            exec(command)\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
