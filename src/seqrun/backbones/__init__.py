@@ -1,4 +1,4 @@
-"""Backbones: options shared by both frameworks; the networks are in torch.py and jax.py.
+"""Backbones: the options of both backends; the networks are in torch.py and jax.py.
 
 Parameters have the same canonical names and layouts on both backends: dense kernels (in, out),
 convolution kernels HWIO, names such as "hidden_0/kernel".
@@ -28,10 +28,10 @@ def wrap(
     """Return a backbone with a torch.nn.Module or a flax module (linen or nnx) as encoder.
 
     Args:
-        module: maps a batch of images to features; a classifier is added behind it.
+        module: maps a batch of images to features; a classifier is added after it.
         features: size of its flattened output; None = determined from the module.
         layout: layout of its input: "NCHW" (usual on torch), "NHWC" (usual on flax) or "flat".
-        initialization: "own" = the module's weights; or one of BaseBackbone's.
+        initialization: "own" = the module's own weights; or one of BaseBackbone's.
         classifier: dotted name of the last layer of a torch module, which is removed.
 
     Raises:

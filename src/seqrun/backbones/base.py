@@ -1,4 +1,4 @@
-"""BaseBackbone, options shared by both backends, and initial weights drawn in NumPy."""
+"""BaseBackbone, the options of the MLP, and initial weights drawn in NumPy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 from seqrun.checks import Numerics, boolean, one_of, whole, within
 from seqrun.plan import RandomStreams
 
-MOST_LAYERS = 1000
-OF_ANY_NETWORK = ("torch_default", "kaiming_normal", "xavier_uniform")
+MAX_LAYERS = 1000
+GENERAL_INITIALIZATIONS = ("torch_default", "kaiming_normal", "xavier_uniform")
 ZERO_HEAD = "xavier_uniform_zero_head"
-INITIALIZATIONS = (*OF_ANY_NETWORK, ZERO_HEAD)
+INITIALIZATIONS = (*GENERAL_INITIALIZATIONS, ZERO_HEAD)
 
 
 @dataclass(kw_only=True, eq=False)
 class BaseBackbone:
-    """Describe a network; `build` makes the framework's own module for a stream.
+    """Describe a network; `build` returns it as a module of the framework.
 
     The module maps (B, H, W, C) float32 inputs to (B, num_classes) logits; its `encode` returns
     the classifier's input and its `classify` maps that to logits.
@@ -48,7 +48,7 @@ class BaseBackbone:
 
     @property
     def sized_by(self) -> str:
-        """The options that determine the network's size most, as "key=value"."""
+        """The options that affect the network's size most, as "key=value"."""
         return f"backbone={self.name}"
 
     @property
@@ -62,16 +62,16 @@ class BaseBackbone:
         return False
 
     def keeps(self, name: str) -> bool:
-        """Return whether a parameter or statistic keeps the value of the module as built."""
+        """Return whether a parameter or statistic keeps the value that it has after `build`."""
         return False
 
     def check_input(self, input_shape: tuple[int, int, int]) -> None:
         """Raise ConfigError if the network cannot process images of shape (H, W, C)."""
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the known numbers of output positions of convolutions, by the end of their name.
+        """Return the number of output positions of convolutions, by the end of their name.
 
-        The others are estimated (see `multiply_adds`).
+        It is estimated for those left out (see `multiply_adds`).
         """
         return {}
 
@@ -106,30 +106,29 @@ class MLPOptions(BaseBackbone):
         super().__post_init__()
         whole("width", self.width, 1)
         whole("n_hidden_layers", self.n_hidden_layers, 1)
-        within("n_hidden_layers", self.n_hidden_layers, 1, MOST_LAYERS)
+        within("n_hidden_layers", self.n_hidden_layers, 1, MAX_LAYERS)
         within("dropout", self.dropout, 0.0, 1.0, open_high=True)
         boolean("batch_norm", self.batch_norm)
 
     @property
     def sized_by(self) -> str:
-        """The width."""
         return f"backbone.width={self.width}"
 
     @property
     def is_noisy(self) -> bool:
-        """Dropout draws random numbers."""
         return self.dropout > 0
 
     @property
     def has_batch_statistics(self) -> bool:
-        """BatchNorm normalises by the batch."""
         return self.batch_norm
 
 
 def draw_initial_weights(
     shapes: Mapping[str, tuple[int, ...]], initialization: str, streams: RandomStreams
 ) -> dict[str, np.ndarray]:
-    """Draw every parameter from its own generator, so that neither order nor framework matters.
+    """Draw the initial value of every parameter, each from its own generator.
+
+    The values depend neither on the order of the parameters nor on the framework.
 
     Args:
         shapes: canonical name -> canonical shape.
@@ -176,13 +175,13 @@ def multiply_adds(
     input_shape: tuple[int, int, int],
     convolutions: Mapping[str, int] | None = None,
 ) -> int:
-    """Return one sample's forward multiply-adds from canonical parameter shapes.
+    """Estimate the multiply-adds of one sample's forward pass from canonical parameter shapes.
 
     Args:
         shapes: canonical name -> canonical shape.
         input_shape: (H, W, C) of the images.
-        convolutions: see BaseBackbone; for others a quarter of the input's positions is assumed,
-            since networks halve the image early.
+        convolutions: see BaseBackbone; a convolution that is not in it is assumed to have a
+            quarter of the input's positions, since networks halve the image early.
     """
     known = convolutions or {}
     estimate = max(1, input_shape[0] * input_shape[1] // 4)

@@ -60,7 +60,6 @@ class MLP(MLPOptions):
     backend: ClassVar[str] = "jax"
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module for (H, W, C) inputs."""
         return MLPModule(
             self.width, self.n_hidden_layers, self.dropout, self.batch_norm, num_classes
         )

@@ -57,7 +57,6 @@ class MLP(MLPOptions):
     backend: ClassVar[str] = "torch"
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module for (H, W, C) inputs."""
         return MLPModule(self, input_shape[0] * input_shape[1] * input_shape[2], num_classes)
 
 

@@ -10,10 +10,10 @@ from seqrun.checks import ConfigError, Numerics, at_least, boolean, within
 
 @dataclass(kw_only=True, eq=False)
 class BaseOptimizer:
-    """A pure rule: `init(params)` gives a state, `update` the next parameters and state.
+    """A pure update rule: `init` returns a state, `update` the next parameters and state.
 
     All scalars that enter arithmetic are passed to `update` as `hparams`, so that a new value never
-    recompiles on JAX.
+    causes a recompilation on JAX.
 
     Args:
         lr: learning rate, > 0.
@@ -30,7 +30,7 @@ class BaseOptimizer:
     backend: ClassVar[str]
     hparam_names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
     vectorizable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
-    """As in BaseAlgorithm."""
+    """See BaseAlgorithm."""
     numerics: ClassVar[Numerics] = 1
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class BaseOptimizer:
 
 
 class SGDState(NamedTuple):
-    """Attributes: momentum_buffer: parameter name -> accumulated gradient; {} without momentum."""
+    """Accumulated gradients by parameter name; {} without momentum."""
 
     momentum_buffer: dict[str, Any]
 
@@ -98,8 +98,8 @@ class AdamOptions(BaseOptimizer):
     """Adam (Kingma & Ba 2015, 1412.6980), with coupled weight decay as in torch.optim.Adam.
 
     Args:
-        beta1, beta2: decay of the moments, in [0, 1).
-        eps: added to the root of the second moment, > 0.
+        beta1, beta2: decay rates of the first and second moment, in [0, 1).
+        eps: added to the square root of the second moment, > 0.
     """
 
     lr: float = 0.001

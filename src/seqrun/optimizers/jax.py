@@ -1,4 +1,4 @@
-"""Optimizers for JAX: optax's update rules on explicit state, every scalar traced."""
+"""Optimizers for JAX: optax's update rules with explicit state and traced scalars."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _zeros(params: Arrays) -> Arrays:
     return jax.tree.map(jnp.zeros_like, params)
 
 
-def _decayed(gradients: Arrays, params: Arrays, weight_decay: Any) -> Arrays:
+def _with_weight_decay(gradients: Arrays, params: Arrays, weight_decay: Any) -> Arrays:
     return jax.tree.map(lambda g, p: g + weight_decay * p, gradients, params)
 
 
-def _moved(params: Arrays, direction: Arrays, lr: Any) -> Arrays:
+def _gradient_step(params: Arrays, direction: Arrays, lr: Any) -> Arrays:
     return jax.tree.map(lambda p, d: p - lr * d, params, direction)
 
 
@@ -34,21 +34,19 @@ class SGD(SGDOptions):
     backend: ClassVar[str] = "jax"
 
     def init(self, params: Arrays) -> SGDState:
-        """Return zero momentum."""
         return SGDState(_zeros(params) if self.momentum else {})
 
     def update(
         self, gradients: Arrays, opt_state: SGDState, params: Arrays, hparams: dict[str, Array]
     ) -> tuple[Arrays, SGDState]:
-        """Return the parameters and state after one step."""
         if self.weight_decay:
-            gradients = _decayed(gradients, params, hparams["weight_decay"])
+            gradients = _with_weight_decay(gradients, params, hparams["weight_decay"])
         if self.momentum:
             rule = optax.trace(decay=hparams["momentum"], nesterov=self.nesterov)
             trace = optax.TraceState(opt_state.momentum_buffer)
             gradients, trace = rule.update(gradients, trace)
             opt_state = SGDState(trace.trace)
-        return _moved(params, gradients, hparams["lr"]), opt_state
+        return _gradient_step(params, gradients, hparams["lr"]), opt_state
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,19 +56,17 @@ class Adam(AdamOptions):
     backend: ClassVar[str] = "jax"
 
     def init(self, params: Arrays) -> AdamState:
-        """Return zero moments."""
         return AdamState(_zeros(params), _zeros(params), jnp.zeros((), jnp.float32))
 
     def update(
         self, gradients: Arrays, opt_state: AdamState, params: Arrays, hparams: dict[str, Array]
     ) -> tuple[Arrays, AdamState]:
-        """Return the parameters and state after one step."""
         if self.weight_decay:
-            gradients = _decayed(gradients, params, hparams["weight_decay"])
+            gradients = _with_weight_decay(gradients, params, hparams["weight_decay"])
         rule = optax.scale_by_adam(b1=hparams["beta1"], b2=hparams["beta2"], eps=hparams["eps"])
         moments = optax.ScaleByAdamState(
             opt_state.count.astype(jnp.int32), opt_state.exp_avg, opt_state.exp_avg_sq
         )
         direction, moments = rule.update(gradients, moments)
         state = AdamState(moments.mu, moments.nu, moments.count.astype(jnp.float32))
-        return _moved(params, direction, hparams["lr"]), state
+        return _gradient_step(params, direction, hparams["lr"]), state

@@ -1,4 +1,4 @@
-"""Optimizers for PyTorch: torch's own update rules on explicit state."""
+"""Optimizers for PyTorch: torch's own update rules with explicit state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class SGD(SGDOptions):
     backend: ClassVar[str] = "torch"
 
     def init(self, params: Tensors) -> SGDState:
-        """Return zero momentum."""
         return SGDState(_zeros(params) if self.momentum else {})
 
     @torch.no_grad()
@@ -57,7 +56,6 @@ class Adam(AdamOptions):
     backend: ClassVar[str] = "torch"
 
     def init(self, params: Tensors) -> AdamState:
-        """Return zero moments."""
         count = torch.zeros((), device=next(iter(params.values())).device)
         return AdamState(_zeros(params), _zeros(params), count)
 
@@ -66,7 +64,7 @@ class Adam(AdamOptions):
         self, gradients: Tensors, opt_state: AdamState, params: Tensors, hparams: dict[str, float]
     ) -> tuple[Tensors, AdamState]:
         """Change `params` and `opt_state` in place and return them."""
-        counts = [opt_state.count.clone() for _ in params]  # torch counts per parameter
+        counts = [opt_state.count.clone() for _ in params]  # torch wants one per parameter
         adam(
             list(params.values()),
             [gradients[name] for name in params],
@@ -76,7 +74,7 @@ class Adam(AdamOptions):
             counts,
             foreach=True,
             amsgrad=False,
-            # Otherwise the host reads each count, and lr must not be a tensor.
+            # Otherwise each count is copied to the host, and lr may not be a tensor.
             capturable=torch.compiler.is_compiling() or opt_state.count.is_cuda,
             beta1=hparams["beta1"],
             beta2=hparams["beta2"],

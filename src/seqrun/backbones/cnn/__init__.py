@@ -1,4 +1,4 @@
-"""Convolutional networks: a small general one, and that of the La-MAML paper."""
+"""Convolutional networks: a small general one, and the one of the La-MAML paper."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from seqrun.checks import ConfigError, boolean, whole, within
 
 @dataclass(kw_only=True, eq=False)
 class CNNOptions(BaseBackbone):
-    """Blocks of (convolution, [BatchNorm], ReLU, [max pool]), dense layers, the classifier.
+    """Blocks of (convolution, [BatchNorm], ReLU, [max pool]), then dense layers and a classifier.
 
     A convolution is padded by kernel_size // 2, so that stride 1 preserves the image size. The last
     block's output is flattened in the order (H, W, C). Without BatchNorm a convolution has a bias.
 
     Args:
-        channels: of each convolution, >= 1; one entry per block, at least one.
+        channels: output channels of each block, >= 1; at least one block.
         kernel_size: side of every kernel, odd.
-        stride: of every convolution, >= 1.
+        stride: stride of every convolution, >= 1.
         pool: side (and stride) of the max pool that ends a block, >= 1; 1 = none.
         hidden: units of each dense layer (with a ReLU) before the classifier, >= 1; may be empty.
         dropout: probability of dropping an activation of a dense layer, in [0, 1).
@@ -44,11 +44,12 @@ class CNNOptions(BaseBackbone):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, few in (("channels", 1), ("hidden", 0)):
+        for key, min_length in (("channels", 1), ("hidden", 0)):
             sizes = getattr(self, key)
-            if isinstance(sizes, str) or not isinstance(sizes, Sequence) or len(sizes) < few:
+            is_list = isinstance(sizes, Sequence) and not isinstance(sizes, str)
+            if not is_list or len(sizes) < min_length:
                 raise ConfigError(
-                    f"{key}={sizes!r}: must be a list of at least {few} integers >= 1"
+                    f"{key}={sizes!r}: must be a list of at least {min_length} integers >= 1"
                 )
             for i, size in enumerate(sizes):
                 whole(f"{key}[{i}]", size, 1)
@@ -62,24 +63,21 @@ class CNNOptions(BaseBackbone):
 
     @property
     def sized_by(self) -> str:
-        """The channels and dense layers."""
         return f"backbone.channels={list(self.channels)}, backbone.hidden={list(self.hidden)}"
 
     @property
     def is_noisy(self) -> bool:
-        """Dropout draws random numbers."""
         return self.dropout > 0
 
     @property
     def has_batch_statistics(self) -> bool:
-        """BatchNorm normalises by the batch."""
         return self.batch_norm
 
     def map_sizes(self, input_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
-        """Return (H, W) of the images and of each block's output; 0 if nothing is left."""
+        """Return (H, W) of the images and of each block's output, 0 where nothing is left."""
         sizes = [input_shape[:2]]
         for _ in self.channels:
-            height, width = (_strided(n, self.stride) // self.pool for n in sizes[-1])
+            height, width = (_output_size(n, self.stride) // self.pool for n in sizes[-1])
             sizes.append((height, width))
         return sizes
 
@@ -94,10 +92,9 @@ class CNNOptions(BaseBackbone):
             )
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the number of output positions of each convolution."""
         sizes = self.map_sizes(input_shape)[:-1]
         return {
-            f"conv_{i}": _strided(height, self.stride) * _strided(width, self.stride)
+            f"conv_{i}": _output_size(height, self.stride) * _output_size(width, self.stride)
             for i, (height, width) in enumerate(sizes)
         }
 
@@ -108,8 +105,8 @@ class LaMAMLCNNOptions(CNNOptions):
 
     Gupta et al. 2020 (2007.13904), as in the authors' code (montrealrobotics/La-MAML,
     model/meta/modelfactory.py, "pc_cnn"): 3 x 3 kernels, stride 2, padding 1, neither pooling nor
-    BatchNorm, Kaiming-normal weights and zero biases. For CIFAR-100 3 convolutions and dense layers
-    of 320, which are the defaults; for TinyImageNet 4 and 640.
+    BatchNorm, Kaiming-normal weights and zero biases. The defaults are for CIFAR-100: 3
+    convolutions and dense layers of 320 units; for TinyImageNet the authors take 4 and 640.
 
     Differs from the authors' code: the last map is flattened in the order (H, W, C), not
     (C, H, W), which makes no difference for randomly drawn weights.
@@ -124,6 +121,6 @@ class LaMAMLCNNOptions(CNNOptions):
     name: ClassVar[str] = "cnn_lamaml"
 
 
-def _strided(size: int, stride: int) -> int:
-    """Return the output size of a convolution that is padded by half its odd kernel."""
+def _output_size(size: int, stride: int) -> int:
+    """Return the output size of a convolution with an odd kernel, padded by half of it."""
     return -(-size // stride)

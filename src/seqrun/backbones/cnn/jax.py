@@ -73,7 +73,6 @@ class CNN(CNNOptions):
     backend: ClassVar[str] = "jax"
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module for (H, W, C) inputs."""
         self.check_input(input_shape)
         return CNNModule(
             tuple(self.channels),

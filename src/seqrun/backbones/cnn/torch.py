@@ -79,7 +79,6 @@ class CNN(CNNOptions):
     backend: ClassVar[str] = "torch"
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module for (H, W, C) inputs."""
         self.check_input(input_shape)
         return CNNModule(self, input_shape, num_classes)
 

@@ -1,4 +1,4 @@
-"""ResNet-18 for small images, as the continual-learning literature uses it."""
+"""ResNet-18 for small images, as used in the continual-learning literature."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)
 class ResNet18Options(BaseBackbone):
     """ResNet-18 with a 3 x 3 stem of stride 1 and no pooling before the blocks.
 
-    Stem (convolution, BatchNorm, ReLU), 8 basic blocks of nf, nf, 2 nf, 2 nf, 4 nf, 4 nf, 8 nf and
-    8 nf channels, mean over positions, classifier. A block is convolution, BatchNorm, ReLU,
-    convolution, BatchNorm, plus its input (through a 1 x 1 convolution and BatchNorm where the
-    shape changes), ReLU. Convolutions are 3 x 3 and have no bias. BatchNorm: momentum 0.1, eps
-    1e-5, unbiased running variance.
+    The network is a stem (convolution, BatchNorm, ReLU), 8 basic blocks of nf, nf, 2 nf, 2 nf,
+    4 nf, 4 nf, 8 nf and 8 nf channels, the mean over positions, and the classifier. A block is
+    convolution, BatchNorm, ReLU, convolution, BatchNorm, plus its input (through a 1 x 1
+    convolution and BatchNorm where the shape changes), ReLU. Convolutions are 3 x 3 and have no
+    bias. BatchNorm: momentum 0.1, eps 1e-5, unbiased running variance.
 
     He et al. 2016 (1512.03385), in the form of GEM's authors' code (Lopez-Paz & Ranzato 2017,
     facebookresearch/GradientEpisodicMemory, model/common.py; nf = 20) and of Mammoth's
     (backbone/ResNet18.py; nf = 64).
 
-    Differs from them: the mean is over all positions, while GEM's is over windows of 4 x 4. That is
-    the same for 32 x 32 images, and allows every other size.
+    Differs from them: the mean is over all positions, while GEM's is over windows of 4 x 4. For
+    32 x 32 images this is the same; images of any other size work too.
 
     Args:
         nf: channels of the first stage, >= 1.
@@ -50,21 +50,17 @@ class ResNet18Options(BaseBackbone):
 
     @property
     def sized_by(self) -> str:
-        """The number of filters."""
         return f"backbone.nf={self.nf}"
 
     @property
     def is_noisy(self) -> bool:
-        """Dropout draws random numbers."""
         return self.dropout > 0
 
     @property
     def has_batch_statistics(self) -> bool:
-        """BatchNorm normalises by the batch."""
         return True
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the number of output positions of each convolution."""
         height, width, _ = input_shape
         positions = {"stem": height * width}
         for i, stride in enumerate(STRIDES):

@@ -26,14 +26,14 @@ class Block(nn.Module):
         self.norm_0 = BatchNorm()
         self.conv_1 = _conv(self.channels, 3, 1)
         self.norm_1 = BatchNorm()
-        if self.changes:
+        if self.changes_shape:
             self.shortcut = _conv(self.channels, 1, self.stride)
             self.shortcut_norm = BatchNorm()
         self.drop = nn.Dropout(self.dropout)
 
     @property
-    def changes(self) -> bool:
-        """Whether the block changes the shape."""
+    def changes_shape(self) -> bool:
+        """Whether the shortcut needs a convolution."""
         return self.stride != 1 or self.channels_in != self.channels
 
     def __call__(self, x: Array, train: bool) -> Array:
@@ -41,7 +41,7 @@ class Block(nn.Module):
         out = nn.relu(self.norm_0(self.conv_0(x), train))
         out = self.drop(out, deterministic=not train)
         out = self.norm_1(self.conv_1(out), train)
-        x = self.shortcut_norm(self.shortcut(x), train) if self.changes else x
+        x = self.shortcut_norm(self.shortcut(x), train) if self.changes_shape else x
         return self.drop(nn.relu(out + x), deterministic=not train)
 
 
@@ -57,9 +57,9 @@ class ResNet18Module(nn.Module):
         self.stem = _conv(self.nf, 3, 1)
         self.stem_norm = BatchNorm()
         channels = self.nf
-        for i, (wide, stride) in enumerate(zip(block_channels(self.nf), STRIDES, strict=True)):
-            setattr(self, f"block_{i}", Block(channels, wide, stride, self.dropout))
-            channels = wide
+        for i, (width, stride) in enumerate(zip(block_channels(self.nf), STRIDES, strict=True)):
+            setattr(self, f"block_{i}", Block(channels, width, stride, self.dropout))
+            channels = width
         self.classifier = nn.Dense(self.num_classes)
 
     def encode(self, x: Array, train: bool = False) -> Array:
@@ -85,7 +85,6 @@ class ResNet18(ResNet18Options):
     backend: ClassVar[str] = "jax"
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module for (H, W, C) inputs."""
         return ResNet18Module(self.nf, self.dropout, num_classes)
 
 

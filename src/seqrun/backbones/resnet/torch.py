@@ -23,15 +23,15 @@ class Block(nn.Module):
         self.norm_0 = nn.BatchNorm2d(channels)
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm_1 = nn.BatchNorm2d(channels)
-        self.changes = stride != 1 or channels_in != channels
-        if self.changes:
+        self.changes_shape = stride != 1 or channels_in != channels
+        if self.changes_shape:
             self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
             self.shortcut_norm = nn.BatchNorm2d(channels)
-        # Without AVX-512, torch's channels-last convolution of so few channels with a stride writes
-        # beyond its memory: the pixels that it reads are taken out before.
+        # Without AVX-512, torch's strided channels-last convolution of so few channels writes
+        # beyond its memory. The input is subsampled before it instead.
         avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        self.thinned = stride if channels_in < FEW_CHANNELS and not avx512 else 1
-        if self.changes and self.thinned > 1:
+        self.subsampling = stride if channels_in < FEW_CHANNELS and not avx512 else 1
+        if self.changes_shape and self.subsampling > 1:
             self.shortcut.stride = (1, 1)
         self.dropout = dropout
 
@@ -39,9 +39,9 @@ class Block(nn.Module):
         """Map (B, C, H, W) to (B, channels, H / stride, W / stride)."""
         out = self._dropped(self.norm_0(self.conv_0(x)).relu())
         out = self.norm_1(self.conv_1(out))
-        if self.thinned > 1:
-            x = x[:, :, :: self.thinned, :: self.thinned]
-        x = self.shortcut_norm(self.shortcut(x)) if self.changes else x
+        if self.subsampling > 1:
+            x = x[:, :, :: self.subsampling, :: self.subsampling]
+        x = self.shortcut_norm(self.shortcut(x)) if self.changes_shape else x
         return self._dropped((out + x).relu())
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class ResNet18Module(nn.Module):
         self.stem_norm = nn.BatchNorm2d(options.nf)
         channels = options.nf
         self._blocks = []
-        for i, (wide, stride) in enumerate(zip(block_channels(options.nf), STRIDES, strict=True)):
-            block = Block(channels, wide, stride, options.dropout)
+        for i, (width, stride) in enumerate(zip(block_channels(options.nf), STRIDES, strict=True)):
+            block = Block(channels, width, stride, options.dropout)
             self.add_module(f"block_{i}", block)
             self._blocks.append(block)
-            channels = wide
+            channels = width
         self.classifier = nn.Linear(channels, num_classes)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -87,7 +87,6 @@ class ResNet18(ResNet18Options):
     backend: ClassVar[str] = "torch"
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module for (H, W, C) inputs."""
         return ResNet18Module(self, input_shape[2], num_classes)
 
 

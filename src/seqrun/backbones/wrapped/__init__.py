@@ -1,18 +1,18 @@
-"""Wrapped: a user's module as encoder, with a classifier behind it."""
+"""Wrapped: a user's module as encoder, followed by a classifier."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seqrun.backbones.base import OF_ANY_NETWORK, BaseBackbone
+from seqrun.backbones.base import GENERAL_INITIALIZATIONS, BaseBackbone
 from seqrun.checks import one_of, whole
 
 LAYOUTS = ("NHWC", "NCHW", "flat")
 BODY = "body"
-"""Name of the module in canonical names; the layer behind it is "classifier"."""
+"""Name of the module in canonical names; the layer after it is "classifier"."""
 DRAWN = ("kernel", "bias", "scale")
-"""Leaves for which initializations have a rule."""
+"""Last part of the canonical names of parameters that an initialization can draw."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,8 +25,8 @@ class WrappedOptions(BaseBackbone):
         features: size of the module's flattened output, >= 1; None = determined from the module.
         layout: layout of the module's input: "NHWC" and "NCHW" are images, "flat" is (B, H W C).
         initialization: "own": the module's own weights, whatever the seed; or one of
-            BaseBackbone's, for dense, convolution and normalisation layers, while other layers keep
-            their own parameters.
+            BaseBackbone's, which applies to dense, convolution and normalisation layers; other
+            layers keep their own parameters.
 
     Raises:
         ConfigError: a value out of range.
@@ -37,7 +37,7 @@ class WrappedOptions(BaseBackbone):
     initialization: str = "own"
 
     name: ClassVar[str] = "wrapped"
-    initializations: ClassVar[tuple[str, ...]] = ("own", *OF_ANY_NETWORK)
+    initializations: ClassVar[tuple[str, ...]] = ("own", *GENERAL_INITIALIZATIONS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +51,6 @@ class WrappedOptions(BaseBackbone):
         return True
 
     def keeps(self, name: str) -> bool:
-        """Keep all own weights and statistics, or only those without a rule of initialization."""
+        """Return True for all of the module with "own", else for what is never drawn."""
         *path, leaf = name.split("/")
         return BODY in path and (self.initialization == "own" or leaf not in DRAWN)

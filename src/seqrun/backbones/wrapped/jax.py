@@ -17,7 +17,7 @@ from seqrun.backbones.wrapped import WrappedOptions
 from seqrun.checks import ConfigError
 
 MODES = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
-"""Argument that tells a linen module its mode -> its value in training."""
+"""Argument that sets the mode of a linen module -> its value in training."""
 
 
 class NnxBody(nn.Module):
@@ -37,18 +37,18 @@ class NnxBody(nn.Module):
         for _, variable in nnx.to_flat_state(rest):
             if not isinstance(variable, nnx.RngState):
                 raise ConfigError(
-                    f"module: holds a {type(variable).__name__}, must hold nothing but Param, "
-                    "BatchStat and random streams"
+                    f"module: holds a {type(variable).__name__}, may only hold Param, BatchStat "
+                    "and random streams"
                 )
-        # The children become linen parameters, so that names are the same as for a linen module.
+        # Nested dictionaries become linen parameters with the names that a linen module would have.
         values = {n: self.param(n, lambda _, v=v: v) for n, v in _nested(params).items()}
         cells = {
             n: self.variable("batch_stats", n, lambda v=v: v) for n, v in _nested(stats).items()
         }
         module = nnx.merge(
             graph,
-            _filled(params, values),
-            _filled(stats, {n: cell.value for n, cell in cells.items()}),
+            _with_values(params, values),
+            _with_values(stats, {n: cell.value for n, cell in cells.items()}),
             rest,
             copy=True,
         )
@@ -77,8 +77,8 @@ def _nested(state: Any) -> dict[str, Any]:
     return unflatten_dict(flat)
 
 
-def _filled(state: Any, values: dict[str, Any]) -> Any:
-    """Return an nnx state with the values of nested dictionaries."""
+def _with_values(state: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of an nnx state that holds the values of nested dictionaries."""
     flat = flatten_dict(values)
     return nnx.from_flat_state(
         [(path, v.replace(flat[tuple(map(str, path))])) for path, v in nnx.to_flat_state(state)]
@@ -86,7 +86,7 @@ def _filled(state: Any, values: dict[str, Any]) -> Any:
 
 
 class WrappedModule(nn.Module):
-    """An encoder, and the classifier behind it."""
+    """An encoder followed by a classifier."""
 
     body: nn.Module
     layout: str
@@ -134,8 +134,8 @@ class Wrapped(WrappedOptions):
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module | nnx.Module:
         """Return a new module for (H, W, C) images in the stated `layout`.
 
-        With initialization = "own" an nnx module keeps the weights with which it is created; those
-        of a linen module are drawn by its own initializers from the stream "init".
+        With initialization = "own", an nnx module keeps the weights with which it is created; a
+        linen module draws its weights with its own initializers, from the stream "init".
         """
         raise NotImplementedError
 
@@ -159,7 +159,7 @@ class Wrapped(WrappedOptions):
         others = sorted(set(shapes) - {"params", "batch_stats"})
         if others:
             raise ConfigError(
-                f"module: keeps {', '.join(others)}, must keep nothing but params and batch_stats"
+                f"module: keeps {', '.join(others)}, may only keep params and batch_stats"
             )
         features = shapes["params"]["classifier"]["kernel"].shape[0]
         if self.features not in (None, features):
@@ -172,12 +172,11 @@ class Wrapped(WrappedOptions):
 
 @dataclass(kw_only=True, eq=False)
 class _Instance(Wrapped):
-    """An existing module."""
+    """A backbone around an existing module, which is never changed."""
 
     module: Any = field(repr=False)
 
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module | nnx.Module:
-        """Return the module, which is never changed."""
         return self.module
 
 
@@ -197,7 +196,7 @@ def wrap_module(
     if classifier is not None:
         raise ConfigError(
             f"classifier={classifier!r}: must be null for a flax module, whose layers cannot be "
-            "taken off"
+            "removed"
         )
     return _Instance(
         module=module,

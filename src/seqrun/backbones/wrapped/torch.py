@@ -15,7 +15,7 @@ from seqrun.formulas.parameters.torch import canonical_names
 
 
 class WrappedModule(nn.Module):
-    """An encoder, and the classifier behind it."""
+    """An encoder followed by a classifier."""
 
     def __init__(self, body: nn.Module, layout: str, features: int, num_classes: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Wrapped(WrappedOptions):
 
     Args:
         classifier: dotted name of the module's last layer, which is removed so that the module
-            returns that layer's input; None = the module's output are features.
+            returns that layer's input; None = the module already returns features.
 
     See WrappedOptions for the others. Buffers that training changes, other than BatchNorm's mean
     and variance, are not part of a checkpoint.
@@ -57,7 +57,7 @@ class Wrapped(WrappedOptions):
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module:
         """Return a new module for (H, W, C) images in the stated `layout`.
 
-        During the call torch's global generator is the run's own.
+        During the call, torch's global random generator is seeded by the run.
         """
         raise NotImplementedError
 
@@ -75,8 +75,7 @@ class Wrapped(WrappedOptions):
         body = self.make_body(input_shape)
         if self.classifier is not None:
             _remove_layer(body, self.classifier)
-        kinds = (nn.modules.batchnorm._BatchNorm,)
-        self._has_batch_statistics = any(isinstance(m, kinds) for m in body.modules())
+        self._has_batch_statistics = _has_batch_norm(body)
         features = _checked_features(body, self.layout, input_shape)
         if self.features not in (None, features):
             raise ConfigError(
@@ -87,17 +86,15 @@ class Wrapped(WrappedOptions):
 
 @dataclass(kw_only=True, eq=False)
 class _Instance(Wrapped):
-    """A copy of an existing module."""
+    """A backbone around copies of an existing module."""
 
     module: nn.Module = field(repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        batch_norm = nn.modules.batchnorm._BatchNorm
-        self._has_batch_statistics = any(isinstance(m, batch_norm) for m in self.module.modules())
+        self._has_batch_statistics = _has_batch_norm(self.module)
 
     def make_body(self, input_shape: tuple[int, int, int]) -> nn.Module:
-        """Return a copy of the module."""
         return copy.deepcopy(self.module)
 
 
@@ -123,6 +120,10 @@ def wrap_module(
     )
 
 
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
 def _features(body: nn.Module, x: Tensor, layout: str) -> Tensor:
     if layout == "NCHW":
         x = x.permute(0, 3, 1, 2)
@@ -132,7 +133,7 @@ def _features(body: nn.Module, x: Tensor, layout: str) -> Tensor:
 
 
 def _remove_layer(body: nn.Module, name: str) -> None:
-    """Replace a layer by the identity."""
+    """Replace a layer with the identity."""
     layers = dict(body.named_modules())
     if not name or name not in layers:
         listed = ", ".join(n for n, _ in body.named_children())
@@ -154,12 +155,12 @@ def _checked_features(body: nn.Module, layout: str, input_shape: tuple[int, int,
     body.train()
     if output.ndim != 2 or len(output) != 2:
         raise ConfigError(
-            f"module: gives {tuple(output.shape)} for 2 images, must give (2, features)"
+            f"module: returns {tuple(output.shape)} for 2 images, must return (2, features)"
         )
     if params:
         values = list(params.values())
         gradients = torch.autograd.grad(output.sum(), values, allow_unused=True)
         unused = [name for name, g in zip(params, gradients, strict=True) if g is None]
         if unused:
-            raise ConfigError(f"module: {BODY}/{unused[0]} takes no part in the module's output")
+            raise ConfigError(f"module: {BODY}/{unused[0]} has no effect on the module's output")
     return output.shape[1]
