@@ -30,27 +30,28 @@ class MemoryMechanism:
     During a task, plan indices point into one read-only replay dataset: the task's training data,
     then the memory as it was at the start of the task. The plan knows which sample is in which slot
     after every step, so nothing is copied while training; `data` is updated at the end of the task.
-    The plan of a task depends only on `data` and `seen` at its start: a run that continues within a
-    task plans the task's epochs again from the first.
+    The plan of a task depends only on `data` and `seen` at the start of the task, so a run that is
+    resumed within a task plans the task's epochs again from the first.
 
-    The tasks so far share memory_size evenly; where it does not divide, the first tasks store one
-    sample more. A reservoir shares it at random. With herding the classes of each task share it,
-    and a remainder stays free.
+    The tasks so far share memory_size evenly; if it does not divide, the first tasks store one
+    sample more. In a reservoir the shares are random. With herding, memory_size is shared by the
+    classes of all tasks, and the remainder stays unused.
 
     Args:
         policy: one of POLICIES.
         memory_size: total number of samples, >= 1; give either this or per_task_memory_samples.
         per_task_memory_samples: samples of each task, >= 1 (not with a reservoir).
-        observe: when a reservoir is offered samples: "first_epoch" of a task, or "every_epoch".
-        glances: consecutive steps on the same batch, >= 1; a reservoir is offered it at the first.
+        observe: when samples are offered to a reservoir: in the "first_epoch" of a task, or in
+            "every_epoch".
+        glances: consecutive steps on the same batch, >= 1; only the first offers it to a reservoir.
 
     Attributes:
-        data: the stored samples, without augmentation; a reservoir's by slot, others by task and
-            priority; None until a task has ended.
-        seen: number of samples that the reservoir was offered in the tasks that have ended.
+        data: the stored samples, without augmentation, ordered by slot in a reservoir, otherwise by
+            task and priority; None until a task has ended.
+        seen: number of samples offered to the reservoir in the tasks that have ended.
 
     Raises:
-        ConfigError: a value out of range, or both budgets or none.
+        ConfigError: a value out of range, or not exactly one budget.
     """
 
     policy: str
@@ -122,12 +123,12 @@ class MemoryMechanism:
         capacity = self.capacity(num_tasks)
         room = capacity - self.filled
         stored = [] if self.data is None else [self.data]
-        free = Dataset(*(np.zeros((room, *a.shape[1:]), a.dtype) for a in current))
+        padding = Dataset(*(np.zeros((room, *a.shape[1:]), a.dtype) for a in current))
         self._num_current = len(current.y)
-        parts = zip(current, *stored, free, strict=True)
+        parts = zip(current, *stored, padding, strict=True)
         self._replay_dataset = Dataset(*map(np.concatenate, parts))
         self._offered = self.seen
-        # slot -> row of the replay dataset; the last entry takes samples that are not stored
+        # slot -> row of the replay dataset; the last entry stands for samples that are not stored
         self._occupant = self._num_current + np.arange(capacity + 1, dtype=np.int32)
         return self._replay_dataset
 
@@ -142,9 +143,9 @@ class MemoryMechanism:
         """Add replay batches, and a reservoir's writes, to an epoch's plan; call it every epoch.
 
         A step reads before it writes. Each replay batch is drawn without replacement. It is smaller
-        than asked for while the memory holds fewer samples, so segments are cut where a shape
-        changes. The batches of a step are independent; a reservoir's writes depend on neither
-        their number nor their size.
+        than requested while the memory holds fewer samples, so segments are split where a shape
+        changes. The replay batches of a step are independent of each other, and a reservoir's
+        writes depend on neither their number nor their size.
 
         Args:
             segments: plan arrays with "index" (steps, B).
@@ -156,7 +157,7 @@ class MemoryMechanism:
             Segments with, for each replay batch, "<name>" (steps, R) int32 rows of the replay
             dataset and "<name>_slot" (steps, R) int32 slots and, for a reservoir, "write_slot"
             (steps, B) int32: the slot that each sample is written to; memory_size = not stored.
-            If two samples of a batch go to one slot, the later one is written.
+            If two samples of a batch are assigned one slot, only the later one is written.
         """
         writes = streams.generator("memory", MemoryDraw.WRITES, task, epoch)
         batches = {
@@ -173,12 +174,12 @@ class MemoryMechanism:
                 segment = segment | {"write_slot": self._write_slots(steps, width, writing, writes)}
             cuts = np.flatnonzero(np.diff(np.minimum(filled, largest))) + 1
             for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
-                cut = {name: a[start:stop] for name, a in segment.items()}
+                part = {name: a[start:stop] for name, a in segment.items()}
                 for name, size in batch_sizes.items():
                     count = min(size, int(filled[start]))
-                    cut[f"{name}_slot"] = distinct(filled[start:stop], count, batches[name])
-                self._follow(cut, batch_sizes)
-                planned.append(cut)
+                    part[f"{name}_slot"] = distinct(filled[start:stop], count, batches[name])
+                self._simulate(part, batch_sizes)
+                planned.append(part)
         self._order = np.concatenate([segment["index"].ravel() for segment in segments])
         return planned
 
@@ -201,27 +202,27 @@ class MemoryMechanism:
             self._offered += first.size
         return slots
 
-    def _follow(self, cut: PlanArrays, batches: Mapping[str, int]) -> None:
-        """Fill in, step by step, the rows in the slots that are read, then apply the writes."""
-        slots = [cut[f"{name}_slot"] for name in batches]
-        rows = [np.empty_like(of_read) for of_read in slots]
-        writes = cut.get("write_slot")
-        winner = np.empty(len(self._occupant), np.int64)
-        place = np.arange(cut["index"].shape[1])
-        for s, index in enumerate(cut["index"]):
-            for found, slot in zip(rows, slots, strict=True):
-                found[s] = self._occupant[slot[s]]
+    def _simulate(self, part: PlanArrays, batches: Mapping[str, int]) -> None:
+        """At each step look up the rows in the slots that are read, then apply the writes."""
+        slots = [part[f"{name}_slot"] for name in batches]
+        rows = [np.empty_like(slot) for slot in slots]
+        writes = part.get("write_slot")
+        last = np.empty(len(self._occupant), np.int64)
+        position = np.arange(part["index"].shape[1])
+        for s, index in enumerate(part["index"]):
+            for row, slot in zip(rows, slots, strict=True):
+                row[s] = self._occupant[slot[s]]
             if writes is not None:
                 to = writes[s]
-                winner[to] = place  # NumPy keeps the last
-                to[winner[to] != place] = self.total_size
+                last[to] = position  # of several writes to a slot, NumPy keeps the last
+                to[last[to] != position] = self.total_size
                 self._occupant[to] = index
-        cut.update(zip(batches, rows, strict=True))
+        part.update(zip(batches, rows, strict=True))
 
     def end_task(
         self, task: int, streams: RandomStreams, features: np.ndarray | None = None
     ) -> None:
-        """Update `data` to the memory after the task.
+        """Update `data` to the memory at the end of the task.
 
         Args:
             task: 1-based.
@@ -241,22 +242,22 @@ class MemoryMechanism:
     def _selected(
         self, task: int, streams: RandomStreams, features: np.ndarray | None
     ) -> np.ndarray:
-        """Return the task's rows of highest priority, at most as many as the memory can hold."""
-        most = self.capacity(1)
+        """Return the task's rows of highest priority, as many as an empty memory could hold."""
+        limit = self.capacity(1)
         y = self._replay_dataset.y[: self._num_current]
         rng = streams.generator("memory", MemoryDraw.SELECTION, task)
         if self.policy == "ring":
-            return ring_rows(y, self._order)[:most]
+            return ring_rows(y, self._order)[:limit]
         if self.policy == "class_balanced":
-            return class_balanced_rows(y, rng)[:most]
+            return class_balanced_rows(y, rng)[:limit]
         if self.policy == "random":
-            return random_rows(y, rng)[:most]
+            return random_rows(y, rng)[:limit]
         if features is None:
             raise ValueError("herding needs the features of the task's samples")
-        return herding_rows(y, features, most)[:most]
+        return herding_rows(y, features, limit)[:limit]
 
     def _within_budget(self, joined: Dataset) -> np.ndarray:
-        """Return the rows that stay within the budget: those of highest priority of each task."""
+        """Return the rows that are kept: those of highest priority of each task (or class)."""
         if self.per_task_memory_samples is not None:
             return np.arange(len(joined.y))
         by_class = self.policy == "herding"
@@ -269,7 +270,7 @@ class MemoryMechanism:
     # ---- checkpoints
 
     def export_progress(self) -> dict[str, np.ndarray]:
-        """Return how far the current task has been planned; complements `export_arrays`."""
+        """Return the state within the current task, as far as it is planned."""
         order = getattr(self, "_order", np.empty(0, np.int32))
         return {"occupant": self._occupant, "offered": np.asarray(self._offered), "order": order}
 
@@ -280,7 +281,7 @@ class MemoryMechanism:
         self._order = np.array(arrays["order"])
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return the memory after the last task as arrays by name; without samples only "seen"."""
+        """Return the memory at the end of the last task by name; while it is empty only "seen"."""
         stored = {} if self.data is None else self.data._asdict()
         return {"seen": np.asarray(self.seen), **stored}
 

@@ -1,4 +1,4 @@
-"""Random choices of a memory: the slots that samples are written to, the samples replayed."""
+"""The random choices of a memory: which slots are written to, and which samples are replayed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class MemoryDraw(IntEnum):
-    """Purposes of the stream "memory": the first position of its generator."""
+    """What a generator of the stream "memory" is for: the first number of its position."""
 
     SELECTION = 1
     WRITES = 2
@@ -16,10 +16,10 @@ class MemoryDraw(IntEnum):
 
 
 def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the slots of the next samples; of n samples each is stored with probability size / n.
+    """Return the slots of the next samples; after n samples each is stored with probability size/n.
 
-    Vitter 1985, algorithm R: the first `size` samples fill the slots; the n-th of the others goes
-    to one of n places at random, of which `size` are slots.
+    Vitter 1985, algorithm R: the first `size` samples fill the slots. Each later sample, the n-th
+    of the stream, draws one of n positions; the first `size` positions are the slots.
 
     Args:
         offered: number of earlier samples, >= 0.
@@ -36,7 +36,7 @@ def reservoir_slots(offered: int, count: int, size: int, rng: np.random.Generato
 
 
 def distinct(below: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw distinct integers for each row; all sets are equally probable, the order is arbitrary.
+    """Draw distinct integers for each row; all sets are equally likely, the order is arbitrary.
 
     Floyd's algorithm (Bentley and Floyd 1987), on all rows at once.
 
