@@ -118,7 +118,7 @@ def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.M
     short = run("agem", "jax", **spec)
     assert len(taken) == len(short.losses) - FIRST_TASK.stop
     assert 0 < sum(taken) < len(taken)
-    monkeypatch.setattr(module, "through_layers", lambda *_: None)
+    monkeypatch.setattr(module, "trace_layers", lambda *_: None)
     assert_same_run(run("agem", "jax", **spec), short, 1e-5)
     assert len(taken) == len(short.losses) - FIRST_TASK.stop
 
@@ -132,7 +132,7 @@ def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.Monkey
     class Child(AGEM):
         """One of one's own."""
 
-    monkeypatch.setattr(module, "through_layers", None)
+    monkeypatch.setattr(module, "trace_layers", None)
     backbone = {"batch_norm": kind == "norm"}
     run("agem", "jax", backbone=backbone, kind=Child if kind == "child" else None, **SPEC)
 

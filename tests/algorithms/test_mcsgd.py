@@ -353,7 +353,7 @@ def test_minibatches_cover_the_current_samples_in_every_pass():
 def test_sides_are_padded_without_weight():
     """Five rows in pieces of two, with room for nine samples and eight rows."""
     data = Dataset(np.ones((5, 1, 1, 1), np.uint8), np.arange(5, dtype=np.int32), np.ones(5, int))
-    packed = side(data, [all_samples(5, 2, "mean")], room=9, step_room=8, segment_size=2)
+    packed = side(data, [all_samples(5, 2, "mean")], room=9, step_capacity=8, segment_size=2)
     assert packed.x.shape == (9, 1, 1, 1) and packed.y.shape == packed.t.shape == (9,)
     assert packed.rows.shape == packed.weights.shape == (1, 4, 2)
     assert packed.rows.ravel().tolist() == [0, 1, 2, 3, 4, 0, 0, 0]

@@ -164,7 +164,7 @@ def test_dense_layers(bias: bool):
             logits = module.apply({"params": as_tree(params)}, x)
             return cross_entropy(logits, np.arange(len(x)) % 3)
 
-        found.append(layers.through_layers((nn.Dense,), params, loss))
+        found.append(layers.trace_layers((nn.Dense,), params, loss))
         expected.append(jax.grad(loss)(params))
         gradient = layers.dense_gradient(found[-1])
         assert set(gradient) == set(params)
@@ -178,7 +178,7 @@ def test_dense_layers(bias: bool):
     for module in (normed, half):
         params = canonical(module.init(jax.random.key(0), x)["params"])
         total = lambda p, module=module: module.apply({"params": as_tree(p)}, x).sum()
-        made.append(layers.through_layers((nn.Dense,), params, total))
+        made.append(layers.trace_layers((nn.Dense,), params, total))
     assert made[0] is None
     assert {str(d.dtype) for d in made[1].deltas.values()} == {"bfloat16"}
 
@@ -217,10 +217,10 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
         value = module.apply({"params": as_tree(params)}, x).sum()
         return value + (params["out/kernel"] ** 2).sum() if where == "loss" else value
 
-    found = jax.jit(lambda p: layers.through_layers((nn.Dense,), p, loss) is None)(params)
+    found = jax.jit(lambda p: layers.trace_layers((nn.Dense,), p, loss) is None)(params)
     assert bool(found) == (where not in ("nowhere", "told"))
     if where in ("nowhere", "told"):
-        gradient = layers.dense_gradient(layers.through_layers((nn.Dense,), params, loss))
+        gradient = layers.dense_gradient(layers.trace_layers((nn.Dense,), params, loss))
         for name, value in jax.grad(loss)(params).items():
             close(gradient[name], value, name)
 

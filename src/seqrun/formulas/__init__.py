@@ -1,1 +1,1 @@
-"""Pure functions that several algorithms share, in torch.py and jax.py."""
+"""Pure functions shared by several algorithms, in torch.py and jax.py."""

@@ -18,7 +18,7 @@ def cross_entropy(logits: Array, y: Array) -> Array:
 
 
 def allow_classes(logits: Array, mask: Array | None, t: Array) -> Array:
-    """Set the logits of classes that `mask` (T, C) denies a sample's task to the lowest number."""
+    """Set logits to the lowest number where `mask` (T, C) excludes the class from the task `t`."""
     if mask is None:
         return logits
     return jnp.where(mask[t], logits, jnp.finfo(logits.dtype).min)
@@ -48,7 +48,7 @@ def penalty(params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any
 def completed_square(
     anchor: Arrays, importance: Arrays, params: Arrays, added: Arrays
 ) -> tuple[Arrays, Arrays]:
-    """Merge Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
+    """Add Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
 
     Returns:
         The anchor (Omega a + Omega' theta') / (Omega + Omega'), or theta' where both are 0, and
@@ -56,8 +56,8 @@ def completed_square(
     """
     total = jax.tree.map(jnp.add, importance, added)
     merged = jax.tree.map(
-        lambda a, omega, p, extra, whole: jnp.where(
-            whole > 0, (omega * a + extra * p) / jnp.where(whole > 0, whole, 1.0), p
+        lambda a, omega, p, new, both: jnp.where(
+            both > 0, (omega * a + new * p) / jnp.where(both > 0, both, 1.0), p
         ),
         anchor,
         importance,

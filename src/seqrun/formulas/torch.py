@@ -14,28 +14,28 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
-    """Return labels (B,) as (B, C) bool, without the synchronisation of torch's own one_hot."""
+    """Return (B, C) bool of (B,) labels; unlike torch's own one_hot it never synchronises."""
     return y.unsqueeze(1) == torch.arange(num_classes, device=y.device)
 
 
 def allow_classes(logits: Tensor, mask: Tensor | None, t: Tensor) -> Tensor:
-    """Set the logits of classes that `mask` (T, C) denies a sample's task to the lowest number."""
+    """Set logits to the lowest number where `mask` (T, C) excludes the class from the task `t`."""
     if mask is None:
         return logits
     return torch.where(mask[t], logits, torch.finfo(logits.dtype).min)
 
 
-def set_rows(place: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write (B, C) values to (B,) rows of (M, C) `place`; skip rows >= M.
+def set_rows(target: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Write (B, C) values to (B,) rows of the (M, C) array `target`; skip rows >= M.
 
-    Rows below M must be distinct. Unlike with a mask, no shape depends on the rows: a skipped row
-    repeats the first one that is written, or rewrites an old value if none is.
+    Rows below M must be distinct. Indexing with a mask would make a shape depend on the rows, so a
+    skipped row repeats the first write instead, or rewrites an old value if there is none.
     """
-    kept = rows < len(place)
+    kept = rows < len(target)
     first = kept.int().argmax().unsqueeze(0)
-    row = rows[first].clamp(max=len(place) - 1)
-    filler = torch.where(kept.any(), values[first], place[row])
-    place[torch.where(kept, rows, row)] = torch.where(kept.unsqueeze(1), values, filler)
+    row = rows[first].clamp(max=len(target) - 1)
+    filler = torch.where(kept.any(), values[first], target[row])
+    target[torch.where(kept, rows, row)] = torch.where(kept.unsqueeze(1), values, filler)
 
 
 def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:
@@ -65,7 +65,7 @@ def penalty(params: Tensors, anchor: Tensors, importance: Tensors, coefficient: 
 def completed_square(
     anchor: Tensors, importance: Tensors, params: Tensors, added: Tensors
 ) -> tuple[Tensors, Tensors]:
-    """Merge Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
+    """Add Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
 
     Returns:
         The anchor (Omega a + Omega' theta') / (Omega + Omega'), or theta' where both are 0, and

@@ -1,14 +1,15 @@
 """A-GEM: Averaged Gradient Episodic Memory.
 
 Paper: Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", 1812.00420, equation 11 and
-algorithm 2: with g the gradient on the current batch and g_ref that on a batch of the memory of
-past tasks, g <- g - (g.g_ref / g_ref.g_ref) g_ref if g.g_ref < 0; otherwise g is left untouched.
+algorithm 2. With g the gradient on the current batch and g_ref the gradient on a batch from the
+memory of past tasks: g <- g - (g.g_ref / g_ref.g_ref) g_ref if g.g_ref < 0, otherwise g is
+unchanged.
 
-Both gradients are of the mean cross-entropy, over all parameters as one vector. The reference
-forward is in train mode, as the authors' (BatchNorm normalises by the memory batch, dropout is
-on), but leaves no trace: neither running statistics nor the noise of later steps depend on it.
-The projection comes before training.grad_clip. Nothing is projected in the first task, whose
-memory is empty.
+Both are gradients of the mean cross-entropy, as one vector over all parameters. As in the authors'
+code, the forward pass on memory is in train mode (BatchNorm normalises by the memory batch, dropout
+is on). It has no side effects: neither running statistics nor the noise of later steps depend on
+it. The projection comes before training.grad_clip. In the first task nothing is projected, since
+the memory is empty.
 
 Differs from the paper: which samples of a task are stored is an option, memory_policy.
 """
@@ -27,16 +28,17 @@ AGEM_POLICIES = ("ring", "random", "class_balanced")
 
 @dataclass(kw_only=True, eq=False)
 class AGEMOptions(ReplayOptions):
-    """Let no step raise the memory's mean loss: project the gradient where it would.
+    """Project each gradient that would increase the mean loss on memory.
 
     Chaudhry et al. 2019 (1812.00420), equation 11.
 
     Args:
-        per_task_memory_samples: samples that are kept of each past task, >= 1.
-        memory_batch_size: samples that g_ref is computed on, >= 1; all that are stored if fewer.
-        memory_policy: which samples of a task are kept, at its end: "ring" (the last of each class
-            in the last epoch's order), "random", or "class_balanced" (as many of each class, at
-            random).
+        per_task_memory_samples: samples stored of each past task, >= 1.
+        memory_batch_size: samples that g_ref is computed on, >= 1; if fewer are stored, all of
+            them.
+        memory_policy: which samples are stored at the end of a task: "ring" (the last of each class
+            in the order of the last epoch), "random", or "class_balanced" (the same number of each
+            class, at random).
 
     Raises:
         ConfigError: a value out of range, or memory batches of one sample with BatchNorm.
@@ -58,7 +60,6 @@ class AGEMOptions(ReplayOptions):
         )
 
     def make_memory(self) -> MemoryMechanism:
-        """Return the memory of past tasks."""
         return MemoryMechanism(
             policy=self.memory_policy, per_task_memory_samples=self.per_task_memory_samples
         )

@@ -21,7 +21,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
     """Averaged Gradient Episodic Memory (Chaudhry et al. 2019)."""
 
     def on_after_backward(self, step: Step) -> None:
-        """Project the gradient where it would raise the loss of memory."""
+        """Project the gradient if it would increase the loss on memory."""
         if len(step.batches["replay"].y):
             loss, own = self.memory_loss(step), self.own_loss(step)
             step.gradients = projected_by_loss(step.gradients, step.params, loss, own)
@@ -38,10 +38,10 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         return loss
 
     def own_loss(self, step: Step) -> Loss | None:
-        """Return the loss whose gradient the step has; None = decide by g_ref itself.
+        """Return the loss whose gradient is `step.gradients`; None = always compute g_ref.
 
-        That is so on a GPU, where it is faster; in a child, which may have changed the gradient;
-        and with BatchNorm, whose statistics are by now those after the step's pass.
+        It is None on a GPU, where computing g_ref is faster; in a subclass, which may have changed
+        the gradient; and with BatchNorm, whose statistics the step has already updated.
         """
         if self.engine.device_kind != "cpu" or type(self) is not AGEM or step.stats:
             return None

@@ -18,7 +18,7 @@ class AGEM(AGEMOptions, PyTorchBaseAlgorithm):
     """Averaged Gradient Episodic Memory (Chaudhry et al. 2019)."""
 
     def on_after_backward(self, step: Step) -> None:
-        """Project the gradient where it would raise the loss of memory."""
+        """Project the gradient if it would increase the loss on memory."""
         if len(step.batches["replay"].y):
             with self.engine.without_side_effects():
                 loss = self.memory_loss(step)

@@ -1,4 +1,4 @@
-"""BaseAlgorithm and what a method is written with; the two backends' bases are in torch and jax."""
+"""BaseAlgorithm and the types of its methods; torch.py and jax.py have the backends' bases."""
 
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.options import TrainingOptions

@@ -1,4 +1,4 @@
-"""JaxBaseAlgorithm: what a method on JAX starts from; by itself, plain training."""
+"""JaxBaseAlgorithm: the base class of methods on JAX; by itself it is plain training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Arrays = dict[str, Array]
 class JaxBaseAlgorithm(BaseAlgorithm):
     """A method on JAX: it overrides `losses`, and hooks for what is not a loss.
 
-    Methods that are traced capture structure only; what changes is in the step.
+    A traced method must read everything that changes from the step: an attribute of `self` becomes
+    a constant of the compiled program.
     """
 
     backend: ClassVar[str] = "jax"
@@ -35,7 +36,6 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     engine: JaxEngine = field(init=False, repr=False)
 
     def fit(self, resume_from: Checkpoint | None = None) -> RunRecord:
-        """Train over the whole stream and return the record."""
         return Trainer(self).fit(resume_from)
 
     @property
@@ -52,31 +52,28 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         return Losses(task=loss, total=loss, logits=logits)
 
     def backward(self, step: Step) -> None:
-        """Take the gradient of `losses(step).total` in one backward pass."""
-
         def total(params: Arrays) -> tuple[Array, tuple[Array, Array, Arrays, dict[str, Any]]]:
-            own = replace(step, params=params, cache=dict(step.cache))
-            losses = checked_losses(self.losses(own), self)
-            return losses.total, (losses.task, losses.logits, own.stats, own.cache)
+            traced = replace(step, params=params, cache=dict(step.cache))
+            losses = checked_losses(self.losses(traced), self)
+            return losses.total, (losses.task, losses.logits, traced.stats, traced.cache)
 
         step.gradients, (step.loss, step.logits, step.stats, step.cache) = jax.grad(
             total, has_aux=True
         )(step.params)
 
     def optimizer_step(self, step: Step) -> None:
-        """Clip the gradient and move the parameters."""
         step.gradients = self.clipped(step, step.gradients)
         step.params, step.opt_state = self.optimizer.update(
             step.gradients, step.opt_state, step.params, step.hparams
         )
 
     def clipped(self, step: Step, gradients: Arrays) -> Arrays:
-        """Return gradients clipped as `training.grad_clip` says."""
+        """Return the gradients, clipped if `training.grad_clip` is set."""
         if "grad_clip" not in step.hparams:
             return gradients
         return clip_by_global_norm(gradients, step.hparams["grad_clip"])
 
-    # ---- training passes: BatchNorm statistics of the step move; `key` None = the step's
+    # ---- training passes update the step's BatchNorm statistics; `key` None = the step's
 
     def forward(self, step: Step, x: Array, key: Array | None = None) -> Array:
         """Return the (B, C) logits of all classes."""
@@ -108,7 +105,7 @@ class JaxBaseAlgorithm(BaseAlgorithm):
     def forward_with(
         self, params: Arrays, stats: Arrays, x: Array, key: Array
     ) -> tuple[Array, Arrays]:
-        """Return the logits of a training pass and the next BatchNorm statistics."""
+        """Return the logits of a training pass and the updated BatchNorm statistics."""
         variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         logits, updated = self.module.apply(
             variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
@@ -128,25 +125,23 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         return logits
 
     def encode(self, params: Arrays, stats: Arrays, x: Array) -> Array:
-        """Return the classifier's input in an evaluation pass, as `predict`."""
+        """Return the classifier's inputs in an evaluation pass; arguments as for `predict`."""
         variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         features: Any = self.module.apply(variables, x, method="encode")
         return features
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the (N, D) features of stored images in eval mode, in batches of one shape."""
         size, engine = self.benchmark.eval_batch_size, self.engine
-        room = -len(x) % size
-        padded = np.concatenate([x, np.zeros((room, *x.shape[1:]), x.dtype)])
+        padding = -len(x) % size  # batches of one shape need one program
+        padded = np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)])
         parts = []
         for part in np.split(padded, len(padded) // size):
             args = (self.params, self.stats, engine.to_device(part))
-            parts.append(np.asarray(engine.compiled("features", self._features_of, args)(*args)))
+            parts.append(np.asarray(engine.compiled("features", self._encode_images, args)(*args)))
         return np.concatenate(parts)[: len(x)]
 
-    def _features_of(self, params: Arrays, stats: Arrays, x: Array) -> Array:
+    def _encode_images(self, params: Arrays, stats: Arrays, x: Array) -> Array:
         return self.encode(params, stats, self.inputs(x))
 
     def evaluation_logits(self, params: Arrays, stats: Arrays, arrays: Any, x: Array) -> Array:
-        """Return the (B, C) numbers of which a prediction is the largest."""
         return self.predict(params, stats, x)

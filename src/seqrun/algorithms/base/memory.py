@@ -1,4 +1,4 @@
-"""MemoryOwner: an algorithm's memory is part of what its run carries."""
+"""MemoryOwner: the base class of algorithms with a memory, which their checkpoints contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREFIX = "memory/"
 
 @dataclass(kw_only=True, eq=False)
 class MemoryOwner(BaseAlgorithm):
-    """Export `memory` beside what the engine exports."""
+    """An algorithm with a `memory`, which is exported together with the engine's arrays."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,12 +26,10 @@ class MemoryOwner(BaseAlgorithm):
         raise NotImplementedError
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Add the memory to what the run carries."""
         stored = {PREFIX + name: a for name, a in self.memory.export_arrays().items()}
         return super().export_arrays() | stored
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays, the memory among them."""
         super().import_arrays(arrays)
         stored = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
         self.memory.import_arrays(stored)

@@ -1,4 +1,4 @@
-"""PyTorchBaseAlgorithm: what a method on PyTorch starts from; by itself, plain training."""
+"""PyTorchBaseAlgorithm: the base class of methods on PyTorch; by itself it is plain training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
     engine: TorchEngine = field(init=False, repr=False)
 
     def fit(self, resume_from: Checkpoint | None = None) -> RunRecord:
-        """Train over the whole stream and return the record."""
         return Trainer(self).fit(resume_from)
 
     @property
@@ -48,26 +47,24 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         return Losses(task=loss, total=loss, logits=logits)
 
     def backward(self, step: Step) -> None:
-        """Take the gradient of `losses(step).total` in one backward pass."""
         losses = checked_losses(self.losses(step), self)
         values = torch.autograd.grad(losses.total, list(step.params.values()))
         step.loss, step.logits = losses.task.detach(), losses.logits.detach()
         step.gradients = dict(zip(step.params, values, strict=True))
 
     def optimizer_step(self, step: Step) -> None:
-        """Clip the gradient and move the parameters in place."""
         step.gradients = self.clipped(step, step.gradients)
         step.params, step.opt_state = self.optimizer.update(
             step.gradients, step.opt_state, step.params, step.hparams
         )
 
     def clipped(self, step: Step, gradients: Tensors) -> Tensors:
-        """Return gradients clipped as `training.grad_clip` says."""
+        """Return the gradients, clipped if `training.grad_clip` is set."""
         if "grad_clip" not in step.hparams:
             return gradients
         return clip_by_global_norm(gradients, step.hparams["grad_clip"])
 
-    # ---- training passes: BatchNorm statistics of the step move
+    # ---- training passes update the step's BatchNorm statistics
 
     def forward(self, step: Step, x: Tensor) -> Tensor:
         """Return the (B, C) logits of all classes."""
@@ -84,7 +81,7 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
         return network.classify(features)
 
     def forward_with(self, params: Tensors, stats: Tensors, x: Tensor) -> Tensor:
-        """Return the logits of a training pass with these parameters; `stats` move in place."""
+        """Return the logits of a training pass with these parameters; update `stats` in place."""
         return torch.func.functional_call(self.module, self.engine.module_values(params, stats), x)
 
     # ---- evaluation
@@ -100,19 +97,17 @@ class PyTorchBaseAlgorithm(BaseAlgorithm):
             return torch.func.functional_call(self.module, values, x)
 
     def encode(self, params: Tensors, stats: Tensors, x: Tensor) -> Tensor:
-        """Return the classifier's input in an evaluation pass, as `predict`."""
+        """Return the classifier's inputs in an evaluation pass; arguments as for `predict`."""
         values = self.engine.module_values(params, stats, prefix="module.")
         with self.engine.evaluating():
             return torch.func.functional_call(Encoder(self.module), values, x)
 
     @torch.no_grad()
     def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the (N, D) features of stored images in eval mode."""
         parts = self.engine.to_device(x).split(self.benchmark.eval_batch_size)
         inputs = map(self.inputs, parts)
         features = [self.encode(self.params, self.stats, part) for part in inputs]
         return torch.cat(features).cpu().numpy()
 
     def evaluation_logits(self, params: Tensors, stats: Tensors, arrays: Any, x: Tensor) -> Tensor:
-        """Return the (B, C) numbers of which a prediction is the largest."""
         return self.predict(params, stats, x)

@@ -2,18 +2,18 @@
 
 Paper: Buzzega et al. 2020, "Dark experience for general continual learning: a strong, simple
 baseline", 2004.07211. DER, equation 6: L = CE(B) + alpha E_(x', z') ~ M [||z' - h(x')||^2]; DER++,
-equation 7, adds beta E_(x'', y'') ~ M [CE(y'', h(x''))]. h are the logits, z' those of x' when it
-was stored, B the current batch, M a reservoir over the whole stream.
+equation 7, adds beta E_(x'', y'') ~ M [CE(y'', h(x''))]. h(x) are the logits of x, z' the logits of
+x' at the time it was stored, B is the current batch and M a reservoir over the whole stream.
 
-As in the authors' code, the squared distance is the mean over batch and classes; z' are the logits
-of the training forward that saw the sample, before that step moved the parameters; the two memory
-batches are drawn independently, and each batch goes through the network on its own, in train mode.
-z' and h(x') are the logits of all classes, those too that the cross-entropy leaves out.
+As in the authors' code, the squared distance is averaged over batch and classes; z' are the logits
+of the training step that stored x', before it updated the parameters; the two memory batches are
+drawn independently; and each batch goes through the network separately, in train mode. z' and h(x')
+are the logits of all classes, including those that the cross-entropy excludes.
 
 Differs from the paper: each sample is offered to the reservoir once per task, in the first epoch
-(the paper trains for one; observe = "every_epoch" is the authors' loop for several), and inputs
-are not augmented. The task loss that is logged is CE(B).
-With alpha (and beta) 0 the parameters are naive's.
+(the paper trains for one epoch; observe = "every_epoch" is what the authors' code does with
+several), and inputs are not augmented. The logged task loss is CE(B).
+With alpha = 0 (and beta = 0) the parameters are those of naive.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DERState(NamedTuple):
     """State of DER and DER++.
 
     Attributes:
-        logits: (memory_size, C) float32, z' of the sample in each slot; 0 in an empty one.
+        logits: (memory_size, C) float32, z' of the sample in each slot, 0 in an empty slot.
     """
 
     logits: Any
@@ -38,14 +38,14 @@ class DERState(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class DEROptions(ReplayOptions):
-    """Keep the logits of memory where they were: CE(B) + alpha mean((h(x') - z')^2).
+    """Keep the logits of stored samples near the stored ones: CE(B) + alpha mean((h(x') - z')^2).
 
     Buzzega et al. 2020 (2004.07211), equation 6.
 
     Args:
-        alpha: weight of the logits' mean squared distance, >= 0; 0 is naive.
-        memory_size: samples in the reservoir, over all tasks, >= 1.
-        memory_batch_size: samples of each memory batch, >= 1; all that are stored if fewer.
+        alpha: weight of the mean squared distance of the logits, >= 0; 0 is naive.
+        memory_size: samples in the reservoir, from all tasks together, >= 1.
+        memory_batch_size: samples of each memory batch, >= 1; if fewer are stored, all of them.
         observe: "first_epoch": each sample is offered to the reservoir once per task; or
             "every_epoch".
 
@@ -72,29 +72,28 @@ class DEROptions(ReplayOptions):
         )
 
     def make_memory(self) -> MemoryMechanism:
-        """Return the reservoir."""
         return MemoryMechanism(
             policy="reservoir", memory_size=self.memory_size, observe=self.observe
         )
 
     def on_after_task(self) -> None:
-        """Make the memory of the task's end, and count the logits among its bytes."""
+        """Update the memory, and count the logits in its size."""
         super().on_after_task()
         self.progress.memory_bytes += self.state.logits.nbytes
 
 
 @dataclass(kw_only=True, eq=False)
 class DERPPOptions(DEROptions):
-    """Keep memory's logits where they were, and its labels right: DER + beta CE(h(x''), y'').
+    """DER with the labels of stored samples: equation 6 + beta CE(h(x''), y'').
 
     Buzzega et al. 2020 (2004.07211), equation 7.
 
     Args:
-        alpha: weight of the logits' mean squared distance, >= 0.
+        alpha: weight of the mean squared distance of the logits, >= 0.
         beta: weight of the cross-entropy on a second memory batch, >= 0; 0 is DER.
-        memory_size: samples in the reservoir, over all tasks, >= 1.
-        memory_batch_size: samples of each of the two memory batches, >= 1; all that are stored
-            if fewer.
+        memory_size: samples in the reservoir, from all tasks together, >= 1.
+        memory_batch_size: samples of each of the two memory batches, >= 1; if fewer are stored, all
+            of them.
         observe: "first_epoch": each sample is offered to the reservoir once per task; or
             "every_epoch".
 

@@ -19,7 +19,6 @@ class DER(DEROptions, JaxBaseAlgorithm):
     """Dark Experience Replay (Buzzega et al. 2020)."""
 
     def initial_state(self) -> DERState:
-        """Return empty slots."""
         return DERState(jnp.zeros((self.memory_size, self.benchmark.num_classes)))
 
     def losses(self, step: Step) -> Losses:
@@ -40,8 +39,8 @@ class DER(DEROptions, JaxBaseAlgorithm):
         return step.hparams["alpha"] * jnp.square(logits - stored).mean()
 
     def on_after_backward(self, step: Step) -> None:
-        """Store the batch's logits in the slots that it takes."""
-        slots = step.arrays["write_slot"]  # memory_size, beyond the last row, is dropped
+        """Store the logits of the samples that enter the reservoir."""
+        slots = step.arrays["write_slot"]  # memory_size = not stored: out of range, dropped
         step.state = DERState(step.state.logits.at[slots].set(step.cache["logits"], mode="drop"))
 
 

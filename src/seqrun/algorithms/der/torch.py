@@ -18,7 +18,6 @@ class DER(DEROptions, PyTorchBaseAlgorithm):
     """Dark Experience Replay (Buzzega et al. 2020)."""
 
     def initial_state(self) -> DERState:
-        """Return empty slots."""
         size = (self.memory_size, self.benchmark.num_classes)
         return DERState(torch.zeros(size, device=self.engine.device))
 
@@ -40,7 +39,7 @@ class DER(DEROptions, PyTorchBaseAlgorithm):
         return step.hparams["alpha"] * (logits - stored).square().mean()
 
     def on_after_backward(self, step: Step) -> None:
-        """Store the batch's logits in the slots that it takes."""
+        """Store the logits of the samples that enter the reservoir."""
         set_rows(step.state.logits, step.arrays["write_slot"], step.cache["logits"])
 
 

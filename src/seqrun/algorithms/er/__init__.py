@@ -1,14 +1,15 @@
 """ER: Experience Replay.
 
 Paper: Chaudhry et al. 2019, "On tiny episodic memories in continual learning", 1902.10486,
-algorithm 1: one step on the current batch and a memory batch together, then the batch is offered
-to the reservoir.
+algorithm 1: each step trains on the current batch and a memory batch together, then offers the
+batch to the reservoir.
 
 Loss: mean CE over the concatenation of both batches.
 
-`rehearsal` = "shuffled" is what Hsu et al. 2018 ("Re-evaluating continual learning scenarios",
-1810.12488) call naive rehearsal: no memory batches, but a memory drawn at random at each task's end
-and shared evenly by the tasks, repeated and shuffled into the data of the next ones.
+`rehearsal` = "shuffled" is the naive rehearsal of Hsu et al. 2018 ("Re-evaluating continual
+learning scenarios", 1810.12488). There are no memory batches: samples are drawn at random at the
+end of each task, the tasks share the memory evenly, and later tasks repeat the stored samples and
+shuffle them into their own data.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from seqrun.memory import MemoryMechanism
 
 @dataclass(kw_only=True, eq=False)
 class EROptions(ReplayOptions):
-    """Take each step on the current batch and a batch of memory. Chaudhry et al. 2019 (1902.10486).
+    """Train on the current batch and a memory batch together. Chaudhry et al. 2019 (1902.10486).
 
     Args:
-        memory_size: samples in the reservoir, over all tasks, >= 1.
-        memory_batch_size: samples replayed per step, >= 1; all that are stored if fewer.
+        memory_size: samples in the memory, from all tasks together, >= 1.
+        memory_batch_size: samples replayed per step, >= 1; if fewer are stored, all of them.
         memory_weight: None = mean CE over the concatenation; w in [0, 1] = (1 - w) CE(batch) +
-            w CE(memory), once the memory holds anything.
-        rehearsal: "batch": a memory batch beside each batch; or "shuffled": each stored sample
-            max(1, N // memory_size) times among the N of the task, in batches of both kinds.
+            w CE(memory), as soon as the memory is not empty.
+        rehearsal: "batch": a memory batch in each step; or "shuffled": each stored sample is
+            repeated max(1, N // memory_size) times and shuffled into the N samples of the task.
         observe: "first_epoch": each sample is offered to the reservoir once per task; or
             "every_epoch".
 
@@ -58,21 +59,20 @@ class EROptions(ReplayOptions):
             if self.rehearsal == "shuffled":
                 raise ConfigError(
                     f"memory_weight={self.memory_weight}: must be null with rehearsal=shuffled, "
-                    "which weighs every sample alike"
+                    "which weights all samples equally"
                 )
 
     def make_memory(self) -> MemoryMechanism:
-        """Return the reservoir, or what is drawn at each task's end."""
+        """Return a reservoir, or a memory drawn at random at the end of each task."""
         policy = "reservoir" if self.rehearsal == "batch" else "random"
         return MemoryMechanism(policy=policy, memory_size=self.memory_size, observe=self.observe)
 
     @property
     def trains_on_task_alone(self) -> bool:
-        """Whether batches hold samples of the current task alone."""
         return self.rehearsal == "batch"
 
     def training_size(self, task: int) -> int:
-        """Return the samples of an epoch without loading them, those of the memory included."""
+        """Return the number of samples of an epoch, including those that memory adds."""
         size_of = super().training_size
         size = size_of(task)
         if self.rehearsal == "batch" or task == 1:
@@ -82,16 +82,16 @@ class EROptions(ReplayOptions):
         return size + filled * self._copies(size)
 
     def _copies(self, num_samples: int) -> int:
-        """Return how often each stored sample stands in an epoch of a task."""
+        """Return how often each stored sample occurs in an epoch of a task."""
         return max(1, num_samples // self.memory_size)
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
-        """Add a memory batch to each batch, or shuffle the memory into them."""
+        """Add memory batches, or shuffle the stored samples into the batches."""
         if self.rehearsal == "batch":
             return super().plan_epoch(task, epoch, num_samples)
         filled = self.memory.filled
         total = num_samples + filled * self._copies(num_samples)
-        # Past ReplayOptions: plain batches of an epoch with so many samples.
+        # Skip ReplayOptions: plain batches of an epoch with `total` samples.
         parts = super(ReplayOptions, self).plan_epoch(task, epoch, total)
         for part in parts:
             stored = part["index"] >= num_samples

@@ -4,9 +4,9 @@ Paper: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural ne
 1612.00796, equation 3: L(theta) = L_B(theta) + sum_i lambda/2 F_i (theta_i - theta*_A,i)^2,
 one such penalty per past task.
 
-The penalties of all past tasks are kept as one, by completing the square: F <- F + F_t and
-theta* <- (F theta* + F_t theta) / (F + F_t) (theta where both are 0), equal to their sum up to
-a constant that has no gradient.
+The penalties of all past tasks are merged into one by completing the square: F <- F + F_t and
+theta* <- (F theta* + F_t theta) / (F + F_t) (theta where both are 0). It equals their sum up to a
+constant, which has no gradient.
 
 Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default, "empirical",
 squares the gradient at the true label, as most implementations do. lambda is not comparable
@@ -14,8 +14,8 @@ between the variants.
 
 Online EWC: Schwarz et al. 2018, "Progress & Compress: a scalable framework for continual
 learning", 1805.06370, section 4: one penalty, anchored at the latest task's parameters, with
-F <- gamma F + F_t. Differs from the paper: a task's penalty weighs F and not gamma F (a factor
-that lambda absorbs), and there is no knowledge base beside the network.
+F <- gamma F + F_t. Differs from the paper: the penalty is weighted by F, not by gamma F (lambda can
+absorb the factor), and there is no knowledge base in addition to the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from seqrun.checks import ConfigError, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
 RUNNING_EVERY = 10  # steps between updates of the running Fisher (A-GEM's authors)
-RUNNING_DECAY = 0.1  # of what it was; their "decay" of 0.9 is the weight of the new squares
+RUNNING_DECAY = 0.1  # weight of the old estimate; their "decay" of 0.9 is that of the new squares
 
 
 class EWCState(NamedTuple):
@@ -37,8 +37,8 @@ class EWCState(NamedTuple):
     Attributes:
         anchor: parameter name -> theta*.
         importance: parameter name -> F >= 0, of all past tasks.
-        squares: parameter name -> sum of squared batch gradients since the running Fisher last
-            moved; {} unless `fisher_running`.
+        squares: parameter name -> sum of squared batch gradients since the last update of the
+            running Fisher; {} unless `fisher_running`.
         running: parameter name -> running Fisher of the current task; {} unless `fisher_running`.
         count: int32 scalar, training steps of the current task; None unless `fisher_running`.
     """
@@ -59,13 +59,13 @@ class EWCOptions(RegularizationOptions):
 
     Args:
         ewc_lambda: strength lambda of the penalty, >= 0; 0 is naive.
-        fisher: whose label y: "exact" (all classes, weighted by p(y|x)), "sample" (one drawn from
+        fisher: which label y: "exact" (all classes, weighted by p(y|x)), "sample" (one drawn from
             p(y|x)), "pred" (the most probable), "empirical" (the true one), or "batched" (the
             square of a training batch's mean gradient at the true labels).
-        fisher_weight: "none", or "p" to weigh each squared gradient by p(y|x) (Mammoth).
-        fisher_running: instead estimate F during training, as the authors of A-GEM do: every 10
-            steps F <- 0.1 F + 0.9 mean of the 10 squared batch gradients; at the task's end
-            min-max scaled to [0, 1] over all parameters; the latest task only.
+        fisher_weight: "none", or "p" to weight each squared gradient by p(y|x) (Mammoth).
+        fisher_running: estimate F during training instead, as the authors of A-GEM do: every 10
+            steps F <- 0.1 F + 0.9 (mean of the last 10 squared batch gradients). At the end of the
+            task it is min-max scaled to [0, 1] over all parameters and replaces the previous F.
         fisher_samples: training samples that F is averaged over, >= 1; None = all.
         fisher_batch_size: samples of each batch of "batched", >= 1; None = as in training.
         penalty_scale: factor s of the penalty lambda * s * F (theta - theta*)^2; 1/2 in the paper.
@@ -103,12 +103,16 @@ class EWCOptions(RegularizationOptions):
         if self.fisher_weight == "p" and self.fisher in ("exact", "batched"):
             raise ConfigError(
                 f"fisher_weight='p': must be none with fisher={self.fisher!r}, which "
-                + ("weighs by p already" if self.fisher == "exact" else "has no p(y|x) of a sample")
+                + (
+                    "has that weight already"
+                    if self.fisher == "exact"
+                    else "has no p(y|x) of a sample"
+                )
             )
 
     @property
     def rows_per_batch(self) -> int:
-        """Samples of each batch of fisher = "batched"."""
+        """Samples of each batch with fisher = "batched"."""
         return self.fisher_batch_size or self.benchmark.batch_size_of(self.task)
 
 
@@ -119,11 +123,11 @@ class OnlineEWCOptions(EWCOptions):
     F <- gamma F + F_t; theta* <- theta. Schwarz et al. 2018 (1805.06370), section 4.
 
     Args:
-        gamma: what is left of the past importance after each task, in [0, 1]; 0 protects the
-            latest task alone.
-        fisher_running: estimates F_t alone; past importance fades by gamma as with any other.
+        gamma: factor of the past importance after each task, in [0, 1]; 0 protects only the
+            latest task.
+        fisher_running: as in EWC, but it estimates F_t only; gamma applies to past importance.
 
-    All other arguments are EWC's.
+    All other arguments are those of EWC.
 
     Raises:
         ConfigError: a value out of range, or options that exclude each other.

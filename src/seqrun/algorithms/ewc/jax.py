@@ -27,7 +27,6 @@ class EWC(EWCOptions, RegularizationAlgorithm):
     """Elastic Weight Consolidation (Kirkpatrick et al. 2017)."""
 
     def initial_state(self) -> EWCState:
-        """Return zero importance, anchored at the initial weights."""
         anchor, importance = super().initial_state()
         running = importance if self.fisher_running else {}
         count = jnp.zeros((), jnp.int32) if self.fisher_running else None
@@ -43,19 +42,19 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         size = self.rows_per_batch if batched else self.engine.per_sample_rows
         classes = range(self.benchmark.num_classes) if self.fisher == "exact" else (0,)
         total = jax.tree.map(jnp.zeros_like, self.params)
-        known = (self.params, self.stats), self.engine.dataset, self.engine.mask
+        constants = (self.params, self.stats), self.engine.dataset, self.engine.mask
         cuts = np.arange(size, len(rows), size)
         for row, draw in zip(np.split(rows, cuts), np.split(draws, cuts), strict=True):
             for c in map(np.int32, classes):
-                args = (total, *known, row, draw, c)
+                args = (total, *constants, row, draw, c)
                 total = self.engine.compiled("fisher", self._add_terms, args)(*args)
-        parts = len(cuts) + 1 if batched else len(rows)
-        return jax.tree.map(lambda f: f / parts, total)
+        count = len(cuts) + 1 if batched else len(rows)
+        return jax.tree.map(lambda f: f / count, total)
 
     def _add_terms(
-        self, total: Arrays, weights: Weights, data: Batch, mask: Any, *where: Array
+        self, total: Arrays, weights: Weights, data: Batch, mask: Any, *part: Array
     ) -> Arrays:
-        row, draw, label = where
+        row, draw, label = part
         x, y, t = self.inputs(data.x[row]), data.y[row], data.t[row]
         if self.fisher == "batched":
             terms = self._squared_batch_gradient(weights, Batch(x, y, t), mask)
@@ -79,19 +78,19 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return jax.tree.map(jnp.square, jax.grad(mean_loss)(params))
 
     def consolidate(self, importance: Arrays) -> EWCState:
-        """Merge the task's penalty with the past ones', and start a new running Fisher."""
+        """Merge the task's penalty with the past penalty, and reset the running Fisher."""
         anchor, total = self.merge(importance)
         return self.initial_state()._replace(anchor=anchor, importance=total)
 
     def merge(self, importance: Arrays) -> tuple[Arrays, Arrays]:
-        """Return anchor and importance of all past tasks; the running Fisher's of the latest."""
+        """Return the anchor and importance of all past tasks; of the latest if `fisher_running`."""
         if self.fisher_running:
             return self.params, importance
         args = (self.state.anchor, self.state.importance, self.params, importance)
         return self.engine.compiled("merge", completed_square, args)(*args)
 
     def on_after_backward(self, step: Step) -> None:
-        """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
+        """Update the running Fisher with the task loss's gradient, then add the penalty's."""
         if self.fisher_running:
             step.state = running_state(step.state, step.gradients)
         super().on_after_backward(step)

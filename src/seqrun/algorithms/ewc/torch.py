@@ -23,7 +23,6 @@ class EWC(EWCOptions, RegularizationAlgorithm):
     """Elastic Weight Consolidation (Kirkpatrick et al. 2017)."""
 
     def initial_state(self) -> EWCState:
-        """Return zero importance, anchored at the initial weights."""
         anchor, importance = super().initial_state()
         running = dict(importance) if self.fisher_running else {}
         count = torch.zeros((), dtype=torch.int32) if self.fisher_running else None
@@ -43,8 +42,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
             x, y, t = (a[row] for a in self.engine.dataset)
             for name, term in terms(Batch(self.inputs(x), y, t), draw).items():
                 total[name] += term.detach()
-        parts = len(rows.split(size)) if batched else len(rows)
-        return {n: f / parts for n, f in total.items()}
+        count = len(rows.split(size)) if batched else len(rows)
+        return {n: f / count for n, f in total.items()}
 
     def _squared_sample_gradients(self, batch: Batch, draw: Tensor) -> Tensors:
         x, y, t = batch
@@ -66,12 +65,12 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
 
     def consolidate(self, importance: Tensors) -> EWCState:
-        """Merge the task's penalty with the past ones', and start a new running Fisher."""
+        """Merge the task's penalty with the past penalty, and reset the running Fisher."""
         anchor, total = self.merge(importance)
         return self.initial_state()._replace(anchor=anchor, importance=total)
 
     def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
-        """Return anchor and importance of all past tasks; the running Fisher's of the latest."""
+        """Return the anchor and importance of all past tasks; of the latest if `fisher_running`."""
         state, params = self.state, {n: p.detach().clone() for n, p in self.params.items()}
         if self.fisher_running:
             return params, importance
@@ -79,7 +78,7 @@ class EWC(EWCOptions, RegularizationAlgorithm):
 
     @torch.no_grad()
     def on_after_backward(self, step: Step) -> None:
-        """Follow the running Fisher, from the task loss's gradient, then add the penalty's."""
+        """Update the running Fisher with the task loss's gradient, then add the penalty's."""
         if self.fisher_running:
             step.state = running_state(step.state, step.gradients)
         super().on_after_backward(step)

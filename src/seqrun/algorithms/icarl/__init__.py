@@ -1,21 +1,24 @@
 """iCaRL: Incremental Classifier and Representation Learning.
 
 Paper: Rebuffi et al. 2017, "iCaRL: Incremental Classifier and Representation Learning",
-1611.07725. Training (algorithm 3), on the task's data and all exemplars together: the sum over
-classes of BCE(g_y(x), target), with g_y the sigmoid of output y; the target is the label, one-hot,
-for the task's own classes, and the output of the network as it was before the task for all
-earlier ones. At the task's end (algorithms 4 and 5): memory_size / classes exemplars of each
-class, by herding; those of earlier classes are cut to the first ones. Classification (algorithm 1):
-the class whose mean exemplar is nearest to x. Features, the classifier's input, are L2-normalised,
-and so is every mean of them.
+1611.07725.
 
-Differs from the paper: outputs of classes that no task has brought yet take no part in the loss
-(benchmark.softmax_over = "all": they do, with target 0, as in the authors' code). The untrained
-model of row 0, which has no exemplars, is evaluated by its outputs; an evaluation within a task
-(training.evaluate_every = "epoch") takes all training samples of the task in place of exemplars.
+- Training (algorithm 3) is on the task's data and all exemplars together. The loss is the sum over
+  classes of BCE(g_y(x), target), where g_y is the sigmoid of output y. For the task's own classes
+  the target is the one-hot label; for earlier classes it is the output of the network from before
+  the task.
+- After the task (algorithms 4 and 5), herding selects memory_size / classes exemplars of each new
+  class; of earlier classes the first exemplars are kept.
+- Classification (algorithm 1) predicts the class whose mean exemplar is nearest to x. Features, the
+  classifier's inputs, are L2-normalised, and so are their means.
 
-The task loss that is logged is the whole of the sum, and the training accuracy that of the
-outputs. Reduces to naive: never.
+Differs from the paper: the loss leaves out the outputs of classes that no task has contained yet
+(with benchmark.softmax_over = "all" they have target 0, as in the authors' code). The untrained
+model of row 0 has no exemplars and is evaluated by its outputs. An evaluation within a task
+(training.evaluate_every = "epoch") uses all training samples of the task instead of exemplars.
+
+The logged task loss is the whole sum, and the training accuracy is that of the outputs.
+Reduces to naive: never.
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ from seqrun.memory import MemoryMechanism
 
 
 class ICaRLState(NamedTuple):
-    """State of iCaRL: the network before the task.
+    """State of iCaRL: the network from before the task.
 
     Attributes:
         params: parameter name -> value.
         stats: BatchNorm statistic name -> value.
-        classes: (C,) bool, the classes of the tasks before; none in the first task.
+        classes: (C,) bool, the classes of earlier tasks; none in the first task.
     """
 
     params: dict[str, Any]
@@ -47,11 +50,11 @@ class ICaRLState(NamedTuple):
 
 
 class ICaRLMeans(NamedTuple):
-    """What iCaRL classifies by.
+    """The class means that iCaRL classifies by.
 
     Attributes:
-        means: (C, D) float32 mean feature of each class, of length 1; 0 where there is none.
-        known: (C,) bool, the classes that have one.
+        means: (C, D) float32 mean feature of each class, of length 1; 0 for an unknown class.
+        known: (C,) bool, the classes that have a mean.
     """
 
     means: Any
@@ -60,18 +63,18 @@ class ICaRLMeans(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class ICaRLOptions(MemoryOwner):
-    """Distil earlier classes, rehearse exemplars, and classify by the nearest mean of exemplars.
+    """Distil earlier classes, rehearse exemplars, and classify by the nearest mean exemplar.
 
     Rebuffi et al. 2017 (1611.07725), algorithms 1 to 5.
 
     Args:
         memory_size: exemplars of all classes together, K in the paper, at least one per class.
         reduction: "sum" of the loss over classes (the paper) or their "mean" (the authors' code).
-        classify_by: "nearest_mean" of exemplars, or "outputs" of the network (the paper's
+        classify_by: "nearest_mean" of exemplars, or the "outputs" of the network (the paper's
             ablation hybrid1).
 
     Raises:
-        ConfigError: a value out of range, or tasks that do not bring classes of their own.
+        ConfigError: a value out of range, or a stream that is not class-incremental.
     """
 
     memory_size: int = 200
@@ -87,14 +90,13 @@ class ICaRLOptions(MemoryOwner):
         super().__post_init__()
         one_of("reduction", self.reduction, ("sum", "mean"))
         one_of("classify_by", self.classify_by, ("nearest_mean", "outputs"))
-        self._refuse_small_memory()
-        self._class_sizes: list[np.ndarray] = []  # of each task, as far as asked for
+        self._check_memory_size()
+        self._class_sizes: list[np.ndarray] = []  # samples per class of each task, as far as needed
 
     def make_memory(self) -> MemoryMechanism:
-        """Return the memory of exemplars."""
         return MemoryMechanism(policy="herding", memory_size=self.memory_size)
 
-    def _refuse_small_memory(self) -> None:
+    def _check_memory_size(self) -> None:
         if not self.benchmark.knows("num_classes"):
             return
         classes = self.benchmark.num_classes
@@ -104,15 +106,14 @@ class ICaRLOptions(MemoryOwner):
                 "each class"
             )
 
-    # ---- what the tasks train on
+    # ---- training data: the task's samples and the exemplars
 
     @property
     def trains_on_task_alone(self) -> bool:
-        """No: on exemplars too."""
         return False
 
     def training_size(self, task: int) -> int:
-        """Return the samples of the task and the exemplars that are there by then."""
+        """Return the number of the task's samples and of the exemplars stored by then."""
         for t in range(len(self._class_sizes) + 1, task):
             labels = self.training_data(t).y
             self._class_sizes.append(np.unique(labels, return_counts=True)[1])
@@ -132,32 +133,32 @@ class ICaRLOptions(MemoryOwner):
     # ---- exemplars
 
     def initial_state(self) -> ICaRLState:
-        """Return the network as it is, and the classes that it has learned."""
+        """Return a copy of the current network, and the classes that it has learned."""
         params, stats = self.engine.snapshot()
         return ICaRLState(params, stats, self.engine.to_device(self.past_classes()))
 
     def on_device(self, means: np.ndarray, known: np.ndarray) -> ICaRLMeans:
-        """Return the means of classes on the device."""
+        """Return the class means on the device."""
         return ICaRLMeans(self.engine.to_device(means), self.engine.to_device(known))
 
     def initial_persistent_state(self) -> ICaRLMeans:
-        """Return no means."""
+        """Return zeros, since no class has a mean yet."""
         size, classes = self.engine.parameter_shapes()["classifier/kernel"]
         return self.on_device(np.zeros((classes, size), np.float32), np.zeros(classes, bool))
 
     def on_before_fit(self) -> None:
-        """Check what only the data say."""
-        self._refuse_small_memory()
+        """Check the memory size if the number of classes is known only from the data."""
+        self._check_memory_size()
 
     def on_after_task(self) -> None:
-        """Choose exemplars, and keep the network as it is before the next task."""
+        """Choose exemplars, and keep a copy of the network for the next task."""
         current = self.replay_dataset.x[: self.num_current]
         self.memory.end_task(self.task, self.random, self.features(current))
         self.progress.memory_bytes = self.memory.num_bytes
         self.state = self.initial_state()
 
     def on_before_validation(self) -> None:
-        """Compute the means of classes with the features as they are now."""
+        """Compute the class means from the current features."""
         if self.task == 0 or self.classify_by == "outputs":
             return
         samples = self.memory.data
@@ -168,12 +169,12 @@ class ICaRLOptions(MemoryOwner):
         self.persistent = self.on_device(means, known)
 
     def evaluation_arrays(self, task: int) -> ICaRLMeans | None:
-        """Return the means of classes, if these are what is classified by."""
+        """Return the class means if predictions use them, else None."""
         return None if self.task == 0 or self.classify_by == "outputs" else self.persistent
 
     def past_classes(self) -> np.ndarray:
-        """Return the (C,) bool classes of the tasks so far."""
+        """Return (C,) bool, the classes of the tasks so far."""
         class_mask = self.benchmark.class_mask
-        if self.task == 0 or class_mask is None:  # before the data, which tell the classes of tasks
+        if self.task == 0 or class_mask is None:  # no task has started, or no data are loaded
             return np.zeros(self.benchmark.num_classes, bool)
         return np.logical_or.reduce(class_mask[: self.task])

@@ -1,4 +1,4 @@
-"""Means of classes from the features of their exemplars."""
+"""Class means from the features of exemplars."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def class_means(
     """Return each class's mean of normalised features, normalised again.
 
     Args:
-        features: (N, D) float; computed with in float64.
+        features: (N, D) float; they are converted to float64.
         y: (N,) labels.
         num_classes: C.
 
     Returns:
-        (C, D) float32 means of length 1, 0 for a class without samples, and (C,) bool, the classes
-        that have any.
+        (C, D) float32 means of length 1, 0 for a class without samples; and (C,) bool, the classes
+        that have samples.
     """
     sums = np.zeros((num_classes, features.shape[1]))
     np.add.at(sums, y, normalised(features.astype(np.float64)))
@@ -25,5 +25,5 @@ def class_means(
 
 
 def normalised(rows: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros stays one."""
+    """Return the rows scaled to length 1; a row of zeros stays zero."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -22,24 +22,24 @@ class ICaRL(ICaRLOptions, JaxBaseAlgorithm):
     """Incremental Classifier and Representation Learning (Rebuffi et al. 2017)."""
 
     def losses(self, step: Step) -> Losses:
-        """L = sum over classes of BCE(g_y(x), old output of an earlier class, label of others)."""
+        """L = sum over classes of BCE(g_y(x), old output of an earlier class, else the label)."""
         x, y, t = step.batch
         logits, old = self.forward(step, x), step.state
-        given = jax.nn.sigmoid(self.predict(old.params, old.stats, x))
+        old_outputs = jax.nn.sigmoid(self.predict(old.params, old.stats, x))
         labels = jax.nn.one_hot(y, logits.shape[1])
-        targets = jnp.where(old.classes, given, labels)
+        targets = jnp.where(old.classes, old_outputs, labels)
         terms = optax.sigmoid_binary_cross_entropy(logits, targets)
-        counted = jnp.ones_like(terms) if step.mask is None else step.mask[t]
-        losses = (terms * counted).sum(1)
+        included = jnp.ones_like(terms) if step.mask is None else step.mask[t]
+        losses = (terms * included).sum(1)
         if self.reduction == "mean":
-            losses = losses / counted.sum(1)
+            losses = losses / included.sum(1)
         loss = losses.mean()
         return Losses(task=loss, total=loss, logits=allow_classes(logits, step.mask, t))
 
     def evaluation_logits(
         self, params: Arrays, stats: Arrays, arrays: ICaRLMeans | None, x: Array
     ) -> Array:
-        """Return the cosines to the means: with rows of length 1, the nearest is the largest."""
+        """Return the cosine similarities to the class means; the nearest mean has the largest."""
         if arrays is None:
             return self.predict(params, stats, x)
         features = self.encode(params, stats, x)

@@ -21,25 +21,25 @@ class ICaRL(ICaRLOptions, PyTorchBaseAlgorithm):
     """Incremental Classifier and Representation Learning (Rebuffi et al. 2017)."""
 
     def losses(self, step: Step) -> Losses:
-        """L = sum over classes of BCE(g_y(x), old output of an earlier class, label of others)."""
+        """L = sum over classes of BCE(g_y(x), old output of an earlier class, else the label)."""
         x, y, t = step.batch
         logits, old = self.forward(step, x), step.state
         with torch.no_grad():
-            given = self.predict(old.params, old.stats, x).sigmoid()
+            old_outputs = self.predict(old.params, old.stats, x).sigmoid()
         labels = one_hot(y, logits.shape[1]).to(logits.dtype)
-        targets = torch.where(old.classes, given, labels)
+        targets = torch.where(old.classes, old_outputs, labels)
         terms = binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        counted = torch.ones_like(terms) if step.mask is None else step.mask[t]
-        losses = (terms * counted).sum(1)
+        included = torch.ones_like(terms) if step.mask is None else step.mask[t]
+        losses = (terms * included).sum(1)
         if self.reduction == "mean":
-            losses = losses / counted.sum(1)
+            losses = losses / included.sum(1)
         loss = losses.mean()
         return Losses(task=loss, total=loss, logits=allow_classes(logits, step.mask, t))
 
     def evaluation_logits(
         self, params: Tensors, stats: Tensors, arrays: ICaRLMeans | None, x: Tensor
     ) -> Tensor:
-        """Return the cosines to the means: with rows of length 1, the nearest is the largest."""
+        """Return the cosine similarities to the class means; the nearest mean has the largest."""
         if arrays is None:
             return self.predict(params, stats, x)
         cosines = normalize(self.encode(params, stats, x)) @ arrays.means.T

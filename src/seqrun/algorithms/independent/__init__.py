@@ -4,9 +4,9 @@ Paper: none; the reference without forgetting and without transfer ("single-task
 task").
 Loss: cross-entropy on the current task's batch; every task starts from the initial weights.
 
-Task j is evaluated with the model that was trained on it, so the task must be known at test: what
-is measured on a domain-incremental stream is task-aware, and class-incremental streams are refused.
-A task that has not been trained on yet is evaluated with the initial weights.
+Task j is evaluated with the model that was trained on it, so the task must be known at test time:
+accuracies on a domain-incremental stream are task-aware, and class-incremental streams are refused.
+A task that has not been trained yet is evaluated with the initial weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from seqrun.algorithms.base import BaseAlgorithm
 
 
 class IndependentModels(NamedTuple):
-    """The models of all tasks, in the engine's own arrays.
+    """The models of all tasks, as arrays of the framework.
 
     Attributes:
-        params: task (1-based, as text) -> parameter name -> value; the initial weights where the
-            task has not been trained on.
+        params: task (1-based, as text) -> parameter name -> value; the initial weights if the
+            task has not been trained yet.
         stats: task -> BatchNorm statistic name -> value.
     """
 
@@ -37,7 +37,7 @@ class IndependentOptions(BaseAlgorithm):
     All models start from the same initial weights, with fresh statistics and optimizer.
 
     Raises:
-        ConfigError: a class-incremental stream, where the task is not known at test.
+        ConfigError: a class-incremental stream, where the task is unknown at test time.
     """
 
     name: ClassVar[str] = "independent"
@@ -51,7 +51,7 @@ class IndependentOptions(BaseAlgorithm):
         return IndependentModels(dict.fromkeys(tasks, params), dict.fromkeys(tasks, stats))
 
     def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the task's own model; of the current task, the one in training."""
+        """Return the task's own model; for the current task, the model in training."""
         if task == self.task:
             return super().evaluation_weights(task)
         return self.persistent.params[str(task)], self.persistent.stats[str(task)]
@@ -61,7 +61,7 @@ class IndependentOptions(BaseAlgorithm):
         self.engine.set_weights(self.initial_weights())
 
     def on_after_task(self) -> None:
-        """Keep the task's model."""
+        """Store the task's model."""
         params, stats = self.engine.snapshot()
         models, task = self.persistent, str(self.task)
         self.persistent = IndependentModels(

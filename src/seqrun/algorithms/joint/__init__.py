@@ -2,10 +2,10 @@
 
 Paper: none; the upper reference of every comparison ("multi-task", "offline").
 Loss: cross-entropy on a batch drawn from the union of tasks 1..t (`mode` = "cumulative"), or from
-the whole stream in one run ("all_at_once", what papers report).
+the whole stream in a single run ("all_at_once", which papers report).
 
-Joint keeps every task's data: it is no continual-learning method and reduces to naive never but
-for one task.
+Joint keeps the data of every task, so it is not a continual-learning method.
+Reduces to naive: only on a stream of one task.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class JointOptions(BaseAlgorithm):
     """Train on the union of the tasks so far, or of all tasks: the upper reference.
 
     Args:
-        mode: "cumulative": at task t on the data of tasks 1..t; "all_at_once": one run on the data
-            of all tasks, so that only the first (untrained) and last rows of the accuracy matrix
-            are measured, at the first task's learning rate and number of epochs.
+        mode: "cumulative": task t trains on the data of tasks 1..t; "all_at_once": a single run on
+            the data of all tasks, with the learning rate and number of epochs of the first task;
+            only the first (untrained) and last rows of the accuracy matrix are measured.
         from_scratch: start every task from the initial weights, fresh statistics and a fresh
-            optimizer, instead of where the last one ended ("cumulative" only).
+            optimizer, instead of continuing from the last task ("cumulative" only).
 
     Raises:
         ConfigError: a value out of range, or options that exclude each other.
@@ -55,11 +55,10 @@ class JointOptions(BaseAlgorithm):
 
     @property
     def trains_on_task_alone(self) -> bool:
-        """No: on those of earlier tasks too."""
         return False
 
     def trained_tasks(self) -> range:
-        """Return every task, or the last one alone, which stands for all."""
+        """Return every task; with "all_at_once" only the last, whose data are those of all."""
         tasks = super().trained_tasks()
         return tasks[-1:] if self.mode == "all_at_once" else tasks
 
@@ -68,17 +67,16 @@ class JointOptions(BaseAlgorithm):
         return self.benchmark.cumulative_data(task, "train")
 
     def training_size(self, task: int) -> int:
-        """Return the number of samples of tasks 1..task."""
         return sum(self.benchmark.task_size(t, "train") for t in range(1, task + 1))
 
     def hparams(self) -> dict[str, float]:
-        """Give the one run the first task's learning rate."""
+        """Use the first task's learning rate with "all_at_once"."""
         scalars = super().hparams()
         if self.mode == "all_at_once":
             scalars["lr"] = self.training.learning_rate(self.optimizer.lr, 1)
         return scalars
 
     def on_before_task(self) -> None:
-        """Start afresh, if asked to."""
+        """Reset the weights if `from_scratch`."""
         if self.from_scratch:
             self.engine.set_weights(self.initial_weights())

@@ -16,6 +16,6 @@ class Joint(JointOptions, JaxBaseAlgorithm):
     """Train on the data of the tasks so far, or of all tasks: the upper reference."""
 
     def make_replay_dataset(self, data: Dataset) -> Dataset:
-        """Return the data, then room for the stream's, so that one program serves all tasks."""
-        room = self.training_size(self.num_tasks) - len(data.y)
-        return Dataset(*(np.pad(a, [(0, room), *[(0, 0)] * (a.ndim - 1)]) for a in data))
+        """Pad the data to the size of the whole stream, so that all tasks share one program."""
+        padding = self.training_size(self.num_tasks) - len(data.y)
+        return Dataset(*(np.pad(a, [(0, padding), *[(0, 0)] * (a.ndim - 1)]) for a in data))

@@ -2,23 +2,30 @@
 
 Paper: Derakhshani et al. 2021, "Kernel continual learning", 2107.05757, equations 5 to 11.
 
-Before a task a coreset of it is set aside. Its classifier is the kernel ridge regression of the
-coreset's labels Y: with features scaled to x, psi(x) = sqrt(2/D) cos(omega x + b) and K = psi(C)
-psi(C)^T of the coreset C,
+Before a task is trained, a coreset C of its samples is set aside. The task's classifier is a kernel
+ridge regression of the coreset's labels Y. With x the scaled features,
+psi(x) = sqrt(2/D) cos(omega x + b) and K = psi(C) psi(C)^T,
 
     logits(x) = gamma_t psi(x) psi(C)^T (K + (|lambda_t| + 0.01) I)^-1 Y + beta_t,
 
-trained by CE + tau KL(q || p), where the D bases omega ~ q = N(mu, sigma^2) from the coreset's mean
-feature, and p is the same of the batch's. The loss that is logged is the cross-entropy. At test the
-task is given, and its own coreset, lambda_t, gamma_t, beta_t and one set of bases are used.
+trained with CE + tau KL(q || p). The D bases omega are drawn from q = N(mu, sigma^2), which a
+network computes from the mean feature of the coreset; another computes p from the mean feature of
+the batch. The logged loss is the cross-entropy. At test time the task is given, and its own
+coreset, lambda_t, gamma_t, beta_t and a fixed set of bases are used.
 
-Differs from the paper: features are scaled by the coreset's range, so that a prediction does not
-depend on what else is in the evaluation batch (`scaling = authors` takes each set's own, as the
-authors' code does); the authors' code draws bases anew for each test batch and evaluates past tasks
-with the current task's lambda, gamma, beta: here they are the task's own; "rbf" is Gaussian (the
-authors' code takes the L1 distance), and "poly" divides the products by the number of features,
-without which its regression is out of float32's reach. A coreset is at most half of its task.
-A scalar beta_t shifts every logit and so, under a softmax, changes nothing; it is the paper's.
+Differs from the paper:
+
+- Features are scaled by the range of the coreset, so that a prediction does not depend on the other
+  samples of its evaluation batch (`scaling` = "authors" uses the range of each set of features, as
+  the authors' code does).
+- Each task is evaluated with its own bases, lambda, gamma and beta. The authors' code draws new
+  bases for each test batch, and evaluates past tasks with the scalars of the current one.
+- "rbf" is Gaussian; the authors' code uses the L1 distance.
+- "poly" divides the products by the number of features; otherwise its regression exceeds the
+  precision of float32.
+- A coreset is at most half of its task.
+
+The paper's scalar beta_t shifts all logits alike and so has no effect under a softmax.
 
 Reduces to naive: never.
 """
@@ -39,12 +46,12 @@ from seqrun.memory.policies import class_balanced_rows
 from seqrun.plan import Chunk
 
 RIDGE = 0.01
-"""What is added to |lambda_t|."""
+"""Constant that is added to |lambda_t|."""
 PREFIX = "memory/"
 
 
 class KCLState(NamedTuple):
-    """State of KCL, which does not change.
+    """State of KCL, which is constant.
 
     Attributes:
         phase: (D,) b of the bases, uniform in [0, 2 pi); None unless kernel_type = "rff".
@@ -54,13 +61,13 @@ class KCLState(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """What a coreset makes of a task: kernel ridge regression.
+    """The classifier of a task: a kernel ridge regression on its coreset.
 
     Attributes:
         low, high: range of the coreset's features.
         bases, phase: (D, d) omega and (D,) b; None unless kernel_type = "rff".
         support: (N, D) Fourier features, or (N, d) scaled features, of the coreset.
-        weights: (N, C) solution.
+        weights: (N, C) solution of the regression.
         gamma, beta: scale and offset of the logits.
     """
 
@@ -76,24 +83,24 @@ class Classifier(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class KCLOptions(BaseAlgorithm):
-    """Classify each task by a kernel regression on its own coreset: KCL. Derakhshani et al. 2021.
+    """Classify each task by kernel regression on its coreset. Derakhshani et al. 2021 (2107.05757).
 
-    2107.05757. The task of a test sample must be given. A task has no classifier before its
-    coreset, so that the accuracy matrix holds the tasks so far alone.
+    The task of a test sample must be given. A task without a coreset has no classifier, so the
+    accuracy matrix has entries only for the tasks so far.
 
     Args:
         coreset_per_class: samples of each class that are set aside before a task and not trained
-            on, >= 1; at most half of the task's samples in all.
-        num_bases: D random Fourier bases, >= 1.
-        tau: weight of KL(q || p), >= 0; of no effect without bases.
+            on, >= 1; all classes together at most half of the task's samples.
+        num_bases: number D of random Fourier bases, >= 1.
+        tau: weight of KL(q || p), >= 0; without bases it has no effect.
         kernel_type: "rff" (bases learned from the data), "rbf", "linear" or "poly".
-        scaling: of features: "min_max" (by the coreset's range), "authors" (by each set's own
-            range, so that predictions depend on the evaluation batch) or "l2" (each row to length
-            1; the paper's for ResNets).
+        scaling: how features are scaled: "min_max" (by the coreset's range), "authors" (each set by
+            its own range, so that predictions depend on the evaluation batch) or "l2" (each row to
+            length 1, which the paper uses for ResNets).
         lambda_init: initial lambda_t of every task, >= 0; 0.1 in the authors' code.
 
     Raises:
-        ConfigError: a value out of range, or a scenario that does not give the task at test.
+        ConfigError: a value out of range, or a scenario that does not give the task at test time.
     """
 
     coreset_per_class: int = 20
@@ -121,19 +128,19 @@ class KCLOptions(BaseAlgorithm):
 
     @property
     def has_bases(self) -> bool:
-        """Whether the kernel is made of random Fourier features."""
+        """Whether the kernel uses random Fourier features."""
         return self.kernel_type == "rff"
 
     # ---- coresets
 
     def coreset_size(self, task: int) -> int:
-        """Return the samples of the task's coreset."""
+        """Return the number of samples in the task's coreset."""
         benchmark, mask = self.benchmark, self.benchmark.class_mask
         classes = benchmark.num_classes if mask is None else int(mask[task - 1].sum())
         return min(self.coreset_per_class * classes, benchmark.task_size(task, "train") // 2)
 
     def coreset_rows(self, task: int, y: np.ndarray) -> np.ndarray:
-        """Return the rows of the task's data that are its coreset, as many of each class."""
+        """Return the rows of the task's data that form its coreset, balanced over classes."""
         rng = self.random.generator("memory", task, 1)
         return class_balanced_rows(y, rng)[: self.coreset_size(task)]
 
@@ -143,11 +150,10 @@ class KCLOptions(BaseAlgorithm):
         return data.rows(np.delete(np.arange(len(data.y)), self.coreset_rows(task, data.y)))
 
     def training_size(self, task: int) -> int:
-        """Return the number of the task's samples without its coreset."""
         return super().training_size(task) - self.coreset_size(task)
 
     def on_before_task(self) -> None:
-        """Set the task's coreset aside."""
+        """Set aside the task's coreset."""
         data = self.benchmark.task_data(self.task, "train")
         self.coresets[self.task] = data.rows(self.coreset_rows(self.task, data.y))
         arrays = [a for coreset in self.coresets.values() for a in coreset]
@@ -171,13 +177,18 @@ class KCLOptions(BaseAlgorithm):
         return [part | {"coreset": np.tile(rows, (len(part["index"]), 1))} for part in parts]
 
     def on_before_chunk(self, chunk: Chunk) -> None:
-        """Draw the noise of the chunk's bases, step by step, so that chunks may be cut anywhere."""
+        """Draw the bases' noise step by step, so that it does not depend on the chunks."""
         if self.has_bases:
             steps = range(chunk.first_step, chunk.first_step + chunk.steps)
             chunk.arrays["noise"] = np.stack([self.noise(1, step) for step in steps])
 
     def noise(self, purpose: int, position: int) -> np.ndarray:
-        """Return (D, d) float32 standard normals of a training step (1), or a task's test (2)."""
+        """Return (D, d) float32 standard normals.
+
+        Args:
+            purpose: 1 = training, 2 = evaluation.
+            position: the step that is trained, or the task (1-based) that is evaluated.
+        """
         rng = self.random.generator("noise", purpose, position)
         shape = self.num_bases, self.num_features
         return rng.standard_normal(shape, dtype=np.float32)
@@ -189,7 +200,7 @@ class KCLOptions(BaseAlgorithm):
 
     @property
     def num_features(self) -> int:
-        """Number of features d, where there are bases."""
+        """Number of features d; only with bases."""
         return self.engine.parameter_shapes()["posterior/mean/linear_0/kernel"][0]
 
     # ---- weights and evaluation
@@ -206,7 +217,7 @@ class KCLOptions(BaseAlgorithm):
         return range(1, self.task + 1)
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Add the coresets, task after task, to what the run carries."""
+        """Add the coresets of all tasks to the other arrays."""
         exported = super().export_arrays()
         if not self.coresets:
             return exported
@@ -214,7 +225,6 @@ class KCLOptions(BaseAlgorithm):
         return exported | {PREFIX + name: array for name, array in joined._asdict().items()}
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays, the coresets among them."""
         super().import_arrays(arrays)
         if PREFIX + "t" not in arrays:
             self.coresets = {}

@@ -32,11 +32,10 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
     """Kernel Continual Learning (Derakhshani et al. 2021)."""
 
     def build_module(self) -> nn.Module:
-        """Return the encoder with what trains beside it."""
+        """Return the encoder together with KCL's own networks and scalars."""
         return KCLNetwork(super().build_module(), self.num_tasks, self.has_bases)
 
     def initial_state(self) -> KCLState:
-        """Return the phases of the bases."""
         return KCLState(self.engine.to_device(self.phases()) if self.has_bases else None)
 
     def losses(self, step: Step) -> Losses:
@@ -57,7 +56,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         return Losses(task=ce, total=total, logits=logits)
 
     def amortised(self, params: Arrays, network: str, mean: Array) -> tuple[Array, Array]:
-        """Return mu and log sigma^2 from a mean feature by the network "posterior" or "prior"."""
+        """Return mu and log sigma^2 of the "posterior" or "prior", given a mean feature."""
         moments: Any = self.module.apply(
             {"params": as_tree(params)}, mean, method=lambda module, x: getattr(module, network)(x)
         )
@@ -66,7 +65,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
     def classifier(
         self, params: Arrays, coreset: Batch, noise: Array | None, phase: Array | None
     ) -> tuple[Classifier, tuple[Array, Array] | None]:
-        """Return what features (N, d) of a task's coreset make, and mu, log sigma^2 of q."""
+        """Return the classifier of a coreset of (N, d) features, and mu and log sigma^2 of q."""
         features, y, t = coreset
         low, high = features.min(), features.max()
         support, bases, posterior = scaled_features(self.scaling, features, low, high), None, None
@@ -88,7 +87,7 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
         return classifier.gamma * values + classifier.beta
 
     def evaluation_arrays(self, task: int) -> Classifier | None:
-        """Return the task's classifier, with its own bases; None before it has a coreset."""
+        """Return the task's classifier, with its own bases; None if it has no coreset yet."""
         if task not in self.coresets:
             return None
         x, y, t = map(self.engine.to_device, self.coresets[task])
@@ -105,6 +104,5 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
     def evaluation_logits(
         self, params: Arrays, stats: Arrays, arrays: Classifier, x: Array
     ) -> Array:
-        """Return the predictions of the task's classifier."""
         features = self.encode(params, stats, x)
         return self.logits(scaled_features(self.scaling, features, arrays.low, arrays.high), arrays)

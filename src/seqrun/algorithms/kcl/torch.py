@@ -29,12 +29,11 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
     """Kernel Continual Learning (Derakhshani et al. 2021)."""
 
     def build_module(self) -> nn.Module:
-        """Return the encoder with what trains beside it."""
+        """Return the encoder together with KCL's own networks and scalars."""
         shape, tasks = self.benchmark.input_shape, self.num_tasks
         return KCLNetwork(super().build_module(), shape, tasks, self.has_bases)
 
     def initial_state(self) -> KCLState:
-        """Return the phases of the bases."""
         phase = self.engine.to_device(self.phases()) if self.has_bases else None
         return KCLState(phase)
 
@@ -58,7 +57,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
     def classifier(
         self, coreset: Batch, noise: Tensor | None, phase: Tensor | None
     ) -> tuple[Classifier, tuple[Tensor, Tensor] | None]:
-        """Return what features (N, d) of a task's coreset make, and mu, log sigma^2 of q."""
+        """Return the classifier of a coreset of (N, d) features, and mu and log sigma^2 of q."""
         features, y, t = coreset
         low, high = features.min(), features.max()
         support, bases, posterior = scaled_features(self.scaling, features, low, high), None, None
@@ -67,14 +66,14 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
             mean, log_variance = posterior = network.posterior(support.mean(0))
             bases = mean + (0.5 * log_variance).exp() * noise
             support = fourier_features(support, bases, phase)
-        ridge = self.of_task("lambda", t).abs() + RIDGE
+        ridge = self.scalar_of("lambda", t).abs() + RIDGE
         targets = one_hot(y, self.benchmark.num_classes).to(support.dtype)
         weights = ridge_weights(gram(self.kernel_type, support, support), ridge, targets)
-        gamma, beta = self.of_task("gamma", t), self.of_task("beta", t)
+        gamma, beta = self.scalar_of("gamma", t), self.scalar_of("beta", t)
         return Classifier(low, high, bases, phase, support, weights, gamma, beta), posterior
 
-    def of_task(self, name: str, t: Tensor) -> Tensor:
-        """Return a task's own parameter; as an index, `t` would be read, and nothing compiled."""
+    def scalar_of(self, name: str, t: Tensor) -> Tensor:
+        """Return a task's own scalar; indexing by `t` would read it and prevent compilation."""
         return self.params[name].index_select(0, t.view(1)).squeeze(0)
 
     def logits(self, scaled: Tensor, classifier: Classifier) -> Tensor:
@@ -86,7 +85,7 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
 
     @torch.no_grad()
     def evaluation_arrays(self, task: int) -> Classifier | None:
-        """Return the task's classifier, with its own bases; None before it has a coreset."""
+        """Return the task's classifier, with its own bases; None if it has no coreset yet."""
         if task not in self.coresets:
             return None
         x, y, t = (self.engine.to_device(a) for a in self.coresets[task])
@@ -96,12 +95,11 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
         features = self.encode(self.params, self.stats, self.inputs(x))
         coreset = Batch(features, y.long(), t[0].long())
         found, _ = self.classifier(coreset, noise, self.state.phase)
-        # They are live parameters, which training moves.
+        # gamma and beta are live parameters, which training changes.
         return found._replace(gamma=found.gamma.clone(), beta=found.beta.clone())
 
     def evaluation_logits(
         self, params: Tensors, stats: Tensors, arrays: Classifier, x: Tensor
     ) -> Tensor:
-        """Return the predictions of the task's classifier."""
         features = self.encode(params, stats, x)
         return self.logits(scaled_features(self.scaling, features, arrays.low, arrays.high), arrays)

@@ -1,22 +1,22 @@
 """La-MAML: Look-ahead meta-learning, with a learned rate for every parameter; and C-MAML.
 
 Paper: Gupta et al. 2020, "La-MAML: look-ahead meta learning for continual learning", 2007.13904,
-algorithm 1. A batch is learned chunk by chunk, theta_{j+1} = theta_j - alpha g_j from theta_0 =
-theta, and the meta-loss, mean_j CE(theta_{j+1}; batch and memory), says how theta and alpha should
-have been:
+algorithm 1. Inner steps take a batch chunk by chunk: theta_{j+1} = theta_j - alpha g_j, from
+theta_0 = theta. The gradient of the meta-loss, mean_j CE(theta_{j+1}; batch and memory), then
+updates theta and alpha:
 
     grad_theta = mean_j grad L(theta_{j+1})                               (first order)
     grad_alpha = mean_j [- grad L(theta_{j+1}) * sum_{k<=j} g_k], 0 where alpha <= 0  (first order)
     alpha <- alpha - lr_alpha grad_alpha, then theta <- theta - relu(alpha) grad_theta
 
-C-MAML is `learn_lr: false` with `sync_update: true`. The meta-step replaces the optimizer's, unless
-`sync_update`.
+C-MAML is `learn_lr: false` with `sync_update: true`. Without `sync_update` this update replaces the
+optimizer's step.
 
-Differs from the paper: nothing; as the authors' code does, the first order is the default, both
-gradients are clipped apart (training.grad_clip), and the reservoir is offered a batch once.
-A batch's first glance is in the order in which it arrived, which is random already. With BatchNorm,
-which the paper does not use, an inner step normalises by the statistics of its whole batch (a chunk
-may be one sample), and the running statistics follow the meta-batches.
+Differs from the paper: nothing. As in the authors' code, first order is the default, the two
+gradients are clipped separately (training.grad_clip), and a batch is offered to the reservoir once.
+The first glance takes the batch in the order in which it arrives, which is random already. With
+BatchNorm, which the paper does not use, an inner step normalises by the statistics of its whole
+batch (a chunk may be one sample), and the meta-batches update the running statistics.
 
 Reduces to naive: with alpha_init = 0, learn_lr = false, sync_update = true and glances = 1, as long
 as the memory is empty.
@@ -47,7 +47,7 @@ class LaMAMLState(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Glances(BaseAlgorithm):
-    """Plan several training steps in a row on every batch, each with the batch in a new order.
+    """Train several consecutive steps on every batch, each with the batch in a new order.
 
     Args:
         glances: steps on a batch, >= 1.
@@ -61,13 +61,13 @@ class Glances(BaseAlgorithm):
         super().__post_init__()
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
-        """Repeat each planned batch; its first glance is as it arrived."""
+        """Repeat each planned batch; all glances but the first are in a new order."""
         parts = super().plan_epoch(task, epoch, num_samples)
         rng = self.random.generator("data", task, epoch, 1)
-        return [_glanced(part, self.glances, rng) for part in parts]
+        return [_repeated(part, self.glances, rng) for part in parts]
 
 
-def _glanced(
+def _repeated(
     part: dict[str, np.ndarray], glances: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     order = np.tile(np.arange(part["index"].shape[1]), (len(part["index"]), glances, 1))
@@ -79,24 +79,25 @@ def _glanced(
 
 @dataclass(kw_only=True, eq=False)
 class LaMAMLOptions(ReplayOptions, Glances):
-    """Learn to learn each batch without forgetting: La-MAML. Gupta et al. 2020 (2007.13904).
+    """Meta-learn a look-ahead on each batch and memory: La-MAML. Gupta et al. 2020 (2007.13904).
 
     `training.grad_clip` clips the gradients of theta and of alpha, each by its own global norm.
     Without `sync_update`, relu(alpha) is the step size: the optimizer, `training.lr_decay` and
     `training.lr_min` have no effect.
 
     Args:
-        memory_size: samples in the reservoir, over all tasks, >= 1.
-        replay_batch_size: memory samples in each meta-batch, >= 1; all that are stored if fewer.
-        glances: steps on each batch, every one with the batch in a new order and a memory batch of
-            its own, >= 1.
-        inner_chunk_size: samples of the batch per inner step, >= 1; the last may have fewer.
+        memory_size: samples in the reservoir, from all tasks together, >= 1.
+        replay_batch_size: memory samples in each meta-batch, >= 1; if fewer are stored, all of
+            them.
+        glances: steps on each batch, >= 1; each has the batch in a new order and its own memory
+            batch.
+        inner_chunk_size: samples per inner step, >= 1; the last may have fewer.
         second_order: differentiate through the inner gradients g_j.
         alpha_init: initial alpha of every parameter element, >= 0.
         learn_lr: learn alpha; false keeps it at alpha_init.
         lr_alpha: learning rate of alpha, >= 0.
-        sync_update: take theta's step with the run's optimizer (plain SGD in the paper) and
-            learning rate, instead of relu(alpha).
+        sync_update: update theta with the run's optimizer (plain SGD in the paper) and learning
+            rate, instead of with relu(alpha).
 
     Raises:
         ConfigError: a value out of range.
@@ -104,7 +105,7 @@ class LaMAMLOptions(ReplayOptions, Glances):
 
     memory_size: int = 200
     replay_batch_size: int = 10
-    memory_batch_size: int = field(init=False)  # the parent's name of replay_batch_size
+    memory_batch_size: int = field(init=False)  # the base class's name for it
     inner_chunk_size: int = 1
     second_order: bool = False
     alpha_init: float = 0.15
@@ -128,7 +129,7 @@ class LaMAMLOptions(ReplayOptions, Glances):
         boolean("sync_update", self.sync_update)
 
     def make_memory(self) -> MemoryMechanism:
-        """Return the reservoir, which is offered a batch at its first glance of a task."""
+        """Return a reservoir to which only the first glance offers a batch."""
         return MemoryMechanism(
             policy="reservoir", memory_size=self.memory_size, glances=self.glances
         )

@@ -21,11 +21,10 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
     """Look-ahead meta-learning with a learned rate for every parameter (Gupta et al. 2020)."""
 
     def initial_state(self) -> LaMAMLState:
-        """Return the initial learning rates."""
         return LaMAMLState({n: jnp.full_like(p, self.alpha_init) for n, p in self.params.items()})
 
     def backward(self, step: Step) -> None:
-        """Compute the meta-loss and its gradients in theta and alpha."""
+        """Compute the meta-loss and its gradients with respect to theta and alpha."""
         meta = jax.value_and_grad(self.meta_loss, argnums=(0, 1), has_aux=True)
         (step.loss, (step.logits, step.stats)), (step.gradients, gradients) = meta(
             step.params, step.state.alpha, step
@@ -66,11 +65,11 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
     def inner_gradients(
         self, fast: Arrays, stats: Arrays, rows: Array, step: Step, key: Array
     ) -> Arrays:
-        """Return the gradient of a chunk's loss: a constant in the first order."""
+        """Return the gradient of a chunk's loss; it is a constant in first order."""
         x, y, t = step.batch
 
         def loss(params: Arrays) -> Array:
-            if self.backbone.has_batch_statistics:  # the batch's: a chunk may be one sample
+            if self.backbone.has_batch_statistics:  # of the whole batch: a chunk may be one sample
                 logits = self.forward_with(params, stats, x, key)[0][rows]
             else:
                 logits, _ = self.forward_with(params, stats, x[rows], key)
@@ -79,12 +78,12 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
         return jax.grad(loss)(fast if self.second_order else jax.lax.stop_gradient(fast))
 
     def optimizer_step(self, step: Step) -> None:
-        """Move alpha first, then theta by the new alpha, or by the optimizer."""
+        """Update alpha first, then theta with the new alpha or the optimizer."""
         if self.learn_lr:
             gradients = self.clipped(step, step.cache["alpha_gradients"])
             rate = step.hparams["lr_alpha"]
-            moved = jax.tree.map(lambda a, g: a - rate * g, step.state.alpha, gradients)
-            step.state = LaMAMLState(moved)
+            alpha = jax.tree.map(lambda a, g: a - rate * g, step.state.alpha, gradients)
+            step.state = LaMAMLState(alpha)
         if self.sync_update:
             super().optimizer_step(step)
             return

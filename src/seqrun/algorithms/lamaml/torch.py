@@ -20,16 +20,15 @@ Tensors = dict[str, Tensor]
 class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
     """Look-ahead meta-learning with a learned rate for every parameter (Gupta et al. 2020)."""
 
-    is_compilable: ClassVar[bool] = False  # its inner steps, one after another, take minutes
+    is_compilable: ClassVar[bool] = False  # compiling its unrolled inner steps takes minutes
 
     def initial_state(self) -> LaMAMLState:
-        """Return the initial learning rates."""
         return LaMAMLState(
             {n: torch.full_like(p, self.alpha_init).detach() for n, p in self.params.items()}
         )
 
     def backward(self, step: Step) -> None:
-        """Compute the meta-loss and its gradients in theta and alpha."""
+        """Compute the meta-loss and its gradients with respect to theta and alpha."""
         alpha = {n: a.detach().requires_grad_(self.learn_lr) for n, a in step.state.alpha.items()}
         loss, logits = self.meta_loss(alpha, step)
         wanted = [*self.params.values(), *(alpha.values() if self.learn_lr else ())]
@@ -55,9 +54,9 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
         return torch.stack(losses).mean(), logits[:current]
 
     def inner_gradients(self, fast: Tensors, rows: slice, step: Step) -> tuple[Tensor, ...]:
-        """Return the gradient of a chunk's loss: a constant in the first order."""
+        """Return the gradient of a chunk's loss; it is a constant in first order."""
         x, y, t = step.batch
-        if self.backbone.has_batch_statistics:  # the batch's: a chunk may be one sample
+        if self.backbone.has_batch_statistics:  # of the whole batch: a chunk may be one sample
             running = {n: s.clone() for n, s in step.stats.items()}
             logits = self.forward_with(fast, running, x)[rows]
         else:
@@ -66,12 +65,12 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
         return torch.autograd.grad(loss, list(fast.values()), create_graph=self.second_order)
 
     def optimizer_step(self, step: Step) -> None:
-        """Move alpha first, then theta by the new alpha, or by the optimizer."""
+        """Update alpha first, then theta with the new alpha or the optimizer."""
         if self.learn_lr:
             gradients = self.clipped(step, step.cache["alpha_gradients"])
             rate = step.hparams["lr_alpha"]
-            moved = {n: a - rate * gradients[n] for n, a in step.state.alpha.items()}
-            step.state = LaMAMLState(moved)
+            alpha = {n: a - rate * gradients[n] for n, a in step.state.alpha.items()}
+            step.state = LaMAMLState(alpha)
         if self.sync_update:
             super().optimizer_step(step)
             return

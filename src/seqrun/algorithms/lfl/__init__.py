@@ -3,10 +3,10 @@
 Paper: Jung et al. 2016, "Less-forgetting learning in deep neural networks", 1607.00122.
 Loss (equation 1, from task 2 on): CE + lambda * mean over the batch of
 1/2 ||f(x; old) - f(x; new)||_2^2, with f the input of the classifier and `old` a frozen copy of
-the network as it was before the task; the classifier is frozen (section 3.2).
+the network from before the task; the classifier is frozen (section 3.2).
 
-Differs from the paper: where tasks bring their own outputs (scenarios "task" and "class"), only
-the outputs that earlier tasks have trained are frozen, and the task's own train.
+Differs from the paper: if tasks have outputs of their own (scenarios "task" and "class"), only the
+outputs of earlier tasks are frozen, and those of the current task are trained.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.checks import at_least, boolean, one_of
 
 CLASSIFIER = "classifier/"
-"""What the names of the last layer's parameters start with."""
+"""Prefix of the names of the last layer's parameters."""
 
 
 class LFLState(NamedTuple):
-    """State of LFL: the network before the task.
+    """State of LFL: the network from before the task.
 
     Attributes:
         params: parameter name -> value.
@@ -39,18 +39,18 @@ class LFLState(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class LFLOptions(BaseAlgorithm):
-    """Keep the features of the current data near those that the network gave before the task.
+    """Keep the features of the current data near those of the network from before the task.
 
     CE + lambda * mean over the batch of factor * ||f(x; old) - f(x; new)||_2^2, with the classifier
     frozen. Jung et al. 2016 (1607.00122), equation 1.
 
     Args:
         lfl_lambda: strength lambda, >= 0; 0 without `freeze_classifier` is naive.
-        reduction: "sum" (as the paper) or "mean" of the squared differences over features.
-        factor: of the squared distance: 0.5 (the paper) or 1; with "mean", 1 is the mean squared
-            error that Avalanche takes.
-        freeze_classifier: from task 2 on keep the outputs of the last layer that earlier tasks
-            have trained, which are all of a classifier that tasks share.
+        reduction: "sum" (the paper) or "mean" of the squared differences over features.
+        factor: factor of the squared distance: 0.5 (the paper) or 1; with "mean", 1 is the mean
+            squared error that Avalanche uses.
+        freeze_classifier: from task 2 on, freeze the outputs of the last layer that earlier tasks
+            have trained: all outputs if the tasks share them.
 
     Raises:
         ConfigError: a value out of range.
@@ -73,17 +73,17 @@ class LFLOptions(BaseAlgorithm):
         boolean("freeze_classifier", self.freeze_classifier)
 
     def hparams(self) -> dict[str, float]:
-        """Leave the first task alone: nothing has been learned that could be forgotten."""
+        """Set lambda to 0 in the first task, when there is nothing to forget."""
         scalars = super().hparams()
         return scalars | {"lfl_lambda": scalars["lfl_lambda"] * (self.task > 1)}
 
     def initial_state(self) -> LFLState:
-        """Return the network as it is, and which of its outputs are to be frozen."""
+        """Return a copy of the current network, and which of its outputs are frozen."""
         params, stats = self.engine.snapshot()
         return LFLState(params, stats, self.engine.to_device(self.frozen_outputs()))
 
     def on_after_task(self) -> None:
-        """Keep the network as it is before the next task."""
+        """Keep a copy of the network for the next task."""
         self.state = self.initial_state()
 
     def frozen_outputs(self) -> np.ndarray:

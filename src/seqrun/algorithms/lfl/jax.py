@@ -29,14 +29,14 @@ class LFL(LFLOptions, JaxBaseAlgorithm):
         return Losses(task=ce, total=ce + weight * distances.mean(), logits=logits)
 
     def on_after_backward(self, step: Step) -> None:
-        """Give frozen outputs no gradient, so that they take no part in clipping."""
+        """Set the gradient of frozen outputs to 0, so that it does not affect clipping."""
         before = {n: p for n, p in step.params.items() if n.startswith(CLASSIFIER)}
-        trained = {n: jnp.where(step.state.frozen, 0.0, step.gradients[n]) for n in before}
-        step.gradients = step.gradients | trained
+        masked = {n: jnp.where(step.state.frozen, 0.0, step.gradients[n]) for n in before}
+        step.gradients = step.gradients | masked
         step.cache["classifier"] = before
 
     def on_after_optimizer_step(self, step: Step) -> None:
-        """Put frozen outputs back, which momentum or weight decay may have moved."""
+        """Restore frozen outputs, which momentum or weight decay may have changed."""
         kept = {
             name: jnp.where(step.state.frozen, before, step.params[name])
             for name, before in step.cache["classifier"].items()

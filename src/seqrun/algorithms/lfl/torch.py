@@ -20,7 +20,7 @@ class LFL(LFLOptions, PyTorchBaseAlgorithm):
     """Less-Forgetting Learning (Jung et al. 2016)."""
 
     def on_before_chunk(self, chunk: Chunk) -> None:
-        """Copy the old network into a module, which costs less to call than `encode`."""
+        """Copy the old network into a module, which is cheaper to call than `encode`."""
         self._old: Any = self.engine.frozen_copy(self.state.params, self.state.stats)
 
     def losses(self, step: Step) -> Losses:
@@ -36,17 +36,17 @@ class LFL(LFLOptions, PyTorchBaseAlgorithm):
 
     @torch.no_grad()
     def on_after_backward(self, step: Step) -> None:
-        """Give frozen outputs no gradient, so that they take no part in clipping."""
+        """Set the gradient of frozen outputs to 0, so that it does not affect clipping."""
         before = {n: p.clone() for n, p in step.params.items() if n.startswith(CLASSIFIER)}
-        trained = {
+        masked = {
             n: step.gradients[n].masked_fill(_frozen(step, p), 0.0) for n, p in before.items()
         }
-        step.gradients = step.gradients | trained
+        step.gradients = step.gradients | masked
         step.cache["classifier"] = before
 
     @torch.no_grad()
     def on_after_optimizer_step(self, step: Step) -> None:
-        """Put frozen outputs back, which momentum or weight decay may have moved."""
+        """Restore frozen outputs, which momentum or weight decay may have changed."""
         for name, before in step.cache["classifier"].items():
             parameter = step.params[name]
             parameter.copy_(torch.where(_frozen(step, parameter), before, parameter))

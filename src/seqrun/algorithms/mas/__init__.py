@@ -1,12 +1,13 @@
 """MAS: Memory Aware Synapses.
 
 Paper: Aljundi et al. 2018, "Memory aware synapses: learning what (not) to forget", 1711.09601.
-Importance, on the task's inputs without labels, at the task's end (equation 2, for the squared
-L2 norm of the outputs): Omega_i = (1/N) sum_n |d ||F(x_n)||_2^2 / d theta_i|, summed over tasks.
+Importance, at the end of the task on its inputs without labels (equation 2, for the squared L2
+norm of the outputs): Omega_i = (1/N) sum_n |d ||F(x_n)||_2^2 / d theta_i|, summed over tasks.
 Loss (equation 3): CE + lambda sum_i Omega_i (theta_i - theta*_i)^2.
 
-Differs from the paper: the outputs F are those that the task's softmax runs over (its own head in
-scenario "task", the classes seen so far in "class"); outputs that were never trained have no say.
+Differs from the paper: F are only the outputs that the task's softmax runs over (its own head in
+scenario "task", the classes seen so far in "class"), so outputs that were never trained are left
+out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class MASOptions(RegularizationOptions):
         mas_lambda: strength lambda of the penalty, >= 0; 0 is naive.
         accumulate: Omega <- "sum": Omega + Omega_t; "ema": alpha Omega + (1 - alpha) Omega_t, from
             0; "replace": Omega_t.
-        alpha: of "ema", in [0, 1).
+        alpha: decay rate of "ema", in [0, 1).
         importance_batch_size: None = per sample; k >= 1 = (1/N) sum over batches of
-            |d (sum of a batch's k norms) / d theta_i|, as the authors' code with k = 200.
+            |d (sum of a batch's k norms) / d theta_i|, as in the authors' code, with k = 200.
         penalty_scale: factor s of the penalty mas_lambda * s * Omega (theta - theta*)^2; 1 in the
             paper.
 
@@ -57,7 +58,7 @@ class MASOptions(RegularizationOptions):
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Return the factors of the past importance and of the task's."""
+        """The factors of the past importance and of the task's."""
         return {
             "sum": (1.0, 1.0),
             "ema": (self.alpha, 1.0 - self.alpha),

@@ -23,7 +23,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
     """Memory Aware Synapses (Aljundi et al. 2018)."""
 
     def calculate_parameter_importance(self) -> Arrays:
-        """Return the outputs' sensitivity on the task's training inputs."""
+        """Return the sensitivity of the outputs on the task's training inputs."""
         size = self.importance_batch_size or self.engine.per_sample_rows
         rows = np.arange(self.num_current, dtype=np.int32)
         total = jax.tree.map(jnp.zeros_like, self.params)
@@ -44,7 +44,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
         x, t = self.inputs(dataset.x[row]), dataset.t[row]
 
         def squared_norms(logits: Array, t: Array) -> Array:
-            """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""
+            """Return the (B,) squared L2 norms of the outputs that the mask allows."""
             outputs = logits if mask is None else jnp.where(mask[t], logits, 0.0)
             return (outputs**2).sum(1)
 
@@ -58,7 +58,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
         return jax.tree.map(jnp.add, total, terms)
 
     def consolidate(self, importance: Arrays) -> PenaltyState:
-        """Join the task's importance with the past ones' and move the anchor."""
+        """Combine the task's importance with the past importance and move the anchor."""
         args = (self.state.importance, importance, *map(jnp.float32, self.weights))
         total = self.engine.compiled("consolidate", _weighted_sum, args)(*args)
         return self.state._replace(anchor=self.params, importance=total)

@@ -20,7 +20,7 @@ class MAS(MASOptions, RegularizationAlgorithm):
     """Memory Aware Synapses (Aljundi et al. 2018)."""
 
     def calculate_parameter_importance(self) -> Tensors:
-        """Return the outputs' sensitivity on the task's training inputs."""
+        """Return the sensitivity of the outputs on the task's training inputs."""
         size = self.importance_batch_size or self.benchmark.eval_batch_size
         total = {n: torch.zeros_like(p) for n, p in self.params.items()}
         inputs, _, tasks = (a[: self.num_current] for a in self.engine.dataset)
@@ -37,13 +37,13 @@ class MAS(MASOptions, RegularizationAlgorithm):
         return {n: g.abs() for n, g in zip(self.params, gradients, strict=True)}
 
     def _squared_norms(self, logits: Tensor, t: Tensor) -> Tensor:
-        """Return the (B,) squared L2 norms of the outputs that the tasks `t` may give."""
+        """Return the (B,) squared L2 norms of the outputs that the mask allows."""
         mask = self.engine.mask
         outputs = logits if mask is None else torch.where(mask[t], logits, 0.0)
         return (outputs**2).sum(1)
 
     def consolidate(self, importance: Tensors) -> PenaltyState:
-        """Join the task's importance with the past ones' and move the anchor."""
+        """Combine the task's importance with the past importance and move the anchor."""
         past, new = self.weights
         total = {n: past * o + new * importance[n] for n, o in self.state.importance.items()}
         anchor = {n: p.detach().clone() for n, p in self.params.items()}

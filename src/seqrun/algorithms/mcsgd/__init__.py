@@ -6,12 +6,13 @@ Paper: Mirzadeh et al. 2021, "Linear mode connectivity in multitask and continua
     sum_{a in {0, 1/n, ..., 1}} L_memory(w_bar_{t-1} + a (w - w_bar_{t-1}))
                               + L_t(w_hat_t + a (w - w_hat_t))
 
-over w, from w_bar_{t-1} + position (w_hat_t - w_bar_{t-1}): it is joined to both by lines of low
-loss. w_bar_t is what is evaluated; the next task trains on from w_hat_t; w_bar_1 = w_hat_1.
+over w, starting from w_bar_{t-1} + position (w_hat_t - w_bar_{t-1}), so that lines of low loss
+connect it to both. w_bar_t is evaluated; the next task continues training from w_hat_t; w_bar_1 =
+w_hat_1.
 
-w_hat is naive, to the bit; w_bar reduces to it never. Memory holds tasks 1..t-1. The loss along
-the lines is measured in eval mode, with the BatchNorm statistics of w_hat_t, which w_bar_t is
-evaluated with too.
+w_hat equals naive to the bit; w_bar never reduces to it. The memory holds tasks 1..t-1. The loss
+along the lines is computed in eval mode with the BatchNorm statistics of w_hat_t, which are also
+used to evaluate w_bar_t.
 
 Differs from the paper: nothing by default. `lmc_gradient`, `lmc_loss` = "authors" and
 `lmc_memory_includes_current` follow the authors' code where it differs from their paper.
@@ -43,7 +44,7 @@ from seqrun.training.divergence import TrainingDiverged
 
 
 class MCSGDModes(NamedTuple):
-    """What MC-SGD keeps from task to task.
+    """The weights that MC-SGD keeps from task to task.
 
     Attributes:
         w_bar: parameter name -> value of w_bar_t; the initial weights before the first task ends.
@@ -56,29 +57,32 @@ class MCSGDModes(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class MCSGDOptions(MemoryOwner):
-    """Train on each task in turn, then move to weights joined to old and new by low-loss lines.
+    """After each task, find weights that lines of low loss connect to the old and the new ones.
 
-    Mirzadeh et al. 2021 (2010.04495), section 5; n, a, w_bar and w_hat as there (see the card).
+    Mirzadeh et al. 2021 (2010.04495), section 5, which defines n, a, w_bar and w_hat.
 
     Args:
         per_task_memory_samples: samples kept of each task, >= 1.
-        memory_policy: "class_balanced" (as many of each class as there are) or "random".
+        memory_policy: "class_balanced" (the same number of each class) or "random".
         lmc_lr: learning rate of the minimisation, > 0.
-        lmc_momentum: its momentum, in [0, 1), from zero at each task.
-        lmc_epochs: passes, >= 1; with lmc_steps = "full_batch" each is one step.
-        lmc_steps: "full_batch" (a step sees all samples) or "minibatch" (a step for each batch of
-            the current samples, with as many drawn from memory).
-        lmc_batch_size: samples of a minibatch, >= 1 ("full_batch": of the authors' loss only).
-        lmc_line_samples: n >= 1; the lines are measured at n + 1 points.
-        lmc_init_position: position between w_bar_{t-1} (0) and w_hat_t (1) to start from.
-        lmc_current_samples: samples of the current task that L_t is measured on, drawn at random,
-            >= 1; None = all.
+        lmc_momentum: its momentum, in [0, 1), reset to zero at each task.
+        lmc_epochs: passes over the current samples, >= 1; with lmc_steps = "full_batch" each pass
+            is one step.
+        lmc_steps: "full_batch" (each step uses all samples) or "minibatch" (a step for each batch
+            of the current samples, with the same number drawn from memory).
+        lmc_batch_size: samples of a minibatch, >= 1; with "full_batch" it only affects lmc_loss =
+            "authors".
+        lmc_line_samples: n >= 1; the loss along a line is computed at n + 1 points.
+        lmc_init_position: starting position between w_bar_{t-1} (0) and w_hat_t (1).
+        lmc_current_samples: number of samples of the current task that L_t is computed on, drawn at
+            random, >= 1; None = all.
         lmc_current_weight: factor of L_t, >= 0.
         lmc_gradient: factor of the gradient at point k: "paper", k/n; "unscaled", 1; "authors",
-            n + 1 - k (gradients pile up from point to point).
-        lmc_loss: "mean" cross-entropy; or "authors": the sum of minibatches' means over the number
-            of samples.
-        lmc_memory_includes_current: L_memory covers tasks 1..t, as the authors', not 1..t-1.
+            n + 1 - k (their code accumulates gradients from point to point).
+        lmc_loss: "mean" cross-entropy; or "authors": the sum of the minibatches' means, divided by
+            the number of samples.
+        lmc_memory_includes_current: L_memory covers tasks 1..t, as in the authors' code, instead of
+            1..t-1.
 
     Raises:
         ConfigError: a value out of range.
@@ -125,7 +129,6 @@ class MCSGDOptions(MemoryOwner):
         super().__post_init__()
 
     def make_memory(self) -> MemoryMechanism:
-        """Return the memory of past tasks."""
         return MemoryMechanism(
             policy=self.memory_policy, per_task_memory_samples=self.per_task_memory_samples
         )
@@ -140,7 +143,7 @@ class MCSGDOptions(MemoryOwner):
         return MCSGDModes(*self.engine.snapshot())
 
     def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return w_bar; during the first task and before it, w_hat."""
+        """Return w_bar; before the second task, w_hat."""
         if self.task <= 1:
             return super().evaluation_weights(task)
         return self.persistent
@@ -175,8 +178,8 @@ class MCSGDOptions(MemoryOwner):
     def plan_sides(self) -> tuple[Side, Side]:
         """Return the samples of memory and of the current task, planned for every step.
 
-        Their arrays have the room that the stream's last task needs, so that one program serves
-        all tasks.
+        Their arrays are as large as the last task of the stream needs, so that all tasks share one
+        program.
         """
         rng = self.random.generator("memory", self.task, 0, 1)
         last = self.task if self.lmc_memory_includes_current else self.task - 1
@@ -197,18 +200,18 @@ class MCSGDOptions(MemoryOwner):
 
         tasks = self.num_tasks if self.lmc_memory_includes_current else self.num_tasks - 1
         longest = max(self.training_size(t) for t in self.trained_tasks())
-        most = min(longest, self.lmc_current_samples or longest)
-        packed = (
+        max_current = min(longest, self.lmc_current_samples or longest)
+        memory_side, current_side = (
             side(
                 data,
                 steps,
-                room=room,
-                step_room=room if self.lmc_steps == "full_batch" else size,
+                capacity=capacity,
+                step_capacity=capacity if self.lmc_steps == "full_batch" else size,
                 segment_size=self.benchmark.eval_batch_size,
             )
-            for data, steps, room in (
+            for data, steps, capacity in (
                 (stored, memory, self.per_task_memory_samples * tasks),
-                (self.replay_dataset.rows(drawn), current, most),
+                (self.replay_dataset.rows(drawn), current, max_current),
             )
         )
-        return next(packed), next(packed)
+        return memory_side, current_side

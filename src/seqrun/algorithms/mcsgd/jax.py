@@ -32,14 +32,14 @@ class MCSGD(MCSGDOptions, JaxBaseAlgorithm):
     def _descend(
         self,
         w_bar: Arrays,
-        live: MCSGDModes,
+        trained: MCSGDModes,
         mask: Array | None,
         sides: tuple[Side, Side],
         line: Line,
         scalars: dict[str, Array],
     ) -> Arrays:
-        """Run all steps of the minimisation: a scan of scans over the line's points."""
-        w_hat, stats = live
+        """Run all steps of the minimisation: a scan over steps of a scan over the line's points."""
+        w_hat, stats = trained
         zeros = jax.tree.map(jnp.zeros_like, w_bar)
         points = jnp.asarray(line.positions), jnp.asarray(line.coefficients)
 

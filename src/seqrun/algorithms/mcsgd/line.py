@@ -1,7 +1,7 @@
-"""What a mode-connectivity minimisation reads: line points, samples and their weights, in NumPy.
+"""Inputs of MC-SGD's minimisation, in NumPy: points of the lines, samples and their weights.
 
-Every variant of the loss and of its gradient is a matter of weights, so that the twins have one
-rule: the gradient is sum_k c_k sum_i w_i grad CE_i at point k, over two sets of samples.
+All variants of the loss and of its gradient differ in weights only, so the twins implement one
+formula: the gradient is sum_k c_k sum_i w_i grad CE_i at point k, over both sets of samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Weighted = tuple[np.ndarray, np.ndarray]
 
 
 class Line(NamedTuple):
-    """Points from an end of a line to the weights that are sought.
+    """Points on a line from one of its ends to the weights w.
 
     Attributes:
         positions: (n+1,) float32, a_k = k/n.
@@ -33,14 +33,14 @@ class Line(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The samples of one of the two lines, and how each step of the minimisation weighs them.
+    """The samples of one of the two lines, and their weights in each step of the minimisation.
 
     Attributes:
         x: (N, H, W, C) uint8.
         y, t: (N,) int32.
-        rows: (S, M, R) int32, each step's samples in M segments that fit a forward pass.
+        rows: (S, M, R) int32, each step's samples, in M segments that fit into a forward pass.
         weights: (S, M, R) float32, weight of each one's cross-entropy; 0 = padding.
-        segments: int32 scalar, the first segments that hold any samples.
+        segments: int32 scalar, number of segments that are not empty, which come first.
     """
 
     x: np.ndarray
@@ -56,7 +56,7 @@ def line_points(gradient: str, samples: int) -> Line:
 
     Args:
         gradient: "paper": the chain rule's a_k = k/n; "unscaled": 1; "authors": n + 1 - k, since
-            their code adds up the gradient of all points so far at every point.
+            at each point their code adds the gradients of all points so far.
         samples: n >= 1.
     """
     k = np.arange(samples + 1)
@@ -65,9 +65,9 @@ def line_points(gradient: str, samples: int) -> Line:
 
 
 def all_samples(count: int, batch_size: int, loss: str) -> Weighted:
-    """Return all `count` samples, weighted for the mean CE, or the authors' loss.
+    """Return all `count` samples, weighted for the mean CE or for the authors' loss.
 
-    The latter is the sum of the mean CEs of minibatches, over the number of samples.
+    The latter is the sum of the mean CEs of minibatches, divided by the number of samples.
     """
     rows = np.arange(count)
     if loss == "mean":
@@ -77,7 +77,7 @@ def all_samples(count: int, batch_size: int, loss: str) -> Weighted:
 
 
 def minibatch(rows: np.ndarray, count: int, loss: str) -> Weighted:
-    """Return a minibatch of a set of `count` samples: its mean CE, over `count` as the authors."""
+    """Return `rows`, weighted for their mean CE, which the authors' loss divides by `count`."""
     return rows, np.full(len(rows), 1 / (len(rows) * (1 if loss == "mean" else count)))
 
 
@@ -91,8 +91,8 @@ def minibatches(
 ) -> tuple[list[Weighted], list[Weighted]]:
     """Return each step's memory and current samples.
 
-    An epoch is a pass over the current samples in a new order; with each of its batches goes one
-    of memory, drawn without replacement.
+    An epoch is a pass over the current samples in a new order. Each of its batches is paired with a
+    batch from memory, drawn without replacement.
     """
     memory, current = [], []
     for _ in range(epochs):
@@ -106,23 +106,28 @@ def minibatches(
 
 
 def side(
-    data: Dataset, steps: Sequence[Weighted], *, room: int, step_room: int, segment_size: int
+    data: Dataset,
+    steps: Sequence[Weighted],
+    *,
+    capacity: int,
+    step_capacity: int,
+    segment_size: int,
 ) -> Side:
     """Pack samples and each step's rows and weights into arrays of fixed shapes.
 
     Args:
         data: the samples.
         steps: rows and weights of each step.
-        room: samples that the arrays hold, >= those of `data`.
-        step_room: rows that a step's arrays hold, >= those of any step.
-        segment_size: most samples of a forward pass, >= 1.
+        capacity: size of the arrays of samples, >= that of `data`.
+        step_capacity: size of a step's arrays, >= the number of rows of every step.
+        segment_size: maximum number of samples in a forward pass, >= 1.
     """
-    size = min(segment_size, step_room)
-    shape = (len(steps), -(-step_room // size), size)
+    size = min(segment_size, step_capacity)
+    shape = (len(steps), -(-step_capacity // size), size)
     rows, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for s, (chosen, weight) in enumerate(steps):
         rows[s].flat[: len(chosen)] = chosen
         weights[s].flat[: len(chosen)] = weight
     longest = max(len(chosen) for chosen, _ in steps)
-    x, y, t = (np.pad(a, [(0, room - len(a)), *[(0, 0)] * (a.ndim - 1)]) for a in data)
+    x, y, t = (np.pad(a, [(0, capacity - len(a)), *[(0, 0)] * (a.ndim - 1)]) for a in data)
     return Side(x, y, t, rows, weights, np.asarray(-(-longest // size), np.int32))

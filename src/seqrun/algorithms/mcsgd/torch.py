@@ -41,7 +41,7 @@ class MCSGD(MCSGDOptions, PyTorchBaseAlgorithm):
         return w
 
     def _segments(self, side: Side, s: int) -> list[tuple[Batch, Tensor]]:
-        """Return the samples of step `s`, with the weight of each one's cross-entropy."""
+        """Return the samples of step `s`, and the weights of their cross-entropies."""
         segments = []
         for m in range(int(side.segments)):
             x, y, t = (self._put(a[side.rows[s, m]]) for a in side[:3])

@@ -1,9 +1,10 @@
 """Regularisation: penalise moving away from an anchor, parameter by parameter.
 
 Loss: CE + (lambda * s) * sum_i Omega_i (theta_i - theta*_i)^2, with Omega the importance and
-theta* the anchor. A method implements `calculate_parameter_importance` and gives `coefficient`.
-The penalty's gradient, 2 lambda s Omega (theta - theta*), is added to the task loss's, so that
-the task loss that is logged, and the gradient that an importance is made of, never contain it.
+theta* the anchor. A method implements `calculate_parameter_importance`, and names its option
+lambda in `coefficient_name`. The penalty's gradient, 2 lambda s Omega (theta - theta*), is added to
+that of the task loss, so neither the logged task loss nor the gradients from which importance is
+computed contain the penalty.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PenaltyState(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class RegularizationOptions(BaseAlgorithm):
-    """What all regularisation methods take.
+    """Options of all regularisation methods.
 
     Args:
         penalty_scale: the factor s, >= 0.
@@ -53,5 +54,5 @@ class RegularizationOptions(BaseAlgorithm):
         return float(getattr(self, self.coefficient_name) * self.penalty_scale)
 
     def hparams(self) -> dict[str, float]:
-        """Add lambda * s."""
+        """Add the penalty's coefficient, lambda * s."""
         return super().hparams() | {"penalty": self.penalty_coefficient}

@@ -25,23 +25,23 @@ class RegularizationAlgorithm(RegularizationOptions, JaxBaseAlgorithm):
         raise NotImplementedError
 
     def consolidate(self, importance: dict[str, Array]) -> Any:
-        """Return the state after a task: importance summed, anchor at the parameters."""
+        """Return the state after a task: add its importance, and anchor at the parameters."""
         total = jax.tree.map(jnp.add, self.state.importance, importance)
         return self.state._replace(anchor=self.params, importance=total)
 
     def initial_state(self) -> Any:
-        """Return a zero importance, anchored at the initial weights."""
+        """Return zero importance, anchored at the current parameters."""
         return PenaltyState(self.params, jax.tree.map(jnp.zeros_like, self.params))
 
     def on_after_backward(self, step: Step) -> None:
         """Add the penalty's gradient to the task loss's."""
-        pull = penalty_gradient(
+        added = penalty_gradient(
             step.params, step.state.anchor, step.state.importance, step.hparams["penalty"]
         )
-        step.gradients = jax.tree.map(jnp.add, step.gradients, pull)
+        step.gradients = jax.tree.map(jnp.add, step.gradients, added)
 
     def on_after_task(self) -> None:
-        """Measure what the task needs, in eval mode, and protect it."""
+        """Compute the task's importance, in eval mode, and merge it into the state."""
         started = time.perf_counter()
         timing = self.progress.timing
         compiled = timing["compile_seconds"]

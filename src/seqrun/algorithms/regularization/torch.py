@@ -24,13 +24,13 @@ class RegularizationAlgorithm(RegularizationOptions, PyTorchBaseAlgorithm):
         raise NotImplementedError
 
     def consolidate(self, importance: dict[str, Tensor]) -> Any:
-        """Return the state after a task: importance summed, anchor at the parameters."""
+        """Return the state after a task: add its importance, and anchor at the parameters."""
         total = {n: self.state.importance[n] + omega for n, omega in importance.items()}
         anchor = {n: p.detach().clone() for n, p in self.params.items()}
         return self.state._replace(anchor=anchor, importance=total)
 
     def initial_state(self) -> Any:
-        """Return a zero importance, anchored at the initial weights."""
+        """Return zero importance, anchored at the current parameters."""
         anchor = {n: p.detach().clone() for n, p in self.params.items()}
         return PenaltyState(anchor, {n: torch.zeros_like(p) for n, p in anchor.items()})
 
@@ -38,13 +38,13 @@ class RegularizationAlgorithm(RegularizationOptions, PyTorchBaseAlgorithm):
     def on_after_backward(self, step: Step) -> None:
         """Add the penalty's gradient to the task loss's."""
         gradients = list(step.gradients.values())
-        pull = penalty_gradient(
+        added = penalty_gradient(
             step.params, step.state.anchor, step.state.importance, step.hparams["penalty"]
         )
-        torch._foreach_add_(gradients, pull)
+        torch._foreach_add_(gradients, added)
 
     def on_after_task(self) -> None:
-        """Measure what the task needs, in eval mode, and protect it."""
+        """Compute the task's importance, in eval mode, and merge it into the state."""
         started = time.perf_counter()
         with self.engine.evaluating():
             importance = self.calculate_parameter_importance()

@@ -1,8 +1,8 @@
-"""Replay: train on stored samples of the stream beside the current ones.
+"""Replay: train on stored samples of the stream in addition to the current ones.
 
-A method states the budget and policy of its memory, and its loss if that is not the mean CE of
-both batches (`ReplayAlgorithm` of the twins). Which samples are replayed and stored is planned by
-MemoryMechanism. Replayed samples are in `step.batches["replay"]`.
+A method defines the budget and policy of its memory, and its loss if it is not the mean CE over
+both batches (`ReplayAlgorithm` in torch.py and jax.py). MemoryMechanism plans which samples are
+stored and replayed. The replayed samples are in `step.batches["replay"]`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from seqrun.checks import ConfigError, whole
 
 @dataclass(kw_only=True, eq=False)
 class ReplayOptions(MemoryOwner):
-    """What all replay methods take.
+    """Options of all replay methods.
 
     Args:
-        memory_batch_size: samples of each memory batch, >= 1; all that are stored if fewer.
+        memory_batch_size: samples of each memory batch, >= 1; if fewer are stored, all of them.
 
     Raises:
         ConfigError: a value out of range.
@@ -53,7 +53,7 @@ class ReplayOptions(MemoryOwner):
         return super().samples_per_step() + replayed
 
     def on_after_task(self) -> None:
-        """Make the memory of the task's end."""
+        """Update the memory at the end of the task."""
         features = None
         if self.memory.policy == "herding":
             features = self.features(self.replay_dataset.x[: self.num_current])
@@ -61,14 +61,14 @@ class ReplayOptions(MemoryOwner):
         self.progress.memory_bytes = self.memory.num_bytes
 
 
-def refuse_single_samples(backbone: BaseBackbone, **smallest: int) -> None:
-    """Raise ConfigError where a memory batch of one sample would meet BatchNorm.
+def refuse_single_samples(backbone: BaseBackbone, **limits: int) -> None:
+    """Raise ConfigError if BatchNorm would have to normalise a memory batch of one sample.
 
     Args:
-        backbone: what memory batches go through on their own.
-        smallest: key -> value, each of which limits a memory batch.
+        backbone: the network, which each memory batch goes through separately.
+        limits: option -> its value, which limits the size of memory batches.
     """
-    for key, value in smallest.items():
+    for key, value in limits.items():
         if backbone.has_batch_statistics and value == 1:
             raise ConfigError(
                 f"{key}=1: must be at least 2 with a BatchNorm backbone, which cannot normalise "

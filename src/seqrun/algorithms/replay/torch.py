@@ -1,4 +1,4 @@
-"""ReplayAlgorithm for PyTorch: a new replay method states its memory alone."""
+"""ReplayAlgorithm for PyTorch: a new replay method only defines its memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqrun.formulas.torch import allow_classes, cross_entropy
 
 @dataclass(kw_only=True, eq=False)
 class ReplayAlgorithm(ReplayOptions, PyTorchBaseAlgorithm):
-    """Take each step on the batch and a batch of memory; a child implements `make_memory`."""
+    """Train on the batch and a memory batch together; a subclass implements `make_memory`."""
 
     def losses(self, step: Step) -> Losses:
         """L = CE(h(x), y) over batch and memory together."""
@@ -25,6 +25,6 @@ class ReplayAlgorithm(ReplayOptions, PyTorchBaseAlgorithm):
 
 
 def with_replay(step: Step) -> Batch:
-    """Return the batch and what is replayed with it, one after the other."""
+    """Return the batch and its replayed samples, concatenated."""
     pairs = zip(step.batch, step.batches["replay"], strict=True)
     return Batch(*(torch.cat(pair) for pair in pairs))

@@ -3,7 +3,7 @@
 Paper: Zenke et al. 2017, "Continual learning through synaptic intelligence", 1703.04200.
 Path integral (equation 3), at every step: omega_i <- omega_i - g_i delta theta_i, with g the
 gradient of the task loss and delta theta the change that the optimizer makes.
-Importance (equation 5), at a task's end: Omega_i <- Omega_i + omega_i / (Delta_i^2 + xi), with
+Importance (equation 5), at the end of a task: Omega_i <- Omega_i + omega_i / (Delta_i^2 + xi), with
 Delta the change over the task; omega <- 0.
 Loss (equation 4): CE + c sum_i Omega_i (theta_i - theta*_i)^2, with c = `si_lambda`.
 
@@ -26,7 +26,7 @@ class SIState(NamedTuple):
     Attributes:
         anchor: parameter name -> theta*, the parameters at the task's start.
         importance: parameter name -> Omega; >= 0 unless `clip` is "none".
-        path: parameter name -> omega, the task loss's decrease so far that the parameter made.
+        path: parameter name -> omega, the decrease of the task loss so far that is due to it.
     """
 
     anchor: dict[str, Any]
@@ -44,8 +44,8 @@ class SIOptions(RegularizationOptions):
     Args:
         si_lambda: strength c of the penalty, >= 0; 0 is naive.
         xi: damping, > 0, in units of a squared parameter.
-        clip: "total" (Omega at least 0 after each task, as the authors), "increment" (each task's
-            contribution at least 0) or "none" (Omega may be negative).
+        clip: "total" (Omega at least 0 after each task, as in the authors' code), "increment" (each
+            task's contribution at least 0) or "none" (Omega may be negative).
         penalty_scale: factor s of the penalty si_lambda * s * Omega (theta - theta*)^2; 1 in the
             paper.
 

@@ -20,21 +20,20 @@ class SI(SIOptions, RegularizationAlgorithm):
     """Synaptic Intelligence (Zenke et al. 2017)."""
 
     def initial_state(self) -> SIState:
-        """Return zero importance and path, anchored at the initial weights."""
         anchor, importance = super().initial_state()
         return SIState(anchor, importance, jax.tree.map(jnp.zeros_like, anchor))
 
     def on_after_backward(self, step: Step) -> None:
-        """Keep the task loss's gradient, unclipped, before the penalty's is added."""
+        """Save the unclipped gradient of the task loss, before the penalty's is added."""
         step.cache["gradients"] = step.gradients
         super().on_after_backward(step)
 
     def on_before_optimizer_step(self, step: Step) -> None:
-        """Keep the parameters that the optimizer starts from."""
+        """Save the parameters before the optimizer changes them."""
         step.cache["params"] = step.params
 
     def on_after_optimizer_step(self, step: Step) -> None:
-        """Follow the path: omega <- omega - g delta theta."""
+        """Update the path integral: omega <- omega - g delta theta."""
         path = jax.tree.map(
             lambda omega, g, after, before: omega - g * (after - before),
             step.state.path,
@@ -45,13 +44,13 @@ class SI(SIOptions, RegularizationAlgorithm):
         step.state = step.state._replace(path=path)
 
     def calculate_parameter_importance(self) -> Arrays:
-        """Return omega / (Delta^2 + xi) of the task, Delta from where the task started."""
+        """Return omega / (Delta^2 + xi), with Delta the change since the start of the task."""
         args = (self.state.path, self.params, self.state.anchor, jnp.float32(self.xi))
         importance = self.engine.compiled("importance", _damped, args)(*args)
         return _non_negative(importance) if self.clip == "increment" else importance
 
     def consolidate(self, importance: Arrays) -> SIState:
-        """Add the task's importance, move the anchor and start a new path."""
+        """Add the task's importance, move the anchor and reset the path integral."""
         state = super().consolidate(importance)
         total = _non_negative(state.importance) if self.clip == "total" else state.importance
         return state._replace(importance=total, path=jax.tree.map(jnp.zeros_like, state.path))

@@ -4,11 +4,11 @@ Paper: Mirzadeh et al. 2020, "Understanding the role of training regimes in cont
 2006.06958, section 4: dropout after every hidden ReLU, a large initial learning rate that falls
 from task to task, lr_t = max(lr * gamma^t, 5e-5), and small batches.
 
-Loss: cross-entropy on the current task's batch; there is no continual-learning term. The optimizer
-is fresh in every epoch, as in the authors' code. With gamma = 1, lr_min = 0 and dropout = 0 it is
-naive (with `reinit_optimizer` = "task", or an optimizer without state).
+Loss: cross-entropy on the current task's batch; there is no continual-learning term. The state of
+the optimizer is reset in every epoch, as in the authors' code. With gamma = 1, lr_min = 0 and
+dropout = 0 it is naive (with `reinit_optimizer` = "task", or an optimizer without state).
 
-Differs from the paper: nothing; the initial learning rate and the batch size stay the keys
+Differs from the paper: nothing. The initial learning rate and the batch size are still set by
 optimizer.lr and benchmark.batch_size.
 """
 
@@ -27,7 +27,7 @@ SCHEDULE = {
     "decay_first_task": "decay_first_task",
     "reinit_optimizer": "reinit_optimizer",
 }
-"""Key of `training` -> the algorithm's key that takes its place."""
+"""Option of `training` -> the option of the algorithm that replaces it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,15 +39,15 @@ class StableSGDOptions(BaseAlgorithm):
     Args:
         gamma: factor of the learning rate per task, in (0, 1].
         lr_min: floor of the learning rate, >= 0.
-        decay_first_task: task 1 trains at lr * gamma, as the authors do; else at lr.
-        reinit_optimizer: when the optimizer's state is fresh: "epoch", as the authors do, "task"
-            or "never".
-        dropout: probability of dropping a hidden activation, in [0, 1), given to the backbone;
-            None = as the backbone says.
+        decay_first_task: train task 1 at lr * gamma, as the authors do; else at lr.
+        reinit_optimizer: when the optimizer's state is reset: every "epoch", as the authors do,
+            every "task", or "never".
+        dropout: probability of dropping a hidden activation, in [0, 1), which is set in the
+            backbone; None = keep the backbone's own.
 
     Raises:
-        ConfigError: a value out of range; a schedule in `training` too, or a dropout in the
-            backbone too; a backbone that has no dropout.
+        ConfigError: a value out of range; a schedule that `training` sets too, or a dropout that
+            the backbone sets too; a backbone without dropout.
     """
 
     gamma: float = 0.6
@@ -70,14 +70,14 @@ class StableSGDOptions(BaseAlgorithm):
         super().__post_init__()
 
     def _scheduled(self, training: TrainingOptions) -> TrainingOptions:
-        neutral = TrainingOptions()
-        values = {theirs: getattr(self, mine) for theirs, mine in SCHEDULE.items()}
-        for theirs, mine in SCHEDULE.items():
-            given = getattr(training, theirs)
-            if given not in (getattr(neutral, theirs), values[theirs]):
+        defaults = TrainingOptions()
+        values = {key: getattr(self, own_key) for key, own_key in SCHEDULE.items()}
+        for key, own_key in SCHEDULE.items():
+            given = getattr(training, key)
+            if given not in (getattr(defaults, key), values[key]):
                 raise ConfigError(
-                    f"training.{theirs}={given!r}: must be left alone with algo=stable_sgd, which "
-                    f"sets it by algo.{mine}={values[theirs]!r}"
+                    f"training.{key}={given!r}: must not be set with algo=stable_sgd, which "
+                    f"sets it by algo.{own_key}={values[key]!r}"
                 )
         return replace(training, **values)
 
@@ -90,7 +90,7 @@ class StableSGDOptions(BaseAlgorithm):
             )
         if backbone.dropout not in (0.0, self.dropout):
             raise ConfigError(
-                f"backbone.dropout={backbone.dropout!r}: must be left alone with algo=stable_sgd, "
+                f"backbone.dropout={backbone.dropout!r}: must not be set with algo=stable_sgd, "
                 f"which sets it by algo.dropout={self.dropout!r} (null leaves it to the backbone)"
             )
         return replace(backbone, dropout=self.dropout)

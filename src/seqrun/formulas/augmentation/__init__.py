@@ -1,4 +1,4 @@
-"""Crops and flips of stored images by planned offsets, in torch.py and jax.py.
+"""Crops and flips of stored images, with planned offsets, in torch.py and jax.py.
 
 A crop with padding p takes the H x W pixels that start at row dy and column dx of the image with p
 black pixels added on each side; a flip then mirrors the result left to right. Pixel (i, j) of the

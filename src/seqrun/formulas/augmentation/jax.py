@@ -23,7 +23,7 @@ def augmented(images: Array, index: Array, offsets: Array, padding: int) -> Arra
     row = jnp.arange(height) + dy - padding
     column = jnp.arange(width)
     column = jnp.where(flip == 1, width - 1 - column, column) + dx - padding
-    # One gather of pixels, which XLA fuses with what follows: faster than slices.
+    # One gather of pixels is faster than slices: XLA fuses it with the operations that follow.
     rows = row.clip(0, height - 1)[:, :, None]
     x = images[index[:, None, None], rows, column.clip(0, width - 1)[:, None]]
     inside = ((row >= 0) & (row < height))[:, :, None]

@@ -21,15 +21,15 @@ def augmented(images: Tensor, index: Tensor, offsets: Tensor, padding: int) -> T
     height, width, channels = images.shape[1:]
     dy, dx, flip = offsets.long().unbind(1)
     row = torch.arange(height, device=images.device) + (dy - padding)[:, None]
-    place = torch.arange(width * channels, device=images.device)  # of a row's pixels and channels
-    channel, column = place % channels, place // channels
+    offset = torch.arange(width * channels, device=images.device)  # within a row of pixels
+    channel, column = offset % channels, offset // channels
     column = torch.where(flip[:, None] == 1, width - 1 - column, column) + (dx - padding)[:, None]
-    # First whole rows, then their pixels: on a CPU faster than pixel by pixel.
+    # Gathering whole rows first, then pixels from them, is faster on a CPU than pixel by pixel.
     rows = index.long()[:, None] * height + row.clamp(0, height - 1)
     x = images.reshape(-1, width * channels).index_select(0, rows.flatten())
-    place = column.clamp(0, width - 1) * channels + channel
+    offset = column.clamp(0, width - 1) * channels + channel
     x = x.view(len(index), height, width * channels)
-    x = x.gather(2, place[:, None].expand(-1, height, -1))
+    x = x.gather(2, offset[:, None].expand(-1, height, -1))
     x *= ((row >= 0) & (row < height))[:, :, None]
     x *= ((column >= 0) & (column < width))[:, None]
     return x.view(len(index), height, width, channels)

@@ -20,10 +20,12 @@ def fourier_features(x: Array, bases: Array, phase: Array) -> Array:
 
 
 def scaled_features(scaling: str, features: Array, low: Array, high: Array) -> Array:
-    """Return (N, d) features scaled by the range `low` to `high`, their own, or to length 1.
+    """Return (N, d) features, scaled.
 
     Args:
         scaling: one of SCALINGS.
+        features: (N, d).
+        low, high: scalars, the range of "min_max".
     """
     if scaling == "l2":
         squares = (features**2).sum(1, keepdims=True)
@@ -60,6 +62,6 @@ def ridge_weights(kernel: Array, ridge: Array, targets: Array) -> Array:
 def gaussian_divergence(
     mean: Array, log_variance: Array, prior_mean: Array, prior_log_variance: Array
 ) -> Array:
-    """Return KL(q || p) of Gaussians with independent components, summed over them."""
-    surprise = (jnp.exp(log_variance) + (mean - prior_mean) ** 2) / jnp.exp(prior_log_variance)
-    return 0.5 * (prior_log_variance - log_variance + surprise - 1.0).sum()
+    """Return KL(q || p) of two Gaussians with diagonal covariance."""
+    distance = (jnp.exp(log_variance) + (mean - prior_mean) ** 2) / jnp.exp(prior_log_variance)
+    return 0.5 * (prior_log_variance - log_variance + distance - 1.0).sum()

@@ -19,10 +19,12 @@ def fourier_features(x: Tensor, bases: Tensor, phase: Tensor) -> Tensor:
 
 
 def scaled_features(scaling: str, features: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return (N, d) features scaled by the range `low` to `high`, their own, or to length 1.
+    """Return (N, d) features, scaled.
 
     Args:
         scaling: one of SCALINGS.
+        features: (N, d).
+        low, high: scalars, the range of "min_max".
     """
     if scaling == "l2":
         return torch.nn.functional.normalize(features)
@@ -59,6 +61,6 @@ def ridge_weights(kernel: Tensor, ridge: Tensor, targets: Tensor) -> Tensor:
 def gaussian_divergence(
     mean: Tensor, log_variance: Tensor, prior_mean: Tensor, prior_log_variance: Tensor
 ) -> Tensor:
-    """Return KL(q || p) of Gaussians with independent components, summed over them."""
-    surprise = (log_variance.exp() + (mean - prior_mean) ** 2) / prior_log_variance.exp()
-    return 0.5 * (prior_log_variance - log_variance + surprise - 1.0).sum()
+    """Return KL(q || p) of two Gaussians with diagonal covariance."""
+    distance = (log_variance.exp() + (mean - prior_mean) ** 2) / prior_log_variance.exp()
+    return 0.5 * (prior_log_variance - log_variance + distance - 1.0).sum()

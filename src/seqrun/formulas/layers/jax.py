@@ -1,4 +1,4 @@
-"""Batch normalisation, inputs of layers and derivatives of their outputs, for JAX."""
+"""Batch normalisation, and the inputs and output derivatives of layers, for JAX."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flax import linen as nn
 from jax import Array
 
 Arrays = dict[str, Array]
-_AXES = {nn.Dense: 2, nn.Conv: 4}  # of a batch of the layer's inputs
+_AXES = {nn.Dense: 2, nn.Conv: 4}  # number of axes of a batch of inputs
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with torch's conventions.
 
-    flax's own keeps the biased running variance, this one the unbiased, with momentum 0.1.
+    Unlike flax's, it keeps the unbiased running variance; `momentum` weighs the new batch.
     """
 
     momentum: float = 0.1
@@ -44,10 +44,10 @@ class BatchNorm(nn.Module):
 
 
 class LayerTrace(NamedTuple):
-    """Layers of a network in a loss over a batch of N, by their paths.
+    """What the layers of a network do in a loss over N samples, by path of the layer.
 
     Attributes:
-        layers: the layers, unbound.
+        layers: flax modules, unbound.
         inputs: (N, ..., in) each.
         deltas: (N, ..., out) each, derivatives of the loss with respect to the outputs.
     """
@@ -57,7 +57,7 @@ class LayerTrace(NamedTuple):
     deltas: Arrays
 
 
-def through_layers(
+def trace_layers(
     kinds: tuple[type, ...], params: Arrays, loss: Callable[[Arrays], Array]
 ) -> LayerTrace | None:
     """Return the inputs of layers and the derivatives of a loss with respect to their outputs.
@@ -68,42 +68,42 @@ def through_layers(
         loss: maps parameters to a number by applying the network once to a batch.
 
     Returns:
-        None unless every parameter belongs to a layer of these kinds that is applied exactly once,
-        to a batch, and is used nowhere else.
+        The trace; None unless every parameter belongs to a layer of these kinds that is applied
+        exactly once, to a batch, and is used nowhere else.
     """
     layers: dict[str, Any] = {}
 
-    def applies(context: Any, path: str, params: Arrays) -> bool:
-        """Return whether this is a call of such a layer with its own part of `params`."""
+    def is_traced(context: Any, path: str, params: Arrays) -> bool:
+        """Return whether a layer of these kinds is called with its own part of `params`."""
         is_called = context.method_name == "__call__" and type(context.module) in kinds
         own = context.module.variables.get("params", {}) if is_called else {}
         return bool(own) and all(v is params.get(f"{path}/{leaf}") for leaf, v in own.items())
 
     def tapped(taps: Arrays) -> tuple[Array, dict[str, tuple[list[Array], list[Array]]]]:
         """Return the loss with a tap added to each layer's output, and all inputs and outputs."""
-        inside: dict[str, tuple[list[Array], list[Array]]] = {}
+        calls: dict[str, tuple[list[Array], list[Array]]] = {}
 
         def tap(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = call(*args, **kwargs)
             path = "/".join(context.module.path)
-            if args and applies(context, path, params):
+            if args and is_traced(context, path, params):
                 layers[path] = context.module.clone(parent=None, name=None)
-                inputs, outputs = inside.setdefault(path, ([], []))
+                inputs, outputs = calls.setdefault(path, ([], []))
                 inputs.append(args[0])
                 outputs.append(output)
                 output = output + taps[path] if path in taps else output
             return output
 
         with nn.intercept_methods(tap):
-            return loss(params), inside
+            return loss(params), calls
 
     shapes = jax.eval_shape(lambda: tapped({})[1])
     covered = {name for name in params if name.rpartition("/")[0] in shapes}
-    once = all(
+    applied_once = all(
         len(inputs) == 1 and inputs[0].ndim == _AXES.get(type(layers[path]), inputs[0].ndim)
         for path, (inputs, _) in shapes.items()
     )
-    if not once or covered != set(params):
+    if not applied_once or covered != set(params):
         return None
 
     def without_layers(params: Arrays) -> Array:
@@ -111,33 +111,34 @@ def through_layers(
 
         def skip(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             path = "/".join(context.module.path)
-            if args and applies(context, path, params):
+            if args and is_traced(context, path, params):
                 return jnp.zeros_like(shapes[path][1][0])
             return call(*args, **kwargs)
 
         with nn.intercept_methods(skip):
             return loss(params)
 
-    # The operations that lead to the layers' inputs remain in this program, although unused.
-    left = jax.make_jaxpr(without_layers)(params).jaxpr
-    used = [*left.outvars, *(v for equation in left.eqns for v in equation.invars)]
-    if any(v is own for v in used for own in left.invars):
+    # A parameter that this program reads is used outside its layer too. The program still has all
+    # other operations, even those that only lead to the input of a layer.
+    program = jax.make_jaxpr(without_layers)(params).jaxpr
+    used = [*program.outvars, *(v for equation in program.eqns for v in equation.invars)]
+    if any(v is param for v in used for param in program.invars):
         return None
 
     def total(taps: Arrays) -> tuple[Array, Arrays]:
-        value, inside = tapped(taps)
-        return value, {path: inputs[0] for path, (inputs, _) in inside.items()}
+        value, calls = tapped(taps)
+        return value, {path: inputs[0] for path, (inputs, _) in calls.items()}
 
     taps = {path: jnp.zeros_like(outputs[0]) for path, (_, outputs) in shapes.items()}
     deltas, inputs = jax.grad(total, has_aux=True)(taps)
     return LayerTrace(layers, inputs, deltas)
 
 
-def dense_gradient(found: LayerTrace) -> Arrays:
+def dense_gradient(trace: LayerTrace) -> Arrays:
     """Return the gradient of a network of dense layers, by canonical name."""
     gradient: Arrays = {}
-    for path, layer in found.layers.items():
-        h, delta = found.inputs[path], found.deltas[path]
+    for path, layer in trace.layers.items():
+        h, delta = trace.inputs[path], trace.deltas[path]
         gradient[f"{path}/kernel"] = h.T @ delta
         if layer.use_bias:
             gradient[f"{path}/bias"] = delta.sum(0)
@@ -145,7 +146,7 @@ def dense_gradient(found: LayerTrace) -> Arrays:
 
 
 def dense_product(one: LayerTrace, other: LayerTrace) -> Array:
-    """Return the inner product of two gradients of a network of dense layers, computing neither."""
+    """Return the inner product of the gradients of two traces, computing neither gradient."""
     terms = []
     for path, layer in one.layers.items():
         inputs = one.inputs[path] @ other.inputs[path].T + layer.use_bias

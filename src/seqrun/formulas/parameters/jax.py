@@ -1,4 +1,4 @@
-"""Canonical names of flax's parameters."""
+"""Canonical names of flax parameters."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Canonical names and layouts of torch's parameters."""
+"""Canonical names and layouts of PyTorch parameters."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-# torch's name of a leaf -> canonical name, per kind of layer
+# type of layer -> torch's name of a parameter or statistic -> its canonical name
 _LEAVES = {
     nn.Linear: {"weight": "kernel", "bias": "bias"},
     nn.Conv2d: {"weight": "kernel", "bias": "bias"},
@@ -29,14 +29,14 @@ def canonical_names(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
 
 
 def to_canonical(value: Tensor, name: str) -> Tensor:
-    """View a parameter-shaped tensor in canonical layout: (in, out) and HWIO kernels."""
+    """Return a view of a tensor shaped as a parameter in canonical layout: (in, out), HWIO."""
     if name.endswith("kernel"):
         return value.permute(2, 3, 1, 0) if value.ndim == 4 else value.t()
     return value
 
 
 def from_canonical(value: Tensor, name: str) -> Tensor:
-    """View a canonical tensor in torch's layout: (out, in) and OIHW kernels."""
+    """Return a view of a canonical tensor in torch's layout: (out, in), OIHW."""
     if name.endswith("kernel"):
         return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t()
     return value

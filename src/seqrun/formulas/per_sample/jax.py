@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from seqrun.formulas.layers.jax import BatchNorm, through_layers
+from seqrun.formulas.layers.jax import BatchNorm, trace_layers
 from seqrun.formulas.parameters.jax import as_tree
 
 Arrays = dict[str, Array]
-CHUNK = 32  # samples whose gradients are computed and held at a time; as in PyTorch
-UNROLLED = 8  # samples of a call whose convolutions are unrolled
+CHUNK = 32  # samples whose gradients are computed and held at a time, as in PyTorch
+UNROLLED = 8  # samples per call with convolutions on a CPU, which unrolls the loop over samples
 
 
 def per_sample_power_sum(
@@ -42,20 +42,20 @@ def per_sample_power_sum(
         variables = {"params": as_tree(params), "batch_stats": as_tree(stats)}
         return losses(module.apply(variables, x), *targets).sum()
 
-    found = through_layers(tuple(_RULES), params, loss)
-    if found is None:
+    trace = trace_layers(tuple(_RULES), params, loss)
+    if trace is None:
         return _by_vmap(module, params, stats, x, losses, targets, power)
     sums: Arrays = {}
     arrays = params | stats
-    for path, layer in found.layers.items():
+    for path, layer in trace.layers.items():
         own = {n.rpartition("/")[2]: arrays[n] for n in arrays if n.rpartition("/")[0] == path}
         rule = _RULES[type(layer)]
-        terms = rule(layer, own, found.inputs[path], found.deltas[path], power)
+        terms = rule(layer, own, trace.inputs[path], trace.deltas[path], power)
         sums |= {f"{path}/{leaf}": value for leaf, value in terms.items()}
     return {name: sums[name] for name in params}
 
 
-# ---- rules: (layer, its arrays, input h, derivative of the output) -> sums by leaf
+# ---- rules: (layer, its arrays, input h, derivative delta of the output, power) -> sums by name
 
 
 def _dense(layer: nn.Dense, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
@@ -66,17 +66,17 @@ def _dense(layer: nn.Dense, own: Arrays, h: Array, delta: Array, power: int) -> 
 
 def _norm(layer: BatchNorm, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
     """For (B, ..., C), with running statistics."""
-    places = tuple(range(1, h.ndim - 1))
+    axes = tuple(range(1, h.ndim - 1))
     scaled = (h - own["mean"]) * jax.lax.rsqrt(own["var"] + layer.eps)
-    each = {"scale": (delta * scaled).sum(places), "bias": delta.sum(places)}
+    each = {"scale": (delta * scaled).sum(axes), "bias": delta.sum(axes)}
     return {leaf: (jnp.abs(g) ** power).sum(0) for leaf, g in each.items()}
 
 
 def _convolution(layer: nn.Conv, own: Arrays, h: Array, delta: Array, power: int) -> Arrays:
-    """For (B, H, W, in) and (B, H', W', out): the layer's own derivative, sample by sample.
+    """For (B, H, W, in) and (B, H', W', out): differentiate the layer sample by sample.
 
-    On a CPU the loop over samples is unrolled: XLA's convolutions in a loop, and the grouped ones
-    of vmap, were measured to be many times slower there.
+    On a CPU the loop over samples is unrolled. Convolutions in an XLA loop, and the grouped
+    convolutions of vmap, were measured to be many times slower there.
     """
 
     def powers(h: Array, d: Array) -> Arrays:
@@ -133,8 +133,8 @@ def _by_vmap(
         return jax.lax.scan(add, first, rest)[0]
 
     # On a CPU a loop over single samples was measured to be 2 to 5 times faster than one over
-    # blocks: sums and gradient stay in cache. Convolutions are slow in a loop, so they use blocks.
-    on_cpu = CHUNK if any(p.ndim == 4 for p in params.values()) else 1
+    # blocks: sums and gradient stay in cache. But convolutions are slow in a loop and use blocks.
+    cpu_rows = CHUNK if any(p.ndim == 4 for p in params.values()) else 1
     return jax.lax.platform_dependent(
-        (x, targets), cpu=partial(total, on_cpu), default=partial(total, CHUNK)
+        (x, targets), cpu=partial(total, cpu_rows), default=partial(total, CHUNK)
     )

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 from seqrun.formulas.parameters.torch import canonical_names
 
 Tensors = dict[str, Tensor]
-CHUNK = 32  # samples at a time with vmap or convolutions: measured fastest
+CHUNK = 32  # samples at a time with vmap or convolutions; measured to be fastest
 PATCHES = 4  # samples whose patches a convolution's rule extracts at a time
 
 
@@ -28,13 +28,13 @@ def per_sample_power_sum(
 ) -> Tensors:
     """Return sum_n |d loss_n / d theta|^power by canonical name, in torch's layout.
 
-    With convolutions on a CPU each thread takes a share of the samples and a copy of the module, if
-    it can be copied: that is faster than sharing every operation between the threads.
+    With convolutions on a CPU, each thread takes a share of the samples and a copy of the module if
+    it can be copied. That is faster than sharing every operation between the threads.
 
     Args:
-        module: in eval mode, so that a sample's loss depends on that sample alone. Nothing but its
-            parameters requires gradients, no hook changes these, and each parameter is used only
-            in its own layer.
+        module: in eval mode, so that a sample's loss depends on that sample alone. Only its
+            parameters require gradients, no hook changes gradients, and each parameter is used
+            only in its own layer.
         x: (B, H, W, C) network inputs.
         losses: maps logits (B, C) and `targets` to (B,) per-sample losses.
         targets: arrays with leading axis B.
@@ -48,13 +48,13 @@ def per_sample_power_sum(
         return _power_sums(module, (x, *targets), losses, power, rows)
     shares = zip(*(t.tensor_split(len(copies)) for t in (x, *targets)), strict=True)
 
-    def of_share(copied: nn.Module, share: tuple[Tensor, ...]) -> Tensors:
+    def share_sums(copied: nn.Module, share: tuple[Tensor, ...]) -> Tensors:
         return _power_sums(copied, share, losses, power, rows)
 
     pool = ThreadPoolExecutor(len(copies), initializer=torch.set_num_threads, initargs=(1,))
     try:
         with pool:
-            sums, *others = pool.map(of_share, copies, shares)
+            sums, *others = pool.map(share_sums, copies, shares)
     finally:
         torch.set_num_threads(threads)  # a new thread starts with the number that was set last
     for other in others:
@@ -64,7 +64,7 @@ def per_sample_power_sum(
 
 
 def _copies(module: nn.Module, number: int) -> list[nn.Module]:
-    """Return copies of a module that share its parameters, or only the module if that fails."""
+    """Return copies of a module that share its parameters, or just the module if copying fails."""
     if number == 1:
         return [module]
     shared = {id(p): p for p in module.parameters()}
@@ -98,7 +98,7 @@ def _add_powers(taps: _Taps, part: tuple[Tensor, ...], losses: Callable[..., Ten
     taps.first_edges.clear()  # breaks a cycle: they hold the graph, whose hooks hold `taps`
 
 
-# ---- rules: add to the weight's sum, given the input h and the derivative delta of the output
+# ---- rules: add to the sum of the weight, given the layer's input h and its output's derivative
 
 
 def _linear(layer: nn.Linear, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
@@ -108,17 +108,17 @@ def _linear(layer: nn.Linear, h: Tensor, delta: Tensor, power: int, total: Tenso
 
 def _norm(layer: Any, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
     """For (B, C) or (B, C, H, W), with running statistics."""
-    places = (*h.shape[:2], -1)
-    centred = h.reshape(places) - layer.running_mean[:, None]
-    scale = (layer.running_var + layer.eps).rsqrt() * centred.mul_(delta.reshape(places)).sum(2)
+    shape = (*h.shape[:2], -1)
+    centred = h.reshape(shape) - layer.running_mean[:, None]
+    scale = (layer.running_var + layer.eps).rsqrt() * centred.mul_(delta.reshape(shape)).sum(2)
     total += scale.abs().pow(power).sum(0)
 
 
 def _convolution(layer: nn.Conv2d, h: Tensor, delta: Tensor, power: int, total: Tensor) -> None:
     """For (B, in, H, W) and (B, out, H', W'): per sample, patches times derivatives.
 
-    Patches are extracted for a few samples at a time, to stay in cache, into reused memory:
-    measured fastest.
+    Patches are extracted for a few samples at a time, to stay in cache, and into reused memory,
+    which was measured to be fastest.
     """
     padding: Any = layer.padding
     (top, left), (height, width), (h_height, h_width) = padding, layer.kernel_size, h.shape[2:]
@@ -170,7 +170,7 @@ class _Taps:
         self.first_edges: list[GradientEdge] = []
         self._layers: list[nn.Module] = []
         self._batched: list[bool] = []
-        # Before all other hooks, which may replace the layer's output.
+        # They run before all other hooks, which may replace the layer's output.
         self._handles = [
             layer.register_forward_hook(self._record, prepend=True)
             for layer in self.module.modules()

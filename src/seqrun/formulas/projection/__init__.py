@@ -1,5 +1,5 @@
-"""Projection of a gradient to where it does not raise another loss (Chaudhry et al. 2019, A-GEM).
+"""Projection of a gradient that would increase another loss (Chaudhry et al. 2019, A-GEM).
 
-g <- g - (g.r / r.r) r if g.r < 0, with r the gradient of the other loss; otherwise g to the bit,
-and also where r = 0. All parameters are one vector.
+g <- g - (g.r / r.r) r if g.r < 0, where r is the gradient of the other loss; if g.r >= 0 or r = 0,
+g stays the same to the bit. Each gradient is one vector over all parameters.
 """

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from seqrun.formulas.layers.jax import dense_gradient, dense_product, through_layers
+from seqrun.formulas.layers.jax import dense_gradient, dense_product, trace_layers
 
 Arrays = dict[str, Array]
 Loss = Callable[[Arrays], Array]
@@ -18,22 +18,22 @@ Loss = Callable[[Arrays], Array]
 def projected_by_loss(
     gradients: Arrays, params: Arrays, loss: Loss, own: Loss | None = None
 ) -> Arrays:
-    """Return g projected to where it does not raise `loss`.
+    """Return g, projected if it would increase `loss`.
 
-    Where the network has dense layers alone, g.r takes no r: r is then made only where it is
-    needed. g is made of the layers too, and the compiler leaves out the one that was given.
+    In a network of dense layers only, g.r is computed without r, and r only if g.r < 0. Then g is
+    computed from the layers too, and the compiler removes the computation of `gradients`.
 
     Args:
         gradients: g, by canonical name.
-        params: what both gradients are by.
-        loss: scalar function of the parameters, whose gradient is r.
-        own: the loss whose gradient g is; None = decide by r itself, which a GPU does faster.
+        params: the parameters that both gradients are taken with respect to.
+        loss: scalar function of the parameters; r is its gradient.
+        own: scalar function whose gradient is g; None = always compute r, which is faster on a GPU.
     """
-    reference = None if own is None else through_layers((nn.Dense,), params, loss)
-    layers = None if own is None or reference is None else through_layers((nn.Dense,), params, own)
-    if layers is None or reference is None:
+    reference = None if own is None else trace_layers((nn.Dense,), params, loss)
+    current = None if own is None or reference is None else trace_layers((nn.Dense,), params, own)
+    if current is None or reference is None:
         return projected(gradients, jax.grad(loss)(params))
-    gradient, product = dense_gradient(layers), dense_product(layers, reference)
+    gradient, product = dense_gradient(current), dense_product(current, reference)
     return jax.lax.cond(
         product < 0,
         lambda: projected(gradient, dense_gradient(reference), product),
@@ -42,7 +42,7 @@ def projected_by_loss(
 
 
 def projected(gradients: Arrays, reference: Arrays, product: Array | None = None) -> Arrays:
-    """Return g - (g.r / r.r) r if g.r < 0, else g to the bit; also g where r = 0.
+    """Return g - (g.r / r.r) r if g.r < 0; if g.r >= 0 or r = 0, return g to the bit.
 
     Args:
         gradients, reference: g and r, by canonical name.

@@ -9,19 +9,19 @@ Tensors = dict[str, Tensor]
 
 
 def projected_by_loss(gradients: Tensors, params: Tensors, loss: Tensor) -> Tensors:
-    """Return g projected to where it does not raise `loss`.
+    """Return g, projected if it would increase `loss`.
 
     Args:
         gradients: g, by canonical name.
-        params: what both gradients are by.
-        loss: scalar, whose gradient is r.
+        params: the parameters that both gradients are taken with respect to.
+        loss: scalar; r is its gradient.
     """
     values = torch.autograd.grad(loss, list(params.values()))
     return projected(gradients, dict(zip(params, values, strict=True)))
 
 
 def projected(gradients: Tensors, reference: Tensors) -> Tensors:
-    """Return g - (g.r / r.r) r if g.r < 0, else g to the bit; also g where r = 0.
+    """Return g - (g.r / r.r) r if g.r < 0; if g.r >= 0 or r = 0, return g to the bit.
 
     Args:
         gradients, reference: g and r, by canonical name.

@@ -1,4 +1,4 @@
-"""Which samples, and which uniform draws for labels, a Fisher estimate uses: plan, not backend."""
+"""The samples and random numbers of a Fisher estimate, which are the same on both backends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from seqrun.algorithms.ewc import EWCOptions
 
 
 def fisher_rows(algorithm: EWCOptions, num_samples: int) -> np.ndarray:
-    """Return the int32 rows of the replay dataset that the estimate of this task runs over."""
+    """Return the int32 rows of the replay dataset over which this task's estimate averages."""
     wanted = algorithm.fisher_samples
     if wanted is None or wanted >= num_samples:
         return np.arange(num_samples, dtype=np.int32)
@@ -17,5 +17,5 @@ def fisher_rows(algorithm: EWCOptions, num_samples: int) -> np.ndarray:
 
 
 def label_draws(algorithm: EWCOptions, count: int) -> np.ndarray:
-    """Return one uniform float32 in [0, 1) per row, for labels drawn from the model."""
+    """Return one uniform float32 in [0, 1) per row, to draw labels from the model's p(y|x)."""
     return algorithm.random.generator("noise", algorithm.task).random(count, dtype=np.float32)

@@ -18,7 +18,7 @@ def label_losses(fisher: str, weight: str, logits: Array, y: Array, draw: Array)
     Args:
         fisher, weight: `fisher` and `fisher_weight` of EWCOptions.
         logits: (B, C) of the allowed classes.
-        y: (B,) true labels; of "exact", the class whose term is taken.
+        y: (B,) true labels; for "exact", the class whose term is computed.
         draw: (B,) uniform in [0, 1), which chooses the labels of "sample".
     """
     p = jax.nn.softmax(jax.lax.stop_gradient(logits))
@@ -28,12 +28,12 @@ def label_losses(fisher: str, weight: str, logits: Array, y: Array, draw: Array)
         y = jnp.minimum((p.cumsum(1) < draw[:, None]).sum(1), p.shape[1] - 1)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     if fisher == "exact" or weight == "p":
-        losses *= jnp.sqrt(jnp.take_along_axis(p, y[:, None], 1)[:, 0])  # squared, the weight p
+        losses *= jnp.sqrt(jnp.take_along_axis(p, y[:, None], 1)[:, 0])  # p after squaring
     return losses
 
 
 def running_state(state: EWCState, gradients: Arrays) -> EWCState:
-    """Return the state after one more batch gradient of the running Fisher."""
+    """Return the state after another batch gradient entered the running Fisher."""
     squares = jax.tree.map(lambda s, g: s + g**2, state.squares, gradients)
     count = state.count + 1
     due = count % RUNNING_EVERY == 0

@@ -16,7 +16,7 @@ def label_losses(fisher: str, weight: str, logits: Tensor, y: Tensor, draw: Tens
     Args:
         fisher, weight: `fisher` and `fisher_weight` of EWCOptions.
         logits: (B, C) of the allowed classes.
-        y: (B,) true labels; of "exact", the class whose term is taken.
+        y: (B,) true labels; for "exact", the class whose term is computed.
         draw: (B,) uniform in [0, 1), which chooses the labels of "sample".
     """
     p = logits.detach().softmax(1)
@@ -26,12 +26,12 @@ def label_losses(fisher: str, weight: str, logits: Tensor, y: Tensor, draw: Tens
         y = (p.cumsum(1) < draw[:, None]).sum(1).clamp(max=p.shape[1] - 1)
     losses = torch.nn.functional.cross_entropy(logits, y, reduction="none")
     if fisher == "exact" or weight == "p":
-        losses = losses * p.gather(1, y[:, None])[:, 0].sqrt()  # squared, it is the weight p
+        losses = losses * p.gather(1, y[:, None])[:, 0].sqrt()  # p after squaring
     return losses
 
 
 def running_state(state: EWCState, gradients: Tensors) -> EWCState:
-    """Return the state after one more batch gradient of the running Fisher."""
+    """Return the state after another batch gradient entered the running Fisher."""
     squares = {n: state.squares[n] + g**2 for n, g in gradients.items()}
     running, count = state.running, state.count + 1
     if count % RUNNING_EVERY == 0:

@@ -8,12 +8,12 @@ from jax import Array
 from seqrun.algorithms.kcl.network import LAYERS, SCALARS
 
 
-class Layers(nn.Module):
+class LinearLayers(nn.Module):
     """Linear layers from (d,) to (d,) with ELU between them."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map the mean feature."""
+        """Map (d,) to (d,)."""
         features = x.shape[-1]
         x = nn.Dense(features, name="linear_0")(x)
         for i in range(1, LAYERS):
@@ -22,12 +22,12 @@ class Layers(nn.Module):
 
 
 class Amortised(nn.Module):
-    """Map a mean feature (d,) to the mean and log variance (d,) of a Gaussian of bases."""
+    """Map a mean feature (d,) to the mean and log variance (d,) of the bases."""
 
     def setup(self) -> None:
         """Declare the two networks."""
-        self.mean = Layers()
-        self.log_variance = Layers()
+        self.mean = LinearLayers()
+        self.log_variance = LinearLayers()
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Return mean and log variance."""
@@ -35,14 +35,14 @@ class Amortised(nn.Module):
 
 
 class KCLNetwork(nn.Module):
-    """An encoder, the networks of posterior and prior if there are bases, and the scalars."""
+    """An encoder, networks for posterior and prior if there are bases, and the scalars."""
 
     encoder: nn.Module
     num_tasks: int
     has_bases: bool
 
     def setup(self) -> None:
-        """Declare what is beside the encoder."""
+        """Declare everything but the encoder."""
         if self.has_bases:
             self.posterior = Amortised()
             self.prior = Amortised()
@@ -54,7 +54,7 @@ class KCLNetwork(nn.Module):
         return self.encoder.encode(x, train)
 
     def __call__(self, x: Array) -> Array:
-        """Go through everything once, so that flax finds every parameter."""
+        """Call every part once, so that flax creates all parameters."""
         features = self.encode(x)
         if self.has_bases:
             self.posterior(features.mean(0))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seqrun.algorithms.kcl.network import LAYERS, SCALARS
 
 
-class Layers(nn.Module):
+class LinearLayers(nn.Module):
     """Linear layers from (d,) to (d,) with ELU between them."""
 
     def __init__(self, features: int) -> None:
@@ -19,7 +19,7 @@ class Layers(nn.Module):
             self.add_module(f"linear_{i}", nn.Linear(features, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map the mean feature."""
+        """Map (d,) to (d,)."""
         first, *others = self.children()
         x = first(x)
         for layer in others:
@@ -28,12 +28,12 @@ class Layers(nn.Module):
 
 
 class Amortised(nn.Module):
-    """Map a mean feature (d,) to the mean and log variance (d,) of a Gaussian of bases."""
+    """Map a mean feature (d,) to the mean and log variance (d,) of the bases."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.mean = Layers(features)
-        self.log_variance = Layers(features)
+        self.mean = LinearLayers(features)
+        self.log_variance = LinearLayers(features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance."""
@@ -41,13 +41,13 @@ class Amortised(nn.Module):
 
 
 class KCLNetwork(nn.Module):
-    """An encoder, the networks of posterior and prior if there are bases, and the scalars."""
+    """An encoder, networks for posterior and prior if there are bases, and the scalars."""
 
     def __init__(
         self, backbone: Any, shape: tuple[int, int, int], num_tasks: int, has_bases: bool
     ) -> None:
         super().__init__()
-        backbone.classifier = nn.Identity()  # takes no part
+        backbone.classifier = nn.Identity()  # unused: KCL has its own classifier
         self.encoder: Any = backbone
         with torch.no_grad():
             features = self.encode(torch.zeros(2, *shape)).shape[1]
