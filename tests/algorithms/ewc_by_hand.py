@@ -16,11 +16,11 @@ KERNEL, BIAS = "classifier/kernel", "classifier/bias"
 
 @dataclass
 class Result:
-    """What the run leaves.
+    """The results of a run.
 
     Attributes:
         steps: parameters after every step.
-        fishers, solutions: per task, its Fisher and the parameters at its end.
+        fishers, solutions: Fisher, and parameters at the end, of each task.
     """
 
     steps: list[Arrays]
@@ -57,13 +57,13 @@ def ewc_by_hand(
                 for rows in part:
                     g = mean_gradient(w, x[rows], y[rows])
                     squared_batches.append({n: a**2 for n, a in g.items()})
-                    # the authors' running Fisher keeps the latest task's penalty only
+                    # with the running Fisher only the latest task's penalty is kept
                     kept = slice(-1, None) if fisher_running else slice(None)
                     past = zip(result.fishers[kept], result.solutions[kept], strict=True)
                     for omega, anchor in past:
                         for n in g:
-                            pull = omega[n] * (w[n] - anchor[n])
-                            g[n] = g[n] + 2 * ewc_lambda * penalty_scale * pull
+                            difference = omega[n] * (w[n] - anchor[n])
+                            g[n] = g[n] + 2 * ewc_lambda * penalty_scale * difference
                     w = {n: w[n] - lr * g[n] for n in w}
                     result.steps.append(w)
         if fisher_running:
@@ -75,8 +75,8 @@ def ewc_by_hand(
                 rows = np.sort(rng.choice(len(y), fisher_samples, replace=False))
             uniform = draws.random(len(rows), dtype=np.float32)
             chosen = (w, x[rows], y[rows])
-            how = fisher, fisher_weight, uniform, fisher_batch_size
-            result.fishers.append(fisher_of(*chosen, *how))
+            options = fisher, fisher_weight, uniform, fisher_batch_size
+            result.fishers.append(fisher_of(*chosen, *options))
         result.solutions.append(w)
     return result
 
@@ -123,6 +123,6 @@ def running_fisher(squared_batches: list[Arrays]) -> Arrays:
     for start in range(0, len(squared_batches) - 9, 10):
         ten = squared_batches[start : start + 10]
         f = {n: 0.1 * f[n] + 0.9 * np.mean([s[n] for s in ten], 0) for n in f}
-    everything = np.concatenate([a.ravel() for a in f.values()])
-    low, high = everything.min(), everything.max()
+    values = np.concatenate([a.ravel() for a in f.values()])
+    low, high = values.min(), values.max()
     return {n: (a - low) / (high - low) for n, a in f.items()}

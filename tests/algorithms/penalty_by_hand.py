@@ -1,4 +1,4 @@
-"""Regularisation of a softmax regression in NumPy, float64, and the same run of the product."""
+"""Regularisation of a softmax regression, in NumPy and float64, and the same run with seqrun."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KERNEL, BIAS = "classifier/kernel", "classifier/bias"
 
 @dataclass
 class TaskEnd:
-    """What a method's rule for the importance may use.
+    """What the importance of a method may depend on.
 
     Attributes:
-        w, start: parameters at the task's end and at its start.
-        path: minus the sum over steps of the task loss's gradient times the change.
-        past: importance before.
+        w, start: parameters at the end and at the start of the task.
+        path: minus the sum over steps of the task loss's gradient times the change of w.
+        past: importance before the task.
         x, y: the task's inputs (N, 2) and labels (N,).
     """
 
@@ -39,7 +39,7 @@ class TaskEnd:
 
 @dataclass
 class Result:
-    """What the run leaves.
+    """The results of a run.
 
     Attributes:
         losses: task loss of every step.
@@ -62,7 +62,7 @@ def by_hand(
     grad_clip: float = np.inf,
     epochs: int = 2,
 ) -> Result:
-    """Train on CE + coefficient * sum_i Omega_i (w_i - a_i)^2, a = w at the last task's end."""
+    """Train on CE + coefficient * sum_i Omega_i (w_i - a_i)^2, with a the last task's solution."""
     streams, benchmark = RandomStreams(0), TinyBenchmark()
     benchmark.prepare(streams)
     drawn = draw_initial_weights({KERNEL: (2, 3), BIAS: (3,)}, "torch_default", streams)
@@ -72,17 +72,17 @@ def by_hand(
     for task in (1, 2, 3):
         data = benchmark.task_data(task)
         x, y = data.x.reshape(len(data.y), -1) / 255.0, data.y
-        path, speed = ({n: np.zeros_like(a) for n, a in w.items()} for _ in range(2))
+        path, velocity = ({n: np.zeros_like(a) for n, a in w.items()} for _ in range(2))
         for epoch in range(1, epochs + 1):
             for part in batch_order(streams, task, epoch, len(y), 3):
                 for rows in part:
                     g = {n: a.mean(0) for n, a in gradients(w, x[rows], y[rows]).items()}
-                    pull = {n: 2 * coefficient * omega[n] * (w[n] - anchor[n]) for n in w}
-                    total = {n: g[n] + pull[n] for n in w}
+                    penalty = {n: 2 * coefficient * omega[n] * (w[n] - anchor[n]) for n in w}
+                    total = {n: g[n] + penalty[n] for n in w}
                     norm = np.sqrt(sum((a**2).sum() for a in total.values()))
                     scale = min(1.0, grad_clip / (norm + 1e-6))
-                    speed = {n: momentum * speed[n] + scale * total[n] for n in w}
-                    after = {n: w[n] - lr * speed[n] for n in w}
+                    velocity = {n: momentum * velocity[n] + scale * total[n] for n in w}
+                    after = {n: w[n] - lr * velocity[n] for n in w}
                     path = {n: path[n] - g[n] * (after[n] - w[n]) for n in w}
                     result.losses.append(loss(w, x[rows], y[rows]))
                     w = after
@@ -115,7 +115,7 @@ def tiny(
     stream: dict[str, Any] | None = None,
     **options: Any,
 ) -> BaseAlgorithm:
-    """Run the product's algorithm on the same problem."""
+    """Run an algorithm of seqrun on the same problem."""
     make_optimizer, keys = component("optimizer", "sgd", backend)
     keys |= {"lr": lr, "momentum": momentum}
     algorithm = algorithm_class(algo, backend)(
@@ -140,7 +140,7 @@ def assert_as_by_hand(
     setting: dict[str, Any],
     **options: Any,
 ) -> Result:
-    """Raise AssertionError unless every loss, parameter and importance is as by hand."""
+    """Raise AssertionError unless every loss, parameter and importance agrees with `by_hand`."""
     expected = by_hand(rule, coefficient, **setting)
     losses, steps = LossRecorder(), StepRecorder()
     tiny(algo, backend, losses, steps, **setting, **options)
@@ -150,7 +150,7 @@ def assert_as_by_hand(
         close({n: actual[f"params/{n}"] for n in w}, w)
         if f"state/path/{KERNEL}" in actual:
             close({n: actual[f"state/path/{n}"] for n in w}, path)
-    # One compiled program per chunk on JAX: what it reads must not be of an earlier task.
+    # Without callbacks JAX runs compiled chunks, which must not use values of an earlier task.
     alone = tiny(algo, backend, **setting, **options).export_arrays()
     close({n: alone[f"params/{n}"] for n in (KERNEL, BIAS)}, expected.steps[-1])
     close({n: alone[f"state/importance/{n}"] for n in (KERNEL, BIAS)}, expected.importance[-1])
@@ -164,7 +164,7 @@ def assert_as_by_hand(
 
 
 def close(actual: Arrays, desired: Arrays, tolerance: float = 2e-5) -> None:
-    """Raise AssertionError unless float32 `actual` is `desired` but for rounding."""
+    """Raise AssertionError unless float32 `actual` equals `desired` up to rounding."""
     for name, value in desired.items():
         largest = max(1.0, float(np.abs(value).max()))
         np.testing.assert_allclose(actual[name], value, atol=tolerance * largest, err_msg=name)

@@ -1,7 +1,7 @@
-"""Replay on a softmax regression, in NumPy and float64, along the plan of a run of the product.
+"""Replay methods on a softmax regression, in NumPy and float64, with the plan of a real run.
 
-The plan says who is read and written (tests/memory checks it); the memory here is a list of
-samples that is really written, so that a run whose reads find other samples differs.
+The plan, which tests/memory checks, says which slots are read and written. The memory here is
+really written, so a run that reads other samples differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 KERNEL, BIAS = "classifier/kernel", "classifier/bias"
 LR = 0.5
 
-# Few shapes, so that JAX compiles few programs; tests/parity has partial batches.
+# With few shapes JAX compiles few programs; tests/parity has partial batches.
 SETTING: dict[str, Any] = {
     "benchmark": "split_digits",
     "stream": {"scenario": "class", "samples_per_task": 40},
@@ -37,23 +37,23 @@ FIRST_TASK = slice(0, 8)  # its steps
 
 @dataclass
 class PlanRecorder(BaseCallback):
-    """Keep the plan of every step, and the pool that it points into.
+    """Record the plan of every step, and the replay dataset that it points into.
 
     Attributes:
         rows: one dictionary of plan arrays per step.
-        pools: the pool of each step.
+        datasets: the replay dataset of each step.
         tasks: the task (1-based) of each step.
     """
 
     rows: list[Arrays] = field(default_factory=list)
-    pools: list[Dataset] = field(default_factory=list)
+    datasets: list[Dataset] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Keep the chunk's."""
+        """Record the steps of the chunk."""
         for s in range(chunk.steps):
             self.rows.append({name: a[s] for name, a in chunk.arrays.items()})
-            self.pools.append(run.algorithm.replay_dataset)
+            self.datasets.append(run.algorithm.replay_dataset)
             self.tasks.append(chunk.task)
 
 
@@ -65,7 +65,7 @@ class TinyRun:
         algorithm: after `fit`.
         plan: see PlanRecorder.
         losses: task loss of every step.
-        steps: see StepRecorder; of the last step alone on JAX, whose chunks stay compiled so.
+        steps: see StepRecorder; on JAX only the last step, so that chunks stay compiled.
     """
 
     algorithm: BaseAlgorithm
@@ -95,13 +95,13 @@ def tiny_run(algo: str, backend: str, **options: Any) -> TinyRun:
 
 @dataclass
 class HandStep:
-    """What a method's gradient may use.
+    """What the gradient of a method may depend on.
 
     Attributes:
         w: parameters.
         batch: inputs (B, 2) and labels (B,) of the current batch.
         batches: name -> inputs, labels and stored logits of a memory batch.
-        gradient: of the current batch's mean cross-entropy.
+        gradient: gradient of the mean cross-entropy on the current batch.
         task: 1-based.
     """
 
@@ -132,31 +132,31 @@ def assert_steps_as_by_hand(
     rule: Callable[[HandStep], tuple[float, Arrays]],
     reads: tuple[str, ...] = ("replay",),
 ) -> None:
-    """Raise AssertionError unless losses and parameters are those that `rule` gives.
+    """Raise AssertionError unless the run has the losses and parameters that `rule` implies.
 
     Args:
         trace: the run.
-        rule: HandStep -> the step's task loss and the gradient that the optimizer is given.
-        reads: names of the memory batches.
+        rule: HandStep -> the step's task loss, and the gradient for the optimizer.
+        reads: names of the memory batches that are read.
     """
     algorithm = trace.algorithm
     shapes = {KERNEL: (2, 3), BIAS: (3,)}
     drawn = draw_initial_weights(shapes, "torch_default", algorithm.random)
     w = {n: a.astype(np.float64) for n, a in drawn.items()}
     memory: dict[int, tuple[np.ndarray, int, np.ndarray]] = {}  # slot -> x, y, logits
-    plans = zip(trace.plan.rows, trace.plan.pools, trace.plan.tasks, strict=True)
-    for number, (row, pool, task) in enumerate(plans):
-        x, y = inputs_of(pool), pool.y
+    plans = zip(trace.plan.rows, trace.plan.datasets, trace.plan.tasks, strict=True)
+    for number, (row, dataset, task) in enumerate(plans):
+        x, y = inputs_of(dataset), dataset.y
         index = row["index"]
         found = {}
         for name in reads:
             if "write_slot" in row:
-                held = [memory[int(slot)] for slot in row[f"{name}_slot"]]
-                mx = np.array([sample[0] for sample in held]).reshape(-1, 2)
-                my = np.array([sample[1] for sample in held], int)
-                mz = np.array([sample[2] for sample in held]).reshape(-1, 3)
+                stored = [memory[int(slot)] for slot in row[f"{name}_slot"]]
+                mx = np.array([sample[0] for sample in stored]).reshape(-1, 2)
+                my = np.array([sample[1] for sample in stored], int)
+                mz = np.array([sample[2] for sample in stored]).reshape(-1, 3)
             else:
-                assert (pool.t[row[name]] < task - 1).all()
+                assert (dataset.t[row[name]] < task - 1).all()
                 mx, my, mz = x[row[name]], y[row[name]], np.empty((0, 3))
             found[name] = mx, my, mz
         batch = x[index], y[index]
@@ -166,13 +166,13 @@ def assert_steps_as_by_hand(
         w = {n: w[n] - LR * gradient[n] for n in w}
         for sample, slot in enumerate(row.get("write_slot", ())):
             memory[int(slot)] = batch[0][sample], int(batch[1][sample]), logits[sample]
-        memory.pop(getattr(algorithm, "memory_size", -1), None)  # what is not kept
+        memory.pop(getattr(algorithm, "memory_size", -1), None)  # not stored
         np.testing.assert_allclose(trace.losses[number], loss, rtol=1e-5, err_msg=f"step {number}")
         recorded = trace.steps.get(number, {})
-        wanted = {f"params/{name}": value for name, value in w.items()}
-        wanted |= {"state/logits": np.array([memory[slot][2] for slot in sorted(memory)])}
-        for name in wanted.keys() & recorded.keys():
-            actual = recorded[name][: len(wanted[name])]
+        expected = {f"params/{name}": value for name, value in w.items()}
+        expected |= {"state/logits": np.array([memory[slot][2] for slot in sorted(memory)])}
+        for name in expected.keys() & recorded.keys():
+            actual = recorded[name][: len(expected[name])]
             where = f"step {number}: {name}"
-            np.testing.assert_allclose(actual, wanted[name], rtol=1e-5, atol=1e-5, err_msg=where)
+            np.testing.assert_allclose(actual, expected[name], rtol=1e-5, atol=1e-5, err_msg=where)
     assert recorded

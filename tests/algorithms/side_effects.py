@@ -1,4 +1,4 @@
-"""What every regularisation method shares: nothing but its penalty changes training."""
+"""Assertions that an algorithm affects training only as it should."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from experiments import run, shared_run
 jax_in_full = pytest.mark.parametrize(
     "backend", ["torch", pytest.param("jax", marks=pytest.mark.full)]
 )
-"""Both backends where parity of the twins, tested elsewhere, already says much of the second."""
+"""Run a test on both backends, on JAX only in `make test-all`: tests/parity compares the twins."""
 
 SETTING: dict[str, Any] = {
-    # Whatever an algorithm does on the side to statistics, mode or generator shows here.
+    # With these options, side effects on statistics, mode or generators change the results.
     "backbone": {"batch_norm": True, "dropout": 0.3},
     "optimizer_options": {"lr": 0.01, "momentum": 0.5, "weight_decay": 0.01},
     "training": {"epochs_per_task": 2, "grad_clip": 1.0},
@@ -22,7 +22,7 @@ SETTING: dict[str, Any] = {
 
 
 def assert_reduces_to_naive(algo: str, backend: str, **options: Any) -> None:
-    """Raise AssertionError unless the run is naive's: to the bit on PyTorch, to rounding on JAX."""
+    """Raise AssertionError unless the run equals naive (on JAX up to rounding)."""
     naive = shared_run("naive", backend, **SETTING)
     trace = run(algo, backend, **SETTING, **options)
     tolerance = 0.0 if backend == "torch" else 1e-5
@@ -33,7 +33,7 @@ def assert_reduces_to_naive(algo: str, backend: str, **options: Any) -> None:
 
 
 def assert_differs_from_naive(algo: str, **options: Any) -> None:
-    """Raise AssertionError unless task 1 is naive's to the bit and later tasks are not."""
+    """Raise AssertionError unless task 1 equals naive to the bit and later tasks differ."""
     naive = shared_run("naive", "torch", **SETTING)
     trace = run(algo, "torch", **SETTING, **options)
     first = len(naive.losses) // 3

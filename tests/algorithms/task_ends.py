@@ -1,4 +1,4 @@
-"""What a run carries at the start and end of every task."""
+"""A recorder of what a run exports at the start and end of every task."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class TaskRecorder(BaseCallback):
-    """Keep everything that is exported, and the scalars of the steps, around each task.
+    """Record the exported arrays before and after each task, and its hparams-parameters.
 
     Attributes:
-        starts: before each task's first epoch.
-        ends: after each task.
-        hyper: of each task.
-        seen: rows of the task's pool as each task's steps read them, in order.
+        starts: exported arrays before the first epoch of each task.
+        ends: exported arrays after each task.
+        hparams: scalars of the steps of each task.
+        seen: rows of the replay dataset that each task's steps read, in order.
     """
 
     starts: list[Arrays] = field(default_factory=list)
     ends: list[Arrays] = field(default_factory=list)
-    hyper: list[dict[str, float]] = field(default_factory=list)
+    hparams: list[dict[str, float]] = field(default_factory=list)
     seen: list[np.ndarray] = field(default_factory=list)
 
     def on_before_epoch(self, run: Run) -> None:
-        """Keep the start, and start listening."""
+        """Record the start of a task."""
         if run.epoch == 1:
             self.starts.append(_copy(run.algorithm))
-            self.hyper.append(run.algorithm.hparams())
+            self.hparams.append(run.algorithm.hparams())
             self.seen.append(np.empty(0, int))
 
     def on_after_chunk(self, run: Run, chunk: Any) -> None:
-        """Note what was read."""
+        """Record the rows that were read."""
         self.seen[-1] = np.append(self.seen[-1], chunk.arrays["index"].ravel())
 
     def on_after_task(self, run: Run) -> None:
-        """Keep the end."""
+        """Record the end of the task."""
         self.ends.append(_copy(run.algorithm))
 
 
@@ -53,12 +53,12 @@ def _copy(algorithm: BaseAlgorithm) -> Arrays:
 
 
 def part(arrays: Arrays, prefix: str) -> Arrays:
-    """Return the arrays under `prefix`, named without it."""
+    """Return the arrays whose names start with `prefix`, without it."""
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
 def imported(algo: str, backend: str, arrays: Arrays, **spec: Any) -> Arrays:
-    """Return what a new algorithm exports that has imported `arrays`."""
+    """Return what a new algorithm exports after it has imported `arrays`."""
     algorithm = build(algo, backend, **spec)
     Trainer(algorithm).setup()
     algorithm.import_arrays(arrays)

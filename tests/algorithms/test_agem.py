@@ -1,4 +1,4 @@
-"""A-GEM: the projection by hand, on past tasks alone, and without a trace of its own."""
+"""A-GEM: the projection by hand, its memory of past tasks, and its lack of side effects."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from experiments import BACKENDS, build, every_backend, run, shared_run
 from seqrun.checks import ConfigError
 
 SMALL: dict[str, Any] = {"per_task_memory_samples": 20, "memory_batch_size": 16}
-SPEC = SETTING | SMALL  # clips after the projection
+SPEC = SETTING | SMALL  # with clipping, after the projection
 
 
 def projection(backend: str, g: dict[str, Any], r: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return the product's projection of `g` by `r`, float32."""
+    """Return seqrun's projection of `g` by `r`, in float32."""
     if backend == "torch":
         from torch import as_tensor as array
     else:
@@ -40,7 +40,7 @@ def projection(backend: str, g: dict[str, Any], r: dict[str, Any]) -> dict[str, 
 
 @every_backend
 def test_projection_in_numbers(backend: str):
-    """g = (1, 2, 2), r = (-3, 0, 1): g.r = -1, r.r = 10: g + r/10, the arrays being one vector."""
+    """For g = (1, 2, 2) and r = (-3, 0, 1), in two arrays: g.r = -1, r.r = 10, result g + r/10."""
     result = projection(backend, {"a": [1], "b": [[2], [2]]}, {"a": [-3], "b": [[0], [1]]})
     np.testing.assert_allclose(result["a"], [0.7], rtol=1e-6)
     np.testing.assert_allclose(result["b"], [[2.0], [2.1]], rtol=1e-6)
@@ -53,15 +53,15 @@ def test_projection_in_numbers(backend: str):
     [[3.0, 0.5], [2.0, 1.0], [0.0, 0.0], [1e-30, 0.0]],
     ids=["acute", "right", "zero", "vanishing"],
 )
-def test_an_agreeing_or_zero_reference_leaves_every_bit(backend: str, reference: list[float]):
-    """g.r >= 0, r = 0, and an r whose square is 0 in float32."""
+def test_an_agreeing_or_zero_reference_changes_no_bit(backend: str, reference: list[float]):
+    """With g.r >= 0, with r = 0, and with an r whose square is 0 in float32."""
     g = np.array([0.1, -0.2], np.float32)
     assert np.array_equal(projection(backend, {"a": g}, {"a": reference})["a"], g)
 
 
 @every_backend
 def test_a_vanishing_opposed_reference_is_safe(backend: str):
-    """r.r is 0 in float32 though g.r is not."""
+    """r.r is 0 in float32, but g.r is not."""
     result = projection(backend, {"a": [1.0, 1.0]}, {"a": [-1e-30, 0.0]})["a"]
     assert np.isfinite(result).all()
     assert abs(result - 1).max() < 1e-6
@@ -69,7 +69,7 @@ def test_a_vanishing_opposed_reference_is_safe(backend: str):
 
 @every_backend
 def test_every_step_is_as_by_hand(backend: str):
-    """With all of the memory in task 2, where the batch asked for is larger, then with 8 of 12."""
+    """In task 2 with all 6 stored samples, fewer than memory_batch_size, in task 3 with 8 of 12."""
     projections = []
 
     def rule(step: HandStep):
@@ -93,7 +93,7 @@ def test_every_step_is_as_by_hand(backend: str):
 
 @every_backend
 def test_first_task_is_naive(backend: str):
-    """To the bit on PyTorch; later tasks are not."""
+    """To the bit on PyTorch; later tasks differ."""
     naive = shared_run("naive", backend, **SETTING)
     trace = shared_run("agem", backend, **SPEC)
     tolerance = 0.0 if backend == "torch" else 1e-5
@@ -102,8 +102,10 @@ def test_first_task_is_naive(backend: str):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.MonkeyPatch):
-    """As with it; it is made in one branch of the program."""
+def test_jax_decides_without_computing_the_reference(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+):
+    """The result is the same; the reference is computed in one branch of the program only."""
     from seqrun.formulas.projection import jax as module
 
     taken, cond = [], module.jax.lax.cond
@@ -124,13 +126,15 @@ def test_jax_decides_without_the_reference(dropout: float, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["norm", "child"])
-def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.MonkeyPatch):
-    """Statistics are those after the step's pass by then; a child may add to the gradient."""
+def test_jax_always_computes_the_reference_in_other_cases(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """With BatchNorm, whose statistics have changed by then, and in a subclass."""
     from seqrun.algorithms.agem.jax import AGEM
     from seqrun.formulas.projection import jax as module
 
     class Child(AGEM):
-        """One of one's own."""
+        """A custom subclass."""
 
     monkeypatch.setattr(module, "trace_layers", None)
     backbone = {"batch_norm": kind == "norm"}
@@ -138,8 +142,8 @@ def test_jax_makes_the_reference_of_others(kind: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.full)])
-def test_the_reference_pass_leaves_no_trace(backend: str, monkeypatch: pytest.MonkeyPatch):
-    """Never projecting is naive: statistics, mode and noise are as if there was no pass."""
+def test_the_reference_pass_has_no_side_effects(backend: str, monkeypatch: pytest.MonkeyPatch):
+    """Without projections the run equals naive in statistics, mode and noise too."""
     module = import_module(f"seqrun.algorithms.agem.{backend}")
     monkeypatch.setattr(module, "projected_by_loss", lambda gradients, *_: gradients)
     assert_reduces_to_naive("agem", backend, **SMALL)
@@ -147,12 +151,12 @@ def test_the_reference_pass_leaves_no_trace(backend: str, monkeypatch: pytest.Mo
 
 @every_backend
 def test_memory_is_of_past_tasks_and_within_its_budget(backend: str):
-    """Every read; 20 samples of each of 5 tasks, of 64 + 4 + 4 bytes."""
+    """All replayed samples; 20 samples of each of 5 tasks, with 64 + 4 + 4 bytes each."""
     plan = PlanRecorder()
     algorithm = run("agem", backend, callbacks=[plan], **SPEC).algorithm
-    for row, pool, task in zip(plan.rows, plan.pools, plan.tasks, strict=True):
+    for row, dataset, task in zip(plan.rows, plan.datasets, plan.tasks, strict=True):
         assert len(row["replay"]) == min(16, 20 * (task - 1))
-        assert (pool.t[row["replay"]] < task - 1).all()
+        assert (dataset.t[row["replay"]] < task - 1).all()
     assert np.bincount(algorithm.memory.data.t).tolist() == [20] * 5
     assert algorithm.progress.memory_bytes == 100 * 72
 
@@ -173,8 +177,8 @@ def test_options_matter(option: dict):
 
 
 @pytest.mark.parametrize("policy", ["random", "class_balanced"])
-def test_policies_choose_as_they_say(policy: str):
-    """20 samples of 2 classes."""
+def test_class_balanced_policy_is_balanced(policy: str):
+    """20 samples of 2 classes are 10 of each; at random they are not."""
     data = shared_run("agem", "torch", **SPEC | {"memory_policy": policy}).algorithm.memory.data
     counts = [np.bincount(data.y[data.t == t])[-2:] for t in range(5)]
     assert all((c == 10).all() for c in counts) == (policy == "class_balanced")

@@ -36,7 +36,7 @@ def distance_gradient(w: Arrays, x: np.ndarray, z: np.ndarray) -> Arrays:
 def test_every_step_of_der_is_as_by_hand(backend: str):
     """CE(B) + alpha mean((h(x') - z')^2), z' the logits of the step that first saw x'.
 
-    It would show logits of the current x, logits after the update, and a sum for the mean.
+    It detects logits of the current x, logits after the update, and a sum in place of the mean.
     """
 
     def rule(step: HandStep):
@@ -53,7 +53,7 @@ def test_every_step_of_der_is_as_by_hand(backend: str):
 
 @every_backend
 def test_every_step_of_derpp_is_as_by_hand(backend: str):
-    """DER + beta CE(h(x''), y'') on a batch of its own, in a reservoir that sees every epoch."""
+    """DER + beta CE(h(x''), y'') on a second batch, with a reservoir that observes every epoch."""
 
     def rule(step: HandStep):
         x, _, z = step.batches["replay"]
@@ -82,7 +82,7 @@ def test_one_distance_in_numbers():
 @every_algo
 @every_backend
 def test_reduces_to_naive(algo: str, backend: str):
-    """With alpha and beta 0, to the bit on PyTorch, predictions counted in training included."""
+    """With alpha = beta = 0, to the bit on PyTorch, in the counted correct predictions too."""
     tolerance = 0.0 if backend == "torch" else 1e-5
     naive = shared_run("naive", backend, **SETTING)
     trace = run(algo, backend, **SPEC, **OFF[algo])
@@ -103,8 +103,8 @@ def test_a_coefficient_above_zero_differs_from_naive(algo: str, option: dict, ba
     assert abs(kernel - of_naive).max() > 1e-3
 
 
-def test_batch_statistics_follow_the_memory_too():
-    """With alpha 0 on BatchNorm the parameters are naive's, the running statistics are not."""
+def test_memory_batches_update_batch_statistics_too():
+    """With alpha = 0 and BatchNorm the parameters are naive's, but running statistics differ."""
     setting = {"backbone": {"batch_norm": True}, "optimizer_options": {"lr": 0.01}}
     naive = shared_run("naive", "torch", **setting)
     trace = run("der", "torch", **setting, alpha=0.0)
@@ -115,8 +115,8 @@ def test_batch_statistics_follow_the_memory_too():
 
 @every_algo
 @every_backend
-def test_stored_logits_are_those_of_all_classes(algo: str, backend: str):
-    """In a class-incremental stream too: none is masked, so that no distance is infinite."""
+def test_logits_of_all_classes_are_stored(algo: str, backend: str):
+    """In a class-incremental stream too: none is masked, so no distance is infinite."""
     trace = shared_run(algo, backend, **SPEC)
     stored = trace.arrays["state/logits"]
     assert (abs(stored) < 100).all()
@@ -127,8 +127,8 @@ def test_stored_logits_are_those_of_all_classes(algo: str, backend: str):
 
 
 @every_algo
-def test_logits_are_kept_with_their_samples(algo: str):
-    """A linear network that does not learn: at the end z = h(x) for every stored sample."""
+def test_logits_stay_with_their_samples(algo: str):
+    """If the network does not change, z = h(x) at the end for every stored sample."""
     frozen = run(algo, "torch", optimizer_options={"lr": 1e-12}, memory_size=40)
     algorithm = frozen.algorithm
     import torch
@@ -169,7 +169,7 @@ def test_twins_agree_on_the_options(algo: str):
 
 @every_backend
 def test_memory_counts_its_logits(backend: str):
-    """60 samples of 64 + 4 + 4 bytes and 10 float32 logits."""
+    """60 samples with 64 + 4 + 4 bytes and 10 float32 logits each."""
     algorithm = shared_run("der", backend, **SPEC).algorithm
     assert algorithm.progress.memory_bytes == 60 * (72 + 40)
 

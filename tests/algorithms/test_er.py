@@ -1,4 +1,4 @@
-"""ER: one step on batch and memory together, by hand, and every option."""
+"""ER: every step on batch and memory by hand, and every option."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPEC = SETTING | {"memory_size": 60}
 
 @every_backend
 def test_every_step_is_as_by_hand(backend: str):
-    """The mean over the concatenation: 3 + 2 samples weigh 1/5 each, 3 alone 1/3."""
+    """The mean over the concatenation: 3 + 2 samples have weight 1/5 each, 3 samples 1/3."""
 
     def rule(step: HandStep):
         pairs = zip(step.batch, step.batches["replay"], strict=False)
@@ -35,8 +35,8 @@ def test_every_step_is_as_by_hand(backend: str):
     assert_steps_as_by_hand(trace, rule)
     replayed = [len(row["replay"]) for row in trace.plan.rows]
     assert replayed == [0] + [2] * (len(replayed) - 1)
-    plans = zip(trace.plan.rows, trace.plan.pools, trace.plan.tasks, strict=True)
-    past = np.concatenate([pool.t[row["replay"]] < task - 1 for row, pool, task in plans])
+    plans = zip(trace.plan.rows, trace.plan.datasets, trace.plan.tasks, strict=True)
+    past = np.concatenate([dataset.t[row["replay"]] < task - 1 for row, dataset, task in plans])
     assert past.any() and not past.all()
 
 
@@ -104,7 +104,7 @@ def test_twins_agree_on_the_options():
 
 
 def planned_epochs(algorithm) -> list[tuple[int, np.ndarray, int]]:
-    """Return (task, rows of the pool in an epoch's order, samples of the task) of each epoch."""
+    """Return (task, rows that the epoch reads in order, samples of the task) of each epoch."""
     epochs: list[tuple[int, np.ndarray, int]] = []
     inner = algorithm.plan_epoch
 
@@ -121,7 +121,7 @@ def planned_epochs(algorithm) -> list[tuple[int, np.ndarray, int]]:
 
 @pytest.mark.parametrize(("memory_size", "copies"), [(10, 4), (30, 1), (60, 1)])
 def test_shuffled_rehearsal(memory_size: int, copies: int):
-    """Each sample of 45 once, each stored one max(1, 45 // memory_size) times, in any order."""
+    """Each of 45 samples once, each stored one max(1, 45 // memory_size) times, shuffled."""
     spec = {"benchmark": "split_digits", "training": {"epochs_per_task": 2}}
     options = {"rehearsal": "shuffled", "memory_size": memory_size}
     algorithm = build("er", "torch", **spec, **options)
@@ -151,7 +151,7 @@ def test_twins_agree_on_shuffled_rehearsal():
 
 @every_backend
 def test_memory_is_counted_and_within_its_budget(backend: str):
-    """60 samples, of 200 seen, of 64 + 4 + 4 bytes."""
+    """60 of 200 samples, with 64 + 4 + 4 bytes each."""
     algorithm = shared_run("er", backend, **SPEC).algorithm
     assert algorithm.memory.seen == 200
     assert algorithm.memory.filled == 60

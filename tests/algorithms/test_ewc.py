@@ -1,4 +1,4 @@
-"""EWC: a softmax regression by hand, one penalty per past task; every option; what it spares."""
+"""EWC: a softmax regression by hand, with one penalty per past task, and every option."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def fitted(backend: str, **options):
-    """Fit EWC on the tiny stream: 12 steps per task, so that the running Fisher moves."""
+    """Fit EWC on the tiny stream, with 12 steps per task, so that the running Fisher is updated."""
     from importlib import import_module
 
     algorithm = algorithm_class("ewc", backend)(
@@ -46,9 +46,9 @@ def fitted(backend: str, **options):
 @every_backend
 @pytest.mark.parametrize("name", OPTIONS)
 def test_three_tasks_are_as_by_hand(name: str, backend: str):
-    """Against float64 with an explicit penalty for every past task.
+    """Compare with float64 and an explicit penalty for every past task.
 
-    Float32 over 36 steps: 2 u S = 4e-6, times the pull of up to lambda F = 1.
+    The rounding error of float32 over 36 steps is 2 u S = 4e-6, times up to lambda F = 1.
     """
     options = OPTIONS[name]
     expected = ewc_by_hand(lr=0.3, ewc_lambda=3.0, epochs=4, **options)
@@ -58,10 +58,10 @@ def test_three_tasks_are_as_by_hand(name: str, backend: str):
         kept = expected.fishers[-1:] if name == "running" else expected.fishers
         total = sum(fisher[leaf] for fisher in kept)
         np.testing.assert_allclose(arrays[f"state/importance/{leaf}"], total, atol=1e-5)
-        weighed = zip(kept, expected.solutions[-len(kept) :], strict=True)
-        centre = sum(fisher[leaf] * solution[leaf] for fisher, solution in weighed)
-        pull = total * arrays[f"state/anchor/{leaf}"]
-        np.testing.assert_allclose(pull, centre, atol=1e-5)
+        pairs = zip(kept, expected.solutions[-len(kept) :], strict=True)
+        weighted_sum = sum(fisher[leaf] * solution[leaf] for fisher, solution in pairs)
+        merged = total * arrays[f"state/anchor/{leaf}"]
+        np.testing.assert_allclose(merged, weighted_sum, atol=1e-5)
 
 
 def test_every_option_matters():
@@ -75,18 +75,18 @@ def test_every_option_matters():
 
 @every_backend
 def test_lambda_zero_is_naive(backend: str):
-    """To the bit on PyTorch, whatever the Fisher's passes do on the side; to rounding on JAX."""
+    """To the bit on PyTorch, since the Fisher has no side effects; up to rounding on JAX."""
     assert_reduces_to_naive("ewc", backend, ewc_lambda=0.0)
 
 
 def test_lambda_above_zero_is_not_naive():
-    """From task 2 on; JAX does the same by parity."""
+    """From task 2 on; tests/parity covers JAX."""
     assert_differs_from_naive("ewc", ewc_lambda=20.0)
 
 
 @every_backend
 def test_importance_is_positive_and_not_constant(backend: str):
-    """Non-negative everywhere, 0 for pixels that are always 0, and different between parameters."""
+    """Nowhere negative, with a positive sum, and different between parameters."""
     arrays = run("ewc", backend, training={"epochs_per_task": 1}).arrays
     importance = {n: a for n, a in arrays.items() if n.startswith("state/importance/")}
     assert len(importance) == 6
@@ -97,7 +97,7 @@ def test_importance_is_positive_and_not_constant(backend: str):
 @every_backend
 @pytest.mark.parametrize("task", [1, 2])
 def test_every_past_task_is_protected(task: int, backend: str):
-    """Leaving a past task's Fisher out changes where task 3 ends."""
+    """Without a past task's Fisher, task 3 ends with other parameters."""
     spec = {"training": {"epochs_per_task": 1}, "ewc_lambda": 50.0}
 
     class Forgetful(algorithm_class("ewc", backend)):
@@ -113,8 +113,8 @@ def test_every_past_task_is_protected(task: int, backend: str):
 
 
 @every_backend
-def test_heads_of_other_tasks_take_no_part(backend: str):
-    """With one head per task, outputs of tasks to come have no importance yet."""
+def test_heads_of_later_tasks_have_no_importance(backend: str):
+    """With one head per task, outputs of later tasks have no importance yet."""
     stream = {"scenario": "task", "num_tasks": 5}
     algorithm = build("ewc", backend, benchmark="split_digits", stream=stream)
     seen = []
@@ -130,7 +130,7 @@ def test_heads_of_other_tasks_take_no_part(backend: str):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"ewc_lambda": -1.0}, "ewc_lambda=-1.0"),
         ({"penalty_scale": -1.0}, "penalty_scale=-1.0"),
@@ -144,6 +144,6 @@ def test_heads_of_other_tasks_take_no_part(backend: str):
         ({"fisher_running": "yes"}, "fisher_running='yes'"),
     ],
 )
-def test_bad_options_are_refused(options: dict, said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_bad_options_are_refused(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
         build("ewc", "torch", **options)

@@ -1,6 +1,6 @@
-"""iCaRL: its loss, exemplars and classifier against NumPy in float64, and its options.
+"""iCaRL: its loss, exemplars and classifier compared with NumPy in float64, and its options.
 
-What is run on PyTorch alone has its twin in tests/parity, which compares exemplars and means too.
+Some tests run on PyTorch only: tests/parity compares the twins, including exemplars and means.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHORT = {"training": {"epochs_per_task": 1}}
 
 
 def encode(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Return the (N, D) float64 features of the suites' MLP; x is (N, H, W, C) inputs."""
+    """Return the (N, D) float64 features of the tests' MLP for (N, H, W, C) inputs x."""
     h = x.reshape(len(x), -1).astype(np.float64)
     for i in range(2):
         h = np.maximum(h @ weights[f"hidden_{i}/kernel"] + weights[f"hidden_{i}/bias"], 0)
@@ -39,14 +39,14 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def group(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Return the float64 arrays below a name."""
-    below = {n: a for n, a in arrays.items() if n.startswith(f"{name}/")}
-    return {n.removeprefix(f"{name}/"): a.astype(np.float64) for n, a in below.items()}
+    """Return the arrays whose names start with `name`/, as float64."""
+    found = {n: a for n, a in arrays.items() if n.startswith(f"{name}/")}
+    return {n.removeprefix(f"{name}/"): a.astype(np.float64) for n, a in found.items()}
 
 
 @dataclass
 class Steps(BaseCallback):
-    """Keep every step's samples, and the network, the old one and the loss before the update."""
+    """Record every step's samples and loss, and both networks before the update."""
 
     kept: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,7 +61,7 @@ class Steps(BaseCallback):
 
 @dataclass
 class Ends(BaseCallback):
-    """Keep everything that the run carries whenever a row is measured."""
+    """Record the exported arrays whenever a row of the matrix is measured."""
 
     rows: list[tuple[int, dict[str, np.ndarray]]] = field(default_factory=list)
 
@@ -81,19 +81,19 @@ def runs() -> dict[str, Any]:
     return {backend: run(backend) for backend in ("torch", "jax")}
 
 
-def loss_by_hand(step: dict[str, Any], counted: np.ndarray, old: np.ndarray) -> float:
-    """Return the sum over `counted` classes of BCE, the targets of `old` ones distilled."""
+def loss_by_hand(step: dict[str, Any], included: np.ndarray, old: np.ndarray) -> float:
+    """Return the sum of BCE over `included` classes; `old` classes are distilled."""
     p = sigmoid(outputs(group(step["arrays"], "params"), step["x"]))
     targets = np.eye(p.shape[1])[step["y"]]
     before = group(step["arrays"], "state/params")
     targets[:, old] = sigmoid(outputs(before, step["x"]))[:, old]
     terms = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
-    return terms[:, counted].sum(1).mean()
+    return terms[:, included].sum(1).mean()
 
 
 @every_backend
 def test_loss_is_bce_of_labels_and_of_the_old_outputs(backend, runs):
-    """Task t has trained 2 t classes; the first 2 (t - 1) of them are distilled."""
+    """In task t the loss includes 2 t classes, of which the first 2 (t - 1) are distilled."""
     _, steps, _ = runs[backend]
     for step in steps:
         learned = 2 * step["task"]
@@ -102,7 +102,7 @@ def test_loss_is_bce_of_labels_and_of_the_old_outputs(backend, runs):
 
 
 def test_the_formula_by_hand():
-    """One class distilled at 0.8, one new of a sample of it: two outputs of 0 and ln 3."""
+    """Outputs 0 and ln 3: the first class is distilled with target 0.8, the second is the label."""
     arrays = {
         "hidden_0/kernel": np.eye(1), "hidden_0/bias": np.zeros(1),
         "hidden_1/kernel": np.eye(1), "hidden_1/bias": np.zeros(1),
@@ -117,8 +117,8 @@ def test_the_formula_by_hand():
 
 
 @every_backend
-def test_old_network_is_that_of_the_last_tasks_end(backend, runs):
-    """Not frozen for good at the first, nor following along."""
+def test_old_network_is_that_at_the_end_of_the_last_task(backend, runs):
+    """It is neither that of the first task nor the current one."""
     _, steps, rows = runs[backend]
     for step in steps:
         if step["task"] > 1:
@@ -130,8 +130,8 @@ def test_old_network_is_that_of_the_last_tasks_end(backend, runs):
 
 
 @every_backend
-def test_every_epoch_goes_once_through_the_task_and_the_exemplars(backend, runs):
-    """And the plan's length was known before."""
+def test_every_epoch_trains_once_on_each_sample_and_exemplar(backend, runs):
+    """The number of steps is known in advance."""
     algorithm, steps, rows = runs[backend]
     assert algorithm.progress.global_step == algorithm.engine.total_steps
     for task in (1, 2, 5):
@@ -143,7 +143,7 @@ def test_every_epoch_goes_once_through_the_task_and_the_exemplars(backend, runs)
 
 
 def greedy(features: np.ndarray, count: int) -> list[int]:
-    """Return algorithm 4's choices, word by word."""
+    """Return the choices of algorithm 4, implemented literally."""
     phi = normalised(features)
     mean, chosen = phi.mean(0), []
     for k in range(1, count + 1):
@@ -153,8 +153,8 @@ def greedy(features: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def test_exemplars_are_chosen_by_herding_and_cut_to_the_first_ones():
-    """60 exemplars: 30, 15, 10, 7 and 6 of each class."""
+def test_exemplars_are_chosen_by_herding_and_the_first_are_kept():
+    """60 exemplars are 30, 15, 10, 7 and 6 of each class after the five tasks."""
     algorithm, _, rows = run("torch", memory_size=60)
     for task, share in enumerate((30, 15, 10, 7, 6), 1):
         y, x = rows[task]["memory/y"], rows[task]["memory/x"]
@@ -173,7 +173,7 @@ def test_exemplars_are_chosen_by_herding_and_cut_to_the_first_ones():
 
 @every_backend
 def test_prediction_is_the_nearest_mean_of_exemplars(backend, runs):
-    """By distances in float64, for every measured entry."""
+    """For every measured entry, by distances in float64."""
     algorithm, _, rows = runs[backend]
     for task in range(1, 6):
         weights = group(rows[task], "params")
@@ -189,7 +189,7 @@ def test_prediction_is_the_nearest_mean_of_exemplars(backend, runs):
             own = distances[:, 2 * j - 2 : 2 * j].argmin(1) + 2 * j - 2
             aware = algorithm.progress.accuracy_matrix_task_aware[task, j - 1]
             assert aware == pytest.approx((own == test.y).mean())
-        if task < 5:  # a class without exemplars is never named
+        if task < 5:  # a class without exemplars is never predicted
             assert algorithm.accuracy_matrix[task, task] == 0
 
 
@@ -202,8 +202,8 @@ def test_means_by_hand():
     assert known.tolist() == [False, True, False, True]
 
 
-def test_within_a_task_its_training_samples_stand_for_its_classes():
-    """Evaluated after every epoch; the exemplars are there at the end only."""
+def test_within_a_task_means_are_those_of_its_training_samples():
+    """With an evaluation after every epoch; exemplars are chosen only at the end of the task."""
     ends = Ends()
     training = {"epochs_per_task": 2, "evaluate_every": "epoch"}
     algorithm = build("icarl", "torch", callbacks=[ends], training=training, **CLASS)
@@ -219,7 +219,7 @@ def test_within_a_task_its_training_samples_stand_for_its_classes():
 
 
 def test_untrained_model_is_evaluated_by_its_outputs(runs):
-    """Row 0 is that of any other algorithm."""
+    """Row 0 is the same as for any other algorithm."""
     naive = build("naive", "torch", **CLASS | SHORT)
     naive.fit()
     for algorithm, _, _ in runs.values():
@@ -227,7 +227,7 @@ def test_untrained_model_is_evaluated_by_its_outputs(runs):
 
 
 def test_options_matter(runs):
-    """Each one where it should and nowhere else."""
+    """Each changes what it should, and nothing else."""
     plain, steps, rows = runs["torch"]
     _, mean_steps, _ = run("torch", reduction="mean")
     assert mean_steps[0]["loss"] == pytest.approx(steps[0]["loss"] / 2)
@@ -243,7 +243,7 @@ def test_options_matter(runs):
 
 
 def test_own_passes_leave_no_trace():
-    """Features and means are taken in eval mode and leave mode and statistics as they were."""
+    """Features are computed in eval mode, and mode and statistics stay as they were."""
     algorithm = build("icarl", "torch", backbone={"batch_norm": True}, **CLASS | SHORT)
     algorithm.fit()
     before = {n: s.clone() for n, s in algorithm.stats.items()}
@@ -255,7 +255,7 @@ def test_own_passes_leave_no_trace():
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ({"benchmark": "rotated_digits"}, "scenario='domain': must be class with algo=icarl"),
         ({"benchmark": "split_digits", "stream": {"scenario": "task"}}, "scenario='task'"),
@@ -264,14 +264,14 @@ def test_own_passes_leave_no_trace():
         (CLASS | {"classify_by": "output"}, "did you mean outputs"),
     ],
 )
-def test_refusals(spec, said):
+def test_refusals(spec, message):
     with pytest.raises(ConfigError) as caught:
         build("icarl", "torch", **spec)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_it_learns_classes_that_naive_forgets():
-    """Split Digits, all data, 3 epochs: naive keeps the last task alone."""
+    """On all of Split Digits, with 3 epochs, naive only knows the last task."""
     whole = {"scenario": "class", "samples_per_task": None}
     final = {}
     for algo in ("naive", "icarl"):

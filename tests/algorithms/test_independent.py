@@ -12,7 +12,7 @@ from experiments import BACKENDS, build, run, shared_run
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 
-# Whatever a model should not inherit shows here.
+# With these options every kind of state would show if a model inherited it.
 SETTING = {
     "backbone": {"batch_norm": True},
     "optimizer_options": {"lr": 0.01, "momentum": 0.9},
@@ -21,8 +21,8 @@ SETTING = {
 
 
 @jax_in_full
-def test_every_task_starts_afresh_and_is_kept(backend: str):
-    """Weights, statistics and optimizer; a kept model never changes again."""
+def test_every_task_starts_from_the_initial_state_and_is_stored(backend: str):
+    """Weights, statistics and optimizer; a stored model never changes again."""
     tasks = TaskRecorder()
     run("independent", backend, callbacks=[tasks], **SETTING)
     for start in tasks.starts:
@@ -39,8 +39,8 @@ def test_every_task_starts_afresh_and_is_kept(backend: str):
 
 
 @jax_in_full
-def test_rows_are_each_tasks_own_model(backend: str):
-    """Untrained before the task; after it, as it was right after it."""
+def test_each_task_is_evaluated_with_its_own_model(backend: str):
+    """Untrained before the task, and unchanged after it."""
     matrix = run("independent", backend, **SETTING).matrix
     for task in (1, 2, 3):
         assert (matrix[:task, task - 1] == matrix[0, task - 1]).all()
@@ -57,8 +57,8 @@ def test_first_task_is_naive():
 
 
 @jax_in_full
-def test_a_model_in_training_is_evaluated_as_it_is(backend: str):
-    """Between the epochs of its task, while the others are evaluated with their own."""
+def test_the_current_task_is_evaluated_with_the_model_in_training(backend: str):
+    """After every epoch, while other tasks are evaluated with their own models."""
 
     class Watch(BaseCallback):
         rows = []
@@ -87,20 +87,20 @@ def test_a_model_in_training_is_evaluated_as_it_is(backend: str):
     ids=["batch_norm", "task"],
 )
 def test_twins_agree(spec: dict):
-    """At every step, in every kept model and in the matrix."""
+    """At every step, in every stored model and in the accuracy matrix."""
     by_torch, by_jax = (run("independent", backend, stepped=True, **spec) for backend in BACKENDS)
     tolerance = 1e-4 if "backbone" in spec else 1e-5  # see tests/parity/cases.py
     assert_same_run(by_jax, by_torch, tolerance)
 
 
 @pytest.mark.parametrize(("written", "read"), [BACKENDS, BACKENDS[::-1]])
-def test_models_go_from_backend_to_backend(written: str, read: str):
-    """All that is exported comes back, on the other backend too."""
+def test_models_can_be_imported_on_either_backend(written: str, read: str):
+    """What one backend exports, the other imports and exports unchanged."""
     trace = run("independent", written, **SETTING)
     assert_same_arrays(imported("independent", read, trace.arrays, **SETTING), trace.arrays, 0.0)
 
 
 def test_class_incremental_streams_are_refused():
-    """There the task is not known at test."""
+    """Their task is unknown at test time."""
     with pytest.raises(ConfigError, match="benchmark.scenario='class': must be task or domain"):
         build("independent", "torch", benchmark="split_digits", stream={"scenario": "class"})

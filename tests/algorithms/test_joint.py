@@ -1,4 +1,4 @@
-"""Joint: whose data it sees, from where it starts, and what of the matrix it measures."""
+"""Joint: its training data, its initial weights, and which rows of the matrix it measures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONCE = {"mode": "all_at_once"}
 
 @jax_in_full
 def test_cumulative_sees_every_sample_of_the_tasks_so_far(backend: str):
-    """In each epoch once, and of later tasks none."""
+    """Once per epoch, and none of later tasks."""
     tasks = TaskRecorder()
     algorithm = run("joint", backend, callbacks=[tasks]).algorithm
     for task, seen in enumerate(tasks.seen, 1):
@@ -31,8 +31,8 @@ def test_cumulative_sees_every_sample_of_the_tasks_so_far(backend: str):
 
 
 @jax_in_full
-def test_all_at_once_sees_the_whole_stream_in_one_run(backend: str):
-    """The untrained and the last row are measured, and what needs others is null."""
+def test_all_at_once_trains_on_the_whole_stream(backend: str):
+    """Only the untrained and the last row are measured; metrics that need other rows are null."""
     tasks = TaskRecorder()
     trace = run("joint", backend, callbacks=[tasks], **ONCE)
     (seen,) = tasks.seen
@@ -48,26 +48,28 @@ def test_all_at_once_sees_the_whole_stream_in_one_run(backend: str):
 
 
 @jax_in_full
-def test_from_scratch_starts_every_task_afresh(backend: str):
-    """From the initial weights, statistics and optimizer; else from where the last ended."""
+def test_from_scratch_resets_every_task(backend: str):
+    """Weights, statistics and optimizer are reset; otherwise training continues."""
     spec = {
         "backbone": {"batch_norm": True},
         "optimizer_options": {"lr": 0.01, "momentum": 0.9},
         "training": {"epochs_per_task": 1, "reinit_optimizer": "never"},
     }
-    fresh, going_on = TaskRecorder(), TaskRecorder()
+    fresh, continued = TaskRecorder(), TaskRecorder()
     run("joint", backend, callbacks=[fresh], from_scratch=True, **spec)
-    run("joint", backend, callbacks=[going_on], **spec)
+    run("joint", backend, callbacks=[continued], **spec)
     for start in fresh.starts:
         assert_same_arrays(start, fresh.starts[0], 0.0)
-    for start, end in zip(going_on.starts[1:], going_on.ends, strict=False):
+    for start, end in zip(continued.starts[1:], continued.ends, strict=False):
         assert_same_arrays(start, end, 0.0)
-    assert_same_arrays(fresh.ends[0], going_on.ends[0], 0.0)
-    assert abs(fresh.ends[2]["stats/norm_0/mean"] - going_on.ends[2]["stats/norm_0/mean"]).max() > 0
+    assert_same_arrays(fresh.ends[0], continued.ends[0], 0.0)
+    assert (
+        abs(fresh.ends[2]["stats/norm_0/mean"] - continued.ends[2]["stats/norm_0/mean"]).max() > 0
+    )
 
 
 def test_from_scratch_ends_where_all_at_once_does():
-    """To the bit: the last task's run is that on everything."""
+    """To the bit: its last task trains on the whole stream."""
     scratch = run("joint", "torch", from_scratch=True)
     once = run("joint", "torch", **ONCE)
     assert_same_arrays(scratch.arrays, once.arrays, 0.0)
@@ -82,17 +84,17 @@ def test_first_task_is_naive():
     assert abs(joint.losses[first : 2 * first] - naive.losses[first : 2 * first]).max() > 1e-3
 
 
-def test_one_run_has_the_first_tasks_learning_rate():
-    """A schedule over tasks does not decay the only run there is."""
+def test_all_at_once_has_the_first_tasks_learning_rate():
+    """Decay from task to task does not apply to a single run."""
     training = {"lr_decay": 0.5, "epochs_per_task": 1}
     tasks, once, first = TaskRecorder(), TaskRecorder(), TaskRecorder()
     run("joint", "torch", callbacks=[tasks], training=training)
     run("joint", "torch", callbacks=[once], training=training, **ONCE)
     decayed = training | {"decay_first_task": True}
     run("joint", "torch", callbacks=[first], training=decayed, **ONCE)
-    assert [h["lr"] for h in tasks.hyper] == [0.05, 0.025, 0.0125]
-    assert [h["lr"] for h in once.hyper] == [0.05]
-    assert [h["lr"] for h in first.hyper] == [0.025]
+    assert [h["lr"] for h in tasks.hparams] == [0.05, 0.025, 0.0125]
+    assert [h["lr"] for h in once.hparams] == [0.05]
+    assert [h["lr"] for h in first.hparams] == [0.025]
 
 
 CLASS = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
@@ -117,13 +119,13 @@ def test_twins_agree(spec: dict):
 
 
 def test_one_compiled_program_serves_all_tasks():
-    """However much data they have: full and partial batches make two."""
+    """Whatever the size of the data; batches are all of one size here."""
     algorithm = run("joint", "jax", stream={"samples_per_task": 80}).algorithm
     assert len([key for key in algorithm.engine._programs if key[0] == "chunk"]) == 1
 
 
 def test_joint_is_above_naive():
-    """By far, in the mean over tasks."""
+    """By a large margin, in the mean over tasks."""
     spec = {"training": {"epochs_per_task": 15}, "optimizer_options": {"lr": 0.1}}
     naive, joint = (run(algo, "torch", **spec).matrix[3].mean() for algo in ("naive", "joint"))
     assert joint > naive + 0.15
@@ -142,7 +144,7 @@ def test_joint_is_above_naive():
     ],
 )
 def test_refusals(options: dict, message: str):
-    """Name the key, the value and what is allowed."""
+    """They name the key, the value and what is allowed."""
     with pytest.raises(ConfigError, match=message):
         build("joint", "torch", **options)
 

@@ -1,4 +1,4 @@
-"""KCL: the kernel regression and its gradients against float64, coresets, and every option."""
+"""KCL: kernel regression and gradients compared with float64, coresets, and every option."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
 
 
 def kernels(backend: str) -> tuple[Any, Any]:
-    """Return the backend's kernel formulas, and what makes its arrays."""
+    """Return the kernel formulas of a backend, and its function `asarray`."""
     array = import_module({"torch": "torch", "jax": "jax.numpy"}[backend]).asarray
     return import_module(f"seqrun.formulas.kernels.{backend}"), array
 
@@ -65,8 +65,8 @@ def test_fourier_features_make_the_gaussian_kernel(backend: str):
 
 
 @every_backend
-def test_ridge_regression_against_float64(backend: str):
-    """(K + ridge I)^-1 Y by NumPy's inverse; and NaN, not garbage, where there is none."""
+def test_ridge_regression_agrees_with_float64(backend: str):
+    """(K + ridge I)^-1 Y with NumPy's inverse; NaN if the matrix is not positive definite."""
     formulas, array = kernels(backend)
     rng = np.random.default_rng(1)
     rows, targets = rng.random((20, 8)), np.eye(3)[rng.integers(0, 3, 20)]
@@ -83,7 +83,7 @@ def test_ridge_regression_against_float64(backend: str):
 
 @every_backend
 def test_divergence_by_hand(backend: str):
-    """N(1, 4) from N(0, 1): (4 + 1 - 1)/2 - ln 2; N(0, 1) from N(2, 4): ln 2 + 5/8 - 1/2."""
+    """KL(N(1, 4) || N(0, 1)) = (4 + 1 - 1)/2 - ln 2; KL(N(0, 1) || N(2, 4)) = ln 2 + 5/8 - 1/2."""
     formulas, array = kernels(backend)
     log4 = float(np.log(4.0))
     q = array([1.0, 0.0]), array([log4, 0.0])
@@ -157,9 +157,9 @@ def by_hand(
     [("rff", "min_max"), ("rff", "authors"), ("rbf", "l2"), ("linear", "min_max"), ("poly", "l2")],
 )
 def test_step_is_as_by_hand(kernel_type: str, scaling: str):
-    """Loss and gradients of the first step: float64, and differences along random directions.
+    """The first step's loss in float64, and its gradients by differences along random directions.
 
-    Gradients so flow through the coreset, its range, the solution, both networks and the scalars.
+    The gradients flow through the coreset, its range, the solution, both networks and the scalars.
     """
     plan, steps = PlanRecorder(), StepRecorder()
     spec = SMALL | {"kernel_type": kernel_type, "scaling": scaling, "lambda_init": 0.3}
@@ -168,13 +168,13 @@ def test_step_is_as_by_hand(kernel_type: str, scaling: str):
     start.benchmark.prepare(start.random)
     start.engine.start()
     w = {n: a.astype(np.float64) for n, a in start.initial_weights().items()}
-    row, pool = plan.rows[0], plan.pools[0]
-    x = pool.x.reshape(len(pool.y), -1) / 255.0
+    row, dataset = plan.rows[0], plan.datasets[0]
+    x = dataset.x.reshape(len(dataset.y), -1) / 255.0
     noise = row["noise"].astype(np.float64) if "noise" in row else None
     phase = trace.arrays.get("state/phase")
     assert (noise is None) == (phase is None) == (kernel_type != "rff")
-    given = pool.y[row["coreset"]], 0, kernel_type, scaling, noise, phase
-    y = pool.y[row["index"]]
+    given = dataset.y[row["coreset"]], 0, kernel_type, scaling, noise, phase
+    y = dataset.y[row["index"]]
 
     def losses(w: dict[str, np.ndarray]) -> tuple[float, float]:
         logits, divergence = by_hand(w, x[row["index"]], x[row["coreset"]], *given)
@@ -205,7 +205,7 @@ def test_loss_is_the_cross_entropy_alone():
 
 @every_backend
 def test_scalars_are_registered(backend: str):
-    """One per task, exported, and moved by the optimizer."""
+    """There is one per task; they are exported and trained."""
     arrays = shared_run("kcl", backend, **SMALL).arrays
     for name, initial in zip(SCALARS, (1.0, 1.0, 0.0), strict=True):
         assert arrays[name].shape == (2,)
@@ -214,16 +214,16 @@ def test_scalars_are_registered(backend: str):
 
 
 def test_each_task_trains_its_own_scalars():
-    """Another task's keep their bits."""
+    """Those of another task keep their bits."""
     trace = run("kcl", "torch", stepped=True, **SMALL)
     first = trace.steps[len(trace.losses) // 2 - 1]
     for name in ("params/lambda", "params/gamma"):
         assert first[name][0] != 1 == first[name][1]
-        assert trace.arrays[name][0] == first[name][0], f"{name} of task 1 moved in task 2"
+        assert trace.arrays[name][0] == first[name][0], f"{name} of task 1 changed in task 2"
 
 
-def test_beta_moves_no_prediction():
-    """It shifts every class's logit, as the card says: its gradient is rounding."""
+def test_beta_does_not_affect_predictions():
+    """It shifts the logits of all classes alike, so its gradient is only a rounding error."""
     steps = run("kcl", "torch", stepped=True, **SMALL).steps
     assert max(abs(step["gradients/beta"]).max() for step in steps) < 1e-6
 
@@ -232,7 +232,7 @@ def test_beta_moves_no_prediction():
 
 
 def test_coresets_are_balanced_set_aside_and_within_budget():
-    """2 of each of 10 classes, none of them trained on, from the task itself."""
+    """2 of each of 10 classes of the task, none of which is trained on."""
     plan = PlanRecorder()
     trace = run("kcl", "torch", callbacks=[plan], **SMALL)
     algorithm = trace.algorithm
@@ -252,7 +252,7 @@ def test_coresets_are_balanced_set_aside_and_within_budget():
 
 
 def test_coreset_is_at_most_half_of_a_task():
-    """20 of each class are asked for, 60 samples are there."""
+    """20 of each class are requested, but the task has 60 samples."""
     trace = run("kcl", "torch", **SMALL | {"coreset_per_class": 20})
     assert len(trace.arrays["memory/y"]) == 2 * 30
 
@@ -262,14 +262,14 @@ def test_coreset_is_at_most_half_of_a_task():
 
 @every_backend
 def test_tasks_without_a_coreset_are_not_measured(backend: str):
-    """Row 0 and what lies ahead are missing, never a number."""
+    """Row 0 and later tasks are NaN."""
     matrix = shared_run("kcl", backend, **SMALL).matrix
     assert (np.isnan(matrix) == [[True, True], [False, True], [False, False]]).all()
 
 
 @every_backend
 def test_evaluation_batches_change_nothing(backend: str):
-    """The coreset's range scales, so that a prediction is its sample's alone."""
+    """Features are scaled by the coreset, so a prediction depends on its sample only."""
     large = shared_run("kcl", backend, **SMALL)
     stream = SMALL["stream"] | {"eval_batch_size": 7}
     small = run("kcl", backend, **SMALL | {"stream": stream})
@@ -277,22 +277,22 @@ def test_evaluation_batches_change_nothing(backend: str):
     assert_same_arrays(small.arrays, large.arrays, 0.0)
 
 
-def test_prediction_is_a_samples_alone_but_with_the_authors_scaling():
-    """One sample by itself, and among others."""
+def test_predictions_depend_on_other_samples_with_the_authors_scaling_only():
+    """Compare the prediction of a sample by itself and among others."""
     for scaling, alone in (("min_max", True), ("l2", True), ("authors", False)):
         trace = run("kcl", "torch", **SMALL | {"scaling": scaling, "kernel_type": "linear"})
         algorithm = trace.algorithm
-        reads = algorithm.evaluation_arrays(1)
+        arrays = algorithm.evaluation_arrays(1)
         x = algorithm.engine.inputs(algorithm.engine.dataset.x[:20])
         weights = algorithm.params, algorithm.stats
-        many = algorithm.evaluation_logits(*weights, reads, x)[:1].detach().numpy()
-        one = algorithm.evaluation_logits(*weights, reads, x[:1]).detach().numpy()
+        many = algorithm.evaluation_logits(*weights, arrays, x)[:1].detach().numpy()
+        one = algorithm.evaluation_logits(*weights, arrays, x[:1]).detach().numpy()
         assert np.allclose(many, one, rtol=1e-4, atol=1e-5) is alone
 
 
 @every_backend
-def test_classifier_of_a_task_is_its_own(backend: str):
-    """Its coreset, scalars and bases: the same at every call, another task's changes nothing."""
+def test_each_task_has_its_own_classifier(backend: str):
+    """With its own coreset, scalars and bases, which are the same at every call."""
     algorithm = shared_run("kcl", backend, **SMALL).algorithm
     one, again, two = (algorithm.evaluation_arrays(task) for task in (1, 1, 2))
     for a, b in zip(one, again, strict=True):
@@ -302,14 +302,14 @@ def test_classifier_of_a_task_is_its_own(backend: str):
     other = build("kcl", backend, **SMALL, seed=1)
     Trainer(other).setup()
     other.import_arrays(algorithm.export_arrays())
-    drawn_anew = other.evaluation_arrays(1)
-    np.testing.assert_array_equal(np.asarray(drawn_anew.gamma), np.asarray(one.gamma))
-    assert abs(np.asarray(drawn_anew.bases) - np.asarray(one.bases)).max() > 0.1
+    redrawn = other.evaluation_arrays(1)
+    np.testing.assert_array_equal(np.asarray(redrawn.gamma), np.asarray(one.gamma))
+    assert abs(np.asarray(redrawn.bases) - np.asarray(one.bases)).max() > 0.1
 
 
 @every_backend
-def test_a_run_may_be_continued_from_its_arrays(backend: str):
-    """Coresets, phases and scalars among them: predictions are the same."""
+def test_a_run_can_be_resumed_from_its_arrays(backend: str):
+    """They include coresets, phases and scalars, so predictions are the same."""
     algorithm = shared_run("kcl", backend, **SMALL).algorithm
     other = build("kcl", backend, **SMALL)
     Trainer(other).setup()
@@ -320,8 +320,8 @@ def test_a_run_may_be_continued_from_its_arrays(backend: str):
         assert len(set(map(tuple, counts))) == 1
 
 
-def test_evaluation_leaves_training_alone():
-    """No mode, statistic or parameter changes, and the mode is train."""
+def test_evaluation_does_not_affect_training():
+    """Train mode, statistics and parameters stay the same."""
     trace = run("kcl", "torch", **SMALL | {"backbone": {"batch_norm": True, "dropout": 0.2}})
     algorithm = trace.algorithm
     before = algorithm.export_arrays()
@@ -349,23 +349,23 @@ def test_evaluation_leaves_training_alone():
     ids=lambda option: "-".join(map(str, *option.items())),
 )
 def test_options_matter(option: dict[str, Any]):
-    """Each changes the numbers of a run, and no kernel is another's."""
+    """Each changes the losses of a run."""
     ordinary = shared_run("kcl", "torch", **SMALL)
     trace = run("kcl", "torch", **SMALL | option)
     steps = min(len(trace.losses), len(ordinary.losses))
     assert abs(trace.losses[:steps] - ordinary.losses[:steps]).max() > 1e-4
 
 
-def test_chunks_may_be_cut_anywhere():
-    """The noise of a step is the step's."""
+def test_chunk_boundaries_change_nothing():
+    """The noise of a step depends on the step only."""
     whole = shared_run("kcl", "torch", **SMALL)
     training = SMALL["training"] | {"chunk_steps": 3}
     cut = run("kcl", "torch", **SMALL | {"training": training})
     np.testing.assert_array_equal(cut.losses, whole.losses)
 
 
-def test_refuses_a_stream_that_does_not_tell_the_task():
-    """Class-incremental: which coreset would it be?"""
+def test_refuses_a_stream_without_known_tasks():
+    """On a class-incremental stream the coreset could not be chosen."""
     with pytest.raises(ConfigError, match="benchmark.scenario='class'.*task of a test sample"):
         build("kcl", "torch", benchmark="split_digits", stream={"scenario": "class"})
 
@@ -382,6 +382,6 @@ def test_refuses_a_stream_that_does_not_tell_the_task():
     ],
 )
 def test_refuses(key: str, value: Any):
-    """One message naming key and value."""
+    """The message names the key and the value."""
     with pytest.raises(ConfigError, match=f"{key}={value!r}"):
         build("kcl", "torch", **{key: value})

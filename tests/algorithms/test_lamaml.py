@@ -1,4 +1,4 @@
-"""La-MAML: both gradients and every step by hand, the plan of glances, and every option."""
+"""La-MAML: both gradients and every step by hand, the planned glances, and every option."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SPEC = SETTING | {"memory_size": 60, "glances": 2, "inner_chunk_size": 4}
 
 @dataclass
 class Batches:
-    """A step's samples: the batch, and the batch with what is replayed after it."""
+    """Samples of a step: the batch, and the batch followed by the replayed samples."""
 
     x: np.ndarray
     y: np.ndarray
@@ -65,7 +65,7 @@ def look_ahead(
 ) -> tuple[float, list[Arrays], list[Arrays]]:
     """Return the meta-loss, the inner gradients g_j, and the parameters after each inner step.
 
-    `given` inner gradients are constants: the first order's point of view.
+    In first order the inner gradients are constants, `given`.
     """
     losses, inner, after = [], [], []
     for j, start in enumerate(range(0, len(data.y), size)):
@@ -79,7 +79,7 @@ def look_ahead(
 
 
 def closed_form(w: Arrays, alpha: Arrays, data: Batches, size: int) -> tuple[Arrays, Arrays]:
-    """Return the first order's gradients in theta and alpha, as the paper writes them."""
+    """Return the first-order gradients with respect to theta and alpha, as in the paper."""
     _, inner, after = look_ahead(w, alpha, data, size)
     outer = [mean_gradient(v, data.meta_x, data.meta_y) for v in after]
     theta = {n: np.mean([g[n] for g in outer], 0) for n in w}
@@ -94,27 +94,27 @@ def closed_form(w: Arrays, alpha: Arrays, data: Batches, size: int) -> tuple[Arr
 def differences(
     w: Arrays, alpha: Arrays, data: Batches, size: int, second_order: bool
 ) -> tuple[Arrays, Arrays]:
-    """Return both gradients by central differences of the meta-loss, in float64."""
+    """Return both gradients as central differences of the meta-loss, in float64."""
     given = None if second_order else look_ahead(w, alpha, data, size)[1]
     found: tuple[Arrays, Arrays] = ({}, {})
     for gradient, values in zip(found, (w, alpha), strict=True):
         for name in values:
             gradient[name] = np.zeros_like(values[name])
-            for place in np.ndindex(values[name].shape):
-                original = values[name][place]
+            for index in np.ndindex(values[name].shape):
+                original = values[name][index]
                 sides = []
                 for h in (1e-6, -1e-6):
-                    values[name][place] = original + h
+                    values[name][index] = original + h
                     sides.append(look_ahead(w, alpha, data, size, given)[0])
-                values[name][place] = original
-                gradient[name][place] = (sides[0] - sides[1]) / 2e-6
+                values[name][index] = original
+                gradient[name][index] = (sides[0] - sides[1]) / 2e-6
     return found
 
 
-def clipped(gradients: Arrays, most: float | None) -> Arrays:
-    """Scale to a global norm of `most` at the largest."""
+def clipped(gradients: Arrays, max_norm: float | None) -> Arrays:
+    """Return the gradients, clipped to a global norm of at most `max_norm`."""
     norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
-    scale = 1.0 if most is None else min(1.0, most / (norm + 1e-6))
+    scale = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
     return {n: g * scale for n, g in gradients.items()}
 
 
@@ -141,11 +141,14 @@ def assert_as_by_hand(
     alpha = {n: np.full_like(a, algorithm.alpha_init) for n, a in w.items()}
     rates = []
     memory: dict[int, tuple[np.ndarray, int]] = {}
-    for number, (row, pool) in enumerate(zip(plan.rows, plan.pools, strict=True)):
-        x, y = inputs_of(pool)[row["index"]], pool.y[row["index"]]
-        held = [memory[int(slot)] for slot in row["replay_slot"]]
-        more = np.array([s[0] for s in held]).reshape(-1, 2), np.array([s[1] for s in held], int)
-        data = Batches(x, y, np.concatenate([x, more[0]]), np.concatenate([y, more[1]]))
+    for number, (row, dataset) in enumerate(zip(plan.rows, plan.datasets, strict=True)):
+        x, y = inputs_of(dataset)[row["index"]], dataset.y[row["index"]]
+        stored = [memory[int(slot)] for slot in row["replay_slot"]]
+        replayed = (
+            np.array([s[0] for s in stored]).reshape(-1, 2),
+            np.array([s[1] for s in stored], int),
+        )
+        data = Batches(x, y, np.concatenate([x, replayed[0]]), np.concatenate([y, replayed[1]]))
         size = algorithm.inner_chunk_size
         loss = look_ahead(w, alpha, data, size)[0]
         theta, rate = differences(w, alpha, data, size, second_order)
@@ -163,25 +166,26 @@ def assert_as_by_hand(
         w = {n: w[n] - step[n] * theta[n] for n in w}
         for sample, slot in enumerate(row["write_slot"]):
             memory[int(slot)] = x[sample], int(y[sample])
-        memory.pop(algorithm.memory_size, None)  # what is not kept
+        memory.pop(algorithm.memory_size, None)  # not stored
         rates.append(alpha)
         found = np.concatenate(losses.losses)[number]
         np.testing.assert_allclose(found, loss, rtol=1e-5, err_msg=f"step {number}")
-        wanted = {f"params/{n}": a for n, a in w.items()}
-        wanted |= {f"state/alpha/{n}": a for n, a in alpha.items()}
-        for name in wanted if number in recorded else ():
+        expected = {f"params/{n}": a for n, a in w.items()}
+        expected |= {f"state/alpha/{n}": a for n, a in alpha.items()}
+        for name in expected if number in recorded else ():
             where = f"step {number}: {name}"
             actual = recorded[number][name]
-            np.testing.assert_allclose(actual, wanted[name], rtol=2e-5, atol=2e-5, err_msg=where)
+            np.testing.assert_allclose(actual, expected[name], rtol=2e-5, atol=2e-5, err_msg=where)
     return rates
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 @pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
 def test_both_gradients_are_as_by_hand(backend: str, second_order: bool):
-    """Finite differences of the meta-loss, with g_j constant in the first order; closed form too.
+    """Compare with finite differences of the meta-loss, in first order also with the closed form.
 
-    Alpha moves first: theta takes the new one. Batches of 3 in chunks of 2 and 1, then of 2.
+    Alpha is updated first, and theta uses the new alpha. Batches of 3 have chunks of 2 and 1, the
+    batch of 2 has one.
     """
     assert_as_by_hand(backend, second_order)
 
@@ -199,25 +203,25 @@ def test_both_gradients_are_as_by_hand(backend: str, second_order: bool):
     ],
 )
 def test_steps_of_its_variants_are_as_by_hand(backend: str, options: dict[str, Any]):
-    """Sync (plain SGD), C-MAML, a fixed alpha, and both gradients clipped by norms of their own."""
+    """Sync (plain SGD), C-MAML, a fixed alpha, and both gradients clipped by their own norms."""
     rates = assert_as_by_hand(backend, **options)
     moved = any((rates[-1][n] != 0.4).any() for n in rates[-1])
     assert moved is options.get("learn_lr", True)
 
 
 def test_alpha_goes_below_zero_and_then_stays():
-    """Its gradient is 0 from there on, and so is the step; by hand, and so in both twins."""
+    """From then on its gradient and the step are 0."""
     rates = assert_as_by_hand("torch", alpha_init=0.02, lr_alpha=3.0)
-    dead = [{n: a[n] <= 0 for n in a} for a in rates]
-    assert any(d[n].any() for d in dead for n in d)
-    for before, after, gone in zip(rates, rates[1:], dead, strict=False):
-        for n in gone:
-            assert (before[n][gone[n]] == after[n][gone[n]]).all()
+    non_positive = [{n: a[n] <= 0 for n in a} for a in rates]
+    assert any(d[n].any() for d in non_positive for n in d)
+    for before, after, stopped in zip(rates, rates[1:], non_positive, strict=False):
+        for n in stopped:
+            assert (before[n][stopped[n]] == after[n][stopped[n]]).all()
 
 
 @every_backend
 def test_alpha_of_zero_learns_nothing(backend: str):
-    """relu'(0) = 0 on both: theta and alpha keep their bits."""
+    """relu'(0) = 0 on both backends: theta and alpha keep their bits."""
     spec = {"stream": {"num_tasks": 1, "samples_per_task": 20}, "inner_chunk_size": 5}
     trace = run("lamaml", backend, **spec, alpha_init=0.0)
     start = build("lamaml", backend, **spec)
@@ -232,7 +236,7 @@ def test_alpha_of_zero_learns_nothing(backend: str):
 
 
 def test_plan_of_glances():
-    """A batch three times, in its own order first; offered once; read anew at every glance."""
+    """A batch comes three times, first in its own order, is offered once, and gets new replay."""
     plan = PlanRecorder()
     stream = {"samples_per_task": 25, "num_tasks": 2}
     options = {"glances": 3, "memory_size": 12, "replay_batch_size": 4, "inner_chunk_size": 10}
@@ -247,7 +251,7 @@ def test_plan_of_glances():
             assert sorted(row["index"]) == sorted(alone["index"])
             assert (row["write_slot"] == 12).all(), "offered at a later glance"
         orders = {tuple(row["index"]) for row in rows}
-        assert len(orders) == 3, "an order came twice"
+        assert len(orders) == 3, "two glances had the same order"
         assert len({tuple(sorted(row["replay"])) for row in rows}) > 1
         if number % 6 >= 3:  # second epoch
             assert (rows[0]["write_slot"] == 12).all()
@@ -260,11 +264,11 @@ def test_plan_of_glances():
     assert trace.algorithm.engine.total_steps == trace.algorithm.progress.global_step == 36
 
 
-def test_replay_is_of_memory_and_reaches_the_loss():
-    """Steps whose meta-batch holds past tasks' samples; without replay other numbers."""
+def test_replayed_samples_are_from_memory_and_affect_the_loss():
+    """Meta-batches contain samples of past tasks; without replay the losses differ."""
     plan = PlanRecorder()
     trace = run("lamaml", "torch", callbacks=[plan], **SPEC)
-    plans = zip(plan.rows, plan.pools, plan.tasks, strict=True)
+    plans = zip(plan.rows, plan.datasets, plan.tasks, strict=True)
     assert np.concatenate([p.t[r["replay"]] < task - 1 for r, p, task in plans]).any()
     empty = run("lamaml", "torch", kind=forgetful("torch"), **SPEC)
     assert abs(empty.losses[2:] - trace.losses[2:]).max() > 1e-2
@@ -287,7 +291,7 @@ def forgetful(backend: str) -> type:
 
 @every_backend
 def test_reduces_to_naive(backend: str):
-    """As the card says; to the bit on PyTorch."""
+    """With the options in the docstring of the package; to the bit on PyTorch."""
     naive = shared_run("naive", backend, **SETTING)
     options = {
         "alpha_init": 0.0,
@@ -326,8 +330,8 @@ def test_options_matter(option: dict[str, Any]):
     assert abs(trace.losses[:steps] - ordinary.losses[:steps]).max() > 1e-3
 
 
-def test_optimizer_and_schedule_matter_to_sync_alone():
-    """Async steps are alpha's: what the options say."""
+def test_optimizer_and_schedule_matter_with_sync_update_only():
+    """Otherwise the learning rates are those of alpha."""
     other = {"optimizer_options": {"lr": 0.2}, "training": {"epochs_per_task": 2}}
     plain = {"training": {"epochs_per_task": 2}}
     base = {k: v for k, v in SPEC.items() if k not in ("training", "optimizer_options")}
@@ -338,8 +342,8 @@ def test_optimizer_and_schedule_matter_to_sync_alone():
     assert abs(a - b).max() > 1e-3
 
 
-def test_statistics_follow_meta_batches():
-    """One move of the running mean per inner step, by the meta-batch; none by the inner step."""
+def test_meta_batches_update_the_running_statistics():
+    """Each inner step updates the running mean once, with the meta-batch."""
     import torch
 
     algorithm = build(
@@ -350,7 +354,7 @@ def test_statistics_follow_meta_batches():
     algorithm.fit()
     assert algorithm.module.training
     order = algorithm.random.generator("data", 1, 1).permutation(20)
-    # Nothing moves but the statistics. The second batch's memory batch is the first batch.
+    # Only the statistics change. The memory batch of the second batch is the first batch.
     mean = torch.zeros(16)
     for rows in (order[:10], order):
         with torch.no_grad():
@@ -376,6 +380,6 @@ def test_statistics_follow_meta_batches():
     ],
 )
 def test_refuses(key: str, value: Any):
-    """One message naming key and value."""
+    """The message names the key and the value."""
     with pytest.raises(ConfigError, match=f"{key}={value!r}"):
         build("lamaml", "torch", **{key: value})

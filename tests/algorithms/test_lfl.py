@@ -15,7 +15,7 @@ from seqrun.checks import ConfigError
 from seqrun.training.callback import Run
 
 Arrays = dict[str, np.ndarray]
-# Momentum and weight decay move a parameter that has no gradient.
+# Momentum and weight decay change a parameter whose gradient is 0.
 MOVING = {
     "optimizer_options": {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01},
     "training": {"epochs_per_task": 1, "reinit_optimizer": "never"},
@@ -24,7 +24,7 @@ MOVING = {
 
 @dataclass
 class BatchRecorder(StepRecorder):
-    """Keep every step's batch and loss too.
+    """Record every step's batch and loss too.
 
     Attributes:
         batches: per step, inputs (B, 64), labels (B,) and the task loss.
@@ -35,7 +35,7 @@ class BatchRecorder(StepRecorder):
     training: list[bool] = field(default_factory=list)
 
     def on_after_optimizer_step(self, run: Run, step: Any) -> None:
-        """Keep the step's."""
+        """Record the step."""
         super().on_after_optimizer_step(run, step)
         x, y = np.asarray(step.batch.x), np.asarray(step.batch.y)
         self.batches.append((x.reshape(len(y), -1).astype(float), y, float(step.loss)))
@@ -43,12 +43,12 @@ class BatchRecorder(StepRecorder):
 
 
 def features(w: Arrays, x: np.ndarray) -> np.ndarray:
-    """Return the classifier's input of an MLP with one hidden layer."""
+    """Return the inputs of the classifier of an MLP with one hidden layer."""
     return np.maximum(x @ w["hidden_0/kernel"] + w["hidden_0/bias"], 0)
 
 
 def by_hand(w: Arrays, old: Arrays, x: np.ndarray, y: np.ndarray, weight: float, frozen: bool):
-    """Return the cross-entropy, and the gradient of it + weight * sum of squared differences."""
+    """Return CE, and the gradient of CE + weight * mean over samples of |f - f_old|^2."""
     f = features(w, x)
     p = softmax(f @ w["classifier/kernel"] + w["classifier/bias"])
     delta = (p - np.eye(10)[y]) / len(y)
@@ -71,7 +71,7 @@ def by_hand(w: Arrays, old: Arrays, x: np.ndarray, y: np.ndarray, weight: float,
     ids=["paper", "unfrozen", "mean"],
 )
 def test_every_gradient_is_as_by_hand(backend: str, options: dict, weight: float):
-    """The old network is the one of the last task's end, in task 3 too; the loss is CE alone."""
+    """The old network is that at the end of the last task; the logged loss is CE."""
     recorder = BatchRecorder()
     spec = {"backbone": {"n_hidden_layers": 1}, "training": {"epochs_per_task": 1}}
     run("lfl", backend, callbacks=[recorder], lfl_lambda=3.0, **spec, **options)
@@ -92,19 +92,19 @@ def test_every_gradient_is_as_by_hand(backend: str, options: dict, weight: float
 
 
 def start(number: int, per_task: int) -> int:
-    """Return the last step before the task of a step."""
+    """Return the last step before the task that a step belongs to."""
     return max(number // per_task * per_task - 1, 0)
 
 
 def parameters(step: Arrays) -> Arrays:
-    """Return a recorded step's parameters, float64."""
-    mine = {n: a for n, a in step.items() if n.startswith("params/")}
-    return {n.removeprefix("params/"): a.astype(float) for n, a in mine.items()}
+    """Return the parameters of a recorded step, as float64."""
+    params = {n: a for n, a in step.items() if n.startswith("params/")}
+    return {n.removeprefix("params/"): a.astype(float) for n, a in params.items()}
 
 
 @every_backend
 def test_a_shared_classifier_is_frozen_from_task_2(backend: str):
-    """To the bit, although momentum and weight decay would move it; the encoder trains."""
+    """To the bit, although momentum and weight decay would change it; the encoder is trained."""
     steps = shared_run("lfl", backend, stepped=True, **MOVING).steps
     per_task = len(steps) // 3
     for leaf in ("kernel", "bias"):
@@ -118,7 +118,7 @@ def test_a_shared_classifier_is_frozen_from_task_2(backend: str):
 @jax_in_full
 @pytest.mark.parametrize("scenario", ["task", "class"])
 def test_a_task_s_own_outputs_train(backend: str, scenario: str):
-    """Outputs of tasks 1 to t - 1 stay, those of task t move."""
+    """Outputs of tasks 1 to t - 1 stay the same, those of task t are trained."""
     spec = {"benchmark": "split_digits", "stream": {"scenario": scenario}, **MOVING}
     steps = shared_run("lfl", backend, stepped=True, **spec).steps
     per_task = len(steps) // 5
@@ -130,7 +130,7 @@ def test_a_task_s_own_outputs_train(backend: str, scenario: str):
 
 @jax_in_full
 def test_frozen_outputs_take_no_part_in_clipping(backend: str):
-    """The gradient that the optimizer gets has the largest norm without theirs."""
+    """The other gradients alone are clipped to the maximum norm."""
     spec = {"training": {"epochs_per_task": 1, "grad_clip": 0.05}}
     last = shared_run("lfl", backend, stepped=True, **spec).steps[-1]
     names = [n for n in last if n.startswith("gradients/")]
@@ -140,8 +140,8 @@ def test_frozen_outputs_take_no_part_in_clipping(backend: str):
 
 
 @every_backend
-def test_the_copy_is_the_network_before_the_task(backend: str):
-    """Parameters and statistics of the last task's end, at every step; eval mode is not left on."""
+def test_the_copy_is_the_network_from_before_the_task(backend: str):
+    """It keeps the parameters and statistics from then; the network itself is in train mode."""
     recorder = BatchRecorder()
     run("lfl", backend, callbacks=[recorder], backbone={"batch_norm": True})
     steps, per_task = recorder.steps, len(recorder.steps) // 3
@@ -157,7 +157,7 @@ def test_the_copy_is_the_network_before_the_task(backend: str):
 
 @every_backend
 def test_reduces_to_naive(backend: str):
-    """lfl_lambda = 0 without the freeze is naive; either makes a difference from task 2 on."""
+    """lfl_lambda = 0 without freezing is naive; lambda or freezing alone differs from task 2 on."""
     assert_reduces_to_naive("lfl", backend, lfl_lambda=0.0, freeze_classifier=False)
     assert_differs_from_naive("lfl", lfl_lambda=1.0, freeze_classifier=False)
     assert_differs_from_naive("lfl", lfl_lambda=0.0)

@@ -1,4 +1,4 @@
-"""MAS: the outputs' sensitivity by hand, and every option."""
+"""MAS: the sensitivity of the outputs by hand, and every option."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTING = {"lr": 0.5}
 
 
 def sensitivity(end: TaskEnd, size: int) -> Arrays:
-    """Return (1/N) sum over batches of |d sum_n ||F(x_n)||^2 / d w|: 2 x F^T, and 2 F."""
+    """Return (1/N) sum over batches of |d sum_n ||F(x_n)||^2 / d w|; d / d w is 2 x F^T and 2 F."""
     outputs = end.x @ end.w[KERNEL] + end.w[BIAS]
     kernel = 2 * end.x[:, :, None] * outputs[:, None, :]
     cuts = range(size, len(end.x), size)
@@ -63,8 +63,8 @@ def test_every_step_is_as_by_hand(backend: str, past: float, new: float, size: i
     assert smallest >= 0 and result.importance[0][KERNEL].std() > 0
 
 
-def test_the_cases_tell_batch_sizes_apart():
-    """By hand: gradients of opposite sign cancel within a batch, the more the larger it is."""
+def test_the_cases_distinguish_batch_sizes():
+    """By hand: gradients of opposite sign cancel within a batch, more so in larger batches."""
     single, three, seven = (
         by_hand(rule(1.0, 1.0, size), 0.2, **SETTING).importance[0][KERNEL].sum()
         for size in (1, 3, 7)
@@ -75,7 +75,7 @@ def test_the_cases_tell_batch_sizes_apart():
 @every_backend
 @pytest.mark.parametrize("size", [3, 1000])
 def test_evaluation_batches_change_nothing(backend: str, size: int):
-    """All samples count, whatever the batches that they are computed in."""
+    """All samples count, whatever the size of evaluation batches."""
     end = tiny("mas", backend, **SETTING, stream={"num_tasks": 1, "eval_batch_size": size})
     arrays = end.export_arrays()
     w = {n: arrays[f"params/{n}"] for n in (KERNEL, BIAS)}
@@ -86,7 +86,7 @@ def test_evaluation_batches_change_nothing(backend: str, size: int):
 
 @jax_in_full
 def test_labels_are_not_used(backend: str):
-    """The importance of the last task is the same whatever the labels of the pool."""
+    """With other labels the importance is the same."""
     algorithm = run("mas", backend, stream={"num_tasks": 1}).algorithm
     before = algorithm.calculate_parameter_importance()
     algorithm.engine.dataset = algorithm.engine.dataset._replace(y=algorithm.engine.dataset.y * 0)
@@ -96,8 +96,8 @@ def test_labels_are_not_used(backend: str):
 
 
 @jax_in_full
-def test_only_outputs_that_the_task_has_count(backend: str):
-    """Scenario "task": no importance for other heads; "class": none for classes yet to come."""
+def test_only_outputs_of_the_softmax_count(backend: str):
+    """In scenario "task" other heads have no importance, in "class" later classes have none."""
     for scenario in ("task", "class"):
         stream = {"scenario": scenario}
         steps = shared_run("mas", backend, benchmark="split_digits", stream=stream, stepped=True)
@@ -111,7 +111,7 @@ def test_only_outputs_that_the_task_has_count(backend: str):
 
 @jax_in_full
 def test_reduces_to_naive(backend: str):
-    """mas_lambda = 0 is naive, whatever the importance did on the side; another is not."""
+    """mas_lambda = 0 is naive, since importance has no side effects; another value is not."""
     assert_reduces_to_naive("mas", backend, mas_lambda=0.0)
     assert_reduces_to_naive("mas", "torch", mas_lambda=0.0, importance_batch_size=20)
     assert_differs_from_naive("mas", mas_lambda=1.0)

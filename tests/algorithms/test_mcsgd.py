@@ -1,6 +1,6 @@
-"""MC-SGD: the line's gradient by hand and by finite differences, every option, and its two models.
+"""MC-SGD: its gradient by hand and by finite differences, every option, and its two models.
 
-The by-hand problem is a softmax regression in float64; nothing of the product computes with it.
+The problem solved by hand is a softmax regression in float64, without any code of seqrun.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from seqrun.checks import ConfigError
 from seqrun.training.divergence import TrainingDiverged
 
 NAMES = ("classifier/kernel", "classifier/bias")
-# Steep lines: see tests/parity/cases.py.
+# A smaller learning rate for BatchNorm: see tests/parity/cases.py.
 BATCH_NORM = {
     "backbone": {"batch_norm": True}, "optimizer_options": {"lr": 0.01}, "lmc_lr": 0.005,
 }  # fmt: skip
@@ -33,10 +33,10 @@ def shifted(origin: Arrays, end: Arrays, a: float) -> Arrays:
 
 
 class Problem:
-    """The lines of one task, in float64, from what the run carried.
+    """The two lines of a task, in float64, from the arrays that the run exported.
 
     Attributes:
-        w_bar, w_hat: the two ends that are known.
+        w_bar, w_hat: the known ends of the lines.
         sides: origin, inputs and labels of memory and of the current task.
     """
 
@@ -64,7 +64,7 @@ class Problem:
 
 
 def authors_mean(values: np.ndarray, size: int) -> np.ndarray:
-    """Sum the means of minibatches, over the number of samples."""
+    """Return the sum of the means of minibatches, divided by the number of samples."""
     parts = np.split(values, range(size, len(values), size))
     return sum(p.mean(0) for p in parts) / len(values)
 
@@ -82,7 +82,7 @@ def by_hand(
     weight: float,
     size: int,
 ) -> Arrays:
-    """Minimise by full-batch steps, as the paper or as the authors' code goes about it."""
+    """Minimise with full-batch steps, as in the paper or as in the authors' code."""
     w = shifted(problem.w_bar, problem.w_hat, position)
     velocity = {name: np.zeros_like(v) for name, v in w.items()}
     reduced = (lambda v: v.mean(0)) if loss == "mean" else (lambda v: authors_mean(v, size))
@@ -115,7 +115,7 @@ SETTING = {
 
 
 def recorded(backend: str, setting: dict, **options) -> tuple[TaskRecorder, object]:
-    """Run the softmax regression and return what every task left."""
+    """Run the softmax regression; return the recorder of its tasks, and the algorithm."""
     tasks = TaskRecorder()
     keys = {OPTIONS[name]: value for name, value in setting.items()}
     keys |= {"per_task_memory_samples": 4, "lmc_current_samples": None} | options
@@ -123,7 +123,7 @@ def recorded(backend: str, setting: dict, **options) -> tuple[TaskRecorder, obje
 
 
 def problems(tasks: TaskRecorder, algorithm, includes_current: bool = False):
-    """Yield the lines of each task from the second on, and what the run found."""
+    """Yield the problem of each task from the second on, and the w_bar of the run."""
     for task in (2, 3):
         before, after = tasks.ends[task - 2 : task]
         past = after["memory/t"] < (task if includes_current else task - 1)
@@ -135,7 +135,7 @@ def problems(tasks: TaskRecorder, algorithm, includes_current: bool = False):
 @pytest.mark.parametrize("loss", ["mean", "authors"])
 @pytest.mark.parametrize("gradient", ["paper", "unscaled", "authors"])
 def test_full_batch_steps_by_hand(backend: str, gradient: str, loss: str):
-    """Three steps with momentum at tasks 2 and 3; 4 and 8 stored, 7 current samples."""
+    """Three steps with momentum after tasks 2 and 3, with 4 and 8 stored and 7 current samples."""
     setting = SETTING | {"gradient": gradient, "loss": loss, "momentum": 0.5, "weight": 0.65}
     tasks, algorithm = recorded(backend, setting)
     for problem, found in problems(tasks, algorithm):
@@ -145,7 +145,7 @@ def test_full_batch_steps_by_hand(backend: str, gradient: str, loss: str):
 
 
 def test_papers_gradient_is_that_of_the_sum_over_the_line():
-    """Central differences of the objective, which carry the factor a by themselves."""
+    """Central differences of the objective contain the factor a of the chain rule."""
     setting = SETTING | {"epochs": 1, "weight": 0.65}
     tasks, algorithm = recorded("torch", setting)
     n, lr = setting["n"], setting["lr"]
@@ -159,19 +159,19 @@ def test_papers_gradient_is_that_of_the_sum_over_the_line():
 
         for name in NAMES:
             slope = np.empty_like(start[name])
-            for place in np.ndindex(slope.shape):
+            for index in np.ndindex(slope.shape):
                 ends = []
                 for h in (1e-5, -1e-5):
                     moved = start | {name: start[name].copy()}
-                    moved[name][place] += h
+                    moved[name][index] += h
                     ends.append(objective(moved))
-                slope[place] = (ends[0] - ends[1]) / 2e-5
+                slope[index] = (ends[0] - ends[1]) / 2e-5
             np.testing.assert_allclose((start[name] - found[name]) / lr, slope, atol=5e-5)
 
 
 @every_backend
 def test_minibatch_steps_by_hand(backend: str):
-    """A step for each of the 3 batches of 3, 3 and 1 current samples, twice, with memory's."""
+    """Two epochs of 3 steps, on 3, 3 and 1 current samples and 3 of memory each."""
     setting = SETTING | {"epochs": 2, "momentum": 0.5, "weight": 0.65, "loss": "authors"}
     tasks, algorithm = recorded(backend, setting, lmc_steps="minibatch")
     for task, (problem, found) in zip((2, 3), problems(tasks, algorithm), strict=True):
@@ -198,7 +198,7 @@ def test_minibatch_steps_by_hand(backend: str):
 
 @every_backend
 def test_memory_of_the_current_task_too(backend: str):
-    """As the authors': 8 and 12 stored samples at tasks 2 and 3."""
+    """As in the authors' code: 8 and 12 stored samples after tasks 2 and 3."""
     tasks, algorithm = recorded(backend, SETTING, lmc_memory_includes_current=True)
     for stored, (problem, found) in zip((8, 12), problems(tasks, algorithm, True), strict=True):
         assert len(problem.sides[0][2]) == stored
@@ -208,8 +208,8 @@ def test_memory_of_the_current_task_too(backend: str):
 
 
 @every_backend
-def test_what_is_evaluated_is_w_bar(backend: str):
-    """Accuracies of every row from the kept weights, by hand; w_bar_1 = w_hat_1."""
+def test_w_bar_is_evaluated(backend: str):
+    """The accuracies of every row are those of the stored w_bar, by hand; w_bar_1 = w_hat_1."""
     tasks, algorithm = recorded(backend, SETTING | {"lr": 1.0, "weight": 0.0})
     differ = 0
     for row, end in enumerate(tasks.ends, 1):
@@ -228,7 +228,7 @@ def test_what_is_evaluated_is_w_bar(backend: str):
 
 @jax_in_full
 def test_w_hat_is_naive(backend: str):
-    """To the bit on PyTorch: the minimisation leaves statistics, mode and generators alone."""
+    """To the bit on PyTorch: the minimisation does not affect statistics, mode or generators."""
     naive = shared_run("naive", backend, **SIDE_EFFECTS)
     trace = run("mcsgd", backend, **SIDE_EFFECTS, lmc_lr=0.005)
     tolerance = 0.0 if backend == "torch" else 1e-5
@@ -244,7 +244,7 @@ def test_w_hat_is_naive(backend: str):
 
 @jax_in_full
 def test_statistics_are_those_of_w_hat(backend: str):
-    """The ones after the task, for the lines and for the evaluation; later training moves on."""
+    """Those after the task are used for the lines and for evaluation; later tasks change them."""
     tasks = TaskRecorder()
     run("mcsgd", backend, callbacks=[tasks], **BATCH_NORM)
     for end in tasks.ends:
@@ -278,8 +278,8 @@ BASE = {"optimizer_options": {"lr": 0.1}, "training": {"epochs_per_task": 3}}
     ],
     ids=str,
 )
-def test_every_option_matters_to_w_bar_alone(changed: dict):
-    """Each changes w_bar, and leaves w_hat to the bit."""
+def test_every_option_affects_w_bar_only(changed: dict):
+    """Each changes w_bar, while w_hat keeps its bits."""
     *basis, last = changed
     spec = BASE | {"lmc_epochs": 3}
     base = shared_run("mcsgd", "torch", **spec | {name: changed[name] for name in basis})
@@ -291,7 +291,7 @@ def test_every_option_matters_to_w_bar_alone(changed: dict):
 
 
 def test_every_epoch_counts():
-    """No pass is ignored: each adds its steps, and comes closer to the minimum."""
+    """Each epoch adds its steps and decreases the objective."""
     losses = []
     for epochs in (1, 4, 16):
         tasks, algorithm = recorded("torch", SETTING | {"epochs": epochs})
@@ -306,7 +306,7 @@ def test_every_epoch_counts():
 
 
 def test_memory_keeps_its_budget():
-    """So many samples of each task, as they are stored, and so many bytes."""
+    """10 samples of each task, 30 in all, with their number of bytes."""
     tasks = TaskRecorder()
     algorithm = run("mcsgd", "torch", callbacks=[tasks]).algorithm
     for task, end in enumerate(tasks.ends, 1):
@@ -318,7 +318,7 @@ def test_memory_keeps_its_budget():
 
 
 def test_line_points():
-    """k/n, and the three coefficients."""
+    """Positions k/n, and the coefficients of the three gradients."""
     for name, coefficients in (
         ("paper", [0, 0.25, 0.5, 0.75, 1]),
         ("unscaled", [1, 1, 1, 1, 1]),
@@ -330,7 +330,7 @@ def test_line_points():
 
 
 def test_weights_of_the_two_losses():
-    """Five samples in minibatches of two: two of two, one of one."""
+    """Five samples in minibatches of 2, 2 and 1."""
     rows, weights = all_samples(5, 2, "mean")
     assert rows.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(weights, 0.2)
@@ -341,7 +341,7 @@ def test_weights_of_the_two_losses():
 
 
 def test_minibatches_cover_the_current_samples_in_every_pass():
-    """And draw memory's without replacement, all of it if there are fewer."""
+    """Memory is drawn without replacement, all of it if it has fewer samples."""
     memory, current = minibatches(2, 7, 3, 2, "mean", np.random.default_rng(0))
     assert [len(rows) for rows, _ in current] == [3, 3, 1] * 2
     passes = [np.concatenate([rows for rows, _ in current[i : i + 3]]) for i in (0, 3)]
@@ -350,10 +350,10 @@ def test_minibatches_cover_the_current_samples_in_every_pass():
     assert all(sorted(rows) == [0, 1] for rows, _ in memory)
 
 
-def test_sides_are_padded_without_weight():
-    """Five rows in pieces of two, with room for nine samples and eight rows."""
+def test_padding_of_sides_has_no_weight():
+    """Five rows in segments of two, with a capacity of nine samples and eight rows."""
     data = Dataset(np.ones((5, 1, 1, 1), np.uint8), np.arange(5, dtype=np.int32), np.ones(5, int))
-    packed = side(data, [all_samples(5, 2, "mean")], room=9, step_capacity=8, segment_size=2)
+    packed = side(data, [all_samples(5, 2, "mean")], capacity=9, step_capacity=8, segment_size=2)
     assert packed.x.shape == (9, 1, 1, 1) and packed.y.shape == packed.t.shape == (9,)
     assert packed.rows.shape == packed.weights.shape == (1, 4, 2)
     assert packed.rows.ravel().tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
@@ -367,7 +367,7 @@ full = pytest.mark.full
 @pytest.mark.parametrize(
     ("spec", "tolerance"),
     [
-        # 20 samples a piece: several pieces of several sizes, and padding.
+        # 20 samples per segment: several segments of different sizes, and padding.
         pytest.param({"lmc_loss": "authors", "lmc_gradient": "authors", "lmc_lr": 0.02}
                      | {"stream": {"eval_batch_size": 20}}, 1e-5, marks=full),
         ({"lmc_steps": "minibatch", "lmc_momentum": 0.5, "lmc_lr": 0.01, "lmc_epochs": 2}
@@ -383,19 +383,19 @@ full = pytest.mark.full
     ids=["authors", "minibatch", "batch_norm", "unscaled", "task", "class"],
 )  # fmt: skip
 def test_twins_agree(spec: dict, tolerance: float):
-    """At every step, in w_bar, memory and matrix; tolerances as in tests/parity/cases.py."""
+    """At every step, in w_bar, memory and matrix, with the tolerances of tests/parity/cases.py."""
     by_torch, by_jax = (run("mcsgd", backend, stepped=True, **spec) for backend in BACKENDS)
     assert_same_run(by_jax, by_torch, tolerance)
 
 
 def test_one_compiled_program_serves_all_tasks():
-    """However much is stored."""
+    """Whatever the number of stored samples."""
     algorithm = run("mcsgd", "jax", **BATCH_NORM).algorithm
     assert len([key for key in algorithm.engine._programs if key[0] == "lmc"]) == 1
 
 
 @pytest.mark.parametrize(("written", "read"), [BACKENDS, BACKENDS[::-1]])
-def test_everything_goes_from_backend_to_backend(written: str, read: str):
+def test_exported_arrays_can_be_imported_on_either_backend(written: str, read: str):
     """Both models, statistics and memory."""
     trace = shared_run("mcsgd", written, **BATCH_NORM)
     assert_same_arrays(imported("mcsgd", read, trace.arrays, **BATCH_NORM), trace.arrays, 0.0)
@@ -412,7 +412,7 @@ def test_it_forgets_less_than_naive():
 
 
 @every_backend
-def test_divergence_is_told(backend: str):
+def test_divergence_is_reported(backend: str):
     """A w_bar that is not finite ends the run."""
     with pytest.raises(TrainingDiverged, match="w_bar is not finite after task"):
         recorded(backend, SETTING | {"lr": 1e38, "epochs": 3})
@@ -438,6 +438,6 @@ def test_divergence_is_told(backend: str):
     ],
 )
 def test_refusals(key: str, value, allowed: str):
-    """Name the key, the value and what is allowed."""
+    """They name the key, the value and what is allowed."""
     with pytest.raises(ConfigError, match=f"{key}={value!r}: must be {allowed}"):
         build("mcsgd", "torch", **{key: value})

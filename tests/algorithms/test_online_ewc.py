@@ -1,4 +1,4 @@
-"""Online EWC: one anchor and fading importance by hand; what both EWCs must not get wrong."""
+"""Online EWC: one anchor and fading importance by hand, compared with EWC, and every option."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def rule(gamma: float, kind: str):
 def test_every_step_is_as_by_hand(backend: str, gamma: float, kind: str):
     """Losses, parameters, anchor and importance, over three tasks.
 
-    It would show a Fisher of the last batch, gradients summed over Fisher batches, a penalty that
-    leaks into the Fisher, older importance that is overwritten, and a stale anchor in task 3.
+    It detects a Fisher of the last batch only, gradients summed over Fisher batches, a penalty that
+    leaks into the Fisher, past importance that is overwritten, and a stale anchor in task 3.
     """
     assert_as_by_hand(
         rule(gamma, kind),
@@ -72,7 +72,7 @@ def test_every_step_is_as_by_hand(backend: str, gamma: float, kind: str):
 @pytest.mark.parametrize("algo", ["ewc", "online_ewc"])
 @pytest.mark.parametrize("size", [3, 1000])
 def test_evaluation_batches_change_nothing(algo: str, backend: str, size: int):
-    """All samples count, and none twice, whatever the batches of the Fisher."""
+    """All samples count once, whatever the batch size of the Fisher."""
     end = tiny(algo, backend, **SETTING, stream={"num_tasks": 1, "eval_batch_size": size})
     arrays = end.export_arrays()
     w = {n: arrays[f"params/{n}"] for n in (KERNEL, BIAS)}
@@ -83,7 +83,7 @@ def test_evaluation_batches_change_nothing(algo: str, backend: str, size: int):
 
 @every_backend
 def test_beside_ewc(backend: str):
-    """The same in tasks 1 and 2 but for rounding; then gamma = 1 has EWC's importance alone."""
+    """gamma = 1 equals EWC in tasks 1 and 2 up to rounding; after them only its importance does."""
     options = {"lr": 0.2, "ewc_lambda": 4.0, "stream": {"num_tasks": 2}}
     ewc = tiny("ewc", backend, **options).export_arrays()
     online = tiny("online_ewc", backend, gamma=1.0, **options).export_arrays()
@@ -97,8 +97,8 @@ def test_beside_ewc(backend: str):
 
 
 @every_backend
-def test_the_running_fisher_starts_anew_and_fades(backend: str):
-    """Each task's is scaled to [0, 1]; gamma weighs the past ones, as with any other Fisher."""
+def test_the_running_fisher_is_reset_and_fades(backend: str):
+    """Each task's Fisher is scaled to [0, 1], and gamma weights the past."""
     trace = shared_run("online_ewc", backend, stepped=True, **RUNNING)
     largest = max(a.max() for n, a in trace.arrays.items() if n.startswith("state/importance/"))
     assert 1.0 <= largest <= 1.75
@@ -109,7 +109,7 @@ def test_the_running_fisher_starts_anew_and_fades(backend: str):
 
 @jax_in_full
 def test_reduces_to_naive(backend: str):
-    """ewc_lambda = 0 is naive, whatever the Fisher did on the side; another is not."""
+    """ewc_lambda = 0 is naive, since the Fisher has no side effects; another value is not."""
     assert_reduces_to_naive("online_ewc", backend, ewc_lambda=0.0)
     assert_reduces_to_naive("online_ewc", "torch", ewc_lambda=0.0, fisher_running=True)
     assert_differs_from_naive("online_ewc", ewc_lambda=20.0)
@@ -131,7 +131,7 @@ def test_reduces_to_naive(backend: str):
     ids=str,
 )
 def test_options_matter(option: dict):
-    """A run with the option differs from the shipped one."""
+    """A run with the option differs."""
     spec = {"ewc_lambda": 5.0}
     shipped, changed = (shared_run("online_ewc", "torch", **spec, **o) for o in ({}, option))
     name = "params/hidden_0/kernel"
@@ -139,7 +139,7 @@ def test_options_matter(option: dict):
 
 
 def test_twins_agree_on_the_running_fisher():
-    """Step by step; the shipped options are in tests/parity, Fishers in EWC's cases there."""
+    """At every step; tests/parity has the default options, and the other Fishers with EWC."""
     by_torch, by_jax = (shared_run("online_ewc", b, stepped=True, **RUNNING) for b in BACKENDS)
     assert_same_run(by_jax, by_torch, 1e-4)
 

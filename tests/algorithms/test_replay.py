@@ -1,4 +1,4 @@
-"""A new replay method states its memory's budget and policy alone, on either backend."""
+"""A new replay method only defines the budget and policy of its memory, on either backend."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ BUDGETS = {
 
 
 def method(backend: str, policy: str) -> type:
-    """Return a replay method that is its memory."""
+    """Return a replay method that defines only its memory."""
     parent = import_module(f"seqrun.algorithms.replay.{backend}").ReplayAlgorithm
 
     @dataclass(kw_only=True, eq=False)
-    class Mine(parent):
-        name = "mine"
+    class NewMethod(parent):
+        name = "new"
 
         def make_memory(self) -> MemoryMechanism:
             return MemoryMechanism(policy=policy, **BUDGETS[policy])
 
-    return Mine
+    return NewMethod
 
 
 @every_backend
 @pytest.mark.parametrize("policy", BUDGETS)
-def test_every_policy_makes_a_method(backend: str, policy: str):
-    """It trains, replays past tasks and keeps its budget."""
+def test_a_method_with_every_policy(backend: str, policy: str):
+    """It trains, replays samples of past tasks and stays within its budget."""
     spec = {"training": {"epochs_per_task": 1}}
     trace = run("naive", backend, kind=method(backend, policy), **spec)
     algorithm = trace.algorithm
@@ -47,8 +47,8 @@ def test_every_policy_makes_a_method(backend: str, policy: str):
 
 
 @every_backend
-def test_a_reservoir_is_er(backend: str):
-    """The parent's loss is ER's."""
-    mine = run("naive", backend, kind=method(backend, "reservoir"))
+def test_with_a_reservoir_it_equals_er(backend: str):
+    """The default loss is that of ER."""
+    new = run("naive", backend, kind=method(backend, "reservoir"))
     er = run("er", backend, memory_size=30)
-    np.testing.assert_array_equal(mine.losses, er.losses)
+    np.testing.assert_array_equal(new.losses, er.losses)

@@ -1,4 +1,4 @@
-"""SI: the path integral, the importance made of it, and every option."""
+"""SI: the path integral and the importance by hand, and every option."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def rule(xi: float, clip: str):
     ],
 )
 def test_every_step_is_as_by_hand(backend: str, clip: str, setting: dict):
-    """The path takes the task loss's gradient, before clipping and without the penalty.
+    """The path integral uses the gradient of the task loss, unclipped and without the penalty.
 
-    It would show omega that never leaves 0, and an anchor moved before Delta is taken.
+    It detects an omega that stays 0, and an anchor that moves before Delta is computed.
     """
     options = {"si_lambda": 0.6, "xi": 0.05, "clip": clip, "penalty_scale": 0.5}
     result = assert_as_by_hand(rule(0.05, clip), 0.3, "si", backend, setting=setting, **options)
     assert all(any((path != 0).any() for path in step.values()) for step in result.paths)
 
 
-def test_the_cases_tell_the_clips_apart():
-    """By hand: some importance goes negative after a task, and some is negative before the sum."""
+def test_the_cases_distinguish_the_clips():
+    """By hand: some importance is negative after a task, and some of a task's contributions are."""
     none, total, increment = (
         by_hand(rule(0.05, clip), 0.3, **CLIPPED) for clip in ("none", "total", "increment")
     )
@@ -74,8 +74,8 @@ def test_one_step_in_numbers():
 
 
 @jax_in_full
-def test_importance_is_a_real_one(backend: str):
-    """Non-negative, positive in sum, different from parameter to parameter, growing by task."""
+def test_importance_is_positive_and_grows(backend: str):
+    """Nowhere negative, with a positive sum that grows with the tasks, and not constant."""
     steps = shared_run("si", backend, stepped=True).steps
     per_task = len(steps) // 3
     prefix = "state/importance/"
@@ -90,14 +90,14 @@ def test_importance_is_a_real_one(backend: str):
 
 @jax_in_full
 def test_reduces_to_naive(backend: str):
-    """si_lambda = 0 is naive; another is not, from task 2 on."""
+    """si_lambda = 0 is naive; another value is not, from task 2 on."""
     assert_reduces_to_naive("si", backend, si_lambda=0.0)
     assert_differs_from_naive("si", si_lambda=5.0)
 
 
 @pytest.mark.parametrize("option", [{"xi": 1.0}, {"si_lambda": 0.5}, {"penalty_scale": 0.5}])
 def test_options_matter(option: dict):
-    """A run with the option differs; for `clip` see the cases above."""
+    """A run with the option differs; `clip` is tested above."""
     spec = {"optimizer_options": {"lr": 0.05, "momentum": 0.9}}
     shipped, changed = (shared_run("si", "torch", **spec, **o) for o in ({}, option))
     name = "params/hidden_0/kernel"

@@ -1,4 +1,4 @@
-"""Stable SGD: its schedule by hand, its dropout, and that it is naive but for these."""
+"""Stable SGD: its schedule by hand, its dropout, and otherwise naive."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ OFF = {"gamma": 1.0, "lr_min": 0.0, "reinit_optimizer": "task", "dropout": 0.0}
     ],
 )
 def test_learning_rates(options: dict, rates: list[float]):
-    """max(lr * gamma^t, lr_min), with t from 1 as the authors, or from 0."""
+    """max(lr * gamma^t, lr_min), with t from 1 as in the authors' code, or from 0."""
     tasks = TaskRecorder()
     run("stable_sgd", "torch", callbacks=[tasks], training={"epochs_per_task": 1}, **options)
-    np.testing.assert_allclose([hyper["lr"] for hyper in tasks.hyper], rates, rtol=1e-12)
+    np.testing.assert_allclose([hparams["lr"] for hparams in tasks.hparams], rates, rtol=1e-12)
 
 
 @jax_in_full
-def test_it_is_naive_in_another_regime(backend: str):
-    """The same keys of training and backbone make naive do the same steps: to the bit."""
+def test_it_equals_naive_with_the_same_options(backend: str):
+    """Naive with the same schedule and dropout takes the same steps, to the bit."""
     training = {
         "lr_decay": 0.6,
         "lr_min": 5e-5,
@@ -49,7 +49,7 @@ def test_it_is_naive_in_another_regime(backend: str):
 
 @jax_in_full
 def test_it_reduces_to_naive(backend: str):
-    """With no dropout, no decay and no floor: to the bit."""
+    """Without dropout, decay and floor, to the bit."""
     naive = run("naive", backend, **MOMENTUM)
     assert_same_run(run("stable_sgd", backend, **MOMENTUM, **OFF), naive, 0.0)
 
@@ -75,8 +75,8 @@ def test_every_option_matters(changed: dict):
 
 
 @jax_in_full
-def test_dropout_is_the_backbones(backend: str):
-    """Null leaves it to the backbone, a number gives it one, and training alone has it."""
+def test_dropout_is_set_in_the_backbone(backend: str):
+    """Null keeps the backbone's dropout, a number replaces it; it is off in evaluation."""
     given = build("stable_sgd", backend, dropout=None, backbone={"dropout": 0.4})
     assert given.backbone.dropout == 0.4 and given.backbone.is_noisy
     shipped = build("stable_sgd", backend)
@@ -90,7 +90,7 @@ def test_dropout_is_the_backbones(backend: str):
 
 @pytest.mark.full
 def test_twins_agree_without_noise():
-    """At every step, with the shipped schedule; several epochs, momentum, clipping."""
+    """At every step, with the default schedule, several epochs, momentum and clipping."""
     spec = MOMENTUM | {"training": {"epochs_per_task": [1, 3, 2], "grad_clip": 0.5}}
     by_torch, by_jax = (
         run("stable_sgd", backend, stepped=True, dropout=0.0, **spec) for backend in BACKENDS
@@ -100,7 +100,7 @@ def test_twins_agree_without_noise():
 
 @jax_in_full
 def test_noise_repeats(backend: str):
-    """The same seed drops the same units; another does not."""
+    """The same seed drops the same units, another seed others."""
     first, again, other = (run("stable_sgd", backend, streams={"noise": n}) for n in (1, 1, 2))
     assert_same_arrays(first.arrays, again.arrays, 0.0)
     assert abs(first.losses - other.losses).max() > 1e-3
@@ -126,13 +126,13 @@ def test_noise_repeats(backend: str):
     ],
 )
 def test_refusals(options: dict, message: str):
-    """Name the key, the value and what to set instead."""
+    """They name the key, the value and what to set instead."""
     with pytest.raises(ConfigError, match=message):
         build("stable_sgd", "torch", **options)
 
 
 def test_a_backbone_without_dropout_is_refused():
-    """Unless none is asked for."""
+    """Unless dropout is null."""
     make, keys = component("algo", "stable_sgd", "torch")
     optimizer, optimizer_keys = component("optimizer", "sgd", "torch")
     parts = {

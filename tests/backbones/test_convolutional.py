@@ -1,4 +1,4 @@
-"""What the convolutional backbones are: sizes, published parameter counts, layer by layer."""
+"""Convolutional backbones: published parameter counts, sizes, and layers by hand."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CIFAR = (32, 32, 3)
 CONVOLUTIONAL = ("cnn", "cnn_lamaml", "resnet18", "resnet18_thin")
 
 
-def made(name: str, backend: str = "torch", **keys: Any) -> Any:
-    """Return a backbone as conf/ ships it, but for what is given."""
+def make_backbone(name: str, backend: str = "torch", **keys: Any) -> Any:
+    """Return a backbone with the options of conf/, changed by `keys`."""
     kind, shipped = component("backbone", name, backend)
     return kind(**shipped | keys)
 
@@ -69,17 +69,19 @@ def parameters(shapes: dict[str, tuple]) -> int:
     ],
 )
 def test_parameter_counts(name, keys, classes, images, count):
-    """Published ones, or sums by hand; the same names and shapes on both backends."""
-    by_torch, by_jax = (shapes_of(made(name, b, **keys), images, classes) for b in BACKENDS)
+    """Published counts, or sums by hand; the same names and shapes on both backends."""
+    by_torch, by_jax = (
+        shapes_of(make_backbone(name, b, **keys), images, classes) for b in BACKENDS
+    )
     assert by_torch == by_jax
     assert parameters(by_torch) == count
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("images", [CIFAR, (15, 11, 2)])
-def test_multiply_adds_are_those_of_the_layers(name, images):
-    """Against the sizes of the outputs that torch's layers give."""
-    backbone = made(name)
+def test_multiply_adds(name, images):
+    """They agree with counts from the output sizes of torch's layers."""
+    backbone = make_backbone(name)
     module = backbone.build(images, 10).eval()
     counted = 0
 
@@ -98,8 +100,8 @@ def test_multiply_adds_are_those_of_the_layers(name, images):
     assert multiply_adds(wrapped, images, backbone.convolutions(images)) == counted
 
 
-def filled(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and statistic of a torch module some noise."""
+def with_noise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill every parameter and statistic of a torch module with noise; return the module."""
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in [*module.parameters(), *module.buffers()]:
@@ -109,29 +111,29 @@ def filled(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def test_resnet_is_torchvisions_with_another_stem():
-    """Outputs and statistics in double precision, weights copied in the order of layers."""
-    ours = filled(made("resnet18", nf=64).build(CIFAR, 10)).double()
+    """Outputs and statistics agree in double precision."""
+    ours = with_noise(make_backbone("resnet18", nf=64).build(CIFAR, 10)).double()
     theirs = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=10)
     theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     theirs.maxpool = nn.Identity()
     theirs = theirs.double()
-    # torchvision and we register layers in the same order: convolutions and norms of a block
+    # Both networks register their layers in the same order, so weights can be copied in order.
     with torch.no_grad():
         values = ours.state_dict().values(), theirs.state_dict().values()
-        for mine, other in zip(*values, strict=True):
-            other.copy_(mine)
+        for our_value, their_value in zip(*values, strict=True):
+            their_value.copy_(our_value)
     x = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.double)
     torch.testing.assert_close(ours(x), theirs(x.permute(0, 3, 1, 2)))
-    for (name, mine), other in zip(ours.named_buffers(), theirs.buffers(), strict=True):
-        torch.testing.assert_close(mine, other, msg=name)
+    for (name, our_value), their_value in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(our_value, their_value, msg=name)
     ours.eval()
     theirs.eval()
     torch.testing.assert_close(ours(x), theirs(x.permute(0, 3, 1, 2)))
 
 
-def test_lamamls_network_is_the_authors():
-    """Layer by layer, but for the order in which the last map is flattened."""
-    ours = filled(made("cnn_lamaml").build(CIFAR, 100))
+def test_cnn_lamaml_is_the_authors_network():
+    """Layer by layer, except for the order in which the last map is flattened."""
+    ours = with_noise(make_backbone("cnn_lamaml").build(CIFAR, 100))
     x = torch.rand(2, *CIFAR, generator=torch.Generator().manual_seed(1))
     h = x.permute(0, 3, 1, 2)
     for i in range(3):
@@ -144,13 +146,15 @@ def test_lamamls_network_is_the_authors():
     assert h.shape == (2, 320)
     torch.testing.assert_close(ours.encode(x), h)
     torch.testing.assert_close(ours(x), ours.classify(h))
-    assert made("cnn_lamaml").initialization == "kaiming_normal"
+    assert make_backbone("cnn_lamaml").initialization == "kaiming_normal"
 
 
-def test_the_generic_network_layer_by_layer():
-    """Every key away from its default."""
+def test_cnn_layer_by_layer():
+    """No option has its default."""
     keys = {"kernel_size": 5, "stride": 2, "channels": [4, 6], "hidden": [7]}
-    ours = filled(made("cnn", batch_norm=True, dropout=0.5, **keys).build((28, 40, 1), 3)).eval()
+    ours = with_noise(
+        make_backbone("cnn", batch_norm=True, dropout=0.5, **keys).build((28, 40, 1), 3)
+    ).eval()
     x = torch.rand(2, 28, 40, 1, generator=torch.Generator().manual_seed(1))
     h = x.permute(0, 3, 1, 2)
     for i in range(2):
@@ -162,13 +166,13 @@ def test_the_generic_network_layer_by_layer():
 
 
 def _pooled(x: Any, weights: Any, side: int) -> tuple[Any, Any]:
-    """Return the pool, and the gradient of its weighted sum."""
+    """Return the max pool, and the gradient of its weighted sum."""
     pooled, backwards = jax.vjp(lambda x: max_pool(x, side), x)
     return pooled, backwards(weights)[0]
 
 
-def test_a_pool_gives_its_gradient_to_the_first_of_equals():
-    """As torch does, where jax's own maximum would share it out; odd rows are left out."""
+def test_max_pool_gives_its_gradient_to_the_first_maximum():
+    """As in torch, while JAX's own maximum would split it; incomplete windows are left out."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 3, (2, 7, 8, 3)).astype(np.float32)
     for side in (1, 2, 3):
@@ -184,8 +188,8 @@ def test_a_pool_gives_its_gradient_to_the_first_of_equals():
 
 @pytest.mark.parametrize("name", ["cnn", "resnet18_thin"])
 def test_initial_weights_by_kind(name):
-    """Kernels are HWIO: fan_in is H W I. A bias behind a norm, and a scale, are not drawn."""
-    shapes = shapes_of(made(name), CIFAR, 10)
+    """Kernels are HWIO, so fan_in is H W I. Scales and biases of norms are not drawn."""
+    shapes = shapes_of(make_backbone(name), CIFAR, 10)
     shapes = {n: s for n, s in shapes.items() if not n.endswith(("/mean", "/var"))}
     normal = draw_initial_weights(shapes, "kaiming_normal", RandomStreams(0))
     uniform = draw_initial_weights(shapes, "torch_default", RandomStreams(0))
@@ -200,8 +204,8 @@ def test_initial_weights_by_kind(name):
     assert all((uniform[f"{n}/bias"] == 0).all() for n in norms)
 
 
-def test_a_head_of_zeros():
-    """As `xavier_uniform` but for the classifier, so that all logits are 0 at first."""
+def test_zero_head():
+    """Like `xavier_uniform`, but with a zero classifier, so that all logits are 0 at first."""
     shapes = {
         "hidden_0/kernel": (4, 3),
         "hidden_0/bias": (3,),
@@ -216,7 +220,7 @@ def test_a_head_of_zeros():
     assert plain["classifier/kernel"].any() and plain["hidden_0/kernel"].any()
 
 
-def test_the_bound_of_xavier_uniform():
+def test_bound_of_xavier_uniform():
     """sqrt(6 / (fan_in + fan_out)); both fans of a convolution count its receptive field."""
     bounds = {
         "dense/kernel": ((200, 100), sqrt(6 / 300)),
@@ -226,14 +230,14 @@ def test_the_bound_of_xavier_uniform():
     shapes |= {"dense/bias": (100,), "conv/bias": (40,)}
     drawn = draw_initial_weights(shapes, "xavier_uniform", RandomStreams(0))
     for name, (_, bound) in bounds.items():
-        # of n uniform draws the largest is on average the n-th part of the bound below it
+        # the largest of n uniform draws is on average 1/n of the bound below it
         assert 0.998 * bound < abs(drawn[name]).max() <= np.float32(bound)
         assert drawn[name].std() == pytest.approx(bound / sqrt(3), rel=0.03)
     assert not drawn["dense/bias"].any() and not drawn["conv/bias"].any()
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"channels": []}, "channels=[]: must be a list of at least 1 integers >= 1"),
         ({"channels": 3}, "channels=3: must be a list"),
@@ -247,28 +251,28 @@ def test_the_bound_of_xavier_uniform():
         ({"initialization": "kaiming"}, "did you mean kaiming_normal"),
     ],
 )
-def test_refusals(keys, said):
+def test_refusals(keys, message):
     with pytest.raises(ConfigError) as caught:
-        made("cnn", **keys)
-    assert said in str(caught.value)
+        make_backbone("cnn", **keys)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("keys", [{"nf": 0}, {"dropout": -0.1}])
 def test_refusals_of_the_resnet(keys):
     (key,) = keys
     with pytest.raises(ConfigError, match=f"{key}="):
-        made("resnet18", **keys)
+        make_backbone("resnet18", **keys)
 
 
 @every_backend
-def test_images_too_small_are_refused_before_any_data_are_read(backend):
-    """8 x 8 digits go through 3 blocks, not 4; every size goes through a ResNet."""
+def test_too_small_images_are_refused_before_data_are_read(backend):
+    """8 x 8 digits fit 3 blocks, not 4; a ResNet takes images of any size."""
     build("naive", backend, network="cnn", backbone={"channels": [4, 4, 4]})
     with pytest.raises(ConfigError) as caught:
         build("naive", backend, network="cnn", backbone={"channels": [4, 4, 4, 4]})
-    said = "backbone.channels=[4, 4, 4, 4]: must have at most 3 entries for images of 8 x 8"
-    assert said in str(caught.value)
+    message = "backbone.channels=[4, 4, 4, 4]: must have at most 3 entries for images of 8 x 8"
+    assert message in str(caught.value)
     with pytest.raises(ConfigError, match="backbone.channels"):
-        made("cnn", backend).build((3, 32, 1), 10)
-    module = made("resnet18", nf=1).build((1, 3, 2), 10).eval()
+        make_backbone("cnn", backend).build((3, 32, 1), 10)
+    module = make_backbone("resnet18", nf=1).build((1, 3, 2), 10).eval()
     assert module(torch.zeros(2, 1, 3, 2)).shape == (2, 10)

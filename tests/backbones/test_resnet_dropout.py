@@ -1,4 +1,4 @@
-"""Dropout in ResNets: where it is, at which rate, and only in training; by hand, on both."""
+"""Dropout in ResNets by hand, on both backends: where, at which rate, and only in training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ SHAPE = (32, 8, 8, 16)
 
 
 def forward(module: Any, backend: str, values: dict[str, Any], x: np.ndarray, train: bool):
-    """Return (B, ...) outputs of a module whose parameters are as `values` says by their end.
+    """Return the (B, ...) outputs of a module.
 
-    A kernel that is not among them is 0; running statistics are fresh.
+    Args:
+        values: end of a parameter's name -> its value; other parameters are 0, and running
+            statistics have their initial values.
     """
 
     def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -52,7 +54,7 @@ def forward(module: Any, backend: str, values: dict[str, Any], x: np.ndarray, tr
 
 
 def shares(values: np.ndarray, expected: dict[float, float]) -> None:
-    """Assert that an array has these values in these shares, within 5 standard deviations."""
+    """Assert the share of each value in an array, within 5 standard deviations."""
     for value, share in expected.items():
         found = np.isclose(values, value, rtol=1e-3, atol=1e-3).mean()
         assert abs(found - share) < 5 * (share * (1 - share) / values.size) ** 0.5, (value, found)
@@ -61,11 +63,11 @@ def shares(values: np.ndarray, expected: dict[float, float]) -> None:
 
 @every_backend
 def test_a_block_drops_after_each_of_its_two_relus(backend):
-    """Of constants, so that every value says what has become of it.
+    """All inputs are constant, so every value shows which dropouts it survived.
 
-    The first norm gives 10, of which a tenth survives as 100. The second convolution hands each
-    channel on, and its norm makes of mean 10 and deviation 30 for a survivor 3, else -1/3; with
-    bias 1 these are 4 and 2/3. A tenth of those again survives, tenfold.
+    The first norm returns 10; dropout keeps a tenth of the values, as 100. The second convolution
+    copies each channel. Its norm, with mean 10 and deviation 30, maps a kept value to 3 and others
+    to -1/3; with bias 1 these are 4 and 2/3. Dropout again keeps a tenth, multiplied by ten.
     """
     kind = {"torch": TorchBlock, "jax": JaxBlock}[backend]
     module = kind(16, 16, 1, DROPPED)
@@ -82,15 +84,15 @@ def test_a_block_drops_after_each_of_its_two_relus(backend):
     shares(near, {0.0: 0.9, 20 / 3: 0.09, 40.0: 0.01})
 
 
-SAME_BUT_NF = pytest.param("resnet18", marks=pytest.mark.full), "resnet18_thin"
+NETWORKS = pytest.param("resnet18", marks=pytest.mark.full), "resnet18_thin"
 
 
 @every_backend
-@pytest.mark.parametrize("name", SAME_BUT_NF)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_option_reaches_every_block(backend, name):
-    """With kernels of 0 and norms of 1: the last block adds 1 to its input and drops.
+    """With kernels 0 and biases 1, the last block adds 1 to its input and applies dropout.
 
-    Its input is 0, or where the block before let (1 + 1) through 20: a tenth of each.
+    A tenth of its inputs is 20, which the previous block kept of 1 + 1; the others are 0.
     """
     kind, keys = component("backbone", name, backend)
     module = kind(**keys | {"nf": 16, "dropout": DROPPED}).build((1, 1, 1), 10)

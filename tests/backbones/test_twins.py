@@ -1,4 +1,4 @@
-"""A backbone's two twins: same forward, gradients, statistics and runs; checkpoints cross over."""
+"""The twins of a backbone agree in outputs, gradients, statistics, runs and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.formulas.jax import cross_entropy as jax_cross_entropy
 from seqrun.formulas.torch import cross_entropy as torch_cross_entropy
 
-# A sum of K terms rounds by about sqrt(K) u, u = 2^-24, and the widest layers here sum 9 x 16 to
-# 256 terms: 1e-6 of numbers of order 1. A convolution may be summed in another order altogether.
+# A sum of K terms has a rounding error of about sqrt(K) u, with u = 2^-24. The widest layers here
+# sum 9 x 16 to 256 terms: 1e-6 for numbers of order 1. Convolutions may sum in another order.
 PLAIN = 1e-5
-# Every BatchNorm divides by a deviation over few numbers (as few as a batch where a map has one
-# position), here down to about 0.1, and there are 20 of them: the same argument times some 10.
+# Each of up to 20 BatchNorms divides by a standard deviation over few numbers (only a batch, if a
+# map has one position), here down to about 0.1, which multiplies the error by about 10.
 NORMALISED = 2e-4
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], float]] = {
@@ -41,20 +41,20 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], float]] = {
     "resnet18_thin": ("resnet18_thin", {"nf": 5, "initialization": "kaiming_normal"}, NORMALISED),
 }
 DEFAULT = ("cnn", "resnet18_thin")
-"""Compiling is what costs: of the others' runs, `make test` leaves out all."""
+"""Compiling takes long: `make test` runs these networks only."""
 every_network = pytest.mark.parametrize("network", NETWORKS)
 networks = pytest.mark.parametrize(
     "network", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.full) for n in NETWORKS]
 )
 TRAINING = {"epochs_per_task": 1}
 STREAM = {"num_tasks": 2, "samples_per_task": 45}  # 5 steps a task, the last of 5 samples
-# A ResNet's last maps are one position of an 8 x 8 image: a norm over 5 samples, with its small
-# deviations and a ReLU behind it, makes a rounding decide the next step. 3 steps of 15 samples.
+# The last maps of a ResNet have one position for 8 x 8 images. With 5 samples, BatchNorm's small
+# deviations and the following ReLU let rounding decide the next step, so 3 steps of 15 samples.
 STEADY = {"stream": STREAM | {"batch_size": 15}, "optimizer_options": {"lr": 0.001}}
 
 
 def spec(network: str, **more: Any) -> dict[str, Any]:
-    """Return the specification of a short run of a network."""
+    """Return the arguments of a short run of a network."""
     name, keys, _ = NETWORKS[network]
     steady = STEADY if name.startswith("resnet") else {}
     made = {"stream": STREAM, "training": TRAINING, "optimizer_options": {"lr": 0.01}} | steady
@@ -62,7 +62,7 @@ def spec(network: str, **more: Any) -> dict[str, Any]:
 
 
 def ready(network: str, backend: str, seed: int = 0) -> BaseAlgorithm:
-    """Return an algorithm with its initial weights."""
+    """Return an algorithm that has its initial weights."""
     algorithm = build("naive", backend, **spec(network), seed=seed)
     algorithm.benchmark.prepare(algorithm.random)
     algorithm.engine.start()
@@ -98,7 +98,7 @@ def training_pass(algorithm: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.
 
 @networks
 def test_forward_gradients_and_statistics_agree(network):
-    """From weights that are the same bits, on inputs of unit variance."""
+    """With identical weights, on inputs of unit variance."""
     tolerance = NETWORKS[network][2]
     rng = np.random.default_rng(0)
     x = rng.standard_normal((10, 8, 8, 1)).astype(np.float32)
@@ -115,8 +115,8 @@ def test_forward_gradients_and_statistics_agree(network):
 
 
 @networks
-def test_checkpoints_cross_over(network):
-    """What one engine exports gives the same outputs in the other, there and back."""
+def test_exported_arrays_work_on_the_other_backend(network):
+    """Arrays that one engine exports give the same outputs in the other, and back again."""
     tolerance = NETWORKS[network][2]
     trained = run("naive", "torch", **spec(network)).algorithm
     arrays = trained.export_arrays()
@@ -144,7 +144,7 @@ def predictions(algorithm: Any, images: np.ndarray) -> np.ndarray:
 
 
 def test_short_runs_agree():
-    """Loss of every step, what is left at the end, accuracies."""
+    """In the loss of every step, the final arrays and the accuracies."""
     by_torch, by_jax = (run("naive", b, **spec("cnn")) for b in BACKENDS)
     assert_same_run(by_jax, by_torch, PLAIN)
 
@@ -153,10 +153,10 @@ def test_short_runs_agree():
 @pytest.mark.parametrize("algo", ["naive", "er", "ewc"])
 @every_network
 def test_twins_agree_at_every_step(algo, network):
-    """Replay and a penalty, with every step's arrays.
+    """With replay and with a penalty, in the arrays of every step.
 
-    In float64 ResNets' twins agree to 1e-13. In float32 a run in two meets a ReLU whose side a
-    rounding decides, which moves gradients by a tenth; with this seed none is met.
+    In float64 the twins of ResNets agree to 1e-13. In every second run in float32, rounding decides
+    the side of a ReLU, which changes gradients by a tenth; with this seed it does not happen.
     """
     tolerance, seed = NETWORKS[network][2], 6 if network.startswith("resnet") else 0
     by_torch, by_jax = (run(algo, b, stepped=True, seed=seed, **spec(network)) for b in BACKENDS)
@@ -168,20 +168,18 @@ def losses_of(algorithm: BaseAlgorithm) -> np.ndarray:
     return np.concatenate(recorder.losses)
 
 
-def test_one_step_a_call_or_a_chunk_a_call():
-    """The same run: jax's program of one step (CPU and convolutions) against that of many."""
+def test_single_steps_and_chunks_agree():
+    """JAX's program of one step (for convolutions on a CPU) gives the same run as that of many."""
     kind, _ = component("algo", "naive", "jax")
 
     class LoopedEngine(kind.engine_type):
-        """Runs convolutions in the program of many steps, as on a GPU."""
+        """Run convolutions in the program of many steps, as on a GPU."""
 
         def start(self) -> None:
             super().start()
             self._one_step_per_call = False
 
     class Looped(kind):
-        """Has that engine."""
-
         engine_type = LoopedEngine
 
     single, looped = (run("naive", "jax", **spec("cnn"), kind=k) for k in (kind, Looped))
@@ -192,8 +190,8 @@ def test_one_step_a_call_or_a_chunk_a_call():
     assert (single.correct == looped.correct).all()
 
 
-def test_where_chunks_are_cut_changes_nothing_of_single_steps():
-    """To the bit: the program of a step is the same whatever is queued."""
+def test_chunk_boundaries_do_not_change_single_steps():
+    """To the bit: the program of a step is the same in any chunk."""
     cuts = [
         run("naive", "jax", **spec("cnn") | {"training": TRAINING | {"chunk_steps": n}})
         for n in (1, 3, 100)
@@ -204,15 +202,15 @@ def test_where_chunks_are_cut_changes_nothing_of_single_steps():
 
 @every_backend
 def test_a_network_without_convolutions_keeps_its_programs(backend):
-    """The rule is recorded where it applies, and nowhere else."""
+    """steps_per_call is recorded only for networks with convolutions."""
     algorithm = ready("mlp", backend)
     assert "steps_per_call" not in algorithm.engine.execution
 
 
 @every_backend
 @pytest.mark.parametrize("network", ["cnn", pytest.param("resnet18_thin", marks=pytest.mark.full)])
-def test_dropout_is_the_runs_own(backend, network):
-    """Twice the same, another with another key, none in evaluation."""
+def test_dropout_depends_on_the_run_only(backend, network):
+    """It repeats, differs with another key, and is off in evaluation."""
     name, keys, _ = NETWORKS[network]
     noisy = spec(network) | {"backbone": keys | {"dropout": 0.4}}
     one, again = (run("naive", backend, **noisy) for _ in range(2))
@@ -225,9 +223,9 @@ def test_dropout_is_the_runs_own(backend, network):
 
 @pytest.mark.parametrize("network", ["cnn", "resnet18_thin"])
 def test_initial_weights_are_drawn_by_name(network):
-    """The same on both, whatever is asked first, and another with another seed."""
-    asked = (("torch", 3), ("jax", 3), ("jax", 4))
-    first, second, other = (ready(network, b, seed).export_arrays() for b, seed in asked)
+    """They are the same on both backends and differ with another seed."""
+    cases = (("torch", 3), ("jax", 3), ("jax", 4))
+    first, second, other = (ready(network, b, seed).export_arrays() for b, seed in cases)
     assert_same_arrays(second, first, 0.0)
     kernels = [n for n in first if n.endswith("kernel")]
     assert all((first[n] != other[n]).any() for n in kernels)

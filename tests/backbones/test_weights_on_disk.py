@@ -1,4 +1,4 @@
-"""A checkpoint on disk gives its network to the other backend, whatever it was trained by."""
+"""The network of a checkpoint on disk can be loaded on either backend, into any method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def made(network: str, backend: str, **more: Any) -> BaseAlgorithm:
 
 
 def saved(algorithm: BaseAlgorithm, directory: Any, seed: int) -> Any:
-    """Give a started algorithm noise for a network and write its checkpoint; return the folder."""
+    """Fill a started algorithm's network with noise and write a checkpoint; return its folder."""
     rng = np.random.default_rng(seed)
     arrays = algorithm.export_arrays()
     for name in arrays:
@@ -39,7 +39,7 @@ def saved(algorithm: BaseAlgorithm, directory: Any, seed: int) -> Any:
 
 
 class Predictor:
-    """Logits of uint8 images; on JAX compiled once, however many weights are tried."""
+    """Compute logits of uint8 images; on JAX it compiles once for all weights."""
 
     def __init__(self, algorithm: Any) -> None:
         self.algorithm = algorithm
@@ -54,8 +54,8 @@ class Predictor:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_either_way_gives_the_same_outputs(network, tmp_path):
-    """Noise in every parameter and statistic; outputs to float32 rounding."""
+def test_checkpoints_give_the_same_outputs_on_the_other_backend(network, tmp_path):
+    """With noise in every parameter and statistic; outputs agree up to float32 rounding."""
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
     by_torch, by_jax = (made(network, backend, seed=n) for n, backend in enumerate(BACKENDS))
     for algorithm in (by_torch, by_jax):
@@ -78,8 +78,8 @@ def test_either_way_gives_the_same_outputs(network, tmp_path):
             np.testing.assert_array_equal(target.algorithm.export_arrays()[group + name], array)
 
 
-def test_from_a_run_to_an_experiment_of_another_kind(tmp_path):
-    """What a run of one backend left, into another method that was only made; outputs as a user."""
+def test_weights_of_a_run_load_into_another_method_and_backend(tmp_path):
+    """A run directory loads into an algorithm that has not been run."""
     run_dir = tmp_path / "run"
     keys = spec("mlp") | {"callbacks": [CheckpointCallback()]}
     trained = build("naive", "torch", **keys)
@@ -98,8 +98,8 @@ def test_from_a_run_to_an_experiment_of_another_kind(tmp_path):
         np.testing.assert_array_equal(array, live[groups[name]])
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
-    """Another network, no checkpoint, a damaged one."""
+def test_unsuitable_checkpoints_are_refused(tmp_path):
+    """A checkpoint of another network, a missing one, and a damaged one."""
     small = made("mlp", "torch")
     small.benchmark.prepare(small.random)
     small.engine.start()

@@ -1,4 +1,4 @@
-"""seqrun.backbones.wrap: modules of one's own as encoders, on both backends."""
+"""seqrun.backbones.wrap: custom modules as encoders, on both backends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROTATED = {"num_tasks": 2, "samples_per_task": 35}
 
 
 class TorchBody(torch.nn.Module):
-    """A convolution, its mean over positions, a dense layer."""
+    """A convolution, the mean over positions, and a dense layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class TorchBody(torch.nn.Module):
 
 
 class LinenBody(linen.Module):
-    """The same."""
+    """TorchBody in linen."""
 
     def setup(self) -> None:
         self.conv = linen.Conv(6, (3, 3), padding="VALID")
@@ -46,7 +46,7 @@ class LinenBody(linen.Module):
 
 
 class NnxBody(nnx.Module):
-    """The same."""
+    """TorchBody in nnx."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.conv = nnx.Conv(1, 6, (3, 3), padding="VALID", rngs=rngs)
@@ -69,7 +69,7 @@ class LinenNorm(linen.Module):
 
 
 class NnxNorm(nnx.Module):
-    """The same."""
+    """LinenNorm in nnx."""
 
     def __init__(self, rate: float = 0.0) -> None:
         rngs = nnx.Rngs(0)
@@ -89,7 +89,9 @@ def torch_norm(rate: float = 0.0) -> torch.nn.Module:
         )
 
 
-def made(backbone: Any, algo: str = "naive", seed: int = 0, **options: Any) -> BaseAlgorithm:
+def make_algorithm(
+    backbone: Any, algo: str = "naive", seed: int = 0, **options: Any
+) -> BaseAlgorithm:
     backend = backbone.backend
     stream = RotatedDigits(**ROTATED)
     if algo == "icarl":
@@ -104,21 +106,21 @@ def made(backbone: Any, algo: str = "naive", seed: int = 0, **options: Any) -> B
     )
 
 
-def fitted(backbone: Any, algo: str = "naive", **options: Any) -> BaseAlgorithm:
-    algorithm = made(backbone, algo, **options)
+def fit(backbone: Any, algo: str = "naive", **options: Any) -> BaseAlgorithm:
+    algorithm = make_algorithm(backbone, algo, **options)
     algorithm.fit()
     return algorithm
 
 
 def initial_weights(backbone: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    algorithm = made(backbone, seed=seed)
+    algorithm = make_algorithm(backbone, seed=seed)
     algorithm.benchmark.prepare(algorithm.random)
     algorithm.engine.start()
     return algorithm.initial_weights()
 
 
 def assert_same(a: BaseAlgorithm, b: BaseAlgorithm, tolerance: float = 1e-5) -> None:
-    """Everything that two runs carry, and their accuracies, agree."""
+    """Assert that the exported arrays and the accuracies of two runs agree."""
     first, second = a.export_arrays(), b.export_arrays()
     assert sorted(first) == sorted(second)
     for name, value in first.items():
@@ -130,33 +132,33 @@ def assert_same(a: BaseAlgorithm, b: BaseAlgorithm, tolerance: float = 1e-5) -> 
     "algo",
     ["lfl", *(pytest.param(a, marks=pytest.mark.full) for a in ("ewc", "icarl", "kcl"))],
 )
-def test_twins_of_ones_own_agree(algo):
-    """Layers of the same names start and train alike, whatever needs the encoder included."""
+def test_custom_twins_agree(algo):
+    """Layers of the same names start and train alike, also where a method uses the encoder."""
     options = {"initialization": "torch_default"}
-    by_torch = fitted(wrap(TorchBody(), **options), algo)
-    assert_same(fitted(wrap(LinenBody(), **options), algo), by_torch)
+    by_torch = fit(wrap(TorchBody(), **options), algo)
+    assert_same(fit(wrap(LinenBody(), **options), algo), by_torch)
     assert any(a.shape == (3, 3, 1, 6) for a in by_torch.export_arrays().values())
 
 
-def test_nnx_is_as_linen():
-    """Both kinds of flax module, drawn by us."""
+def test_nnx_agrees_with_linen():
+    """Both kinds of flax modules, with weights that the backbone draws."""
     options = {"initialization": "kaiming_normal"}
-    linen_run = fitted(wrap(LinenBody(), **options))
-    assert_same(fitted(wrap(NnxBody(nnx.Rngs(3)), **options)), linen_run, 1e-6)
+    linen_run = fit(wrap(LinenBody(), **options))
+    assert_same(fit(wrap(NnxBody(nnx.Rngs(3)), **options)), linen_run, 1e-6)
 
 
-def test_statistics_of_batches_move_alike():
-    """nnx's and linen's BatchNorm, in train and in eval mode."""
+def test_batch_statistics_agree():
+    """BatchNorm of nnx and linen, in train and in eval mode."""
     options = {"initialization": "torch_default", "layout": "flat"}
-    by_linen = fitted(wrap(LinenNorm(), **options))
-    by_nnx = fitted(wrap(NnxNorm(), **options))
+    by_linen = fit(wrap(LinenNorm(), **options))
+    by_nnx = fit(wrap(NnxNorm(), **options))
     assert_same(by_nnx, by_linen, 1e-5)
     assert by_linen.backbone.has_batch_statistics and by_nnx.backbone.has_batch_statistics
     assert abs(by_nnx.export_arrays()["stats/body/norm/mean"]).max() > 0.01
 
 
-def test_own_weights_and_statistics_are_kept_and_the_module_is_left_alone():
-    """The head is drawn from the seed, the body is not."""
+def test_own_weights_and_statistics_are_kept_and_the_module_is_not_changed():
+    """Only the classifier is drawn from the seed."""
     body = torch_norm()
     with torch.no_grad():
         body[1].running_mean += 3.0
@@ -167,7 +169,7 @@ def test_own_weights_and_statistics_are_kept_and_the_module_is_left_alone():
     np.testing.assert_array_equal(first["body/1/mean"], np.full(7, 3.0))
     assert (first["classifier/kernel"] != second["classifier/kernel"]).any()
     assert (first["classifier/bias"] != 0).all()
-    trained = fitted(wrap(body, layout="flat")).export_arrays()
+    trained = fit(wrap(body, layout="flat")).export_arrays()
     assert (trained["params/body/0/kernel"] != first["body/0/kernel"]).any()
     assert (trained["stats/body/1/mean"] < 2).any()  # it has moved on from 3
     assert all((body.state_dict()[n] == v).all() for n, v in before.items())
@@ -193,21 +195,21 @@ def test_nnx_keeps_its_weights_and_linen_draws_by_its_own_initializers():
     ],
     ids=["torch", "linen", "nnx"],
 )
-def test_noise_within_the_module_is_the_runs_own(make):
-    """Twice the same, another for another seed, none without it; torch's global is as it was."""
+def test_noise_in_the_module_depends_on_the_run_only(make):
+    """It repeats, differs with another seed, and leaves torch's global generator as it was."""
     torch.manual_seed(7)
     outside = torch.random.get_rng_state()
-    one, again, none = (fitted(make(r)).export_arrays() for r in (0.5, 0.5, 0.0))
+    one, again, none = (fit(make(r)).export_arrays() for r in (0.5, 0.5, 0.0))
     assert (torch.random.get_rng_state() == outside).all()
     for name, value in one.items():
         np.testing.assert_array_equal(value, again[name])
     assert any((value != none[n]).any() for n, value in one.items())
-    other = fitted(make(0.5), streams={"noise": 5}).export_arrays()
+    other = fit(make(0.5), streams={"noise": 5}).export_arrays()
     assert any((value != other[n]).any() for n, value in one.items())
 
 
-def test_nnx_layers_drop_independently_and_anew_at_each_step():
-    """Two dropout layers in a row keep a quarter, not a half; keys give other masks."""
+def test_dropout_layers_of_nnx_are_independent_and_differ_between_steps():
+    """Two consecutive dropout layers keep a quarter, not a half; another key gives other masks."""
 
     class Two(nnx.Module):
         def __init__(self) -> None:
@@ -230,7 +232,7 @@ def test_nnx_layers_drop_independently_and_anew_at_each_step():
     assert (np.array(module.apply(variables, x, method="encode")) == 1).all()
 
 
-def test_a_classifier_of_the_modules_own_is_taken_off():
+def test_the_modules_own_classifier_is_removed():
     class Whole(TorchBody):
         def __init__(self) -> None:
             super().__init__()
@@ -275,11 +277,11 @@ class Caching(linen.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: wrap(3), "must be a torch.nn.Module or a flax module"),
         (lambda: wrap(Tied(), layout="flat"), "shares a parameter"),
-        (lambda: wrap(Unused(), layout="flat"), "body/b/kernel takes no part"),
+        (lambda: wrap(Unused(), layout="flat"), "body/b/kernel has no effect"),
         (lambda: wrap(torch_norm().requires_grad_(False), layout="flat"), "require a gradient"),
         (lambda: wrap(TorchBody(), features=6), "features=6: must be 5"),
         (lambda: wrap(LinenBody(), features=6), "features=6: must be 5"),
@@ -291,10 +293,10 @@ class Caching(linen.Module):
         (lambda: wrap(Caching(), layout="flat"), "keeps cache"),
     ],
 )
-def test_refusals(make, said):
+def test_refusals(make, message):
     with pytest.raises(ConfigError) as caught:
         make().build((8, 8, 1), 10)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 OWN = '''
@@ -305,7 +307,7 @@ from seqrun.backbones.wrapped.torch import Wrapped
 
 @dataclass(kw_only=True, eq=False)
 class MyNet(Wrapped):
-    """A network of one's own."""
+    """A custom network."""
 
     width: int = 8
     layout: str = "flat"
@@ -316,8 +318,8 @@ class MyNet(Wrapped):
 '''
 
 
-def test_a_class_of_ones_own_is_a_backbone_for_yaml(tmp_path, monkeypatch):
-    """Its arguments are keys; weights that nothing draws come from the seed."""
+def test_a_custom_class_is_a_backbone_for_yaml(tmp_path, monkeypatch):
+    """Its arguments are keys, and the weights that it draws itself depend on the seed."""
     (tmp_path / "my_net.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     from experiments import CONF
@@ -335,7 +337,7 @@ def test_a_class_of_ones_own_is_a_backbone_for_yaml(tmp_path, monkeypatch):
     assert algorithm.names["backbone"] == "my_net"
     weights = algorithm.initial_weights()
     assert weights["body/1/kernel"].shape == (64, 9)
-    assert (weights["body/0/weight"] == 1).all()  # LayerNorm's, which nothing draws
+    assert (weights["body/0/weight"] == 1).all()  # LayerNorm's own initial weight
     other = replace(algorithm.backbone, initialization="own")
     state = torch.random.get_rng_state()
     own = [initial_weights(other, seed=s)["body/1/kernel"] for s in (0, 0, 1)]

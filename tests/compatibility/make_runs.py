@@ -1,9 +1,9 @@
-"""Write the runs of this folder: stopped ones, and how each ended when nobody stopped it.
+"""Write the runs of this folder: stopped runs, and the end of the same runs without a stop.
 
     PYTHONPATH=<checkout>/src python tests/compatibility/make_runs.py <checkout>/conf <folder>
 
-They were written by the code of commit 70036af, which this program is written for, and are kept as
-they are: what later code does with them is what `test_earlier_runs.py` is about.
+This program works with the code of commit 70036af only, which wrote them. The runs never change:
+`test_earlier_runs.py` tests what later code does with them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CASES: dict[str, list[str]] = {
     "three_seeds": [*ROTATED, "algo=ewc", "seed=[0,1,2]"],
 }  # fmt: skip
 STEP = 31
-"""In the second epoch of the second task."""
+"""A step in the second epoch of the second task."""
 
 
 class Stop(InterruptionCallback):
@@ -60,20 +60,20 @@ class Stop(InterruptionCallback):
         self.within_task = within_task
 
     def on_after_chunk(self, algorithm: Any, chunk: Any) -> None:
-        """End it after the chunk with step STEP."""
+        """Stop after the chunk that contains step STEP."""
         if self.within_task and algorithm.global_step >= STEP:
             self._requested = signal.SIGTERM
             super().on_after_chunk(algorithm, chunk)
 
     def on_after_validation(self, algorithm: Any) -> None:
-        """End it when the second task was evaluated."""
+        """Stop after the second task has been evaluated."""
         if not self.within_task and algorithm.task == 2 and algorithm.task_is_done:
             self._requested = signal.SIGTERM
             super().on_after_validation(algorithm)
 
 
 def run_seeds_as_processes_do(config: dict, directory: Path, stop: Stop | None) -> None:
-    """Leave what `seeds_strategy=processes` leaves, whose workers nothing here could stop."""
+    """Write what `seeds_strategy=processes` writes; its worker processes cannot be stopped here."""
     first = build(config, 0, directory)
     results = Results.start(
         directory,

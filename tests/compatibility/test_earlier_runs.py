@@ -1,9 +1,9 @@
-"""Runs that the code of commit 70036af left unfinished end as they would have ended then.
+"""Unfinished runs of the code of commit 70036af end as they would have ended then.
 
-`runs/<case>-<backend>/` holds what that code left of a run that was stopped within a task and
-after one, and `ended/<seed>/`, the last checkpoint and the metrics of the run that nobody stopped.
-`make_runs.py` wrote them. On another processor, or with other versions of the packages, last bits
-differ: then numbers are compared within a tolerance.
+`runs/<case>-<backend>/` holds run directories of that code, stopped within a task and after one.
+Its `ended/<seed>/` holds the last checkpoint and the metrics of the same run without a stop. They
+were written by `make_runs.py`. On another processor, or with other versions of the packages, the
+last bits differ; then numbers are compared within a tolerance.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from seqrun.runs import runner
 RUNS = Path(__file__).parent / "runs"
 CASES = sorted(path.name for path in RUNS.iterdir() if path.is_dir())
 TOLERANCE = 2e-4
-"""On another machine, of weights after 54 steps: Adam and BatchNorm enlarge rounding errors."""
+"""For weights after 54 steps on another machine: Adam and BatchNorm amplify rounding errors."""
 
 
 def same_machine() -> bool:
-    """Return whether versions and processor are those that the runs were made with."""
+    """Return whether versions and processor are those with which the runs were made."""
     about = json.loads((RUNS / "made_by.json").read_text())
     if any(metadata.version(name) != version for name, version in about["versions"].items()):
         return False
@@ -46,22 +46,22 @@ EXACT = same_machine()
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, Any]:
-    """Return case -> the plain experiment of its command, as it is composed today."""
+    """Return an empty cache: case -> the experiment that its command composes today."""
     return {}
 
 
 def composed(case: str, commands: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
-    """Return a case's experiment, its hash, and the hash that it had."""
-    told = json.loads((RUNS / case / "command.json").read_text())
+    """Return a case's experiment, its hash today, and its hash at the time of the run."""
+    recorded = json.loads((RUNS / case / "command.json").read_text())
     if case not in commands:
-        (commands[case],) = preflight.check(told["overrides"], CONF)
-    return commands[case].config, commands[case].hash, told["config_hash"]
+        (commands[case],) = preflight.check(recorded["overrides"], CONF)
+    return commands[case].config, commands[case].hash, recorded["config_hash"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_command_finds_the_run_that_it_made(case: str, commands: dict[str, Any]):
-    _, today, then = composed(case, commands)
-    assert today == then
+    _, today, recorded = composed(case, commands)
+    assert today == recorded
 
 
 @pytest.mark.parametrize("stopped", ["within_task", "after_task"])
@@ -102,7 +102,7 @@ def assert_same_tensors(found: dict[str, np.ndarray], ended: Path) -> None:
 
 
 def assert_same_state(found: dict[str, Any], ended: Path) -> None:
-    """Raise AssertionError unless counters and what callbacks and loggers keep agree."""
+    """Raise AssertionError unless counters and the states of callbacks and loggers agree."""
     expected = json.loads((ended / "state.json").read_text())
     assert found["config_hash"] == expected["config_hash"]
     for part in ("callbacks", "loggers"):

@@ -1,4 +1,4 @@
-"""What every algorithm owes, and what its class declares: a new one joins by existing."""
+"""Requirements for every algorithm of conf/algo, and for those with a penalty or with replay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DECLARED = {
     for algo in ALGORITHMS
     if hasattr(kind := algorithm_class(algo, "torch"), "coefficient_name")
 }
-"""Algorithm -> the coefficient of its penalty, as its class names it."""
+"""Algorithm -> name of its penalty's coefficient."""
 with_a_penalty = pytest.mark.parametrize("algo", DECLARED)
 REPLAYING = [a for a in ALGORITHMS if len(algorithm_class(a, "torch").batch_names) > 1]
 with_replay = pytest.mark.parametrize("algo", REPLAYING)
@@ -27,9 +27,10 @@ ONE_EPOCH = {"training": {"epochs_per_task": 1}}
 
 
 class Watch(BaseCallback):
-    """Note what an algorithm's own work at a task's end does to training.
+    """Record the state of training before and after an algorithm's work at the end of a task.
 
-    The algorithm's hooks run before those of callbacks, so that the end of a task is seen after it.
+    The algorithm's hooks run before those of callbacks, so `on_after_task` here sees the state
+    after that work.
     """
 
     def __init__(self) -> None:
@@ -38,21 +39,21 @@ class Watch(BaseCallback):
         self.modes: list[bool] = []
 
     def on_after_epoch(self, run: Run) -> None:
-        """Keep what the last epoch of a task leaves."""
+        """Record the statistics after the last epoch of a task."""
         if run.epoch == run.algorithm.training.epochs(run.task):
             self.before.append(self.statistics(run.algorithm))
 
     def on_after_task(self, run: Run) -> None:
-        """Keep what the task leaves."""
+        """Record the statistics after the task."""
         self.after.append(self.statistics(run.algorithm))
 
     def on_before_chunk(self, run: Run, chunk: Any) -> None:
-        """Keep the mode that steps are taken in; flax has none."""
+        """Record the module's mode; flax has none."""
         if run.algorithm.backend == "torch":
             self.modes.append(run.algorithm.module.training)
 
     def on_after_chunk(self, run: Run, chunk: Any) -> None:
-        """Keep the mode again."""
+        """Record the mode again."""
         self.on_before_chunk(run, chunk)
 
     @staticmethod
@@ -64,7 +65,7 @@ class Watch(BaseCallback):
 @every_algorithm
 @jax_in_full
 def test_own_passes_leave_training_as_it_was(algo: str, backend: str):
-    """BatchNorm's statistics, train mode, and PyTorch's and NumPy's generators."""
+    """BatchNorm's statistics, train mode, and the generators of PyTorch and NumPy."""
     import torch
 
     algorithm_class(algo, backend)  # importing jax draws from NumPy's generator
@@ -89,7 +90,7 @@ def test_own_passes_leave_training_as_it_was(algo: str, backend: str):
 @every_algorithm
 @jax_in_full
 def test_the_same_run_twice_gives_the_same_bits(algo: str, backend: str):
-    """Every loss, every array that is carried, and the matrix."""
+    """Every loss, every exported array, and the accuracy matrix."""
     spec = SMALLER.get(algo, {}) | ONE_EPOCH
     first, second = (run(algo, backend, **spec) for _ in range(2))
     assert first.losses.tobytes() == second.losses.tobytes()
@@ -101,7 +102,7 @@ def test_the_same_run_twice_gives_the_same_bits(algo: str, backend: str):
 
 @every_algorithm
 def test_exported_arrays_are_a_snapshot(algo: str):
-    """Training on does not change what was exported before; JAX's arrays cannot change."""
+    """Further training does not change exported arrays; JAX's arrays cannot change."""
 
     class Export(BaseCallback):
         kept: list[tuple[dict[str, np.ndarray], dict[str, bytes]]] = []
@@ -123,8 +124,8 @@ def test_coefficient_zero_is_naive(algo: str, backend: str):
 
 
 @with_a_penalty
-def test_coefficient_above_zero_is_not(algo: str):
-    """From the second task on; in the first nothing is protected yet."""
+def test_coefficient_above_zero_is_not_naive(algo: str):
+    """From the second task on; in the first, nothing is protected yet."""
     with_penalty = shared_run(algo, "torch", stepped=True)
     naive = shared_run("naive", "torch", stepped=True)
     first = len(naive.losses) // 3
@@ -134,7 +135,7 @@ def test_coefficient_above_zero_is_not(algo: str):
 
 @with_a_penalty
 def test_importance_is_not_negative_and_grows_from_zero(algo: str):
-    """Zero throughout the first task; afterwards of positive sum, and nowhere below zero."""
+    """It is zero during the first task, then nowhere negative and with a positive sum."""
     steps = shared_run(algo, "torch", stepped=True).steps
     per_task = len(steps) // 3
     for number, step in enumerate(steps):
@@ -150,11 +151,11 @@ def test_importance_is_not_negative_and_grows_from_zero(algo: str):
 @with_a_penalty
 @jax_in_full
 @pytest.mark.parametrize("task", [1, 2])
-def test_every_past_task_has_a_say(algo: str, backend: str, task: int):
-    """Without a past task's importance, the penalty's gradient after task 3 is another.
+def test_every_past_task_affects_the_penalty(algo: str, backend: str, task: int):
+    """Without a past task's importance, the gradient of the penalty after task 3 differs.
 
-    The coefficient is 0, so that both runs pass through the same parameters to the bit, and what
-    differs is what is remembered.
+    The coefficient is 0, so both runs have the same parameters to the bit and only the stored
+    importance differs.
     """
 
     class Forgetful(algorithm_class(algo, backend)):
@@ -179,19 +180,19 @@ def test_every_past_task_has_a_say(algo: str, backend: str, task: int):
 
 
 class WatchMemory(BaseCallback):
-    """Note the memory's size at each task's end, and what is replayed."""
+    """Record the memory's size at the end of each task, and the tasks of replayed samples."""
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, int, int]] = []
         self.replayed: list[np.ndarray] = []
 
     def on_after_task(self, run: Run) -> None:
-        """Keep samples, bytes and the samples allowed by then."""
+        """Record the numbers of samples, of bytes and of samples allowed."""
         memory = run.algorithm.memory
         self.sizes.append((memory.filled, memory.num_bytes, memory.capacity(run.task)))
 
     def on_before_chunk(self, run: Run, chunk: Any) -> None:
-        """Keep how far back the replayed samples' tasks lie."""
+        """Record how many tasks ago the replayed samples were seen."""
         for name in run.algorithm.batch_names[1:]:
             rows = chunk.arrays[name].ravel()
             self.replayed.append(run.task - 1 - run.algorithm.replay_dataset.t[rows])
@@ -200,15 +201,15 @@ class WatchMemory(BaseCallback):
 @with_replay
 @jax_in_full
 def test_memory_keeps_within_its_budget_and_is_replayed(algo: str, backend: str):
-    """In samples and in bytes, after every task; samples of every past task come back."""
+    """In samples and bytes, after every task; samples of every past task are replayed."""
     watch = WatchMemory()
     spec = SMALLER.get(algo, {}) | ONE_EPOCH
     trace = run(algo, backend, callbacks=[watch], **spec)
     shape = trace.algorithm.benchmark.input_shape
-    of_one = int(np.prod(shape)) + 8  # a byte for each value; y and t of 4 bytes
-    logits = 4 * trace.algorithm.benchmark.num_classes  # what DER keeps beside
+    sample_bytes = int(np.prod(shape)) + 8  # a byte for each value; 4 bytes each for y and t
+    logits = 4 * trace.algorithm.benchmark.num_classes  # which DER stores too
     for samples, stored, allowed in watch.sizes:
         assert 0 < samples <= allowed
-        assert stored <= samples * of_one
-    assert trace.algorithm.progress.memory_bytes <= watch.sizes[-1][0] * (of_one + logits)
+        assert stored <= samples * sample_bytes
+    assert trace.algorithm.progress.memory_bytes <= watch.sizes[-1][0] * (sample_bytes + logits)
     assert set(np.concatenate(watch.replayed)) >= {1, 2}, "memory of no past task was replayed"

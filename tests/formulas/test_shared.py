@@ -1,4 +1,4 @@
-"""Shared formulas against numbers computed by hand, on both backends."""
+"""Shared formulas, compared with numbers computed by hand, on both backends."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def formulas(backend: str) -> Any:
     return import_module(f"seqrun.formulas.{backend}")
 
 
-def of(backend: str, value: Any) -> Any:
-    """Return NumPy data, or a dictionary of them, as the framework's arrays."""
+def to_array(backend: str, value: Any) -> Any:
+    """Return a NumPy array, or a dictionary of them, as arrays of the framework."""
     if isinstance(value, dict):
-        return {name: of(backend, array) for name, array in value.items()}
+        return {name: to_array(backend, array) for name, array in value.items()}
     if backend == "torch":
         import torch
 
@@ -33,7 +33,7 @@ def of(backend: str, value: Any) -> Any:
     return jnp.asarray(value)
 
 
-def numbers(value: Any) -> np.ndarray:
+def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
@@ -42,7 +42,7 @@ def test_cross_entropy(backend: str):
     """Two classes with equal logits cost ln 2; logits (ln 3, 0) give 3/4 to the first."""
     logits = np.float32([[0, 0], [np.log(3), 0]])
     y = np.array([1, 0])
-    found = formulas(backend).cross_entropy(of(backend, logits), of(backend, y))
+    found = formulas(backend).cross_entropy(to_array(backend, logits), to_array(backend, y))
     assert float(found) == pytest.approx((np.log(2) + np.log(4 / 3)) / 2, rel=1e-6)
 
 
@@ -51,26 +51,28 @@ def test_allowed_classes_share_all_probability(backend: str):
     logits = np.float32([[5, 1, 1], [5, 1, 1]])
     mask, t = np.array([[True, True, True], [False, True, True]]), np.array([0, 1])
     allow = formulas(backend).allow_classes
-    masked = numbers(allow(of(backend, logits), of(backend, mask), of(backend, t)))
+    masked = to_numpy(
+        allow(to_array(backend, logits), to_array(backend, mask), to_array(backend, t))
+    )
     np.testing.assert_array_equal(masked[0], logits[0])
     p = np.exp(masked[1] - masked[1].max())
     np.testing.assert_allclose(p / p.sum(), [0, 0.5, 0.5])
-    same = of(backend, logits)
-    assert allow(same, None, of(backend, t)) is same
+    same = to_array(backend, logits)
+    assert allow(same, None, to_array(backend, t)) is same
 
 
 @every_backend
 def test_clip_scales_only_long_gradients(backend: str):
-    """(3, 4) has norm 5: clipped to 1 it is (0.6, 0.8); below the limit it stays to the bit."""
+    """(3, 4) has norm 5. Clipped to 1 it is (0.6, 0.8); below the limit it keeps its bits."""
     gradients = {"a": np.float32([3.0]), "b": np.float32([4.0])}
     clip = formulas(backend).clip_by_global_norm
-    clipped = clip(of(backend, gradients), 1.0)
-    assert numbers(clipped["a"])[0] == pytest.approx(0.6, rel=1e-6)
-    assert numbers(clipped["b"])[0] == pytest.approx(0.8, rel=1e-6)
-    kept = clip(of(backend, gradients), 5.1)
-    assert numbers(kept["a"])[0] == 3.0 and numbers(kept["b"])[0] == 4.0
-    zero = clip(of(backend, {"a": np.zeros(2, np.float32)}), 1.0)
-    np.testing.assert_array_equal(numbers(zero["a"]), [0, 0])
+    clipped = clip(to_array(backend, gradients), 1.0)
+    assert to_numpy(clipped["a"])[0] == pytest.approx(0.6, rel=1e-6)
+    assert to_numpy(clipped["b"])[0] == pytest.approx(0.8, rel=1e-6)
+    kept = clip(to_array(backend, gradients), 5.1)
+    assert to_numpy(kept["a"])[0] == 3.0 and to_numpy(kept["b"])[0] == 4.0
+    zero = clip(to_array(backend, {"a": np.zeros(2, np.float32)}), 1.0)
+    np.testing.assert_array_equal(to_numpy(zero["a"]), [0, 0])
 
 
 @every_backend
@@ -79,16 +81,16 @@ def test_penalty_and_its_gradient(backend: str):
     params = {"a": np.float32([2.0]), "b": np.float32([5.0])}
     anchor = {"a": np.float32([1.0]), "b": np.float32([3.0])}
     importance = {"a": np.float32([2.0]), "b": np.float32([3.0])}
-    args = (*(of(backend, v) for v in (params, anchor, importance)), 0.5)
+    args = (*(to_array(backend, v) for v in (params, anchor, importance)), 0.5)
     assert float(formulas(backend).penalty(*args)) == 7.0
-    pull = formulas(backend).penalty_gradient(*args)
-    pull = list(pull.values()) if isinstance(pull, dict) else pull
-    np.testing.assert_array_equal([numbers(g)[0] for g in pull], [2.0, 6.0])
+    gradient = formulas(backend).penalty_gradient(*args)
+    gradient = list(gradient.values()) if isinstance(gradient, dict) else gradient
+    np.testing.assert_array_equal([to_numpy(g)[0] for g in gradient], [2.0, 6.0])
 
 
 @every_backend
 def test_completed_square_is_the_sum_of_its_terms(backend: str):
-    """Against float64: the same gradient anywhere, to float32 rounding; 0 + 0 anchors here."""
+    """It has the gradient of the sum in float64; if both importances are 0, the anchor is new."""
     terms = [(RNG.normal(size=50), RNG.random(50) ** 4) for _ in range(4)]
     for _, importance in terms:
         importance[:5] = 0
@@ -96,10 +98,10 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
     omega = {"w": np.zeros(50, np.float32)}
     for theta, importance in terms:
         merged = formulas(backend).completed_square(
-            *(of(backend, v) for v in (anchor, omega)),
-            *(of(backend, {"w": np.float32(v)}) for v in (theta, importance)),
+            *(to_array(backend, v) for v in (anchor, omega)),
+            *(to_array(backend, {"w": np.float32(v)}) for v in (theta, importance)),
         )
-        anchor, omega = ({"w": numbers(part["w"])} for part in merged)
+        anchor, omega = ({"w": to_numpy(part["w"])} for part in merged)
     point = RNG.normal(size=50)
     expected = sum(2 * importance * (point - theta) for theta, importance in terms)
     found = 2 * omega["w"] * (point - anchor["w"])
@@ -110,8 +112,8 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
 # ---- layers
 
 
-def test_no_rule_knows_a_layer_whose_kernel_is_made_of_its_parameters():
-    """As in spectral normalisation: its derivative is not the parameter's."""
+def test_no_rule_applies_to_a_kernel_that_is_computed_from_parameters():
+    """As in spectral normalisation, the kernel's derivative is not that of the parameter."""
     import jax
     from flax import linen as nn
 
@@ -145,7 +147,7 @@ def test_no_rule_knows_a_layer_whose_kernel_is_made_of_its_parameters():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense_layers(bias: bool):
-    """Gradients of 7 and of 2 samples, and their inner product, against jax.grad."""
+    """Gradients on 7 and on 2 samples, and their inner product, agree with jax.grad."""
     import jax
     from flax import linen as nn
 
@@ -183,9 +185,9 @@ def test_dense_layers(bias: bool):
     assert {str(d.dtype) for d in made[1].deltas.values()} == {"bfloat16"}
 
 
-@pytest.mark.parametrize("where", ["nowhere", "beside", "before", "loss", "named", "told"])
-def test_a_weight_that_is_used_beside_its_layer_too(where: str):
-    """Its derivative is not of the layer alone: the layer's are not given. Looking is no use."""
+@pytest.mark.parametrize("where", ["nowhere", "after", "before", "loss", "keyword", "shape"])
+def test_a_weight_that_is_also_used_outside_its_layer(where: str):
+    """Then its gradient is not only the layer's, and nothing is traced; its shape may be read."""
     import jax
     import jax.numpy as jnp
     from flax import linen as nn
@@ -194,7 +196,7 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
     from seqrun.formulas.parameters.jax import as_tree, canonical
 
     class Network(nn.Module):
-        """Two dense layers; the norm of the second's kernel scales something."""
+        """Two dense layers, and a use of the second layer's kernel outside the layer."""
 
         @nn.compact
         def __call__(self, x: Any) -> Any:
@@ -202,10 +204,10 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
             y = hidden(x)
             if self.is_initializing() or where in ("nowhere", "loss"):
                 return out(y)
-            if where == "named":
+            if where == "keyword":
                 return out(y) + out(inputs=y)
             kernel = out.variables["params"]["kernel"]
-            if where == "told":
+            if where == "shape":
                 return out(y) / kernel.shape[1]
             norm = jnp.linalg.norm(kernel)
             return out(y / norm) if where == "before" else out(y) / norm
@@ -218,31 +220,31 @@ def test_a_weight_that_is_used_beside_its_layer_too(where: str):
         return value + (params["out/kernel"] ** 2).sum() if where == "loss" else value
 
     found = jax.jit(lambda p: layers.trace_layers((nn.Dense,), p, loss) is None)(params)
-    assert bool(found) == (where not in ("nowhere", "told"))
-    if where in ("nowhere", "told"):
+    assert bool(found) == (where not in ("nowhere", "shape"))
+    if where in ("nowhere", "shape"):
         gradient = layers.dense_gradient(layers.trace_layers((nn.Dense,), params, loss))
         for name, value in jax.grad(loss)(params).items():
             close(gradient[name], value, name)
 
 
 @pytest.mark.parametrize("rows", [[4, 4, 4], [4, 2, 4], [1, 0, 3], [0, 4, 1], [4, 4, 0]])
-def test_rows_that_are_set(rows: list[int]):
-    """Of four; those beyond are left out."""
+def test_set_rows(rows: list[int]):
+    """Of four rows; a row number of 4 is skipped."""
     import torch
 
     from seqrun.formulas.torch import set_rows
 
-    place, values = torch.arange(8.0).view(4, 2), torch.arange(6.0).view(3, 2) + 100
-    expected = place.clone()
+    target, values = torch.arange(8.0).view(4, 2), torch.arange(6.0).view(3, 2) + 100
+    expected = target.clone()
     for row, value in zip(rows, values, strict=True):
         if row < 4:
             expected[row] = value
-    set_rows(place, torch.tensor(rows, dtype=torch.int32), values)
-    assert place.tolist() == expected.tolist()
+    set_rows(target, torch.tensor(rows, dtype=torch.int32), values)
+    assert target.tolist() == expected.tolist()
 
 
-def test_one_hot_rows():
-    """As torch's own."""
+def test_one_hot():
+    """It agrees with torch's own."""
     import torch
 
     from seqrun.formulas.torch import one_hot
@@ -258,7 +260,7 @@ KINDS = ["plain", "norm", "cnn", "cnn_norm", "resnet", "no rule"]
 
 
 def network(backend: str, kind: str) -> tuple[Any, Any, Any]:
-    """Return a module for (7, 6, 2) images, its numbers away from their start."""
+    """Return a module for (7, 6, 2) images, with random parameters and statistics."""
     name = {"cnn": ".cnn", "cnn_norm": ".cnn", "resnet": ".resnet"}.get(kind, "")
     backbones = import_module(f"seqrun.backbones{name}.{backend}")
     backbone = {
@@ -292,13 +294,13 @@ def network(backend: str, kind: str) -> tuple[Any, Any, Any]:
 
 
 def never(*_: Any) -> Any:
-    raise AssertionError("not by a rule")
+    raise AssertionError("no rule was used")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [1, 2])
 def test_per_sample_powers_on_torch(kind: str, power: int, monkeypatch: pytest.MonkeyPatch):
-    """Against one backward pass per sample, by layer rules and by vmap in blocks of 3, 3 and 1."""
+    """Compare rules, and vmap in blocks of 3, 3 and 1, with one backward pass per sample."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -343,7 +345,7 @@ def threads_of_torch() -> Iterator[Callable[[int], None]]:
 def test_per_sample_powers_of_convolutions_are_shared_between_threads(
     threads_of_torch: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ):
-    """To the bit on every call, as one thread's but for rounding; PyTorch's threads are kept."""
+    """Every call gives the same bits, one thread's up to rounding; thread counts are restored."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -356,7 +358,7 @@ def test_per_sample_powers_of_convolutions_are_shared_between_threads(
 
     def losses(logits: Any, y: Any) -> Any:
         seen.append((threading.get_ident(), torch.get_num_threads(), len(y)))
-        meet.wait(timeout=60)  # no thread is done before all have recorded
+        meet.wait(timeout=60)  # no thread finishes before all have recorded
         return cross_entropy(logits, y, reduction="none")
 
     def failing(logits: Any, y: Any) -> Any:
@@ -379,14 +381,14 @@ def test_per_sample_powers_of_convolutions_are_shared_between_threads(
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
     assert sorted(samples for _, _, samples in seen) == [2, 2, 2, 2, 3, 3]
-    assert all(who != threading.get_ident() and many == 1 for who, many, _ in seen)
+    assert all(who != threading.get_ident() and count == 1 for who, count, _ in seen)
     for name, value in alone.items():
         close(first[name], value, name)
         np.testing.assert_array_equal(first[name], again[name])
 
 
-def test_per_sample_powers_keep_nothing(threads_of_torch: Callable[[int], None]):
-    """What a call made is gone without the garbage collector: a Fisher is of many calls."""
+def test_per_sample_powers_free_their_objects(threads_of_torch: Callable[[int], None]):
+    """Objects of a call are freed without the garbage collector: a Fisher needs many calls."""
     import torch
 
     from seqrun.formulas.per_sample import torch as per_sample
@@ -411,12 +413,12 @@ def sums_of_squares(logits: Any) -> Any:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "kind",
-    ["two stems", "detached", "unused", "tied", "normed", "keyword", "hook", "keeps", "input"],
+    ["two stems", "detached", "unused", "tied", "normed", "keyword", "hook", "stores", "input"],
 )
 def test_per_sample_powers_of_unusual_modules(
     kind: str, threads: int, threads_of_torch: Callable[[int], None]
 ):
-    """Against one backward pass per sample."""
+    """Compare with one backward pass per sample."""
     import torch
     from torch import nn
 
@@ -438,15 +440,15 @@ def test_per_sample_powers_of_unusual_modules(
         def forward(self, x: Any) -> Any:
             x = x.permute(0, 3, 1, 2)
             c, e = self.c(input=x) if kind == "keyword" else self.c(x), self.e(x)
-            if kind == "keeps":
-                self.c_was = c  # which cannot be copied
+            if kind == "stores":
+                self.stored = c  # which cannot be copied
             e = {"detached": e.detach(), "unused": c.exp()}.get(kind, e)
             return self.head((c * e).flatten(1))
 
     torch.manual_seed(0)
     module = Module().eval()
     x = torch.rand(5, 4, 5, 2, requires_grad=kind == "input")
-    module(x)  # one that keeps has something to keep
+    module(x)  # fills `stored`
     params, _ = canonical_names(module)
     expected = {name: torch.zeros_like(p) for name, p in params.items()}
     for n in range(len(x)):
@@ -476,8 +478,8 @@ def close(found: Any, expected: Any, name: str) -> None:
         (False, {"kernel_size": 2, "padding": 1, "padding_mode": "circular"}),
     ],
 )
-def test_per_sample_powers_of_a_convolution_of_ones_own(by_rule: bool, options: dict[str, Any]):
-    """Kernels and strides that are not square, and what the rule does not know."""
+def test_per_sample_powers_of_other_convolutions(by_rule: bool, options: dict[str, Any]):
+    """Kernels and strides that are not square, and options that the rule does not support."""
     import torch
     from torch import nn
 
@@ -506,7 +508,7 @@ def test_per_sample_powers_of_a_convolution_of_ones_own(by_rule: bool, options: 
 
 
 @pytest.mark.parametrize("kind", ["in place", "no scale", "no statistics"])
-def test_per_sample_powers_of_a_module_of_ones_own(kind: str):
+def test_per_sample_powers_of_other_modules(kind: str):
     """An activation that overwrites a layer's output, and BatchNorm without its usual parts."""
     import torch
     from torch import nn
@@ -539,8 +541,8 @@ def test_per_sample_powers_of_a_module_of_ones_own(kind: str):
 
 @every_backend
 @pytest.mark.parametrize("kind", ["twice", "rows"])
-def test_per_sample_powers_of_a_layer_that_no_rule_knows(backend: str, kind: str):
-    """One that is applied twice, or to several rows of a sample, whose gradients add up."""
+def test_per_sample_powers_of_a_layer_without_a_rule(backend: str, kind: str):
+    """A layer applied twice, or to several rows of a sample: the gradients add up."""
     x = np.random.default_rng(3).random((5, 3, 2, 1), np.float32)
     found, each = (of_torch if backend == "torch" else of_jax)(kind, x)
     assert len(found) == 2
@@ -583,7 +585,7 @@ def of_torch(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
 
 
 def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
-    """Return the same of the same network."""
+    """Return the same for the same network on JAX."""
     import jax
     from flax import linen as nn
 
@@ -621,7 +623,7 @@ def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
 def test_per_sample_powers_on_jax(
     kind: str, power: int, platform: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Against jax.grad of each sample, by layer rules and sample by sample."""
+    """Compare rules, and vmap, with jax.grad of each sample."""
     import jax
     import optax
 
@@ -658,7 +660,7 @@ def test_per_sample_powers_on_jax(
 
 
 def branch(platform: str) -> Callable[..., Any]:
-    """Return jax.lax.platform_dependent of that platform, wherever it runs."""
+    """Return a jax.lax.platform_dependent that always chooses the branch of `platform`."""
 
     def chosen(*args: Any, **branches: Any) -> Any:
         return branches[platform](*args)
@@ -668,7 +670,7 @@ def branch(platform: str) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPatch):
-    """A layer without a rule, and samples that fill no number of blocks: two of 3, and 1."""
+    """A layer without a rule; 7 samples make two blocks of 3 and one of 1."""
     import jax
     import optax
     from flax import linen as nn
@@ -702,14 +704,16 @@ def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPa
 
 
 def steps_of(backend: str, name: str, gradients: list[float], **options: Any) -> list[float]:
-    """Return a single parameter, from 1, after each step."""
+    """Return a single parameter, which starts at 1, after each step."""
     optimizer = getattr(import_module(f"seqrun.optimizers.{backend}"), name)(**options)
-    params = of(backend, {"w": np.float32([1.0])})
+    params = to_array(backend, {"w": np.float32([1.0])})
     state, path = optimizer.init(params), []
     for g in gradients:
-        hyper = optimizer.hparams()
-        params, state = optimizer.update(of(backend, {"w": np.float32([g])}), state, params, hyper)
-        path.append(float(numbers(params["w"])[0]))
+        hparams = optimizer.hparams()
+        params, state = optimizer.update(
+            to_array(backend, {"w": np.float32([g])}), state, params, hparams
+        )
+        path.append(float(to_numpy(params["w"])[0]))
     return path
 
 
@@ -729,7 +733,7 @@ def test_sgd_by_hand(backend: str):
 
 @every_backend
 def test_adam_by_hand(backend: str):
-    """Float64 Adam with coupled weight decay; AdamW would differ from the first step."""
+    """Compare with Adam in float64, with coupled weight decay; AdamW would differ at once."""
     options = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.5}
     w, m, v, expected = 1.0, 0.0, 0.0, []
     for t, gradient in enumerate([2.0, -1.0, 0.5], 1):

@@ -1,4 +1,4 @@
-"""Streams whose samples say which they are, so that a memory can be checked one by one."""
+"""Streams whose samples contain their own number, so that a memory can be checked exactly."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from seqrun.benchmarks import Dataset
 from seqrun.memory import MemoryMechanism
 from seqrun.plan import RandomStreams, batch_order
 
-SAMPLE_BYTES = 2 * 2 + 4 + 4  # of `samples`
+SAMPLE_BYTES = 2 * 2 + 4 + 4  # of each of `samples`
 
 
 def samples(task: int, size: int, classes: int = 3) -> Dataset:
-    """Return a task's samples, (size, 2, 2, 1); the first two pixels number them in the task."""
+    """Return a task's samples, (size, 2, 2, 1); the first two pixels hold the sample's number."""
     numbers = np.arange(size)
     x = np.stack([numbers // 256, numbers % 256, 7 * numbers % 251, 0 * numbers], axis=1)
     y = (numbers * 5 % classes).astype(np.int32)
@@ -41,17 +41,17 @@ def walk(
     reads: dict[str, int] | None = None,
     first: int = 1,
 ) -> Iterator[int]:
-    """Take `memory` through tasks of `sizes`; yield each task (1-based) when it has ended."""
+    """Run `memory` through tasks of these sizes; yield each task (1-based) after its end."""
     streams = RandomStreams(seed)
     for task, size in enumerate(sizes, 1):
         if task < first:
             continue
-        pool = memory.start_task(samples(task, size), len(sizes))
+        replay_dataset = memory.start_task(samples(task, size), len(sizes))
         for epoch in range(1, epochs + 1):
             parts = batches(streams, task, epoch, size, width)
             memory.plan_epoch(parts, streams, task, epoch, reads or {})
         features = None
         if memory.policy == "herding":
-            features = pool.x[:size].reshape(size, -1).astype(np.float32)
+            features = replay_dataset.x[:size].reshape(size, -1).astype(np.float32)
         memory.end_task(task, streams, features)
         yield task

@@ -1,4 +1,4 @@
-"""A memory beside any algorithm is the one that a replay method would have stored."""
+"""MemoryCallback: it stores, next to any algorithm, what a replay method would have stored."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from seqrun.memory import MemoryMechanism
         ),
     ],
 )
-def test_callback_stores_what_a_replay_method_does(algo: str, options: dict, spec: dict):
+def test_callback_stores_what_a_replay_method_stores(algo: str, options: dict, spec: dict):
     memory = MemoryMechanism(**spec)
     training = {"epochs_per_task": 2, "chunk_steps": 3}
-    beside = run("naive", "torch", callbacks=[MemoryCallback(memory)], training=training)
-    within = run(algo, "torch", **options).algorithm.memory
-    assert memory.seen == within.seen
-    for mine, theirs in zip(memory.data, within.data, strict=True):
-        assert np.array_equal(mine, theirs)
-    assert beside.algorithm.progress.memory_bytes == 0
+    observed = run("naive", "torch", callbacks=[MemoryCallback(memory)], training=training)
+    replayed = run(algo, "torch", **options).algorithm.memory
+    assert memory.seen == replayed.seen
+    for ours, theirs in zip(memory.data, replayed.data, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert observed.algorithm.progress.memory_bytes == 0
 
 
 def test_callback_refuses_herding():
@@ -49,11 +49,11 @@ def test_callback_refuses_herding():
 
 
 @pytest.mark.parametrize(
-    ("algo", "said"),
+    ("algo", "message"),
     [("icarl", "each task's own samples"), ("joint", "own samples"), ("lamaml", "algo.glances=5")],
 )
-def test_callback_refuses_batches_of_another_kind(algo: str, said: str):
-    """Exemplars or earlier tasks in the batch, or a batch several times."""
+def test_callback_refuses_other_kinds_of_batches(algo: str, message: str):
+    """Batches that contain exemplars or samples of earlier tasks, or that are repeated."""
     memory = MemoryMechanism(policy="reservoir", memory_size=50)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build(algo, "torch", callbacks=[MemoryCallback(memory)])

@@ -1,4 +1,4 @@
-"""Budgets, the plan of reads and writes, and a memory as data."""
+"""MemoryMechanism: budgets, planned reads and writes, and export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqrun.memory.reservoir import MemoryDraw, reservoir_slots
 from seqrun.plan import RandomStreams
 
 SIZES = (20, 9, 31, 17)
-SELECTING = tuple(p for p in POLICIES if p != "reservoir")
+SELECTED_AT_TASK_END = tuple(p for p in POLICIES if p != "reservoir")
 
 
 def planned(memory: MemoryMechanism, size: int = 33, epoch: int = 1, **reads: int) -> list[dict]:
@@ -38,7 +38,7 @@ def test_a_total_budget_is_never_exceeded(policy: str, budget: int):
             assert memory.filled == min(budget, sum(SIZES[:task]))
 
 
-@pytest.mark.parametrize("policy", SELECTING)
+@pytest.mark.parametrize("policy", SELECTED_AT_TASK_END)
 @pytest.mark.parametrize("budget", [1, 4, 15, 1000])
 def test_a_budget_per_task_is_per_task_not_per_class(policy: str, budget: int):
     memory = MemoryMechanism(policy=policy, per_task_memory_samples=budget)
@@ -56,7 +56,7 @@ def test_tasks_share_a_total_budget_evenly(policy: str):
 
 
 def test_classes_share_a_total_budget_with_herding():
-    """14 samples: 4 of each of 3 classes, then 2 of each of 6."""
+    """14 samples are shared as 4 of each of 3 classes, then as 2 of each of 6."""
     memory = MemoryMechanism(policy="herding", memory_size=14)
     counts = []
     for _ in walk(memory, (20, 20)):
@@ -64,9 +64,9 @@ def test_classes_share_a_total_budget_with_herding():
     assert counts == [[4, 4, 4], [2, 2, 2, 2, 2, 2]]
 
 
-@pytest.mark.parametrize("policy", SELECTING)
+@pytest.mark.parametrize("policy", SELECTED_AT_TASK_END)
 def test_a_smaller_memory_is_a_prefix(policy: str):
-    """Of the first task, what stays later, or in a smaller memory, are the first of each."""
+    """Later, or in a smaller memory, the first samples of the first task are kept."""
     memory = MemoryMechanism(policy=policy, memory_size=12)
     small = MemoryMechanism(policy=policy, memory_size=6)
     before: list = []
@@ -92,7 +92,7 @@ def test_samples_are_stored_as_they_are_and_once(policy: str):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_chance_is_the_seeds(policy: str):
+def test_random_choices_depend_on_the_seed(policy: str):
     kept = []
     for seed in (0, 0, 1):
         memory = MemoryMechanism(policy=policy, memory_size=10)
@@ -102,28 +102,28 @@ def test_chance_is_the_seeds(policy: str):
     assert (kept[0] == kept[2]) == (policy == "herding")
 
 
-def test_a_ring_holds_the_last_of_the_last_epoch():
+def test_a_ring_holds_the_last_samples_of_the_last_epoch():
     memory = MemoryMechanism(policy="ring", per_task_memory_samples=6)
     list(walk(memory, (20,), epochs=3))
     streams = RandomStreams(0)
     order = np.concatenate([p["index"].ravel() for p in batches(streams, 1, 3, 20, 7)])
     y = samples(1, 20).y
-    wanted = {row for c in range(3) for row in order[y[order] == c][-2:]}
-    assert set(numbers_of(memory.data)[:, 1]) == wanted
+    expected = {row for c in range(3) for row in order[y[order] == c][-2:]}
+    assert set(numbers_of(memory.data)[:, 1]) == expected
 
 
 # ---- the plan
 
 
-def test_reads_and_writes_are_those_of_a_memory_that_is_really_written():
-    """Sample by sample: read, then write one after the other, so that the later one wins."""
+def test_reads_and_writes_match_a_memory_that_is_really_written():
+    """A step reads, then writes sample by sample, so that later samples overwrite earlier ones."""
     streams, size, width = RandomStreams(5), 6, 9
     memory = MemoryMechanism(policy="reservoir", memory_size=size, observe="every_epoch")
     literal = np.full((size, 2), -1)
     offered = collisions = 0
     for task in (1, 2, 3):
-        pool = memory.start_task(samples(task, 40), 3)
-        of_pool = numbers_of(pool)
+        replay_dataset = memory.start_task(samples(task, 40), 3)
+        numbers = numbers_of(replay_dataset)
         for epoch in (1, 2):
             parts = memory.plan_epoch(
                 batches(streams, task, epoch, 40, width), streams, task, epoch, {"replay": 4}
@@ -132,13 +132,13 @@ def test_reads_and_writes_are_those_of_a_memory_that_is_really_written():
             for part in parts:
                 for s, index in enumerate(part["index"]):
                     assert len(part["replay"][s]) == min(4, offered)
-                    wanted = literal[part["replay_slot"][s]]
-                    assert np.array_equal(of_pool[part["replay"][s]], wanted)
+                    expected = literal[part["replay_slot"][s]]
+                    assert np.array_equal(numbers[part["replay"][s]], expected)
                     slots = reservoir_slots(offered, len(index), size, rng)
                     offered += len(index)
                     for row, slot in zip(index, slots, strict=True):
                         if slot < size:
-                            literal[slot] = of_pool[row]
+                            literal[slot] = numbers[row]
                     written = part["write_slot"][s][part["write_slot"][s] < size]
                     assert sorted(written) == sorted(set(slots[slots < size]))
                     collisions += (slots < size).sum() - len(written)
@@ -149,14 +149,14 @@ def test_reads_and_writes_are_those_of_a_memory_that_is_really_written():
 
 
 def test_a_step_reads_before_it_writes():
-    """No sample of a step's own batch is read by it while each is seen for the first time."""
+    """In the first epoch no step reads a sample of its own batch."""
     memory = MemoryMechanism(policy="reservoir", memory_size=12)
     for part in planned(memory, replay=12):
         for index, read in zip(part["index"], part["replay"], strict=True):
             assert not set(index) & set(read)
 
 
-def test_parts_are_cut_where_the_number_of_reads_changes():
+def test_segments_are_split_where_the_number_of_reads_changes():
     memory = MemoryMechanism(policy="reservoir", memory_size=100)
     parts = planned(memory, replay=12, few=3)
     shapes = [(p["index"].shape, p["replay"].shape, p["few"].shape) for p in parts]
@@ -171,13 +171,13 @@ def test_parts_are_cut_where_the_number_of_reads_changes():
         assert {a.dtype for a in part.values()} == {np.dtype(np.int32)}
 
 
-def test_two_reads_are_independent():
+def test_two_replay_batches_are_independent():
     memory = MemoryMechanism(policy="reservoir", memory_size=30)
     part = planned(memory, size=200, a=8, b=8)[-1]
     assert not np.array_equal(np.sort(part["a_slot"]), np.sort(part["b_slot"]))
 
 
-def test_writes_depend_on_no_read():
+def test_writes_do_not_depend_on_reads():
     plans = []
     for reads in ({}, {"replay": 3}, {"replay": 20, "second": 7}):
         memory = MemoryMechanism(policy="reservoir", memory_size=10)
@@ -197,23 +197,23 @@ def test_a_sample_is_offered_once_per_task_unless_every_epoch_counts():
         assert memory.seen == offered
 
 
-@pytest.mark.parametrize("policy", SELECTING)
-def test_a_selecting_memory_reads_past_tasks_alone(policy: str):
+@pytest.mark.parametrize("policy", SELECTED_AT_TASK_END)
+def test_a_memory_that_selects_at_task_ends_reads_past_tasks_only(policy: str):
     streams = RandomStreams(0)
     memory = MemoryMechanism(policy=policy, per_task_memory_samples=6)
     for task in walk(memory, (20, 20)):
         if task == 1:
             break
-    pool = memory.start_task(samples(2, 20), 2)
+    replay_dataset = memory.start_task(samples(2, 20), 2)
     for epoch in (1, 2):
         parts = batches(streams, 2, epoch, 20, 7)
         for part in memory.plan_epoch(parts, streams, 2, epoch, {"replay": 4}):
             assert part["replay"].shape[1] == 4
-            assert (pool.t[part["replay"]] == 0).all()
+            assert (replay_dataset.t[part["replay"]] == 0).all()
             assert "write_slot" not in part
 
 
-def test_an_empty_memory_is_read_as_nothing():
+def test_replay_batches_of_an_empty_memory_are_empty():
     memory = MemoryMechanism(policy="ring", per_task_memory_samples=6)
     assert [part["replay"].shape for part in planned(memory, replay=4)] == [(6, 0), (1, 0)]
 
@@ -221,7 +221,7 @@ def test_an_empty_memory_is_read_as_nothing():
 @pytest.mark.parametrize(
     "budget", [{"memory_size": 13}, {"per_task_memory_samples": 6}], ids=["total", "per_task"]
 )
-def test_pools_of_equal_tasks_have_one_shape(budget: dict):
+def test_replay_datasets_of_equal_tasks_have_one_shape(budget: dict):
     memory = MemoryMechanism(policy="class_balanced", **budget)
     shapes = {memory.start_task(samples(1, 20), 3).x.shape}
     for task in walk(memory, (20, 20, 20)):
@@ -230,7 +230,7 @@ def test_pools_of_equal_tasks_have_one_shape(budget: dict):
     assert len(shapes) == 1
 
 
-# ---- as data
+# ---- export and import
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -247,17 +247,17 @@ def test_a_memory_continues_from_its_arrays(policy: str):
         assert np.array_equal(array, second.export_arrays()[name]), name
 
 
-def test_within_a_task_the_arrays_are_those_of_its_start():
-    """So a run continues by planning the task's epochs again."""
+def test_within_a_task_the_exported_arrays_are_those_of_its_start():
+    """A run that is resumed within a task therefore plans its epochs again."""
     memory = MemoryMechanism(policy="reservoir", memory_size=8, observe="every_epoch")
     before = memory.export_arrays()
     planned(memory, replay=3)
     assert memory.export_arrays() == before == {"seen": 0}
-    wanted = planned(memory, epoch=2, replay=3)
+    expected = planned(memory, epoch=2, replay=3)
     again = MemoryMechanism(policy="reservoir", memory_size=8, observe="every_epoch")
     again.import_arrays(before)
     planned(again, replay=3)
-    for part, same in zip(wanted, planned(again, epoch=2, replay=3), strict=True):
+    for part, same in zip(expected, planned(again, epoch=2, replay=3), strict=True):
         assert all(np.array_equal(part[name], same[name]) for name in part)
 
 
@@ -282,7 +282,7 @@ def test_refusals_name_key_and_value(spec: dict, message: str):
         MemoryMechanism(**spec)
 
 
-def test_herding_asks_for_features():
+def test_herding_requires_features():
     memory = MemoryMechanism(policy="herding", memory_size=4)
     planned(memory)
     with pytest.raises(ValueError, match="features"):

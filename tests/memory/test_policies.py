@@ -1,4 +1,4 @@
-"""Who is kept at a task's end, and in which order."""
+"""Which samples are stored at the end of a task, and in which order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_interleaved_takes_the_first_of_each_class_first():
 
 
 def test_ring_keeps_the_last_of_each_class():
-    """Seen in this order: 4 0 2 5 1 3; class 0 is {0, 2, 4}, class 1 {1, 3, 5}."""
+    """The order is 4 0 2 5 1 3; class 0 is {0, 2, 4}, class 1 is {1, 3, 5}."""
     y = np.array([0, 1, 0, 1, 0, 1])
     rows = ring_rows(y, np.array([4, 0, 2, 5, 1, 3]))
     assert rows.tolist() == [3, 2, 1, 0, 5, 4]
@@ -35,7 +35,7 @@ def test_ring_keeps_the_last_of_each_class():
 
 
 @pytest.mark.parametrize("size", range(1, 31))
-def test_class_balanced_prefixes_hold_as_many_of_each_class(size: int):
+def test_class_balanced_prefixes_are_balanced(size: int):
     y = np.repeat([0, 1, 2], 10)
     rows = class_balanced_rows(y, np.random.default_rng(size))
     assert sorted(rows) == list(range(30))
@@ -44,14 +44,14 @@ def test_class_balanced_prefixes_hold_as_many_of_each_class(size: int):
 
 
 def test_class_balanced_favours_no_class():
-    """One sample of three classes: each class in a third of the runs."""
+    """With room for one sample of three classes, each class is stored in a third of the runs."""
     y = np.repeat([0, 1, 2], 10)
     runs = 3000
     chosen = [y[class_balanced_rows(y, np.random.default_rng(s))[0]] for s in range(runs)]
     assert np.abs(np.bincount(chosen) / runs - 1 / 3).max() < 4 * np.sqrt(2 / 9 / runs)
 
 
-def test_class_balanced_gives_the_room_of_a_small_class_to_others():
+def test_class_balanced_fills_up_a_small_class_with_others():
     y = np.array([0] * 10 + [1])
     rows = class_balanced_rows(y, np.random.default_rng(0))
     assert np.bincount(y[rows[:6]]).tolist() == [5, 1]
@@ -64,22 +64,23 @@ def test_random_is_a_permutation_of_all_rows():
 def test_herding_order_by_hand():
     """Unit vectors (1, 0), (0, 1), (0.6, 0.8): mean (0.533, 0.6).
 
-    First the third, at a squared distance of 0.044 (0.578, 0.444). With it, the means are
-    (0.8, 0.4) for the first and (0.3, 0.9) for the second, at 0.111 and 0.144: the first, though
-    it is the farthest from the mean. The features' lengths mean nothing.
+    The third is chosen first: its squared distance is 0.044, those of the others are 0.578 and
+    0.444. Together with it, the first has mean (0.8, 0.4) at 0.111, and the second (0.3, 0.9) at
+    0.144. So the first follows, although it is farthest from the mean. The lengths of the features
+    do not matter.
     """
     features = np.array([[3.0, 0.0], [0.0, 0.1], [6.0, 8.0]])
     assert herding_order(features, 3).tolist() == [2, 0, 1]
 
 
 def brute_force_herding(
-    features: np.ndarray, most: int, dtype: type[np.floating] = np.float64
+    features: np.ndarray, limit: int, dtype: type[np.floating] = np.float64
 ) -> list[int]:
-    """Rebuffi 2017, algorithm 4, word by word."""
+    """Return the choices of Rebuffi 2017, algorithm 4, implemented literally."""
     phi = [f / np.linalg.norm(f) for f in features.astype(dtype)]
     mu = sum(phi) / len(phi)
     chosen: list[int] = []
-    for k in range(1, most + 1):
+    for k in range(1, limit + 1):
         distances = {
             i: np.linalg.norm(mu - (phi[i] + sum(phi[j] for j in chosen)) / k)
             for i in range(len(phi))
@@ -90,22 +91,22 @@ def brute_force_herding(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_herding_order_is_the_papers(seed: int):
+def test_herding_order_is_that_of_the_paper(seed: int):
     features = np.random.default_rng(seed).normal(1, 1, (25, 6)).astype(np.float32)
     order = herding_order(features, 25)
     assert order.tolist() == brute_force_herding(features, 25)
     assert herding_order(features, 9).tolist() == order[:9].tolist()
 
 
-def test_herding_takes_no_sample_twice_and_bears_a_zero_feature():
+def test_herding_takes_no_sample_twice_and_accepts_zero_features():
     features = np.zeros((4, 3))
     features[1:] = [1, 2, 3]
     assert sorted(herding_order(features, 10)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("size", [6, 600])
-def test_herding_where_float32_would_choose_others(size: int):
-    """Features that differ by less than float32 tells apart: all near ones are compared again."""
+def test_herding_where_float32_would_choose_differently(size: int):
+    """Features that float32 cannot distinguish: all close candidates are compared in float64."""
     features = 1 + 1e-5 * np.random.default_rng(0).random((40, size))
     features[1::2] *= np.where(np.arange(size) % 2, 1, 3)  # far from the others
     order = herding_order(features, 12).tolist()
@@ -113,13 +114,13 @@ def test_herding_where_float32_would_choose_others(size: int):
     assert order != brute_force_herding(features, 12, np.float32)
 
 
-def test_herding_rows_go_class_by_class():
+def test_herding_rows_follow_the_order_of_each_class():
     rng = np.random.default_rng(9)
     y = np.array([1, 0, 1, 0, 1, 0, 0])
     features = rng.normal(1, 1, (7, 4))
     rows = herding_rows(y, features, 3)
     for c in (0, 1):
         of_class = np.flatnonzero(y == c)
-        wanted = of_class[brute_force_herding(features[of_class], 3)]
-        assert rows[y[rows] == c].tolist() == wanted.tolist()
+        expected = of_class[brute_force_herding(features[of_class], 3)]
+        assert rows[y[rows] == c].tolist() == expected.tolist()
     assert y[rows].tolist() == [0, 1, 0, 1, 0, 1]

@@ -1,4 +1,4 @@
-"""Which slot is written and which are read: exact, and uniform."""
+"""The slots that a reservoir writes and reads: exact values and uniformity."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from seqrun.memory.reservoir import distinct, reservoir_slots
 
 
 def uniformity(counts: np.ndarray, runs: int, size: int) -> float:
-    """Return the p-value of: each of N samples is among the `size` kept with the same chance.
+    """Return the p-value of the hypothesis that all N samples are equally likely to be kept.
 
-    `runs` times, exactly `size` of the N are kept: counts have variance runs q (1 - q) and sum to
-    a constant, so that their squares, times (N - 1) / N, sum to a chi-squared of N - 1.
+    Each run keeps exactly `size` of the N samples. The counts have variance runs q (1 - q) and a
+    constant sum, so the sum of their normalised squares, times (N - 1) / N, is chi-squared with
+    N - 1 degrees of freedom.
     """
     total = len(counts)
     q = size / total
@@ -26,7 +27,7 @@ def uniformity(counts: np.ndarray, runs: int, size: int) -> float:
 
 
 def kept_by(slots: np.ndarray, size: int) -> list[int]:
-    """Write samples one by one, as Vitter's algorithm says; return who is kept."""
+    """Write samples one by one, as in Vitter's algorithm; return the samples that are kept."""
     memory: dict[int, int] = {}
     for sample, slot in enumerate(slots):
         if slot < size:
@@ -42,14 +43,14 @@ def test_first_samples_fill_the_slots_in_order():
 
 
 def test_the_nth_sample_is_kept_with_probability_size_over_n():
-    """Sample 8 of a reservoir of 4: 4/8, not 4/9."""
+    """Sample 8 enters a reservoir of 4 with probability 4/8, not 4/9."""
     runs, rng = 20_000, np.random.default_rng(1)
     kept = sum(int(reservoir_slots(7, 1, 4, rng)[0] < 4) for _ in range(runs))
     assert abs(kept / runs - 4 / 8) < 4 * np.sqrt(0.25 / runs) < 4 / 8 - 4 / 9
 
 
 def test_reservoir_is_uniform_over_the_stream():
-    """Three tasks in batches of 7, several samples of a batch going to one slot: all the same."""
+    """Over three tasks in batches of 7, where several samples of a batch may get one slot."""
     runs, sizes, size = 1000, (11, 16, 13), 5
     starts = np.cumsum([0, *sizes[:-1]])
     counts = np.zeros(sum(sizes))
@@ -63,8 +64,8 @@ def test_reservoir_is_uniform_over_the_stream():
     assert uniformity(counts, runs, size) > 1e-3
 
 
-def test_the_measure_of_uniformity_sees_a_wrong_reservoir():
-    """Keeping with probability M / (N + 1) is found out by as many seeds."""
+def test_uniformity_detects_a_wrong_reservoir():
+    """Keeping samples with probability M / (N + 1) is detected with this number of seeds."""
     runs, total, size = 2000, 40, 5
     right, wrong = np.zeros(total), np.zeros(total)
     for seed in range(runs):
@@ -77,7 +78,7 @@ def test_the_measure_of_uniformity_sees_a_wrong_reservoir():
     assert uniformity(wrong, runs, size) < 1e-3
 
 
-def test_slots_do_not_depend_on_how_a_stream_is_cut():
+def test_slots_do_not_depend_on_how_a_stream_is_split():
     a, b = np.random.default_rng(2), np.random.default_rng(2)
     whole = reservoir_slots(0, 100, 9, a)
     cut = [reservoir_slots(start, size, 9, b) for start, size in ((0, 7), (7, 53), (60, 40))]
@@ -94,12 +95,12 @@ def test_reads_are_distinct_and_in_range(count: int):
     assert (np.diff(np.sort(drawn, axis=1), axis=1) > 0).all()
 
 
-def test_reading_as_many_as_there_are_reads_all():
+def test_a_read_of_all_slots_reads_each_once():
     drawn = distinct(np.full(20, 8), 8, np.random.default_rng(5))
     assert (np.sort(drawn, axis=1) == np.arange(8)).all()
 
 
-def test_every_set_of_reads_is_as_probable():
+def test_every_set_of_reads_is_equally_likely():
     runs = 20_000
     drawn = np.sort(distinct(np.full(runs, 6), 3, np.random.default_rng(6)), axis=1)
     sets = list(combinations(range(6), 3))

@@ -1,11 +1,11 @@
-"""The experiments that both backends must agree on.
+"""The experiments in which both backends must agree.
 
-Where the tolerance comes from. A float32 operation rounds by at most u = 2^-24 = 6e-8 of its
-result. Parameters and losses are of order 1, and a step adds about two roundings of them: the
-update's own, and lr times the gradient's, whose sums of at most 64 terms carry 8 u. Over S steps
-that is at most 2 S u; 54 steps give 6.5e-6, and the growth of a difference from step to step is
-small in these short runs: 1e-5. Cases that amplify rounding say by how much. Every case has to
-train within `HEALTHY`: next to numbers that explode, a relative tolerance compares nothing.
+The tolerance: a float32 operation has a relative rounding error of at most u = 2^-24 = 6e-8.
+Parameters and losses are of order 1. A step adds about two rounding errors: that of the update, and
+lr times that of the gradient, whose sums of at most 64 terms have 8 u. Over S steps this is at most
+2 S u; 54 steps give 6.5e-6. Differences grow little from step to step in these short runs, hence
+1e-5. Cases that amplify rounding errors say by how much. The losses of every case must stay below
+`HEALTHY`, since a relative tolerance says nothing about numbers that explode.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Case:
     Attributes:
         spec: arguments of `experiments.build`.
         tolerance: on every number.
-        default: whose default suite it is in: "all" algorithms', "naive"'s, which stands for the
-            engine, or None's; the others are left to `make test-all`.
+        default: for which algorithms `make test` runs it: "all", only "naive" (which tests the
+            engine), or None; `make test-all` runs it for every algorithm.
     """
 
     spec: dict[str, Any] = field(default_factory=dict)
@@ -54,9 +54,9 @@ SETTINGS = {
         },
         default="all",
     ),
-    # A step is lr m / (sqrt(v) + eps): it turns a rounding du of a gradient into lr du / eps where
-    # the gradient vanishes. du = 1e-8 and eps = 1e-4: 1e-4 lr a step. (At the shipped eps of 1e-8 a
-    # rounding decides such a step; tests/formulas computes that eps by hand.)
+    # A step is lr m / (sqrt(v) + eps). Where the gradient vanishes, its rounding error du changes
+    # the step by lr du / eps: with du = 1e-8 and eps = 1e-4 by 1e-4 lr. (With the default eps of
+    # 1e-8, rounding decides such a step; tests/formulas computes Adam by hand.)
     "adam": Case(
         {"optimizer": "adam", "optimizer_options": {"eps": 1e-4, "weight_decay": 0.01}},
         default="naive",
@@ -75,8 +75,9 @@ SETTINGS = {
         },
         default="naive",
     ),
-    # A division by a batch's deviation, here down to 0.05, multiplies roundings by up to 20. A
-    # bias before it has a Fisher of 0.8 (in eval mode): a larger lr is unstable under ewc_lambda.
+    # Dividing by a batch's standard deviation, here down to 0.05, multiplies rounding errors by up
+    # to 20. A bias before BatchNorm has a Fisher of 0.8 (in eval mode), so that a larger lr is
+    # unstable with ewc_lambda.
     "batch_norm": Case(
         {"backbone": {"batch_norm": True}, "optimizer_options": {"lr": 0.01}}, 1e-4, default="all"
     ),
@@ -89,7 +90,7 @@ SETTINGS = {
             "optimizer_options": {"lr": 0.02},
         }
     ),
-    # One head for all tasks: its Fisher adds up, and lr 0.05 is unstable under ewc_lambda.
+    # The Fisher of the shared head accumulates, so that lr 0.05 is unstable with ewc_lambda.
     "domain": Case(
         {
             "benchmark": "split_digits",
@@ -97,7 +98,7 @@ SETTINGS = {
             "optimizer_options": {"lr": 0.01},
         }
     ),
-    # Normalised inputs are up to 2 instead of 1 and make losses and gradients some times larger.
+    # Normalised inputs are up to 2 instead of 1, so losses and gradients are a few times larger.
     "permuted": Case(
         {
             "benchmark": "permuted_digits",
@@ -121,9 +122,9 @@ SETTINGS = {
         }
     ),
 }
-"""Settings that every algorithm is run in."""
+"""Settings in which every algorithm is run."""
 
-# 85 samples in evaluation batches of 50: a Fisher over two batches of different sizes.
+# 85 samples in evaluation batches of 50, so that a Fisher has two batches of different sizes.
 _SHORT = {"stream": {"eval_batch_size": 50}, "training": {"epochs_per_task": 1}}
 
 _SYNC = {"sync_update": True, "optimizer_options": {"lr": 0.05, "momentum": 0.5}}
@@ -134,14 +135,14 @@ VARIANTS = {
         "sync": Case(_SHORT | _SYNC),
         "cmaml": Case(_SHORT | _SYNC | {"learn_lr": False}),
         "one_by_one": Case(_SHORT | {"glances": 1, "inner_chunk_size": 1}),
-        # The derivative of BatchNorm's derivative multiplies roundings by its deviation once more.
-        # With two glances they grow to 1.4e-4 (computed in float64 the twins agree to 7e-14); with
-        # one to 5e-6 (9e-15).
+        # Differentiating BatchNorm twice divides rounding errors by its deviation twice. With two
+        # glances they grow to 1.4e-4 (in float64 the twins agree to 7e-14), with one to 5e-6
+        # (9e-15).
         "second_order_batch_norm": Case(
             _SHORT | {"second_order": True, "glances": 1, "backbone": {"batch_norm": True}}, 3e-5
         ),
-        # Two epochs of two glances are 100 steps, and the tolerance admits about 54: 1.7e-5, in
-        # float64 4e-14; these 50 differ by 8e-8, in float64 by 2e-16.
+        # Two epochs with two glances are 100 steps, which differ by 1.7e-5 (in float64 by 4e-14);
+        # the tolerance is for about 54. One epoch of 50 steps differs by 8e-8 (2e-16).
         "class": Case(SETTINGS["class"].spec | {"training": {"epochs_per_task": 1}}),
     },
     "kcl": {
@@ -159,7 +160,7 @@ VARIANTS = {
     "ewc": {
         "exact": Case(_SHORT | {"fisher": "exact"}, default="all"),
         "sample": Case(_SHORT | {"fisher": "sample"}),
-        # The most probable label of a poor model has a large Fisher, as have all classes.
+        # For a poor model the most probable label has a large Fisher, as do all classes together.
         "pred": Case(_SHORT | {"fisher": "pred", "ewc_lambda": 10.0}),
         "batched": Case(_SHORT | {"fisher": "batched"}),
         "weighted": Case(_SHORT | {"fisher_weight": "p", "penalty_scale": 1.0}),
@@ -186,28 +187,28 @@ VARIANTS = {
         ),
     },
 }
-"""An algorithm's own options."""
+"""Cases for the options of single algorithms."""
 
 
 SMALLER = {
     "lamaml": {"glances": 2, "inner_chunk_size": 4},
     "kcl": {"coreset_per_class": 2, "num_bases": 64},
     "agem": {"per_task_memory_samples": 20, "memory_batch_size": 16},
-    # All of the 40 are unstable on BatchNorm's steep lines, and amplify rounding without bound.
+    # With BatchNorm the default 40 epochs are unstable and amplify rounding errors without bound.
     "mcsgd": {"lmc_epochs": 10},
 }
-"""What keeps the costly ones short."""
+"""Options that make costly algorithms fast."""
 AMPLIFIES = {"kcl": 1 + 20 / 1.01}
-"""A ridge regression multiplies roundings by its condition number, 1 + samples / ridge.
+"""Ridge regression multiplies rounding errors by its condition number, 1 + samples / ridge.
 
-On another instruction set one twin differs from itself by up to 1.9e-4 after 40 steps; the first
-`EXACT_STEPS` steps agree as any other algorithm's do, and must.
+With another instruction set the same twin differs by up to 1.9e-4 after 40 steps. The first
+`EXACT_STEPS` steps must agree as well as those of any other algorithm.
 """
 EXACT_STEPS = 12
 
 
 def suited(algo: str, case: Case) -> Case:
-    """Return the case for an algorithm: short, and with a schedule or noise in keys of its own."""
+    """Return the case adapted to an algorithm: short, and with its own keys for the schedule."""
     case = replace(
         case,
         spec=SMALLER.get(algo, {}) | case.spec,
@@ -216,5 +217,5 @@ def suited(algo: str, case: Case) -> Case:
     if algo != "stable_sgd":
         return case
     training = dict(case.spec.get("training", {}))
-    schedule = {mine: training.pop(key) for key, mine in SCHEDULE.items() if key in training}
+    schedule = {own: training.pop(key) for key, own in SCHEDULE.items() if key in training}
     return replace(case, spec=case.spec | schedule | {"training": training, "dropout": 0.0})

@@ -1,4 +1,4 @@
-"""The comparison that parity rests on refuses what it should, and only that."""
+"""The comparison behind the parity tests rejects what it should, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 
 @dataclass
 class FixedLogits:
-    """A row of the matrix whose model gives known logits."""
+    """The model of a row of the accuracy matrix, with known logits."""
 
     values: np.ndarray
 
@@ -23,7 +23,7 @@ class FixedLogits:
 
 
 def trace(logits: list[list[float]], labels: list[int]) -> Trace:
-    """Return a run of one task, with one measured cell."""
+    """Return a run of one task, with one measured entry."""
     values = np.array(logits, np.float32)
     accuracy = (values.argmax(1) == labels).mean()
     matrix = np.array([[np.nan], [accuracy]])
@@ -41,7 +41,7 @@ def test_a_prediction_may_flip_only_within_the_tolerance():
 
 
 def test_accuracies_that_logits_do_not_explain_are_refused():
-    """Equal logits, unequal accuracies: somebody counted wrongly."""
+    """With equal logits, different accuracies mean that one was counted wrongly."""
     right = trace([[1.0, 2.0], [0.0, 1.0]], [1, 1])
     wrong = replace(right, matrix=np.array([[np.nan], [0.5]]))
     with pytest.raises(AssertionError, match=r"R\[1, 0\] differs by more"):
@@ -51,7 +51,7 @@ def test_accuracies_that_logits_do_not_explain_are_refused():
         assert_same_matrices(unmeasured, right, TOLERANCE)
 
 
-def test_names_shapes_and_dtypes_count():
+def test_names_shapes_and_dtypes_must_agree():
     here = {"params/w": np.ones(3, np.float32)}
     assert_same_arrays(here, {"params/w": np.float32([1, 1, 1 + 1e-6])}, TOLERANCE)
     for other in (
@@ -68,8 +68,8 @@ def test_names_shapes_and_dtypes_count():
 
 
 @pytest.mark.parametrize("number", [0, 20, -1])
-def test_one_step_one_field_one_number_is_enough(number: int):
-    """A real run against itself with one element moved, at the first, a middle or last step."""
+def test_one_number_in_one_field_of_one_step_is_enough(number: int):
+    """A run is compared with itself after one element of one step has been changed."""
     whole = shared_run("ewc", "torch", stepped=True)
     assert_same_run(whole, whole, 0.0)
     for name in whole.steps[number]:

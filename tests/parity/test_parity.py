@@ -1,4 +1,4 @@
-"""Same seed, same numbers: every algorithm's twins agree, step by step and field by field."""
+"""With the same seed, the twins of every algorithm agree step by step and field by field."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from experiments import ALGORITHMS, admits, shared_run
 from parity.cases import AMPLIFIES, EXACT_STEPS, HEALTHY, SETTINGS, VARIANTS, Case, suited
 
 GOLDEN = Path(__file__).with_name("golden.json")
-"""What `make golden` wrote: algorithm -> the task loss of every step, and the last accuracies."""
+"""Written by `make golden`: algorithm -> task loss of every step, and the final accuracies."""
 GOLDEN_SLACK = 10
-"""Times what the backends may differ by: other processors and versions round in another way."""
+"""Factor of the tolerance between backends: other processors and versions round differently."""
 
 COSTLY = ("agem", "icarl", "kcl", "lamaml")
-"""Their step takes long to compile: one case each in `make test`, all in `make test-all`; of those
-that take a second forward pass, the one that tells train mode from eval mode too."""
+"""Their steps take long to compile: `make test` runs one case of each, `make test-all` runs all. Of
+those with a second forward pass it also runs the case that distinguishes train from eval mode."""
 
 
 def by_default(algo: str, name: str, case: Case) -> bool:
@@ -64,7 +64,7 @@ def test_twins_agree_at_every_step(algo: str, case: Case):
     ],
 )
 def test_compiled_chunks_agree_with_single_steps(algo: str, case: Case):
-    """JAX's program of many steps does what its steps one by one do, and PyTorch's loop too."""
+    """JAX's program of many steps agrees with its single steps, and with PyTorch's loop."""
     stepped = shared_run(algo, "jax", stepped=True, **case.spec)
     compiled = shared_run(algo, "jax", **case.spec)
     assert_same_run(compiled, stepped, case.tolerance)
@@ -82,7 +82,7 @@ def test_watching_steps_changes_nothing_on_pytorch(algo: str):
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_curve_is_golden(algo: str, backend: str, request: pytest.FixtureRequest):
-    """The losses are those that are checked in: a change that moves numbers is seen."""
+    """The losses equal the checked-in ones, so that a change of numbers is noticed."""
     case = suited(algo, SETTINGS["momentum"])
     trace = shared_run(algo, backend, stepped=True, **case.spec)
     last = trace.matrix[-1]

@@ -1,4 +1,4 @@
-"""The suite can fail: bugs that published libraries had, planted in one twin, are all seen."""
+"""The parity suite detects bugs of published libraries, planted in one twin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPEC: dict[str, Any] = {
 
 
 class NoHalf(EWC):
-    """lambda F instead of lambda / 2 F."""
+    """The penalty is lambda F instead of lambda / 2 F."""
 
     penalty_coefficient = property(lambda self: self.ewc_lambda)
 
@@ -43,14 +43,14 @@ class LatestImportance(EWC):
 
 
 class BatchSquared(EWC):
-    """The square of a batch's mean gradient instead of the mean of samples' squares."""
+    """The Fisher is the squared mean gradient of a batch, not the mean of the samples' squares."""
 
     def _squared_sample_gradients(self, row: Any, draw: Any) -> Any:
         return {n: g * len(row) for n, g in self._squared_batch_gradient(row, draw).items()}
 
 
 class NoZeroGrad(EWC):
-    """Gradients of one Fisher batch are still there in the next."""
+    """Gradients accumulate from one Fisher batch to the next."""
 
     def calculate_parameter_importance(self) -> Any:
         self.left: dict[str, Any] = {}
@@ -63,7 +63,7 @@ class NoZeroGrad(EWC):
 
 
 class LeakingPenalty(EWC):
-    """The Fisher is of the loss with its penalty."""
+    """The Fisher is computed from the loss including its penalty."""
 
     def calculate_parameter_importance(self) -> Any:
         pull = penalty_gradient(
@@ -79,7 +79,7 @@ class LeakingPenalty(EWC):
 
 
 class EvalModeForgotten(EWC):
-    """The Fisher's passes run in train mode and move BatchNorm's statistics."""
+    """The passes of the Fisher run in train mode and update BatchNorm's statistics."""
 
     def on_after_task(self) -> None:
         super().on_after_task()
@@ -96,7 +96,7 @@ class EvalModeLeftOn(EWC):
 
 
 class ClipIgnored(EWC):
-    """Gradient clipping is lost."""
+    """Gradients are not clipped."""
 
     def optimizer_step(self, step: Any) -> None:
         step.hparams = {n: v for n, v in step.hparams.items() if n != "grad_clip"}
@@ -104,7 +104,7 @@ class ClipIgnored(EWC):
 
 
 class MomentumIgnored(EWC):
-    """Momentum is lost."""
+    """Momentum is 0."""
 
     def hparams(self) -> dict[str, float]:
         return super().hparams() | {"momentum": 0.0}
@@ -124,7 +124,7 @@ class PenaltyInLoss(EWC):
 
 
 class SeedIgnored(EWC):
-    """The order of the data is that of another seed."""
+    """The order of the data is that of another epoch."""
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> Any:
         return super().plan_epoch(task, epoch + 1, num_samples)
@@ -144,18 +144,18 @@ PLANTED = [
     PenaltyInLoss,
     SeedIgnored,
 ]
-STREAM = {"eval_batch_size": 50}  # a Fisher in two batches
+STREAM = {"eval_batch_size": 50}  # so that the Fisher has two batches
 
 
 def test_without_a_bug_the_twins_agree():
-    """To 2e-4: BatchNorm multiplies roundings, see parity/cases.py."""
+    """Up to 2e-4, since BatchNorm multiplies rounding errors; see parity/cases.py."""
     ours, other = (shared_run("ewc", b, stream=STREAM, **SPEC) for b in ("torch", "jax"))
     assert_same_run(ours, other, 20 * TOLERANCE)
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda kind: kind.__name__)
 def test_a_planted_bug_breaks_parity(planted: type):
-    """By the same comparison, at the same tolerance."""
+    """With the same comparison and tolerance."""
     broken = run("ewc", "torch", kind=planted, stream=STREAM, **SPEC)
     with pytest.raises(AssertionError):
         assert_same_run(broken, shared_run("ewc", "jax", stream=STREAM, **SPEC), 20 * TOLERANCE)
