@@ -136,7 +136,7 @@ def draw_initial_weights(
         streams: the stream "init" is used.
 
     Returns:
-        Canonical name -> float32 array. "scale" is 1; a "bias" beside a "scale" is 0.
+        Canonical name -> float32 array. "scale" is 1; a "bias" next to a "scale" is 0.
     """
     return {
         name: _draw(name, shape, shapes, initialization, streams).astype(np.float32)

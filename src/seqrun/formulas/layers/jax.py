@@ -17,7 +17,7 @@ _AXES = {nn.Dense: 2, nn.Conv: 4}  # number of axes of a batch of inputs
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with torch's conventions.
 
-    Unlike flax's, it keeps the unbiased running variance; `momentum` weighs the new batch.
+    Unlike flax's, it keeps the unbiased running variance, and `momentum` weights the new batch.
     """
 
     momentum: float = 0.1
