@@ -1,4 +1,4 @@
-# Every verb sets up .venv first if it must; CI calls the same verbs.
+# Every target sets up .venv first if needed; CI calls the same targets.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -14,20 +14,20 @@ help: ## show this list
 run: $(STAMP) ## run an experiment: make run ARGS="algo=ewc backend=jax"
 	@$(BIN)/python run.py $(ARGS)
 
-# One thread: with another busy process, two threads on two cores are many times slower.
+# One thread per process: on busy cores, more threads are many times slower.
 test: $(STAMP) ## run the tests: make test ARGS="tests/conf -x"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 ci: $(STAMP) ## run the tests that start many processes or compile for long: kills, searches, SLURM
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "ci and not full" -n auto --dist loadfile $(ARGS)
 
-test-all: $(STAMP) ## run the full matrices too
+test-all: $(STAMP) ## run all tests, also the full matrices
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n auto --dist loadfile $(ARGS)
 
-golden: $(STAMP) ## write the golden loss curves anew, after a change that should move numbers
+golden: $(STAMP) ## rewrite the golden loss curves, after a change that is meant to move numbers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 -q tests/parity -k golden --write-golden
 
-lint: $(STAMP) ## check style and types
+lint: $(STAMP) ## check style, format and types
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
@@ -39,7 +39,7 @@ format: $(STAMP) ## sort imports and format the code
 list: $(STAMP) ## list everything that can be composed
 	@$(BIN)/python -m seqrun.cli.listing
 
-readme: $(STAMP) ## write that list into README.md
+readme: $(STAMP) ## update the list in README.md
 	@$(BIN)/python -m seqrun.cli.listing --readme README.md
 
 tables: $(STAMP) ## measure every algorithm: make tables ARGS="--search --algorithms er"
@@ -51,9 +51,9 @@ reproduce: $(STAMP) ## run reproductions: make reproduce ARGS="--only 'hsu2018/*
 bench: $(STAMP) ## measure speed: make bench ARGS="--only training" (ARGS=--help names the parts)
 	$(BIN)/python bench/run.py $(ARGS)
 
-peers: $(PEERS)/.installed ## install what make bench compares with, into .venv-peers
+peers: $(PEERS)/.installed ## install the libraries that make bench compares with, into .venv-peers
 
-# Made again only when what is to be installed has changed.
+# Runs again only when the requirements have changed.
 $(STAMP): setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 or newer as $(PYTHON): make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer, but $(PYTHON) is older: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -61,7 +61,7 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# They see .venv's packages through a .pth file, so that every library runs on the same frameworks.
+# The peers see .venv's packages through a .pth file, so that all run on the same frameworks.
 $(PEERS)/.installed: $(STAMP) bench/peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/peers/requirements.txt

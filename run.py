@@ -15,13 +15,13 @@ from seqrun.runs.exit import exit_process
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job."""
-    from seqrun.runs import runner  # here, so that --help does not wait for it
+    from seqrun.runs import runner  # imported here, so that --help need not wait for it
 
     return runner.run(cfg)
 
 
 def command() -> int:
-    """Check the command line, then let Hydra run what it describes; return the exit status."""
+    """Check the command line, then let Hydra run it; return the exit status."""
     conf = Path(__file__).parent / "conf"
     if {"-h", "--help"} & set(sys.argv):
         from seqrun.cli import listing
@@ -30,7 +30,7 @@ def command() -> int:
         return 0
     from seqrun.cli import preflight
 
-    dry_run = "--dry-run" in sys.argv[1:]  # not a flag of Hydra's, and it never gets there
+    dry_run = "--dry-run" in sys.argv[1:]  # seqrun's own flag, which Hydra must not see
     argv = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
     status = preflight.main(argv, conf, dry_run=dry_run)
     if not status and not dry_run:
@@ -39,13 +39,13 @@ def command() -> int:
 
 
 if __name__ == "__main__":
-    status = 1  # of an error that shows its traceback
+    status = 1  # if an error ends the process with a traceback
     atexit.register(lambda: exit_process(status))
     try:
         status = command()
-    except KeyboardInterrupt:  # before a run began; a run itself says how it ended
+    except KeyboardInterrupt:  # before the run began; a run sets its own exit status
         status = 130
-    except SystemExit as error:  # a run's that failed, or Hydra's
+    except SystemExit as error:  # from a run that failed, or from Hydra
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         raise
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""The part of `make bench` that is of a GPU: its code path on the CPU, and what it says of none."""
+"""The GPU part of `make bench`: its code runs on the CPU, and without a GPU its rows say so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_GPU = "Setting(device='cuda', digits=True), 1, 1, (1, 2)"
 
 
 def rows(arguments: str) -> list[list[Any]]:
-    """Return the rows that the part makes, in a process of its own."""
+    """Return the rows that the part makes in a new process."""
     source = "import json, gpu; from rotated_mnist_mlp import Setting; "
     source += f"print(json.dumps(gpu.rows({arguments})))"
     path = [str(ROOT / "bench"), os.environ.get("PYTHONPATH", "")]

@@ -1,4 +1,4 @@
-"""What the tables of `make bench` divide by what."""
+"""The ratios in the tables of `make bench`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BENCH = CONF.parent / "bench"
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return what imports a module of bench/, which is no package, under a name others may have."""
+    """Return a function that imports a module of bench/, which is not a package, by its name."""
     monkeypatch.syspath_prepend(str(BENCH))
     names = [path.stem for path in BENCH.glob("*.py")]
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
@@ -35,7 +35,7 @@ def test_seeds_over_the_faster_single_run(module: Any):
 
 
 def test_rates_over_the_faster_hand_written_loop(module: Any):
-    """Of each repetition the faster of one and two threads, of the same kind."""
+    """For each repetition, the faster one of one and two threads, of the same kind of loop."""
     beside_hand_written = module("beside_hand_written")
     rates = {
         ("hand_written", 1): [100.0, 300.0],
@@ -51,7 +51,7 @@ def test_rates_over_the_faster_hand_written_loop(module: Any):
 
 
 def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch):
-    """Of each repetition; seqrun's better backend too."""
+    """For each repetition; also for the faster backend of seqrun."""
     beside_peers = module("beside_peers")
     ours = iter([{"a": (60.0, "x"), "b": (90.0, "x")}, {"a": (80.0, "x"), "b": (40.0, "x")}])
     rates = {"slow": iter([10.0, 5.0]), "fast": iter([15.0, 20.0])}
@@ -70,7 +70,7 @@ def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPatch):
-    """A-GEM's memory batch of 256 is work for two threads, the other steps are for one."""
+    """A-GEM's memory batch of 256 gets two threads, the other steps get one."""
     monkeypatch.setattr("seqrun.training.engine.threads.num_cores", lambda: 2)
     threads_of = module("training").threads_of
     assert [threads_of(name, "cpu") for name in ("naive", "er compiled", "agem")] == [1, 1, 2]
@@ -78,8 +78,8 @@ def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["first_chunk", "phases", "training", "convolution"])
-def test_hooks_take_what_a_run_gives_them(module: Any, name: str):
-    """Every callback that measures, by the parent's parameters."""
+def test_hooks_take_the_arguments_of_a_run(module: Any, name: str):
+    """The hooks of every measuring callback have the base class's parameters."""
     hooks = [
         (hook, method)
         for kind in vars(module(name)).values()

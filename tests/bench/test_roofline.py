@@ -1,4 +1,4 @@
-"""The roofline of a training step: its products and bytes, by hand and beside autograd."""
+"""The roofline of a training step: its products and bytes, by hand and by autograd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqrun.cli.listing import CONF
 
 @pytest.fixture(scope="module")
 def roofline() -> Any:
-    """Return bench/roofline.py; its folder is no package."""
+    """Import bench/roofline.py, whose folder is not a package."""
     path = CONF.parent / "bench/roofline.py"
     spec = importlib.util.spec_from_file_location("roofline_of_bench", path)
     module = importlib.util.module_from_spec(spec)
@@ -54,7 +54,7 @@ def test_rate_adds_products_and_traffic(roofline: Any):
 
 @pytest.mark.parametrize("library", ("numpy", "torch"))
 def test_products_are_those_of_a_step(roofline: Any, library: str):
-    """All of forward and backward, as autograd has them, with either library."""
+    """All matrix products of autograd's forward and backward passes, with either library."""
     import torch
 
     step = roofline.Products(4, (7, 3, 6, 5))

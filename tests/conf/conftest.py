@@ -1,4 +1,4 @@
-"""What the tests of composition share."""
+"""Fixtures for the tests of configurations and commands."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CONF = ROOT / "conf"
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """Make an empty directory the working directory."""
-    place = tmp_path / "elsewhere"
-    place.mkdir()
-    monkeypatch.chdir(place)
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
     monkeypatch.delenv("SEQRUN_DATA", raising=False)
-    return place
+    return directory
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def jobs_of(elsewhere) -> Callable[..., list[preflight.Job]]:
 
 @pytest.fixture
 def run_py(elsewhere) -> Callable[..., subprocess.CompletedProcess]:
-    """Run run.py in a process of its own, from an empty working directory."""
+    """Run run.py in a new process, from an empty working directory."""
 
     def run(*argv: str, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -50,7 +50,7 @@ def run_py(elsewhere) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture
 def mypkg(tmp_path, monkeypatch) -> Path:
-    """Put a user's package `mypkg` on the path: callbacks that fail and one that gets SIGTERM."""
+    """Put a user's package `mypkg` on the path: callbacks that fail, and one that sends SIGTERM."""
     folder = tmp_path / "path"
     folder.mkdir()
     (folder / "mypkg.py").write_text(

@@ -1,4 +1,4 @@
-"""What joins an experiment later: options that stay out of the hash, numbers that enter it."""
+"""Later changes of a part: new options stay out of the hash, new versions of numbers enter it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ QUIET = ("logger=[local]", "logger.local.figures=false")
 
 @pytest.fixture
 def config_of(jobs_of, tmp_path, monkeypatch):
-    """Return the plain experiment of a command that may use a package of a user's."""
+    """Return the experiment of a command, which may use a user's package, as plain data."""
     (tmp_path / "parts_of_mine.py").write_text(PARTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     return lambda *overrides: jobs_of(*SHORT, *QUIET, *overrides)[0].config
@@ -86,7 +86,7 @@ SAME = [
 OTHER = [
     ("+callbacks.mine.factor=2",),
     ("+callbacks.mine.sizes=[1]",),
-    ("+callbacks.mine.old=1.0",),  # not a new one: that it is named has always counted
+    ("+callbacks.mine.old=1.0",),  # an old option: that it is set has always counted
     ("+callbacks.mine.factor=null",),
 ]
 
@@ -97,7 +97,7 @@ def test_a_new_option_at_its_default_is_not_hashed(config_of, overrides):
 
 
 @pytest.mark.parametrize("overrides", OTHER)
-def test_any_other_value_is(config_of, overrides):
+def test_a_new_option_at_another_value_is_hashed(config_of, overrides):
     assert config_hash(config_of(*MINE, *overrides)) != config_hash(config_of(*MINE))
 
 
@@ -109,7 +109,7 @@ def test_a_new_option_of_every_part(config_of, part):
     assert config_hash(config_of(*own, f"+{part}.later=1")) != before
 
 
-def test_within_a_list_of_parts(config_of):
+def test_a_new_option_within_a_list_of_parts(config_of):
     one = "{_target_: parts_of_mine.Inner, size: 2%s}"
     hashes = {
         later: config_hash(config_of(*MINE, f"+callbacks.mine.inner=[{one % later}]"))
@@ -118,12 +118,12 @@ def test_within_a_list_of_parts(config_of):
     assert hashes[""] == hashes[", colour: null"] != hashes[", colour: red"]
 
 
-def test_within_another_part(config_of):
+def test_a_new_option_of_a_nested_part(config_of):
     inner = (*MINE, "+callbacks.mine.inner._target_=parts_of_mine.Inner")
-    told = "+callbacks.mine.inner.colour"
+    colour = "+callbacks.mine.inner.colour"
     before = config_hash(config_of(*inner))
-    assert config_hash(config_of(*inner, f"{told}=null")) == before
-    assert config_hash(config_of(*inner, f"{told}=red")) != before
+    assert config_hash(config_of(*inner, f"{colour}=null")) == before
+    assert config_hash(config_of(*inner, f"{colour}=red")) != before
     assert config_hash(config_of(*inner, "+callbacks.mine.inner.size=1")) != before
 
 
@@ -143,7 +143,7 @@ def test_a_new_option_of_training(config, monkeypatch):
 
 
 def test_a_new_key_of_the_schema(config, monkeypatch):
-    """Plain experiments of before have its default."""
+    """Experiments written before it existed have its default."""
 
     @dataclasses.dataclass
     class Later(schema.Schema):
@@ -162,7 +162,7 @@ def test_a_new_key_of_the_schema(config, monkeypatch):
 
 
 def test_a_new_option_at_its_default_is_no_difference(config_of, elsewhere):
-    """The message names what makes it another experiment."""
+    """The message names only the key that does differ."""
     old = config_of(*MINE)
     runner.run_experiment(old, elsewhere)
     same = config_of(*MINE, "+callbacks.mine.factor=1")
@@ -177,7 +177,7 @@ def test_a_new_option_at_its_default_is_no_difference(config_of, elsewhere):
 
 
 def of_momentum(options: dict[str, Any]) -> int:
-    """Return 3 for the options whose numbers changed."""
+    """Return version 3 for options whose numbers changed, else 1."""
     return 3 if options["momentum"] > 0 else 1
 
 
@@ -193,7 +193,7 @@ def test_numbers_that_changed_are_hashed(config, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["algo", "benchmark", "backbone", "optimizer"])
-def test_numbers_of_every_part(config, monkeypatch, part):
+def test_the_version_of_every_part_is_hashed(config, monkeypatch, part):
     before, node = Experiment.of(config).hash, config[part]["_target_"]
     kind = hashing.find_class(part, node, object, [])
     monkeypatch.setattr(kind, "numerics", 2)
@@ -201,7 +201,7 @@ def test_numbers_of_every_part(config, monkeypatch, part):
     assert Experiment.of(dict(config)).hash != before
 
 
-def test_numbers_of_a_part_within_another(config_of, monkeypatch):
+def test_the_version_of_a_nested_part(config_of, monkeypatch):
     inner = (*MINE, "+callbacks.mine.inner._target_=parts_of_mine.Inner")
     config = config_of(*inner)
     import parts_of_mine
@@ -210,8 +210,8 @@ def test_numbers_of_a_part_within_another(config_of, monkeypatch):
     assert numerics_of(config) == {"callbacks.mine.inner": 4}
 
 
-def test_only_of_the_options_whose_numbers_changed(config, monkeypatch):
-    """Those that a configuration leaves out have their defaults."""
+def test_a_version_of_some_options_only(config, monkeypatch):
+    """Options that a configuration leaves out have their defaults."""
     monkeypatch.setattr(SGD, "numerics", staticmethod(of_momentum))
     assert numerics_of(config) == {}
     moving = {**config, "optimizer": {**config["optimizer"], "momentum": 0.9}}
@@ -220,7 +220,7 @@ def test_only_of_the_options_whose_numbers_changed(config, monkeypatch):
     assert numerics_of({**config, "optimizer": optimizer}) == {}
 
 
-def test_of_callbacks_that_only_show_nothing_is_hashed(config_of, monkeypatch):
+def test_the_version_of_a_callback_that_only_observes_is_not_hashed(config_of, monkeypatch):
     from seqrun.callbacks import EarlyStoppingCallback, TqdmCallback
 
     for kind in (TqdmCallback, EarlyStoppingCallback):
@@ -229,7 +229,7 @@ def test_of_callbacks_that_only_show_nothing_is_hashed(config_of, monkeypatch):
     assert numerics_of(config_of(*held_out)) == {"callbacks.early_stopping": 2}
 
 
-def test_the_record_tells_of_numbers_that_changed(config, elsewhere, monkeypatch):
+def test_the_record_has_the_versions_above_1(config, elsewhere, monkeypatch):
     runner.run_experiment(config, elsewhere / "old")
     assert "numerics" not in json.loads((elsewhere / "old" / "results.json").read_text())
     monkeypatch.setattr(Naive, "numerics", 2, raising=False)
@@ -244,8 +244,8 @@ def test_the_record_tells_of_numbers_that_changed(config, elsewhere, monkeypatch
 
 
 @pytest.mark.parametrize("is_named", [False, True])
-def test_a_run_of_before_is_refused_with_the_reason(config, elsewhere, monkeypatch, is_named):
-    """Completed or not; resume=never moves it aside."""
+def test_a_run_from_before_the_numbers_changed_is_refused(config, elsewhere, monkeypatch, is_named):
+    """The message says why; resume=never moves the old run aside."""
     run = elsewhere / "run"
     first = 2 if is_named else 1
     if is_named:
@@ -266,11 +266,11 @@ def test_a_run_of_before_is_refused_with_the_reason(config, elsewhere, monkeypat
     assert is_done(run, config)
 
 
-# ---- made once
+# ---- hashed once
 
 
 def test_a_run_hashes_its_experiment_once(elsewhere: Path, monkeypatch):
-    """The preflight, Hydra's names of directories and the run, of one command."""
+    """One command hashes it once for the preflight, Hydra's directory names and the run."""
     import runpy
     import sys
 
@@ -285,7 +285,7 @@ def test_a_run_hashes_its_experiment_once(elsewhere: Path, monkeypatch):
 
     monkeypatch.setattr(experiment, "config_hash", counted)
     command = [str(CONF.parent / "run.py"), *SHORT, "logger=[local]"]
-    for number in (1, 2):  # a new command hashes anew: data may have changed
+    for number in (1, 2):  # a new command hashes again, as the data may have changed
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(command[0], run_name="__main__")

@@ -1,4 +1,4 @@
-"""Bad input ends before anything is made, with one message: key, value and what is allowed."""
+"""Bad input ends a command before it makes anything; one message names key and value."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ CASES = {
     ),
     "two rows in one": (
         ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]"],
-        ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]", "must be one, and no list"],
+        ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]", "must be one, not a list"],
     ),
-    "a list of one row": (["reproductions=[hsu2018/class_ewc]"], ["must be one, and no list"]),
+    "a list of one row": (["reproductions=[hsu2018/class_ewc]"], ["must be one, not a list"]),
     "rows in a sweep of lists": (
         ["-m", "reproductions=[hsu2018/class_ewc],[hsu2018/class_si]"],
-        ["must be one, and no list"],
+        ["must be one, not a list"],
     ),
     "backend": (["backend=tork"], ["backend=tork", "torch, jax", "did you mean torch?"]),
     "device": (["device=gpu"], ["device='gpu'", "auto, cpu, cuda"]),
@@ -120,7 +120,7 @@ CASES = {
     "option as number": (["algo=3"], ["algo=3", "must be one of agem"]),
     "shown and run": (
         ["--cfg", "job", "-m"],
-        ["--multirun: must not stand with --cfg", "--dry-run"],
+        ["--multirun: must not be used with --cfg", "--dry-run"],
     ),
     "asked to show": (["algo=3", "--cfg", "job"], ["algo=3", "must be one of agem"]),
     "list as number": (["logger=3"], ["logger=3", "must be a list"]),
@@ -255,7 +255,7 @@ OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
         ("hydra:\n  runtime: {output_dir: /somewhere}\n", "sets hydra.runtime"),
         ("hydra:\n  mode: FOO\n", "In 'sweeps/mine': hydra.mode: Invalid value 'FOO'"),
         ("hydra: 5\n", "In 'sweeps/mine': Merge error: int is not"),
-        ("a: b: c\n", "no YAML: .*mine.yaml"),
+        ("a: b: c\n", "not valid YAML: .*mine.yaml"),
         ("algo:\n  ewc_lambda: '\\${oc.create:{a: 1}}'\n", "algo.ewc_lambda=.*must not hold"),
         ("algo:\n  ewc_lambda: ['\\${x}']\n", "algo.ewc_lambda.0.=.*must not hold"),
         (f"{SEARCH}    study_name: '${{oc.create:{{a: 1}}}}'\n", "study_name: must not hold"),
@@ -274,7 +274,7 @@ OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
         ("algo:\n  ewc_lamda: 3\n", "ewc_lamda"),
     ],
 )
-def test_what_a_sweep_file_may_not_say(tmp_path, elsewhere, content, message):
+def test_what_a_sweep_file_must_not_set(tmp_path, elsewhere, content, message):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "sweeps" / "mine.yaml").write_text(f"# @package _global_\n{content}")
@@ -284,7 +284,7 @@ def test_what_a_sweep_file_may_not_say(tmp_path, elsewhere, content, message):
         preflight.check(["-m", "sweeps=mine", "algo=ewc"], conf)
 
 
-def test_unknown_reproduction_is_told_its_neighbours(tmp_path, elsewhere):
+def test_an_unknown_reproduction_gets_a_suggestion(tmp_path, elsewhere):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "reproductions" / "paper").mkdir(parents=True)
@@ -295,7 +295,7 @@ def test_unknown_reproduction_is_told_its_neighbours(tmp_path, elsewhere):
     assert job.config["seed"] == 3
 
 
-def test_what_a_file_includes_is_checked_too(tmp_path, elsewhere):
+def test_included_files_are_checked_too(tmp_path, elsewhere):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     header = "# @package _global_\n"
@@ -303,7 +303,7 @@ def test_what_a_file_includes_is_checked_too(tmp_path, elsewhere):
     (conf / "sweeps" / "inner.yaml").write_text(f"{header}hydra:\n  run: {{dir: /somewhere}}\n")
     with pytest.raises(ConfigError, match="sweeps=outer: sets hydra.run"):
         preflight.check(["-m", "sweeps=outer"], conf)
-    assert preflight.check(["hydra.run.dir=mine"], conf)  # the command line may
+    assert preflight.check(["hydra.run.dir=mine"], conf)  # the command line may set it
 
 
 LAYERS = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
@@ -315,12 +315,12 @@ LAYERS = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)
         ("\n".join(["a0: &a0 [x]", *LAYERS]).encode(), "aliases that stand for over 100000 values"),
         (b"a: &a [*a]", "is nested too deeply"),
         (b"a: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
-        (b"a: \xff", "is no text in UTF-8"),
+        (b"a: \xff", "is not UTF-8 text"),
     ],
     ids=["bomb", "cycle", "depth", "binary"],
 )
 def test_yaml_that_cannot_be_loaded(tmp_path, elsewhere, content, message):
-    """In conf/ and in --config-dir; aliases as such may be used."""
+    """It is refused in conf/ and in --config-dir; harmless aliases are allowed."""
     conf, own = tmp_path / "conf", tmp_path / "own"
     shutil.copytree(CONF, conf)
     (own / "algo").mkdir(parents=True)

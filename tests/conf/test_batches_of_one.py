@@ -1,4 +1,4 @@
-"""BatchNorm and batches of one sample: found before anything starts, for every job and seed."""
+"""BatchNorm with batches of one sample is refused before the start, for every job and seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAID = "has one sample, which BatchNorm cannot normalise\n"
 
 
 def refused(argv, capfd, elsewhere) -> str:
-    """Return the one message that a command ends with, having made nothing."""
+    """Return the only message of a command that ends without making anything."""
     assert preflight.main(argv, CONF) == preflight.BAD_INPUT
     out, err = capfd.readouterr()
     assert not out and err.count("\n") == 1 and not list(elsewhere.iterdir())
@@ -56,22 +56,22 @@ def test_one_message_and_no_directory(argv, said, capfd, elsewhere):
     assert said in err and err.endswith(SAID)
 
 
-def test_without_batch_norm_it_is_no_matter(elsewhere):
+def test_batches_of_one_are_fine_without_batch_norm(elsewhere):
     argv = ["algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=41"]
     assert preflight.main(argv, CONF) == 0
     assert preflight.main([*NORM, "benchmark.samples_per_task=42"], CONF) == 0
 
 
 def task_sizes(seed: int) -> np.ndarray:
-    """Return the training samples of two tasks in the order of classes that a seed draws."""
+    """Return the training samples of two tasks in the class order that a seed draws."""
     counts = np.array([143, 145, 143, 146, 147, 149, 145, 144, 135, 143])
-    # the seed, the place of "tasks" among the streams, the place of the class order
+    # the seed, the index of "tasks" among the streams, the index of the class order
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1, 3])))
     return counts[rng.permutation(10)].reshape(2, 5).sum(1)
 
 
-def test_every_seed_is_looked_at(capfd, elsewhere):
-    """A random order of classes gives tasks sizes of their own with each seed."""
+def test_every_seed_is_checked(capfd, elsewhere):
+    """With a random class order, the sizes of tasks depend on the seed."""
     lonely = [bool((task_sizes(seed) % 7 == 1).any()) for seed in range(50)]
     good, bad = lonely.index(False), lonely.index(True)
     argv = [*NORM, "benchmark=split_digits", "benchmark.class_order=random"]
@@ -82,7 +82,7 @@ def test_every_seed_is_looked_at(capfd, elsewhere):
 
 @dataclass(kw_only=True, eq=False)
 class Mine(Wrapped):
-    """A network of a user's own, whose layers are known when it is built."""
+    """A user's network, whose layers are known only after it is built."""
 
     layout: str = "flat"
     norm: bool = True
@@ -92,7 +92,7 @@ class Mine(Wrapped):
         return nn.Sequential(*layers)
 
 
-def test_a_network_of_ones_own():
+def test_a_users_network():
     def made(norm: bool, samples: int) -> BaseAlgorithm:
         small = build("naive", "torch", stream={"samples_per_task": samples})
         return type(small)(

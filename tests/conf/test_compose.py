@@ -1,4 +1,4 @@
-"""Every option of every group composes into parts, on every backend that has it."""
+"""Every option of every group composes and builds, on every backend that has it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CHOICES = [
 
 @pytest.fixture(autouse=True)
 def _data_are_there(monkeypatch):
-    """Looking for data is tested elsewhere; here even MNIST composes without them."""
+    """Compose even MNIST without its data; the search for data is tested elsewhere."""
     monkeypatch.setattr(experiment, "check_data", lambda *_: None)
 
 
 @pytest.fixture
 def own_data(tmp_path) -> dict[str, list[str]]:
-    """Return option -> what the benchmarks of a user's own data must be given."""
+    """Return option -> overrides that the benchmarks of a user's own data need."""
     np.savez(tmp_path / "mine.npz", **npz_arrays(classes=5))
     paths = {
         "split_image_folder": write_tree(tmp_path / "mine", image_tree(tuple("abcde"))),
@@ -48,7 +48,7 @@ def own_data(tmp_path) -> dict[str, list[str]]:
 @pytest.mark.parametrize(("group", "option", "backend"), CHOICES)
 def test_option_builds_with_every_key_written_out(jobs_of, own_data, group, option, backend):
     stream = [] if group != "algo" or option != "icarl" else ["benchmark=split_digits"]
-    stream += ["benchmark.scenario=class"] * len(stream)  # the only one that iCaRL has
+    stream += ["benchmark.scenario=class"] * len(stream)  # the only scenario of iCaRL
     stream += own_data.get(option, [])
     if option == "early_stopping":
         stream.append("benchmark.validation_fraction=0.1")
@@ -90,7 +90,7 @@ def test_lists_of_callbacks_and_loggers(jobs_of):
     assert logger.figures is False
 
 
-def test_relative_data_dir_is_of_the_working_directory(jobs_of, elsewhere, monkeypatch):
+def test_a_relative_data_dir_is_below_the_working_directory(jobs_of, elsewhere, monkeypatch):
     assert jobs_of()[0].config["data_dir"] == str(elsewhere / "data")
     assert jobs_of("data_dir=x")[0].config["data_dir"] == str(elsewhere / "x")
     monkeypatch.setenv("SEQRUN_DATA", "/somewhere")
@@ -132,7 +132,7 @@ def test_every_option_has_a_description(group):
         assert option.description.strip(), option.name
 
 
-def test_a_class_of_an_allowed_package_is_taken(jobs_of, mypkg):
+def test_a_class_of_an_allowed_package_is_accepted(jobs_of, mypkg):
     (job,) = jobs_of("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Fails")
     algorithm = experiment.build(job.config, seed=0)
     assert type(algorithm.callbacks[-1]).__name__ == "Fails"

@@ -17,7 +17,7 @@ NAMES = [path.stem for path in files(CONF / "algo")]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_card_says_everything(name: str):
-    """Backends, paper, every key of the YAML file with a meaning, and tests that exist."""
+    """It has backends, paper, every key of the YAML file with a meaning, and tests that exist."""
     shown = explain.card(name)
     lines = shown.splitlines()
     assert lines[0].startswith(f"{name} [")
@@ -35,7 +35,7 @@ def test_card_says_everything(name: str):
 
 
 def test_card_of_ewc():
-    """Inherited arguments too; the shipped value rather than the class's."""
+    """It has inherited arguments too, and conf/'s value rather than the class's default."""
     shown = explain.card("ewc")
     meaning = "strength lambda of the penalty, >= 0; 0 is naive."
     assert f"\n  ewc_lambda = 30.0\n      {meaning}\n" in shown
@@ -45,7 +45,7 @@ def test_card_of_ewc():
     assert "Needs: benchmark.scenario=class, for it learns" in explain.card("icarl")
 
 
-def test_a_method_with_a_memory_names_the_tests_of_memories():
+def test_a_replay_method_lists_the_tests_of_memories():
     told = {name: " ".join(explain.card(name).split()) for name in ("er", "derpp", "ewc")}
     line = "memory keeps within its budget and is replayed"
     assert {name: line in text for name, text in told.items()} == {
@@ -55,13 +55,13 @@ def test_a_method_with_a_memory_names_the_tests_of_memories():
     }
 
 
-def test_one_of_a_family_shows_its_own_hyper_parameters():
+def test_a_member_of_a_family_shows_its_own_hyper_parameters():
     assert "\n  beta = " in explain.card("derpp")
     assert "\n  beta = " not in explain.card("der")
 
 
 def test_verified_names_every_test_of_the_algorithm(tmp_path):
-    """And of the tests that are shared, those that run for every algorithm."""
+    """And of the shared tests, those that run for every algorithm."""
     path = CONF.parent / "tests" / "algorithms" / "test_icarl.py"
     nodes = ast.parse(path.read_text()).body
     tests = [n.name for n in nodes if isinstance(n, ast.FunctionDef) and n.name[:5] == "test_"]

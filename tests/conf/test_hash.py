@@ -1,4 +1,4 @@
-"""The config hash changes with whatever changes the numbers, and with nothing else."""
+"""The config hash changes with everything that changes the numbers, and with nothing else."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def imports(source: str, *, top_level: bool = False, types: bool = False) -> set
     """Return the modules that a source imports.
 
     Args:
-        source: of a module.
-        top_level: leave out those that functions import.
-        types: keep those for type checkers only.
+        source: the source of a module.
+        top_level: whether to leave out imports inside functions.
+        types: whether to include imports that are for type checkers only.
     """
     tree = ast.parse(source)
     skipped = {
@@ -82,7 +82,7 @@ def imports(source: str, *, top_level: bool = False, types: bool = False) -> set
 
 
 def by_name(source: str) -> set[str]:
-    """Return the modules whose names a source gives to `import_module` as they stand."""
+    """Return the modules that a source imports by `import_module` with a literal name."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     given = (c.args[0] for c in calls if ast.unparse(c.func).endswith("import_module") and c.args)
     return {str(arg.value) for arg in given if isinstance(arg, ast.Constant)}
@@ -103,7 +103,7 @@ def module_of(path: Path, source: Path = SOURCE) -> str:
 
 
 def graph(source: Path = SOURCE, package: str = "seqrun") -> dict[str, set[str]]:
-    """Return module -> modules of ours that it imports, for types and in functions too.
+    """Return module -> modules of seqrun that it imports, also for types and in functions.
 
     That includes modules that `from seqrun import <name>` finds by an earlier name, and those whose
     full name `import_module` is given.
@@ -119,7 +119,7 @@ def graph(source: Path = SOURCE, package: str = "seqrun") -> dict[str, set[str]]
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that reach each other."""
+    """Return the groups of modules that import each other, directly or not."""
     reach = {module: set(others) for module, others in arrows.items()}
     for _ in reach:
         wider = {m: set().union(others, *(reach[o] for o in others)) for m, others in reach.items()}

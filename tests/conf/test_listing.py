@@ -1,4 +1,4 @@
-"""`make list` is read off the files of conf/."""
+"""`make list` is read from the files of conf/."""
 
 from __future__ import annotations
 

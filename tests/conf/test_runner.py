@@ -1,4 +1,4 @@
-"""A run directory: made once, shown again, refused to others, kept when set aside."""
+"""A run directory is written once, shown again, refused to other experiments, and set aside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(jobs_of) -> dict:
     return jobs_of(*SHORT, "logger=[local]", "logger.local.figures=false")[0].config
 
 
-def test_run_leaves_the_record_of_the_contract(config, elsewhere):
+def test_a_run_leaves_the_documented_files(config, elsewhere):
     results = runner.run_experiment(config, elsewhere / "run")
     kept = record(elsewhere / "run")
     assert kept["status"] == "completed" == results.status
@@ -94,7 +94,7 @@ def test_resume_never_sets_the_old_directory_aside(config, elsewhere):
     assert (run / ".hydra" / "config.yaml").read_text() == "old"
 
 
-def test_unfinished_run_starts_afresh(config, elsewhere):
+def test_an_unfinished_run_starts_again(config, elsewhere):
     results = runner.run_experiment(config, elsewhere)
     expected = (elsewhere / "accuracy_matrix.csv").read_bytes()
     results.finish("interrupted")
@@ -129,7 +129,7 @@ def test_secrets_are_not_written(config, elsewhere):
 
 
 def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
-    """What a logger is told of the configuration, config.yaml and Hydra's own record."""
+    """Not in a logger's configuration, in config.yaml or in Hydra's own files."""
     (mypkg / "keyed.py").write_text(
         "import json\n"
         "from seqrun.loggers import BaseLogger\n"
@@ -152,7 +152,7 @@ def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
     assert "TOPSECRET" not in done.stdout + done.stderr
 
 
-def test_failed_process_says_so_once(run_py, elsewhere, mypkg):
+def test_a_failed_process_reports_it_once(run_py, elsewhere, mypkg):
     mine = ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Fails", "hydra.run.dir=run")
     done = run_py(*SHORT, *mine, "logger=[]", PYTHONPATH=str(mypkg))
     assert done.returncode == 1
@@ -161,7 +161,7 @@ def test_failed_process_says_so_once(run_py, elsewhere, mypkg):
     assert record(elsewhere / "run")["status"] == "failed"
 
 
-def test_terminated_process_says_so_in_its_record(run_py, elsewhere, mypkg):
+def test_a_terminated_process_records_it(run_py, elsewhere, mypkg):
     mine = ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Terminates")
     done = run_py(*SHORT, *mine, "logger=[]", "hydra.run.dir=run", PYTHONPATH=str(mypkg))
     assert done.returncode == 143

@@ -1,4 +1,4 @@
-"""What a command does not use is not imported."""
+"""A command imports only what it uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAVY = ("torch", "jax", "torchvision", "matplotlib", "wandb", "comet_ml", "optu
 
 
 def imported(elsewhere, *argv: str) -> tuple[set[str], str]:
-    """Return the packages that run.py imports on a command line, and what it prints."""
+    """Return the packages that run.py imports for a command line, and its output."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *argv],
         capture_output=True,

@@ -94,7 +94,7 @@ def test_a_run_is_freed_before_the_next(
 
     runs: list[weakref.ref[Any]] = []
     left: list[int] = []
-    build = runner._build_joined
+    build = runner._build_seed
 
     def noted(*args: Any) -> Any:
         left.append(sum(run() is not None for run in runs))
@@ -102,7 +102,7 @@ def test_a_run_is_freed_before_the_next(
         runs.append(weakref.ref(algorithm))
         return algorithm
 
-    monkeypatch.setattr(runner, "_build_joined", noted)
+    monkeypatch.setattr(runner, "_build_seed", noted)
     gc.disable()
     try:
         for place in ("one", "other"):
@@ -123,7 +123,7 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
 
     runs: list[weakref.ref[Any]] = []
     left: list[int] = []
-    build, fit = runner._build_joined, Trainer.fit
+    build, fit = runner._build_seed, Trainer.fit
 
     def noted(*args: Any) -> Any:
         left.append(sum(run() is not None for run in runs))
@@ -136,7 +136,7 @@ def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pyt
             raise checkpoint.CheckpointError("checkpoint: not this one")
         return fit(self)
 
-    monkeypatch.setattr(runner, "_build_joined", noted)
+    monkeypatch.setattr(runner, "_build_seed", noted)
     monkeypatch.setattr(Trainer, "fit", refused)
     found = SimpleNamespace(path="a checkpoint")
     monkeypatch.setattr(checkpoint, "latest", lambda *_, **__: (found, []))

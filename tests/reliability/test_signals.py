@@ -64,7 +64,7 @@ def test_several_seeds_and_signals(
     The number of seeds left must not decide: with other threads there would be other last bits.
     """
     numbers, built = [], []
-    choose, build = runner.choose_strategy, runner._build_joined
+    choose, build = runner.choose_strategy, runner._build_seed
 
     def told(*args: Any) -> str:
         numbers.append(args[-1])
@@ -75,7 +75,7 @@ def test_several_seeds_and_signals(
         return build(config, seed, *args)
 
     monkeypatch.setattr(runner, "choose_strategy", told)
-    monkeypatch.setattr(runner, "_build_joined", noted)
+    monkeypatch.setattr(runner, "_build_seed", noted)
     config = config_of("algo=er", f"seed={seeds}", f"backend={backend}")
     runner.run_experiment(config, tmp_path / "whole")
     rng = np.random.default_rng(len(seeds))

@@ -1,4 +1,4 @@
-"""Drive a headless Chromium over a pipe (Chrome DevTools Protocol), with no package for it."""
+"""Drive a headless Chromium over a pipe (Chrome DevTools Protocol), without another package."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Page:
     """
 
     def __init__(self, commands: int, answers: int) -> None:
-        """Take the pipe; no page is open yet."""
+        """Keep the pipe; no page is open yet."""
         self._commands, self._answers = commands, answers
         self._buffer, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
 
     def open(self, file: Path) -> None:
-        """Load a file and wait until it stands."""
+        """Load a file and wait until it is loaded."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -104,8 +104,8 @@ def browser(profile: Path) -> Iterator[Page]:
     options += ["--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     options += ["--disable-background-networking", "--disable-component-update"]
     if os.geteuid() == 0:
-        options.append("--no-sandbox")  # Chromium has none for root
-    ends = f"3<&{its_commands} 4>&{its_answers}"  # the file descriptors that it asks for
+        options.append("--no-sandbox")  # Chromium has no sandbox for root
+    ends = f"3<&{its_commands} 4>&{its_answers}"  # the file descriptors that it requires
     process = subprocess.Popen(
         ["bash", "-c", f'exec "$@" {ends}', "chromium", CHROMIUM, *options],
         pass_fds=(its_commands, its_answers),

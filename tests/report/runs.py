@@ -1,4 +1,4 @@
-"""Run directories for the tests of reports: records as a run leaves them, without training."""
+"""Run directories for the tests of reports, with records as a run writes them, but no training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAN = float("nan")
 
 
 def two_tasks(final: float, first: float = 0.9) -> np.ndarray:
-    """A stream of two tasks: average accuracy (0.5 + final) / 2, forgetting first - 0.5."""
+    """Return a matrix of two tasks: average accuracy (0.5 + final) / 2, forgetting first - 0.5."""
     return np.array([[0.1, 0.1], [first, NAN], [0.5, final]])
 
 
@@ -34,14 +34,14 @@ def record(
     """Write a run directory and return it.
 
     Args:
-        directory: where.
-        finals: seed -> last accuracy of `two_tasks`, or the whole matrix; the completed seeds.
-        algo: name.
-        backend: name.
-        keys: keys of groups beyond the usual, such as {"optimizer": {"lr": 0.5}}.
-        status: of the run.
+        directory: the directory.
+        finals: completed seed -> last accuracy of `two_tasks`, or the whole matrix.
+        algo: name of the algorithm.
+        backend: name of the backend.
+        keys: more keys of groups, such as {"optimizer": {"lr": 0.5}}.
+        status: status of the run.
         error: why it failed.
-        seeds: those that it should have; None = `finals`.
+        seeds: all seeds of the run; None = those of `finals`.
         config: whether there is a config.yaml.
     """
     wanted = list(seeds if seeds is not None else finals)

@@ -1,4 +1,4 @@
-"""Several seeds in one run: the files at the top of its directory, through the command line."""
+"""Several seeds in one run: the files at the top of its directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_lines_are_averaged_by_position_and_names(tmp_path):
         {"step": 0, "epoch": 1, "task": 1, "loss": 3.0},
         {"step": 1, "epoch": 1, "task": 1, "loss": None},
         {"step": 1, "epoch": 1, "task": 1, "accuracy": 0.7, "gap": None},
-        {"step": 2, "epoch": 1, "task": 1, "loss": 5.0},  # this seed went on for longer
+        {"step": 2, "epoch": 1, "task": 1, "loss": 5.0},  # this seed trained for longer
     ]
     files = []
     for name, lines in (("a", first), ("b", second)):

@@ -1,4 +1,4 @@
-"""The page in a real browser: it sorts, filters, runs nothing of a run's words, asks nobody."""
+"""The page in a real browser: it sorts and filters, runs no text of a run, loads nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_sorting_and_filtering(report):
         page.click(header("memory_size"))
         assert shown(1) == ["9", "10", "100", "–", "–", "–"]
         page.click(header("memory_size"))
-        assert shown(1) == ["100", "10", "9", "–", "–", "–"]  # nothing stands last either way
+        assert shown(1) == ["100", "10", "9", "–", "–", "–"]  # empty cells are always last
         state = "document.querySelector('#results th[aria-sort]').getAttribute('aria-sort')"
         assert page.evaluate(state) == "descending"
 
@@ -71,7 +71,7 @@ def test_sorting_and_filtering(report):
 
 
 @needs_chromium
-def test_words_of_a_run_are_words(tmp_path):
+def test_text_of_a_run_is_not_run(tmp_path):
     record(tmp_path / "a", {0: 0.9, 1: 0.8}, algo=HOSTILE)
     record(tmp_path / "b", {0: 0.7, 1: 0.8}, keys={"optimizer": {HOSTILE: HOSTILE}})
     record(tmp_path / "c", {0: 0.7}, keys={"optimizer": {HOSTILE: "x"}})
@@ -86,7 +86,7 @@ def test_words_of_a_run_are_words(tmp_path):
         assert HOSTILE in names
 
 
-def test_words_are_escaped_without_a_browser_too(tmp_path):
+def test_text_is_escaped_without_a_browser_too(tmp_path):
     record(tmp_path / "a", {0: 0.9}, algo=HOSTILE, keys={"optimizer": {HOSTILE: HOSTILE}})
     record(tmp_path / "d", {}, seeds=[3], status="failed", error=ValueError(HOSTILE))
     write_report([tmp_path], tmp_path / "out")

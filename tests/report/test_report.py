@@ -1,4 +1,4 @@
-"""What a report finds, groups, counts and writes; numbers worked out by hand."""
+"""A report finds, groups, counts and writes runs; the numbers are worked out by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def csv_rows(path):
 # ---- grouping
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_experiment(tmp_path):
+def test_runs_that_differ_only_in_the_seed_are_one_experiment(tmp_path):
     record(tmp_path / "a", {0: 0.7})
     record(tmp_path / "b", {1: 0.8}, keys={"benchmark": {"data_dir": "/elsewhere"}})
     record(tmp_path / "c" / "d", {2: 0.9, 3: 0.5}, keys={"logger": {"local": {"_target_": "x"}}})
@@ -65,7 +65,7 @@ def test_another_key_is_another_experiment(tmp_path, other):
     assert len(gather(tmp_path).experiments) == 2
 
 
-def test_an_experiment_is_what_the_config_hash_says():
+def test_experiments_are_told_apart_by_their_config_hash():
     assert set(NOT_COMPARED) == {"seed", *config.NOT_HASHED}
 
 
@@ -98,14 +98,14 @@ def test_keys_that_vary_are_columns(tmp_path):
     record(tmp_path / "b", {0: 0.7}, keys={"algo": {"ewc_lambda": 10.0}})
     record(tmp_path / "c", {0: 0.7}, algo="er", keys={"algo": {"memory_size": 5}})
     experiments = gather(tmp_path).experiments
-    assert varying_keys(experiments) == ["algo.ewc_lambda"]  # only er has a memory: no difference
+    assert varying_keys(experiments) == ["algo.ewc_lambda"]  # not the memory, only er's
     assert list(labels(experiments).values()) == ["er", "ewc, ewc_lambda=9", "ewc, ewc_lambda=10"]
     table = results_table(experiments)
     assert table.header[:3] == ["algo", "ewc_lambda", "seeds"]
     assert [row[1].text for row in table.rows] == ["–", "9", "10"]
 
 
-def test_a_key_that_only_one_of_two_alike_has_is_a_column(tmp_path):
+def test_a_key_of_only_one_of_two_experiments_of_equal_names_is_a_column(tmp_path):
     record(tmp_path / "a", {0: 0.7})
     record(tmp_path / "b", {0: 0.7}, keys={"optimizer": {"nesterov": True}})
     assert list(labels(gather(tmp_path).experiments).values()) == ["ewc", "ewc, nesterov=true"]
@@ -254,7 +254,7 @@ def test_a_wrong_command(tmp_path, directories, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_directory_is_not_written_over(tmp_path):
+def test_a_run_directory_is_not_overwritten(tmp_path):
     record(tmp_path / "a", {0: 0.5})
     with pytest.raises(ConfigError, match="--out="):
         write_report([tmp_path], tmp_path / "a")

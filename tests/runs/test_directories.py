@@ -1,4 +1,4 @@
-"""Run directories: which may be moved aside, and which another process holds."""
+"""Run directories: which may be moved aside, and which are in use by another process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEVER = ["resume=never"]
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture) -> str:
-    """Return the one message of a command that ends before anything starts."""
+    """Return the only message of a command that ends before anything starts."""
     assert preflight.main(argv, CONF) == preflight.BAD_INPUT
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1
@@ -27,7 +27,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture) -> str:
 
 @pytest.fixture(scope="module")
 def config() -> dict:
-    """Return a plain experiment."""
+    """Return an experiment as plain data."""
     return config_of("algo=naive")
 
 
@@ -46,10 +46,10 @@ def config() -> dict:
         ["metrics.jsonl"],
     ],
 )
-def test_what_no_run_made_is_neither_moved_nor_used(
+def test_files_of_other_programs_are_neither_moved_nor_used(
     content: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """A project's own files of such names."""
+    """A project may have files of the same names."""
     project = tmp_path / "project"
     project.mkdir()
     for name in content:
@@ -58,7 +58,7 @@ def test_what_no_run_made_is_neither_moved_nor_used(
         path.mkdir() if name.endswith("/") else path.write_text("a: 1")
     for never in ([], NEVER):
         if content[0] == "results.json" and not never:
-            continue  # a record that cannot be read is said to be that
+            continue  # a record that cannot be read has a message of its own
         message = refused([f"hydra.run.dir={project}", *never], capsys)
         assert f"hydra.run.dir={project}: has " in message and "no record of a run" in message
         assert ("resume=never to move" in message) is False
@@ -68,25 +68,25 @@ def test_what_no_run_made_is_neither_moved_nor_used(
     assert not (project / ".hydra").exists()
 
 
-def test_a_project_is_not_moved_from_under_ones_feet(
+def test_the_working_directory_is_not_moved(
     config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """Not even if a run was made in it."""
+    """Not even if it is a run directory."""
     runner.run_experiment(config, tmp_path / "project")
     below = tmp_path / "project" / "a"
     below.mkdir()
     for here, directory in ((tmp_path / "project", "."), (below, str(tmp_path / "project"))):
         monkeypatch.chdir(here)
         message = refused([f"hydra.run.dir={directory}", *NEVER], capsys)
-        assert "must not be the current directory or one around it" in message
+        assert "must not be the current directory or a parent of it" in message
         with pytest.raises(ConfigError, match="must not be the current"):
             runner.run_experiment({**config, "resume": "never"}, Path(directory))
     assert [p.name for p in tmp_path.iterdir()] == ["project"]
 
 
 @pytest.mark.parametrize("lost", ["results.json", LOCK_FILE])
-def test_a_run_is_known_by_what_is_left_of_it(config: dict, lost: str, tmp_path: Path):
-    """Its checkpoints and config.yaml, or its record and config.yaml; all of it moves."""
+def test_a_damaged_run_directory_is_still_recognised(config: dict, lost: str, tmp_path: Path):
+    """By its checkpoints or its record, and its config.yaml; all of it is moved."""
     run = tmp_path / "run"
     runner.run_experiment(config, run)
     (run / lost).unlink()
@@ -98,8 +98,8 @@ def test_a_run_is_known_by_what_is_left_of_it(config: dict, lost: str, tmp_path:
     assert not run.exists() and (tmp_path / "run.1" / "tensorboard").is_dir()
 
 
-def test_a_record_that_cannot_be_read_can_be_moved(config: dict, tmp_path: Path):
-    """As the message about it says."""
+def test_a_run_with_an_unreadable_record_can_be_moved(config: dict, tmp_path: Path):
+    """As the message about the record says."""
     run = tmp_path / "run"
     runner.run_experiment(config, run)
     (run / "results.json").write_text("{")
@@ -110,7 +110,7 @@ def test_a_record_that_cannot_be_read_can_be_moved(config: dict, tmp_path: Path)
 def test_a_directory_in_use_is_refused_before_hydra_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """Hydra's record of the running job stays as it is, and nothing is made."""
+    """Hydra's record of the running job stays unchanged, and nothing is made."""
     run = tmp_path / "run"
     with locked(run):
         for argv in ([], NEVER):
@@ -121,7 +121,7 @@ def test_a_directory_in_use_is_refused_before_hydra_writes(
 
 
 def test_a_directory_in_use_is_refused_by_the_run_itself(config: dict, tmp_path: Path):
-    """As a job of a multirun is, and one that passed the preflight at the same moment."""
+    """A job of a multirun reaches it so, or a run that passed the preflight at the same moment."""
     with locked(tmp_path), pytest.raises(ConfigError, match="another process is running in it"):
         runner.run_experiment(config, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [LOCK_FILE]

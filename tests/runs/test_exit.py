@@ -1,4 +1,4 @@
-"""How a process that imported a framework ends."""
+"""`exit_process` ends a process without Python's clean-up of its memory."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ ENDING = """
 import atexit, logging.handlers, sys, threading, time
 from seqrun.runs.exit import exit_process
 
-class Found:
+class Collected:
     def __init__(self): self.itself = self
-    def __del__(self): print("what Python finds")
+    def __del__(self): print("collected")
 
 atexit.register(exit_process, 3)
-atexit.register(print, "what others do")
-kept = Found()
+atexit.register(print, "registered")
+kept = Collected()
 log = logging.handlers.MemoryHandler(9, target=logging.StreamHandler(sys.stdout))
-log.emit(logging.makeLogRecord({"msg": "what was logged", "levelno": 10}))
-threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
-sys.stderr.write("no line's end")
+log.emit(logging.makeLogRecord({"msg": "logged", "levelno": 10}))
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+sys.stderr.write("unfinished line")
 """
 
 
-def test_python_finds_by_itself_what_lies_about():
-    """Else the others would show nothing."""
+def test_without_it_python_collects_the_object():
+    """Otherwise the other tests would prove nothing."""
     code = ENDING.replace("atexit.register(exit_process, 3)", "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.endswith("what Python finds\n")
+    assert done.returncode == 0 and done.stdout.endswith("collected\n")
 
 
-def test_everything_ends_but_what_lies_about():
-    """Threads first, then what others registered; what was printed is there, into a pipe too."""
+def test_everything_else_is_done():
+    """First threads, then registered functions; the output is flushed, into a pipe too."""
     done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (3, "no line's end")
-    assert done.stdout == "a thread\nwhat others do\nwhat was logged\n"
+    assert (done.returncode, done.stderr) == (3, "unfinished line")
+    assert done.stdout == "thread\nregistered\nlogged\n"
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_everything_ends_but_what_lies_about():
     ],
 )
 def test_status_of_the_command(tmp_path: Path, argv: list[str], status: int):
-    """Whoever ends it."""
+    """Whether Hydra, the preflight or the run ends it."""
     command = [sys.executable, str(RUN), *argv, f"hydra.run.dir={tmp_path}/run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == status, done.stderr
     assert bool(done.stderr) == (status != 0)
 
 
-def test_an_error_that_is_nobodys_shows_its_traceback(tmp_path: Path):
-    """Nothing can be written to stdout."""
+def test_an_unexpected_error_shows_its_traceback(tmp_path: Path):
+    """Here stdout cannot be written."""
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-u", str(RUN), "--help"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -78,24 +78,24 @@ def test_an_error_that_is_nobodys_shows_its_traceback(tmp_path: Path):
         ("return 2", 2),
         ("raise SystemExit", 0),
         ("raise SystemExit(143)", 143),
-        ("raise SystemExit('told')", 1),
+        ("raise SystemExit('message')", 1),
         ("raise KeyboardInterrupt", 130),
         ("raise ValueError", 1),
     ],
 )
-def test_the_command_leaves_with_its_status(tmp_path: Path, ending: str, status: int):
-    """Python finds nothing any more."""
-    found = ENDING[ENDING.index("class") : ENDING.index("atexit.register(exit_process")]
+def test_the_command_exits_with_its_status(tmp_path: Path, ending: str, status: int):
+    """Python collects nothing any more."""
+    collected = ENDING[ENDING.index("class") : ENDING.index("atexit.register(exit_process")]
     source = RUN.read_text().replace("    from seqrun.cli import preflight\n", f"    {ending}\n")
-    source = source.replace("if __name__", f"{found}kept = Found()\nif __name__")
+    source = source.replace("if __name__", f"{collected}kept = Collected()\nif __name__")
     (file := tmp_path / "run.py").write_text(source)
     done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
-    assert ("told" in done.stderr) == ("told" in ending)
+    assert ("message" in done.stderr) == ("message" in ending)
 
 
-def test_nobody_reads():
-    """Python says so, with the status that it has by itself."""
+def test_a_full_disk():
+    """Python reports it, with the same status as without `exit_process`."""
     registered = (
         "import atexit\nfrom seqrun.runs.exit import exit_process\n"
         "atexit.register(exit_process, 0)\n"
@@ -103,7 +103,7 @@ def test_nobody_reads():
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     found = []
     for first in ("", registered):
-        command = [sys.executable, "-c", f"{first}print('told')"]
+        command = [sys.executable, "-c", f"{first}print('text')"]
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered
@@ -112,21 +112,21 @@ def test_nobody_reads():
     assert found[0] == found[1] and found[0][0] == 120
 
 
-class Found:
-    """Says that Python has found it."""
+class Collected:
+    """Writes a file when Python collects it."""
 
     def __init__(self, path: str) -> None:
         self.itself, self.path = self, path
 
     def __del__(self) -> None:
-        Path(self.path).write_text("found")
+        Path(self.path).write_text("collected")
 
 
 kept = []
 
 
 def end_slowly(folder: str) -> str:
-    """As without `exit_process`."""
+    """Leave traces at the end of this process, without `exit_process`."""
     import atexit
 
     from seqrun.runs.exit import exit_process
@@ -136,19 +136,19 @@ def end_slowly(folder: str) -> str:
 
 
 def end_with_traces(folder: str) -> str:
-    """Have something written when this process ends, and when Python finds what lies about."""
+    """Have one file written when this process ends, and one when Python collects an object."""
     import atexit
 
     atexit.register(Path(folder, "ended").write_text, "")
-    kept.append(Found(f"{folder}/found"))
+    kept.append(Collected(f"{folder}/collected"))
     return folder
 
 
 @pytest.mark.parametrize(
-    ("work", "left"), [(end_with_traces, {"ended"}), (end_slowly, {"ended", "found"})]
+    ("work", "left"), [(end_with_traces, {"ended"}), (end_slowly, {"ended", "collected"})]
 )
 def test_a_worker_ends_like_the_command(tmp_path: Path, work: Callable[[str], str], left: set):
-    """What was registered in it is done."""
-    folder, told = str(tmp_path), []
-    run_in_processes([folder], work, lambda *found: told.append(found), processes=1)
-    assert told == [(folder, folder)] and set(os.listdir(tmp_path)) == left
+    """Functions that were registered in it run."""
+    folder, results = str(tmp_path), []
+    run_in_processes([folder], work, lambda *result: results.append(result), processes=1)
+    assert results == [(folder, folder)] and set(os.listdir(tmp_path)) == left

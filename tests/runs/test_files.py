@@ -94,7 +94,7 @@ def test_matrix_csv():
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Note what is synced and renamed, in order."""
+    """Return a list of what is synced and renamed, in order."""
     calls: list[tuple[str, str]] = []
     sync, replace = os.fsync, os.replace
 
@@ -113,8 +113,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return calls
 
 
-def test_a_name_reaches_the_disk_too(tmp_path, monkeypatch):
-    """First the content, then the name, then the directory that holds the name."""
+def test_the_new_name_reaches_the_disk_too(tmp_path, monkeypatch):
+    """First the content is synced, then it is renamed, then the directory is synced."""
     calls = recorded(monkeypatch)
     write_atomically(tmp_path / "a.json", "x")
     assert [kind for kind, _ in calls] == ["file", "name", "folder"]

@@ -1,4 +1,4 @@
-"""Signals, kills, damaged checkpoints and a second process, as a user meets them."""
+"""Signals, kills, damaged checkpoints and a second process, as a user would see them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(directory: Path, *overrides: str) -> subprocess.Popen:
 
 
 def finish(directory: Path, *overrides: str) -> str:
-    """Run to the end and return what was printed."""
+    """Run to the end and return the output."""
     out, err = (process := start(directory, *overrides)).communicate(timeout=300)
     assert process.returncode == 0, err
     return out + err
@@ -61,7 +61,7 @@ def status(directory: Path) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run to the end without a stop."""
+    """Run to the end without an interruption."""
     directory = tmp_path_factory.mktemp("runs") / "whole"
     finish(directory)
     return directory
@@ -81,7 +81,7 @@ def assert_same_end(directory: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Path):
-    """The run ends soon, says so and continues to the same end; after SIGKILL from what it kept."""
+    """The run ends soon, reports it and continues to the same result; after SIGKILL, too."""
     process = start(tmp_path / "run")
     wait_for(lambda: bool(checkpoints(tmp_path / "run")), process)
     process.send_signal(number)
@@ -100,7 +100,7 @@ def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Pa
 
 @pytest.mark.full
 def test_a_killed_run_on_jax(tmp_path: Path):
-    """Killed at whatever step it was, it compiles the same programs and ends with the same bits."""
+    """Killed at any step, it compiles the same programs and ends with the same bits."""
     finish(tmp_path / "whole", "backend=jax")
     process = start(tmp_path / "run", "backend=jax")
     wait_for(lambda: bool(checkpoints(tmp_path / "run")), process)
@@ -110,8 +110,8 @@ def test_a_killed_run_on_jax(tmp_path: Path):
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole: Path, tmp_path: Path):
-    """And the run says so, naming the file."""
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole: Path, tmp_path: Path):
+    """And a warning names the file."""
     process = start(tmp_path / "run")
     wait_for(lambda: len(checkpoints(tmp_path / "run")) == 2, process)
     process.send_signal(signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole: Path, tmp_path:
 
 
 def test_one_process_at_a_time(tmp_path: Path):
-    """The second says so and leaves the first alone."""
+    """The second reports it and leaves the first alone."""
     process = start(tmp_path / "run")
     wait_for(lambda: is_locked(tmp_path / "run"), process)
     second = start(tmp_path / "run")
@@ -141,8 +141,8 @@ def test_one_process_at_a_time(tmp_path: Path):
             pass
 
 
-def test_what_is_not_a_runs_own_is_left_alone(tmp_path: Path):
-    """A directory with files of such names but without a record is refused."""
+def test_files_that_no_run_made_are_left_alone(tmp_path: Path):
+    """A directory with files of the same names but without a record is refused."""
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "mine.txt").write_text("thesis")
     process = start(tmp_path)

@@ -1,4 +1,4 @@
-"""results.json: its schema, its life over a run, and what is refused when it is read."""
+"""results.json: its schema, its states during a run, and what is refused when it is read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_json(directory: Path) -> dict:
     return json.loads((directory / "results.json").read_text())
 
 
-def test_the_keys_of_the_contract(tmp_path):
+def test_the_documented_keys(tmp_path):
     results = start(tmp_path)
     results.update(run())
     results.finish("completed")
@@ -95,7 +95,7 @@ def test_the_keys_of_the_contract(tmp_path):
     assert record["environment"]["numpy"] == np.__version__
 
 
-def test_life_of_a_run(tmp_path):
+def test_states_of_a_run(tmp_path):
     directory = tmp_path / "run"
     results = start(directory)
     assert (read_json(directory)["status"], read_json(directory)["runs"]) == ("running", [])
@@ -141,7 +141,7 @@ def test_several_seeds_aggregate_at_the_top(tmp_path):
         results.update(run(seed, final))
     results.finish("completed")
     record = read_json(tmp_path)
-    assert [entry["seed"] for entry in record["runs"]] == [0, 1, 2]  # whichever ended first
+    assert [entry["seed"] for entry in record["runs"]] == [0, 1, 2]  # no matter which ended first
     summary = record["summary"]["average_accuracy"]
     values = np.array([0.55, 0.6, 0.7])
     assert summary["mean"] == pytest.approx(values.mean())
@@ -155,7 +155,7 @@ def test_several_seeds_aggregate_at_the_top(tmp_path):
     assert results.seed_directory(1) == tmp_path / "seeds" / "1"
 
 
-def test_one_seed_lives_at_the_top(tmp_path):
+def test_the_files_of_one_seed_are_at_the_top(tmp_path):
     results = start(tmp_path, seeds=[7])
     results.update(run(7))
     assert results.seed_directory(7) == tmp_path
@@ -212,7 +212,7 @@ def drop_key(key):
         (lambda record: record["runs"][0].pop("timing"), r"`timing` - at `\$.runs\[0\]`"),
     ],
 )
-def test_what_is_not_of_the_schema_is_refused(tmp_path, change, message):
+def test_other_content_than_the_schemas_is_refused(tmp_path, change, message):
     start(tmp_path).update(run())
     record = read_json(tmp_path)
     change(record)
@@ -275,7 +275,7 @@ def test_record_of_a_run(progress):
     cost = entry["cost"]
     assert (cost["samples_seen"], cost["gradient_steps"], cost["memory_bytes"]) == (200, 20, 0)
     assert cost["peak_rss_bytes"] > 10 * 2**20
-    progress.accuracy_matrix[2, 1] = 0.0  # the record is a copy, the run goes on
+    progress.accuracy_matrix[2, 1] = 0.0  # the run goes on, and the record is a copy
     assert record.accuracy_matrix[2, 1] == 0.6
 
 
@@ -358,7 +358,7 @@ def test_an_untracked_package_claims_no_commit(checkout):
 def test_no_checkout_no_commit(tmp_path, monkeypatch):
     (tmp_path / "__init__.py").write_text("")
     assert results_module._git_commit(tmp_path) == (None, None)
-    monkeypatch.setenv("PATH", str(tmp_path))  # and without git
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
     assert results_module._git_commit(tmp_path) == (None, None)
 
 

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and continued ends with the bits of one that was not."""
+"""A run that was stopped at any point and continued ends with the same bits."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SPEC: dict[str, Any] = {
 
 
 class Stopped(Exception):
-    """The run was to stop here."""
+    """Stops the run."""
 
 
 @dataclass
 class StopAfter(BaseCallback):
-    """Stop the run after so many chunks of it."""
+    """Stop the run after a number of chunks."""
 
     chunks: int
 
@@ -45,7 +45,7 @@ class StopAfter(BaseCallback):
 
 
 def make(algo: str, backend: str, directory: Path, stop_after: int | None, **spec: Any) -> Any:
-    """Build a run that keeps a checkpoint of every chunk."""
+    """Build a run that saves a checkpoint after every chunk."""
     callbacks: list[BaseCallback] = [MetricCallback()]
     callbacks.append(CheckpointCallback(every_steps=1, keep=2))
     if stop_after is not None:
@@ -54,7 +54,7 @@ def make(algo: str, backend: str, directory: Path, stop_after: int | None, **spe
     if algo == "icarl":
         given["stream"] = {**given["stream"], "num_tasks": 5}
     if algo == "stable_sgd":
-        given["backbone"] = {}  # it has a dropout of its own
+        given["backbone"] = {}  # it has its own dropout
     algorithm = build(algo, backend, callbacks=callbacks, **given)
     algorithm.run_dir, algorithm.config_hash = directory, "abc"
     algorithm.loggers = [LocalLogger(figures=False)]
@@ -62,7 +62,7 @@ def make(algo: str, backend: str, directory: Path, stop_after: int | None, **spe
 
 
 def assert_same_end(resumed: Any, whole: Any) -> None:
-    """Compare everything that two runs carry and recorded, to the bit."""
+    """Compare the whole state and record of two runs, to the bit."""
     a, b = resumed.export_arrays(), whole.export_arrays()
     assert sorted(a) == sorted(b)
     for name, array in b.items():
@@ -78,7 +78,7 @@ def assert_same_end(resumed: Any, whole: Any) -> None:
 
 
 def assert_resumes(algo: str, backend: str, folder: Path, stops: list[int], **spec: Any) -> None:
-    """Stop a run after some chunks, again and again, and continue it each time."""
+    """Stop a run after each of some numbers of chunks, and continue it each time."""
     whole = make(algo, backend, folder / "whole", None, **spec)
     whole.fit()
     for stop in stops:
@@ -101,7 +101,7 @@ BOTH = [
 
 @pytest.mark.parametrize(("algo", "backend"), BOTH)
 def test_stopped_within_tasks(algo: str, backend: str, tmp_path: Path):
-    """In the first task and later ones, at ends of epochs and within, and where chance says."""
+    """In the first task and later ones, within epochs and at their ends, and at random chunks."""
     drawn = np.random.default_rng(sum(map(ord, algo))).integers(3)
     assert_resumes(algo, backend, tmp_path, [3, 3, int(drawn)])
 
@@ -115,7 +115,7 @@ CONVOLVING = [
 
 @pytest.mark.parametrize(("algo", "backend"), CONVOLVING)
 def test_stopped_with_convolutions(algo: str, backend: str, tmp_path: Path):
-    """Whose arrays have layouts of their own, by which sums would round."""
+    """Their arrays have other memory layouts, which could change how sums are rounded."""
     network = {"channels": [8, 8], "hidden": [16], "batch_norm": True}
     spec = {"network": "cnn", "backbone": network}
     clipped = {"training": {**SPEC["training"], "grad_clip": 1.0}}
@@ -152,7 +152,7 @@ OPTIONS_AND_BACKENDS = [
 
 @pytest.mark.parametrize(("name", "backend"), OPTIONS_AND_BACKENDS)
 def test_stopped_with_options(name: str, backend: str, tmp_path: Path):
-    """In the first task and in the second; ER, which has a memory besides."""
+    """In the first task and in the second; for ER, which also has a memory."""
     stops = [4, 5] if backend == "torch" else [7]
     assert_resumes("er", backend, tmp_path, stops, **OPTIONS[name])
 
@@ -161,8 +161,8 @@ def test_stopped_with_options(name: str, backend: str, tmp_path: Path):
     ("policy", "stop"),
     [("reservoir", 1), ("reservoir", 4), ("ring", 5), ("class_balanced", 8)],
 )
-def test_a_memory_beside_the_algorithm(policy: str, stop: int, tmp_path: Path):
-    """Stopped in a first epoch, a second one, at its end and after the task: the same memory."""
+def test_a_memory_of_a_callback(policy: str, stop: int, tmp_path: Path):
+    """It is the same after a stop in the first or second epoch, at its end or after the task."""
 
     def run(folder: str, stop_after: int | None) -> tuple[Any, MemoryMechanism]:
         memory = MemoryMechanism(policy=policy, memory_size=20, observe="every_epoch")
@@ -187,5 +187,5 @@ def test_a_memory_beside_the_algorithm(policy: str, stop: int, tmp_path: Path):
     [pytest.param(a, marks=[] if a == "lamaml" else pytest.mark.full) for a in ALGORITHMS],
 )
 def test_stopped_at_every_chunk(algo: str, tmp_path: Path):
-    """Each chunk but the last, one after the other."""
+    """After every chunk except the last."""
     assert_resumes(algo, "torch", tmp_path, [0] * 12)

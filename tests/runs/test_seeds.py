@@ -1,4 +1,4 @@
-"""Several seeds of one run: in processes of their own, with the numbers of single runs."""
+"""Several seeds of one run, in several processes, give the numbers of single runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command(directory: Path, *overrides: str) -> list[str]:
 
 
 def call(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+    """Run a command to its end."""
     return subprocess.run(
         command(directory, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -43,15 +43,15 @@ def record(directory: Path) -> dict[str, Any]:
 
 
 def facts(directory: Path) -> list[Any]:
-    """Return what of each seed must not depend on how it was run."""
+    """Return the part of each seed's record that must not depend on how it was run."""
     runs = record(directory)["runs"]
     keys = ("seed", "completed", "accuracy_matrix", "metrics", "train_loss")
     return [[run[key] for key in keys] for run in runs]
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_processes_give_the_numbers_of_one_after_the_other(backend: str, tmp_path: Path):
-    """To the bit: one thread each; files of each seed and those at the top as well."""
+def test_processes_give_the_same_numbers_as_sequential_runs(backend: str, tmp_path: Path):
+    """To the bit, with one thread each; the files of the seeds and those at the top, too."""
     for strategy in ("sequential", "processes"):
         algo = [f"backend={backend}", "algo=er", "seed=[0,1,2]", f"seeds_strategy={strategy}"]
         done = call(tmp_path / strategy, *algo)
@@ -65,8 +65,8 @@ def test_processes_give_the_numbers_of_one_after_the_other(backend: str, tmp_pat
     assert record(one)["config_hash"] == record(other)["config_hash"]
 
 
-def test_a_seed_that_fails_costs_no_other(tmp_path: Path):
-    """The record says which and why; those that ended are kept, and the same command goes on."""
+def test_a_failed_seed_does_not_stop_the_others(tmp_path: Path):
+    """The record says which failed and why; the others are kept, and the same command continues."""
     diverging = ["optimizer.lr=1e18", "seed=[0,1]", "seeds_strategy=processes"]
     done = call(tmp_path, *diverging)
     assert done.returncode == 1
@@ -83,7 +83,7 @@ LONG += ["callbacks.checkpoint.every_epoch=true"]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run to the end without a stop."""
+    """Run to the end without an interruption."""
     directory = tmp_path_factory.mktemp("runs") / "whole"
     done = call(directory, *LONG)
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_continued(number: int, whole: Path, tmp_path: Path):
-    """The same command ends with the numbers of a run that was never stopped."""
+    """The same command ends with the numbers of a run without interruption."""
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
         command(stopped, *LONG),
@@ -108,7 +108,7 @@ def test_stopped_and_continued(number: int, whole: Path, tmp_path: Path):
     os.kill(process.pid, number)
     code = process.wait(60)
     assert code == (128 + number if number == signal.SIGTERM else -number)
-    while living(process.pid):  # what goes on writing would be in the way of what continues
+    while living(process.pid):  # a process that still writes would disturb the next run
         assert time.monotonic() < deadline
         time.sleep(0.05)
     if number == signal.SIGTERM:
@@ -120,12 +120,12 @@ def test_stopped_and_continued(number: int, whole: Path, tmp_path: Path):
 
 
 def living(group: int) -> list[int]:
-    """Return the processes of a group, those that have ended and wait for their parent left out."""
+    """Return the running processes of a group; zombies are left out."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, of = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has just ended
             continue
         if int(of) == group and state != "Z":
             found.append(int(path.parent.name))
@@ -133,7 +133,7 @@ def living(group: int) -> list[int]:
 
 
 def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """For the libraries that it imports, and for its engine unless the experiment says more."""
+    """For the libraries that it imports, and for its engine unless num_threads is set."""
     told: list[Any] = []
     names = ["OMP_NUM_THREADS", "NPROC"]
     run_in_processes(names, os.getenv, lambda *found: told.append(found), processes=1)
@@ -145,19 +145,19 @@ def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert runner._build_for_process(job).num_threads == given
 
 
-def test_what_is_heard_after_a_seed_has_ended(capsys: pytest.CaptureFixture[str]):
-    """Is of before: neither written over its record nor said."""
+def test_a_record_that_arrives_after_a_seed_has_ended(capsys: pytest.CaptureFixture[str]):
+    """Is outdated, so it is neither recorded nor printed."""
     updated: list[tuple[int, bool]] = []
     reports = seeds.SeedReports(lambda run, end: updated.append((run.seed, end)))
     for seed, end in ((0, False), (0, True), (0, False), (1, False), (0, True)):
         found = SimpleNamespace(seed=seed, accuracy_matrix=np.array([[0.1, 0.1], [0.5, np.nan]]))
-        reports.tell(found, completed=end)
+        reports.take(found, completed=end)
     assert updated == [(0, False), (0, True), (1, False)]
     assert capsys.readouterr().err.count("seed 0: task 1/2, average accuracy 50.0 %") == 1
 
 
 def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6) -> Any:
-    """Return what the choice looks at."""
+    """Return a stand-in with what `choose_strategy` reads."""
     return SimpleNamespace(
         backend=backend,
         device=device,
@@ -172,7 +172,7 @@ def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6)
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch):
-    """A function of device, backend, cores, seeds and planned samples."""
+    """It depends on device, backend, cores, seeds and planned samples."""
     monkeypatch.setattr(seeds, "num_cores", lambda: 2)
     assert choose_strategy("auto", algorithm(), 2) == "processes"
     assert choose_strategy("auto", algorithm(), 1) == "sequential"

@@ -1,4 +1,4 @@
-"""One SLURM node on this machine, for as long as the tests of this folder run."""
+"""A SLURM cluster of one node on this machine, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scan
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """Bring SLURM up and return the environment that its commands need; down again at the end."""
+    """Start SLURM, return the environment that its commands need, and stop SLURM at the end."""
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         pytest.skip(f"needs SLURM (apt-get install slurm-wlm munge); no {', '.join(missing)}")
     if os.getuid() != 0:
         pytest.skip("needs root, to start SLURM's daemons")
     state = tmp_path_factory.mktemp("slurm")
-    for folder in (state, *state.parents[:3]):  # munge refuses a path that others cannot pass
+    for folder in (state, *state.parents[:3]):  # munge refuses a path that others cannot enter
         folder.chmod(folder.stat().st_mode | 0o011)
     up = ["bash", str(HERE / "slurm_up.sh"), str(state)]
     done = subprocess.run(up, capture_output=True, encoding="utf-8", timeout=120)

@@ -1,4 +1,4 @@
-"""Multiruns on a real SLURM: an array, preemption, kills; the results are those of local runs."""
+"""Multiruns on a real SLURM, with arrays, preemption and kills, give the results of local runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = (
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + 200
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -37,7 +37,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None
 
 @pytest.fixture
 def begin(slurm, tmp_path, monkeypatch) -> Callable[..., subprocess.Popen]:
-    """Start run.py where SLURM is."""
+    """Start run.py with SLURM's environment."""
     monkeypatch.chdir(tmp_path)
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
@@ -49,7 +49,7 @@ def begin(slurm, tmp_path, monkeypatch) -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture
 def finish(begin) -> Callable[..., str]:
-    """Run run.py to its end and return what it printed."""
+    """Run run.py to its end and return its output."""
 
     def run(*argv: str, status: int = 0) -> str:
         process = begin(*argv)
@@ -61,7 +61,7 @@ def finish(begin) -> Callable[..., str]:
 
 
 def records() -> dict[int, dict]:
-    """Return seed -> record of the runs so far."""
+    """Return seed -> record of every run so far."""
     found = [json.loads(path.read_text()) for path in Path("cluster").glob("*/results.json")]
     return {record["seeds"][0]: record for record in found}
 
@@ -72,7 +72,7 @@ def directory(seed: int) -> Path:
 
 
 def job_id(seed: int) -> str:
-    """Return SLURM's id of a seed's job."""
+    """Return SLURM's job id of a seed."""
     submitted = json.loads(Path("cluster/.slurm/submitted.json").read_text())
     return submitted[str(directory(seed).absolute())]
 
@@ -83,14 +83,14 @@ def kept(seed: int) -> list[Path]:
 
 
 def control(*command: str) -> str:
-    """Run a command of SLURM's."""
+    """Run a SLURM command."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def assert_same(*folders: Path) -> None:
-    """Compare what two sweeps measured, to the bit."""
+    """Compare the measurements of two sweeps, to the bit."""
     for name in ("accuracy_matrix.csv", "metrics.jsonl"):
         a, b = ({p.parent.name: p.read_bytes() for p in f.glob(f"*/{name}")} for f in folders)
         assert a and a == b, name
@@ -99,7 +99,7 @@ def assert_same(*folders: Path) -> None:
 
 
 def test_preempted_and_killed_jobs_end_the_same(begin, finish):
-    """One is preempted, queued again by itself and resumes; one is killed and run by the next."""
+    """One is preempted, requeued and resumes; one is killed, and the next command runs it."""
     process = begin(*LONG, *ON_SLURM)
     wait_for(lambda: kept(0) and kept(1), process)
     assert job_id(0).split("_")[0] == job_id(1).split("_")[0]  # an array
@@ -120,7 +120,7 @@ def test_preempted_and_killed_jobs_end_the_same(begin, finish):
 
 
 def test_a_requeued_job_saves_first(begin):
-    """`scontrol requeue` and preemption by priority send SIGTERM, and SLURM queues again."""
+    """`scontrol requeue` and preemption by priority send SIGTERM, and SLURM requeues the job."""
     process = begin(*LONG, *ON_SLURM, "callbacks.checkpoint.every_steps=100000")
     wait_for(lambda: (Path("cluster") / ".slurm").exists() and len(records()) == 2, process)
     wait_for(lambda: records()[0]["runs"], process)
@@ -128,7 +128,7 @@ def test_a_requeued_job_saves_first(begin):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text()
-    assert "continues at step" in log  # of a checkpoint that only the signal can have caused
+    assert "continues at step" in log  # a checkpoint that the signal caused
 
 
 def test_jobs_are_frozen_and_found_again(begin, finish, tmp_path):
@@ -158,14 +158,14 @@ def test_jobs_are_frozen_and_found_again(begin, finish, tmp_path):
     assert "submitted" not in printed and "1 of 1 jobs completed" in printed
 
 
-def test_a_failed_job_is_told_with_its_reason(finish):
+def test_a_failed_job_is_reported_with_its_reason(finish):
     argv = ("-m", *SMALL, "algo=naive", "optimizer.lr=1e30,0.1", *ON_SLURM)
     printed = finish(*argv, status=1)
     assert "failed: TrainingDiverged: the loss is nan at task 1" in printed
     assert "1 of 2 jobs completed, 1 failed" in printed
 
 
-def test_a_partition_that_is_not_there(finish):
+def test_a_partition_that_does_not_exist(finish):
     argv = ("-m", *SMALL, "seed=0,1", *ON_SLURM, "hydra.launcher.partition=gpu")
     printed = finish(*argv, status=2)
     assert "error: hydra/launcher=slurm: " in printed and "partition" in printed

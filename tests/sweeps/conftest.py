@@ -1,4 +1,4 @@
-"""What the tests of multiruns share: the command line, within this process or in one of its own."""
+"""Fixtures for the tests of multiruns: the command line, in this process or in a new one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def cli(elsewhere, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Run run.py as a command would, but in this process; return status, stdout and stderr."""
+    """Run run.py like a command, but in this process; return status, stdout and stderr."""
 
     def run(*argv: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(RUN), *argv])
@@ -45,7 +45,7 @@ def cli(elsewhere, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture
 def start(elsewhere) -> Callable[..., subprocess.Popen]:
-    """Start run.py in a process group of its own."""
+    """Start run.py in a new process group."""
 
     def begin(*argv: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -62,7 +62,7 @@ def start(elsewhere) -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture
 def mypkg(tmp_path, monkeypatch) -> Path:
-    """Put a user's package on the path whose callback does what a file `do` beside it says."""
+    """Put a user's package on the path; its callback does what the file `do` beside it says."""
     folder = tmp_path / "path"
     folder.mkdir()
     (folder / "mypkg.py").write_text(

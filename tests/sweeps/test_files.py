@@ -1,4 +1,4 @@
-"""What is checked in under sweeps/ composes on any experiment."""
+"""The files of sweeps/ compose with any experiment."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def test_lists_are_complete():
     assert set(JOBS) | {"optuna_ewc"} <= set(SWEEPS)
 
 
-def test_a_search_of_what_the_algorithm_lacks_is_refused(elsewhere, capsys):
+def test_a_search_over_a_key_that_the_algorithm_lacks_is_refused(elsewhere, capsys):
     assert preflight.main(["sweeps=ewc_lambda", "algo=si"], CONF) == preflight.BAD_INPUT
     assert "algo.ewc_lambda=0: no such key" in capsys.readouterr().err

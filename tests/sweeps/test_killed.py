@@ -1,4 +1,4 @@
-"""A grid whose process group is killed, however often, ends as one that was not."""
+"""A grid whose process group is killed, however often, ends like one that was not killed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LONGER = (
 
 
 def completed(directory: Path) -> int:
-    """Return how many of a sweep's runs are completed."""
+    """Return how many runs of a sweep are completed."""
     records = directory.glob("*/results.json")
     return sum('"status": "completed"' in path.read_text() for path in records)
 
 
 def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    """Kill a process group as soon as something is so."""
+    """Kill a process group as soon as a condition holds."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -37,13 +37,13 @@ def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
 
 
 def products(directory: Path) -> dict[str, bytes]:
-    """Return what a sweep leaves that no clock enters."""
+    """Return the results of a sweep without times."""
     paths = [*directory.glob("*/accuracy_matrix.csv"), directory / "summary.csv"]
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
 def assert_survives(start, cli, kills: int, *argv: str) -> None:
-    """Kill a multirun when so many jobs are done as chance says, restart it, compare its end."""
+    """Kill a multirun after a random number of jobs, restart it, and compare the results."""
     status, out, _ = cli(*argv, "hydra.sweep.dir=whole")
     assert status == 0
     total = int(out.splitlines()[-1].split(" of ")[0])
@@ -74,8 +74,8 @@ def test_forty_jobs_killed_three_times(start, cli):
 
 
 @pytest.mark.full
-def test_a_killed_worker_costs_no_job(start, cli, mypkg, elsewhere):
-    """Its job is taken up by another process; the others never notice."""
+def test_a_killed_worker_loses_no_job(start, cli, mypkg, elsewhere):
+    """Another process continues its job; the other workers are not affected."""
     grid = ("-m", *LONGER, *MINE, "seed=0,1,2,3")
     assert cli(*grid, "hydra.sweep.dir=whole")[0] == 0
     (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGKILL)")
@@ -83,7 +83,7 @@ def test_a_killed_worker_costs_no_job(start, cli, mypkg, elsewhere):
     process = start(*grid, *launcher, "hydra.sweep.dir=cut")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert "seed=1: its process was killed; again" in err
+    assert "seed=1: its process was killed; it runs again" in err
     assert products(Path("cut")) == products(Path("whole"))
     assert (elsewhere / "cut" / "logs").is_dir()
 
@@ -92,7 +92,7 @@ def test_a_killed_worker_costs_no_job(start, cli, mypkg, elsewhere):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("group", [False, True])
 def test_a_signal_ends_all_processes(start, cli, number, status, group):
-    """To the launcher alone, or to all as a terminal sends it."""
+    """Whether only the launcher gets it, or all of them do, as from a terminal."""
     longest = (*LONGER, "training.epochs_per_task=4000")
     grid = ("-m", *longest, "seed=0,1,2,3", "hydra/launcher=local_processes")
     process = start(*grid, "hydra.launcher.n_jobs=2", "hydra.sweep.dir=cut")

@@ -1,4 +1,4 @@
-"""Grids from the command line: what is done is skipped, what failed costs no other job."""
+"""Grids from the command line: completed jobs are skipped, failed ones do not stop the others."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ GRID = Path("sweep_runs") / "grid"
 
 
 def records(directory: Path = GRID) -> dict[int, dict]:
-    """Return seed -> record of every run in a sweep's directory."""
+    """Return seed -> record of every run in the sweep's directory."""
     found = [json.loads(path.read_text()) for path in directory.glob("*/results.json")]
     return {record["seeds"][0]: record for record in found}
 
 
-def test_a_multirun_ends_in_a_summary_and_continues(cli):
+def test_a_multirun_ends_with_a_summary_and_continues(cli):
     status, out, err = cli(*SEEDS)
     assert status == 0
     lines = out.splitlines()
@@ -44,7 +44,7 @@ def test_a_multirun_ends_in_a_summary_and_continues(cli):
     assert out.splitlines()[-1].startswith("4 of 4 jobs completed")
 
 
-def test_a_failed_job_costs_no_other_and_is_tried_again(cli, mypkg):
+def test_a_failed_job_stops_no_other_and_is_tried_again(cli, mypkg):
     (mypkg / "do").write_text("raise RuntimeError('the disk is full')")
     status, out, err = cli(*SEEDS, *MINE)
     assert status == 1
@@ -56,7 +56,7 @@ def test_a_failed_job_costs_no_other_and_is_tried_again(cli, mypkg):
     assert "failed: seed=1: RuntimeError: the disk is full (in " in out
     assert out.splitlines()[-1].startswith("2 of 3 jobs completed, 1 failed: the same command")
     assert "the disk is full" in (GRID / "summary.md").read_text()
-    status, out, err = cli(*SEEDS, *MINE)  # the disk is not full any more
+    status, out, err = cli(*SEEDS, *MINE)  # the disk is no longer full
     assert status == 0 and err.count("completed before") == 2
     assert {r["status"] for r in records().values()} == {"completed"}
 
@@ -71,7 +71,7 @@ def test_a_signal_ends_the_multirun_after_a_checkpoint(cli, mypkg, name, status)
     assert ended == status
     assert err.endswith("interrupted: 1 of 3 jobs are done; the same command continues\n")
     assert {s: r["status"] for s, r in records().items()} == {0: "completed", 1: "interrupted"}
-    for path in GRID.glob("*/config.yaml"):  # as a kill leaves a run that has just begun
+    for path in GRID.glob("*/config.yaml"):  # as after a kill of a run that has just begun
         if '"interrupted"' in (path.parent / "results.json").read_text():
             path.unlink()
     ended, out, err = cli(*SEEDS, *MINE)
@@ -81,7 +81,7 @@ def test_a_signal_ends_the_multirun_after_a_checkpoint(cli, mypkg, name, status)
 
 
 def test_jobs_are_frozen_when_the_multirun_starts(cli, mypkg, tmp_path):
-    """An edit of conf/ while the second of three jobs runs changes none of them."""
+    """Editing conf/ while the second of three jobs runs changes none of them."""
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "sweeps").mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def test_jobs_are_frozen_when_the_multirun_starts(cli, mypkg, tmp_path):
     assert len(rates) == 3 and set(rates) == {0.05}
 
 
-def test_dry_run_tells_the_jobs_and_touches_nothing(cli, elsewhere):
+def test_dry_run_lists_the_jobs_and_touches_nothing(cli, elsewhere):
     status, out, err = cli(*SEEDS, "--dry-run")
     assert (status, err, list(elsewhere.iterdir())) == (0, "", [])
     assert out.splitlines()[:3] == ["new  seed=0", "new  seed=1", "new  seed=2"]
@@ -109,17 +109,17 @@ def test_dry_run_tells_the_jobs_and_touches_nothing(cli, elsewhere):
     assert sorted(elsewhere.rglob("*")) == before
     assert out.count("completed  seed=") == 2
     # The median of 100 and 140, three times.
-    assert "5 jobs, 2 completed, 3 to run: about 6 min one after the other, by 2" in out
+    assert "5 jobs, 2 completed, 3 to run: about 6 min one after the other, judging by 2" in out
     # Twice as many samples take twice as long.
     _, out, _ = cli("-m", *TINY, "seed=0,1", "training.epochs_per_task=2", "--dry-run")
-    assert "2 jobs, 0 completed, 2 to run: about 8 min one after the other, by 2" in out
-    # A run of a group took as long as all of them.
+    assert "2 jobs, 0 completed, 2 to run: about 8 min one after the other, judging by 2" in out
+    # The time of a run in a group is that of the whole group.
     record["execution"]["strategy"] = "vmap"
     path.write_text(json.dumps(record))
     _, out, _ = cli("-m", *TINY, "seed=0,1,2,3,4", "--dry-run")
     alone = json.loads(min(GRID.glob("*/results.json")).read_text())["runs"][0]["timing"]
     minutes = round(3 * sum(alone.values()) / 60)
-    assert f"about {minutes} min one after the other, by 1 completed" in out
+    assert f"about {minutes} min one after the other, judging by 1 completed" in out
     status, out, err = cli(*SEEDS, "--dry-run", "optimizer.lr=-1")
     assert status == 2 and "optimizer.lr=-1" in err
 

@@ -1,4 +1,4 @@
-"""Optuna searches: no trial is repeated, failed and killed ones are tried again."""
+"""Optuna searches: no completed trial is repeated, failed and killed ones are tried again."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_a_search_continues_where_it_stopped(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=2")
     assert status == 0 and states() == ["COMPLETE"] * 2
     status, out, err = cli(*SEARCH, "hydra.sweeper.n_trials=2")
-    assert status == 0 and states() == ["COMPLETE"] * 2  # n_trials is of all, not of more
+    assert status == 0 and states() == ["COMPLETE"] * 2  # n_trials is the total
     study = optuna.load_study(None, "sqlite:///search/optuna.db")
     study.ask({"optimizer.lr": optuna.distributions.LogUniformDistribution(0.001, 0.1)})
-    killed = trials()[-1]  # as a search leaves it that is killed while a trial runs
+    killed = trials()[-1]  # as after a kill while the trial runs
     assert killed.state.name == "RUNNING"
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
     assert status == 0 and states() == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
@@ -54,7 +54,7 @@ def test_a_search_continues_where_it_stopped(cli):
             assert trial.value == record["summary"]["average_accuracy"]["mean"]
 
 
-def test_a_failed_trial_is_one_to_optuna_and_is_tried_again(cli, mypkg):
+def test_a_failed_trial_fails_in_optuna_and_is_tried_again(cli, mypkg):
     (mypkg / "do").write_text("raise RuntimeError('the disk is full')")
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=2")
     assert status == 1 and states() == ["FAIL", "COMPLETE"]
@@ -65,7 +65,7 @@ def test_a_failed_trial_is_one_to_optuna_and_is_tried_again(cli, mypkg):
 
 
 @pytest.mark.full
-def test_a_signal_leaves_the_trial_to_the_next_search(cli, mypkg):
+def test_an_interrupted_trial_is_tried_by_the_next_search(cli, mypkg):
     (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGTERM)")
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=1")
     assert status == 143 and states() == ["RUNNING"]
@@ -75,8 +75,8 @@ def test_a_signal_leaves_the_trial_to_the_next_search(cli, mypkg):
 
 
 @pytest.mark.full
-def test_experiments_have_studies_of_their_own(cli):
-    """Another experiment in the same directory: its trials say nothing about this one's."""
+def test_every_experiment_has_its_own_study(cli):
+    """Trials of another experiment in the same directory do not count."""
     cli(*SEARCH, "hydra.sweeper.n_trials=1")
     cli(*SEARCH, "hydra.sweeper.n_trials=1", "backbone.width=8")
     assert len(optuna.get_all_study_summaries("sqlite:///search/optuna.db")) == 2
@@ -87,12 +87,12 @@ def test_the_checked_in_search_selects_on_validation(cli):
     assert status == 0
     (record,) = Path("sweep_runs/optuna_ewc").glob("*/results.json")
     assert json.loads(record.read_text())["measured_on"] == "validation"
-    assert "on the test data, once: python run.py" in out.splitlines()[-1]
+    assert "to measure it on the test data, once: python run.py" in out.splitlines()[-1]
     assert "sweeps=" not in out.splitlines()[-1]
 
 
 def measured_on(directory: Path) -> set[str]:
-    """Return what the records in a sweep's directory were measured on."""
+    """Return the data that the runs in a sweep's directory were measured on."""
     paths = directory.glob("*/results.json")
     return {json.loads(path.read_text())["measured_on"] for path in paths}
 
@@ -101,7 +101,7 @@ def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=2")
     assert status == 0 and measured_on(Path("search")) == {"validation"}
     told = out.splitlines()[-1]
-    assert "%; on the test data, once: python run.py " in told
+    assert "%; to measure it on the test data, once: python run.py " in told
     words = shlex.split(told.split("python run.py ")[1])
     assert words.count("benchmark.validation_fraction=0.0") == 1
     assert sum(word.startswith("benchmark.validation_fraction") for word in words) == 1
@@ -109,11 +109,11 @@ def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
     assert status == 0 and measured_on(Path("tested")) == {"test"}
 
 
-def test_who_selects_on_the_test_data_is_told_so(cli):
+def test_a_selection_on_the_test_data_is_reported(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=1", "benchmark.validation_fraction=0")
     assert status == 0 and measured_on(Path("search")) == {"test"}
     told = out.splitlines()[-1]
-    assert "once" not in told and "% on the test data, which chose it: python run.py" in told
+    assert "once" not in told and "% on the test data, which selected it: python run.py" in told
     assert "benchmark.validation_fraction=0 " in f"{told} "
 
 

@@ -1,4 +1,4 @@
-"""A job's serialized file is the job, without secrets."""
+"""A job's serialized file has the whole job except its secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job(directory, **logger) -> SweepJob:
     )
 
 
-def test_a_job_is_read_back_as_it_was(tmp_path):
+def test_a_job_is_read_back_unchanged(tmp_path):
     written = job(tmp_path, entity=None)
     serialize(written, SECRETS)
     assert load_job(tmp_path) == written

@@ -1,4 +1,4 @@
-"""What a search selects on, by the jobs that it checks and the command that it ends with."""
+"""The data that a search selects on, by the jobs it checks and the command it prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = "# @package _global_\ndefaults:\n  - override /hydra/sweeper: search\n"
 
 
 def fractions(argv, conf=CONF) -> list[float]:
-    """Return the part that each job of a command holds out."""
+    """Return the validation fraction of each job of a command."""
     return [job.config["benchmark"]["validation_fraction"] for job in preflight.check(argv, conf)]
 
 
@@ -31,10 +31,10 @@ def fractions(argv, conf=CONF) -> list[float]:
         ((*SEARCH, f"{KEY}=0.3"), [0.3, 0.3]),
         ((*SEARCH, f"{KEY}=choice(0.2,0.3)"), [0.2, 0.2, 0.3]),
         ((*SEARCH, f"+hydra.sweeper.params={{{KEY}: '0'}}"), [0, 0]),
-        (("-m", "algo=naive", "seed=0,1"), [0, 0]),  # a grid is what it says
+        (("-m", "algo=naive", "seed=0,1"), [0, 0]),  # a grid holds nothing out
     ],
 )
-def test_a_search_holds_out_unless_something_is_said(elsewhere, argv, expected):
+def test_a_search_holds_out_data_unless_the_fraction_is_set(elsewhere, argv, expected):
     assert fractions(argv) == expected
 
 
@@ -43,8 +43,8 @@ def test_a_search_holds_out_unless_something_is_said(elsewhere, argv, expected):
     [("", 0.1), (f"benchmark:\n  {KEY.split('.')[1]}: 0\n", 0), ("benchmark:\n  pad_to: 9\n", 0.1)],
 )
 @pytest.mark.parametrize("beside", [False, True])
-def test_the_file_of_a_sweep_may_say_it(tmp_path, elsewhere, content, expected, beside):
-    """0 too, which is what conf/benchmark says to everybody; in conf/ or in --config-dir."""
+def test_a_sweep_file_may_set_the_fraction(tmp_path, elsewhere, content, expected, beside):
+    """Even to 0, the default of conf/benchmark; in conf/ or in --config-dir."""
     conf = tmp_path / "conf"
     flags = ["--config-dir", str(conf)] if beside else []
     if not beside:
@@ -70,7 +70,7 @@ def test_the_file_of_a_sweep_may_say_it(tmp_path, elsewhere, content, expected, 
     ],
 )
 def test_the_command_that_measures_the_best(own, chosen, expected, once):
-    """On the test data; whether for the first time hangs on what the best trial was told."""
+    """It measures on the test data; whether that is new depends on the best trial's overrides."""
     node = {} if own is None else {"validation_fraction": own}
     cfg = OmegaConf.create({"benchmark": node})
     assert command(cfg, chosen) == (f"python run.py {expected}", once)

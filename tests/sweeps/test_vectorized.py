@@ -1,4 +1,4 @@
-"""hydra/launcher=vectorized: jobs in one program, and directories as if each had run alone."""
+"""hydra/launcher=vectorized: jobs in one program leave the directories of jobs that ran alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(directory: Path) -> set[str]:
 
 
 def assert_same_jobs(one: Path, other: Path, digests: set[str]) -> None:
-    """Raise AssertionError unless jobs left the same in both places, but for rounding."""
+    """Raise AssertionError unless both directories have the same records, up to rounding."""
     for digest in digests:
         a, b = (records(place)[digest] for place in (one, other))
         assert a["status"] == b["status"] == "completed"
@@ -46,7 +46,7 @@ def assert_same_jobs(one: Path, other: Path, digests: set[str]) -> None:
 
 @pytest.mark.ci
 def test_a_grid_with_two_that_diverge(cli):
-    """lr x lambda; half of the jobs fail, the others are the runs that they are alone."""
+    """lr x lambda: half of the jobs fail, and the others give the numbers of runs alone."""
     status, out, err = cli("-m", *SHORT, LR, LAMBDA, "hydra.sweep.dir=one")
     assert status == 1
     assert "4 jobs in one program" in err and "runs alone" not in err
@@ -67,19 +67,19 @@ def test_a_grid_with_two_that_diverge(cli):
 
 @pytest.mark.full
 def test_groups_and_what_runs_alone(cli):
-    """Two structures make two groups; another backend, and a structure of its own, run alone."""
+    """Two structures make two groups; a job of another backend or a unique structure runs alone."""
     grid = ("seed=0,1", "algo.fisher=empirical,exact")
     status, _, err = cli("-m", *SHORT, *grid, "hydra.sweep.dir=one")
     assert status == 0 and err.count("2 jobs in one program") == 2
     status, _, err = cli("-m", *SHORT, "backend=jax,torch", "algo.fisher=pred", "seed=0")
     assert status == 0
     assert "backend=torch: runs alone: backend=torch: only JAX trains several runs" in err
-    assert "backend=jax: runs alone: there is no other to share its programs with" in err
+    assert "backend=jax: runs alone: there is no other job to share its programs with" in err
 
 
 @pytest.mark.full
 def test_a_killed_grid_ends_the_same(start, cli):
-    """SIGKILL when all stand within a task; then the same command."""
+    """SIGKILL in the middle of a task; then the same command."""
     longer = [o for o in SHORT if not o.startswith("algo")] + ["algo=er", "algo.memory_size=20"]
     longer += ["training.epochs_per_task=30", "training.chunk_steps=2"]
     longer += ["callbacks.checkpoint.every_epoch=true"]
@@ -116,7 +116,7 @@ def test_a_signal_ends_all(start):
 
 @pytest.mark.ci
 def test_a_point_that_a_search_proposes_twice(cli):
-    """It is one run, and the value of both trials."""
+    """It is run once, and both trials get its value."""
     search = ("hydra/sweeper=search", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
     run = (*SHORT, "hydra.sweep.dir=one")
     status, out, err = cli("-m", *run, *search, "optimizer.lr=choice(0.05)")
@@ -138,7 +138,7 @@ def test_batches_of_a_search(cli):
 
 @pytest.mark.full
 def test_a_callback_that_sees_every_step(cli, mypkg):
-    """It is host code: its jobs run alone."""
+    """It is host code, so its jobs run alone."""
     (mypkg / "mypkg.py").write_text(
         "from seqrun.callbacks import BaseCallback\n"
         "class Does(BaseCallback):\n"
@@ -146,7 +146,7 @@ def test_a_callback_that_sees_every_step(cli, mypkg):
     )
     status, _, err = cli("-m", *SHORT, *MINE, "seed=0,1")
     assert status == 0
-    assert err.count("runs alone: callbacks.mine: is to see every step on the host") == 2
+    assert err.count("runs alone: callbacks.mine: must see every step on the host") == 2
     seeds = [o for o in SHORT if not o.startswith("hydra")]
     status, _, err = cli(*seeds, *MINE, "seed=[0,1]", "seeds_strategy=vmap")
     assert status == 2 and "seeds_strategy=vmap: must be auto, processes or sequential" in err

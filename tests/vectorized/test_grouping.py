@@ -97,7 +97,7 @@ def test_another_structure_is_another_group(changed: tuple[str, ...], named: str
     groups, alone = group(jobs)
     assert [numbers(members) for members in groups] == [[0, 1]]
     assert numbers([found for found, _ in alone]) == [2]
-    assert alone[0][1].startswith("no other has its") and named in alone[0][1]
+    assert alone[0][1].startswith("no other job has its") and named in alone[0][1]
     again = job(3, *EWC_ON_JAX, *changed, "seed=1", "optimizer.lr=0.3")
     groups, alone = group([*jobs, again])
     assert [numbers(members) for members in groups] == [[0, 1], [2, 3]] and not alone
@@ -176,7 +176,7 @@ def test_vmap_needs_jax():
 def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
     """By the estimate of one run, and never by what happens to be free."""
     algorithm = build(config_of("backend=jax"), 0)
-    assert together.runs_at_once(algorithm) == together.MOST_RUNS
+    assert together.runs_at_once(algorithm) == together.MAX_RUNS
     needed = sum(part.num_bytes for part in footprint.needs_of(algorithm))
     for room, runs in ((10.0, 5), (7.9, 3), (0.1, 1)):
         monkeypatch.setattr(together, "total_bytes", lambda room=room: int(room * needed))
@@ -230,7 +230,7 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(BaseEnsemble, "answer", lambda self, calls: {})
     first: Any = First()
     works = [work_of(n) for n in range(5)]
-    together.run_together(first, 2, works, lambda place, result: told.append((place, result)))
+    together.run_vmapped(first, 2, works, lambda place, result: told.append((place, result)))
     assert [place for place, _ in told] == [0, 1, 2, 3, 4]
     assert [result for place, result in told if place != 3] == [f"run {n}" for n in (0, 1, 2, 4)]
     assert isinstance(told[3][1], ValueError)

@@ -117,7 +117,7 @@ def test_groups_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Where memory is for two, the third seed is trained after them."""
     from seqrun.runs import vmapped as together
 
-    monkeypatch.setattr(together, "MOST_RUNS", 2)
+    monkeypatch.setattr(together, "MAX_RUNS", 2)
     run_experiment(config("vmap"), tmp_path / "two")
     run_experiment(config("sequential"), tmp_path / "one")
     assert_same_record(tmp_path / "two", tmp_path / "one")

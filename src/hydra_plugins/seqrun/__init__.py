@@ -1,1 +1,1 @@
-"""Launchers and sweepers of seqrun: Hydra looks for plugins only below this package's parent."""
+"""Launchers and sweepers of seqrun; Hydra looks for plugins only below `hydra_plugins`."""

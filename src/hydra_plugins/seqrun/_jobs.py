@@ -1,4 +1,4 @@
-"""What the launchers share: jobs composed before the first starts, and results as Hydra's."""
+"""Shared by launchers and sweepers: jobs composed in advance, and results as Hydra has them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seqrun.sweeps.summary import Outcome, SweepJob, differing
 
 
 class BaseLauncher(Launcher):
-    """Compose all jobs before the first starts: conf/ may be edited while jobs wait."""
+    """Compose all jobs before the first starts, so that conf/ may be edited while jobs wait."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -32,13 +32,11 @@ class BaseLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what jobs are composed from."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; return how each ended."""
         setup_globals()
         names = differing(job_overrides)
         jobs = [
@@ -47,12 +45,12 @@ class BaseLauncher(Launcher):
                 zip(job_overrides, names, strict=True), initial_job_idx
             )
         ]
-        # A search may propose a point twice: it is one experiment, in one directory.
-        first = [next(j for j in jobs if _are_one(j, job)) for job in jobs]
+        # A search may propose a point twice, which is one experiment in one directory.
+        first = [next(j for j in jobs if _is_same(j, job)) for job in jobs]
         different = [job for job, earliest in zip(jobs, first, strict=True) if job is earliest]
         outcomes = dict(zip((job.number for job in different), self.run(different), strict=True))
         return [
-            Return(replace(outcomes[earliest.number], overrides=job.overrides))
+            OutcomeReturn(replace(outcomes[earliest.number], overrides=job.overrides))
             for job, earliest in zip(jobs, first, strict=True)
         ]
 
@@ -67,15 +65,15 @@ class BaseLauncher(Launcher):
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):
             cfg.hydra.job.id = cfg.hydra.job.num = number
-        with _current(cfg):
+        with _hydra_config(cfg):
             directory = Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
             with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
                 cfg.hydra.runtime.output_dir = str(directory)
             experiment = experiment_of(cfg)
-            if experiment.config["resume"] == "never":  # once, not each time that the job is tried
+            if experiment.config["resume"] == "never":  # once, not at every retry of the job
                 set_aside(directory)
                 experiment = Experiment.of({**experiment.config, "resume": "auto"})
-            _record(cfg, directory)
+            _write_hydra_files(cfg, directory)
             return SweepJob(
                 number=number,
                 name=name,
@@ -86,13 +84,13 @@ class BaseLauncher(Launcher):
             )
 
 
-def _are_one(job: SweepJob, other: SweepJob) -> bool:
+def _is_same(job: SweepJob, other: SweepJob) -> bool:
     return (job.directory, job.experiment) == (other.directory, other.experiment)
 
 
 @contextmanager
-def _current(cfg: DictConfig) -> Iterator[None]:
-    """Let ${hydra:...} speak of a job."""
+def _hydra_config(cfg: DictConfig) -> Iterator[None]:
+    """Let ${hydra:...} refer to this job's configuration within the block."""
     hydra = HydraConfig.instance()
     before = hydra.cfg
     hydra.set_config(cfg)
@@ -102,8 +100,8 @@ def _current(cfg: DictConfig) -> Iterator[None]:
         hydra.cfg = before
 
 
-def _record(cfg: DictConfig, directory: Path) -> None:
-    """Write what Hydra writes into a job's directory."""
+def _write_hydra_files(cfg: DictConfig, directory: Path) -> None:
+    """Write the files that Hydra writes into a job's directory."""
     if cfg.hydra.output_subdir is None:
         return
     folder = directory / str(cfg.hydra.output_subdir)
@@ -114,8 +112,8 @@ def _record(cfg: DictConfig, directory: Path) -> None:
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
 
 
-class Return(JobReturn):
-    """An outcome as Hydra has it."""
+class OutcomeReturn(JobReturn):
+    """An outcome as Hydra's JobReturn."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(overrides=list(outcome.overrides))
@@ -127,11 +125,11 @@ class Return(JobReturn):
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """End the process as a signal or an error in what was asked for wants it.
+def exiting() -> Iterator[None]:
+    """Turn a signal or an error of the user's input within the block into an exit of the process.
 
     Raises:
-        SystemExit: 128 + the signal's number, or 2.
+        SystemExit: 128 + the signal's number, or 2 after an error, which goes to stderr.
     """
     try:
         yield
@@ -147,11 +145,11 @@ def ending() -> Iterator[None]:
 
 def outcome_of(job: JobReturn) -> Outcome:
     """Return how a job ended, whichever launcher ran it."""
-    if isinstance(job, Return):
+    if isinstance(job, OutcomeReturn):
         return job.outcome
     assert job.hydra_cfg is not None
     directory = Path(job.hydra_cfg.hydra.runtime.output_dir)
-    told: dict[str, Any] = {"overrides": tuple(job.overrides or ()), "directory": directory}
+    common: dict[str, Any] = {"overrides": tuple(job.overrides or ()), "directory": directory}
     if job.status == JobStatus.COMPLETED:
-        return Outcome(status="completed", value=job.return_value, **told)
-    return Outcome(status="failed", error=str(job._return_value), **told)
+        return Outcome(status="completed", value=job.return_value, **common)
+    return Outcome(status="failed", error=str(job._return_value), **common)

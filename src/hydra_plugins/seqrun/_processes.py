@@ -13,7 +13,7 @@ from seqrun.runs.processes import Killed, output_in, run_in_processes
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 LOGS = "logs"
-"""Folder beside the jobs' directories with what each of them printed."""
+"""Folder beside the jobs' directories with the output of each job."""
 
 
 def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Sequence[Outcome]:
@@ -21,8 +21,8 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
 
     Args:
         jobs: at least one.
-        processes: that run at a time.
-        retries: times that a job is tried again when its process was killed.
+        processes: how many run at a time.
+        retries: how often a job is tried again after its process was killed.
 
     Raises:
         Interrupted: a signal came; the jobs that ran have saved a checkpoint.
@@ -30,12 +30,13 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
     outcomes: dict[int, Outcome] = {}
 
     def ended(job: SweepJob, outcome: Outcome | Killed) -> None:
-        found = _killed(job) if isinstance(outcome, Killed) else outcome
-        outcomes[job.number] = found
-        progress(job, found, len(outcomes), len(jobs))
+        if isinstance(outcome, Killed):
+            outcome = _killed(job)
+        outcomes[job.number] = outcome
+        progress(job, outcome, len(outcomes), len(jobs))
 
     def again(job: SweepJob) -> None:
-        sys.stderr.write(f"{job.name}: its process was killed; again\n")
+        sys.stderr.write(f"{job.name}: its process was killed; it runs again\n")
 
     try:
         run_in_processes(jobs, _run, ended, processes=processes, retries=retries, again=again)
@@ -46,7 +47,7 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
 
 
 def _run(job: SweepJob) -> Outcome | None:
-    """Run a job in this process; None = a signal ended it."""
+    """Run a job in this worker process; return None if a signal ended it."""
     from seqrun.sweeps.jobs import run_job
 
     with env_override(job.environment), output_in(_log(job)):
@@ -59,7 +60,7 @@ def _run(job: SweepJob) -> Outcome | None:
 
 
 def _killed(job: SweepJob) -> Outcome:
-    error = f"its process was killed, out of memory perhaps; see {_log(job)}"
+    error = f"its process was killed, perhaps out of memory; see {_log(job)}"
     return Outcome(overrides=job.overrides, directory=job.directory, status="failed", error=error)
 
 

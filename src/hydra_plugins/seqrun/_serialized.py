@@ -1,4 +1,4 @@
-"""A job of a multirun written to its directory, to be run later and elsewhere."""
+"""Write a job of a multirun to its directory, to run it later and elsewhere."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MASK = "from the environment variable "
 
 
 def serialize(job: SweepJob, secrets: tuple[str, ...]) -> None:
-    """Write a job to its directory, with the variables that hold its secrets in their place.
+    """Write a job to its directory; secrets are replaced by the variables that hold them.
 
     Args:
-        job: what to write.
-        secrets: endings of keys that hold a secret.
+        job: the job.
+        secrets: the endings of keys that hold a secret.
 
     Raises:
-        ConfigError: a secret was given in another way.
+        ConfigError: no environment variable holds a secret of the job.
     """
     content = {
         "number": job.number,
@@ -44,10 +44,10 @@ def serialize(job: SweepJob, secrets: tuple[str, ...]) -> None:
 
 
 def load_job(directory: Path) -> SweepJob:
-    """Read the job back from its directory.
+    """Read a job back from its directory.
 
     Raises:
-        ConfigError: a variable with a secret is missing here.
+        ConfigError: a variable with a secret is not set here.
     """
     content = yaml.safe_load((directory / FILE).read_text(encoding="utf-8"))
     return SweepJob(
@@ -68,7 +68,7 @@ def _masked(value: Any, secrets: tuple[str, ...], key: str) -> Any:
     for name, held in os.environ.items():
         if held == value:
             return f"{MASK}{name}"
-    raise ConfigError(f"{key}: must come from a variable, ${{oc.env:NAME}}, to be sent to a queue")
+    raise ConfigError(f"{key}: must come from a variable, ${{oc.env:NAME}}, to be submitted")
 
 
 def _unmasked(value: Any) -> Any:
@@ -84,24 +84,24 @@ def _unmasked(value: Any) -> Any:
 
 @dataclass(kw_only=True, eq=False)
 class SerializedJob:
-    """What submitit runs on a node of the cluster.
+    """The function that submitit runs on a node of the cluster.
 
     Args:
-        requeue: whether a job that SLURM is about to stop is queued again.
+        requeue: whether to queue a job again that SLURM is about to stop.
     """
 
     requeue: bool
 
     def __call__(self, directory: str) -> None:
-        """Run the job in `directory`; save first if the cluster wants its node back.
+        """Run the job in `directory`; when SLURM takes the node back, save a checkpoint first.
 
         Raises:
-            SystemExit: a signal ended it.
+            SystemExit: a signal ended the job.
         """
         from seqrun.sweeps.jobs import run_job
 
         job = load_job(Path(directory))
-        queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait for a save
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         interruption = InterruptionCallback()
@@ -109,13 +109,13 @@ class SerializedJob:
             with env_override(job.environment), interruption.listening():
                 run_job(job, interruption)
         except Interrupted as error:
-            # After SIGTERM SLURM itself queues a job again, unless a user ended it.
-            if error.number == signal.SIGUSR2 and self.requeue and callable(queue_again):
-                queue_again(error.number, None)
+            # After SIGTERM, SLURM itself requeues the job unless a user cancelled it.
+            if error.number == signal.SIGUSR2 and self.requeue and callable(requeue):
+                requeue(error.number, None)
             raise SystemExit(128 + error.number) from None
 
     def checkpoint(self, directory: str) -> Any:
-        """Return what submitit is to run when the job starts again: the same."""
+        """Return what submitit runs when the job is requeued: the same job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, directory)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=basic, Hydra's default, in seqrun's way: a grid that ends in a summary."""
+"""hydra/sweeper=basic: Hydra's default, replaced by a grid that ends with a summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.seqrun._jobs import ending, outcome_of
+from hydra_plugins.seqrun._jobs import exiting, outcome_of
 from seqrun.sweeps.summary import Outcome, finish
 
 NODE = {
@@ -20,12 +20,12 @@ NODE = {
     "max_batch_size": None,
     "params": None,
 }
-"""Takes the place of Hydra's own: sweeps/ could not override a default in conf/config.yaml."""
+"""Replaces Hydra's `basic`; a default in conf/config.yaml could not be overridden by sweeps/."""
 ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=NODE, provider="seqrun")
 
 
 class GridSweeper(BasicSweeper):
-    """Run every combination of values, and end in a summary whatever becomes of single jobs."""
+    """Run every combination of values; end with a summary, even if single jobs fail."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -44,7 +44,7 @@ class GridSweeper(BasicSweeper):
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
         outcomes: list[Outcome] = []
-        with ending():
+        with exiting():
             for batch in self.split_arguments(overrides, self.max_batch_size):
                 returns = self.launcher.launch(batch, initial_job_idx=len(outcomes))
                 outcomes += [outcome_of(job) for job in returns]

@@ -1,4 +1,4 @@
-"""hydra/launcher=basic, Hydra's default, in seqrun's way: one process for all jobs."""
+"""hydra/launcher=basic: Hydra's default, replaced by one that handles signals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 NODE = {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"}
-"""Takes the place of Hydra's own, which composes a job when it starts and knows no interruption."""
+"""Replaces Hydra's `basic`, which composes each job when it starts and handles no signals."""
 ConfigStore.instance().store(group="hydra/launcher", name="basic", node=NODE, provider="seqrun")
 
 
 class InProcessLauncher(BaseLauncher):
-    """Run the jobs one after the other in this process, which pays its imports once."""
+    """Run the jobs one after the other in this process, which imports everything only once."""
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
-        """Run every job; a signal ends the one that runs, after a checkpoint, and the multirun."""
+        """Run every job; a signal ends the current one, after a checkpoint, and the multirun."""
         from seqrun.callbacks import InterruptionCallback
         from seqrun.sweeps.jobs import run_job
 

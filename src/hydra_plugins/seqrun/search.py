@@ -1,4 +1,4 @@
-"""hydra/sweeper=search: Optuna, with studies that continue."""
+"""hydra/sweeper=search: Optuna, with studies that can be continued."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.seqrun._jobs import ending, outcome_of
+from hydra_plugins.seqrun._jobs import exiting, outcome_of
 from seqrun.checks import one_of, whole
 from seqrun.records.locks import locked
 from seqrun.sweeps.summary import Outcome, finish
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
 
 class OptunaSweeper(Sweeper):
-    """Ask Optuna for trials until there are `n_trials` of this search, completed or just failed.
+    """Run Optuna's trials until `n_trials` have completed, or have failed in this run.
 
-    A trial that failed, or was running when the search was killed, is tried again by the next run
-    of the same command, with its own values. None that is completed is repeated. Trials are
-    measured on held-out training data (see seqrun.sweeps.validation) unless it is said on what.
+    A trial that failed, or was running when the search was killed, is tried again with the same
+    values by the next run of the same command. Completed trials are not repeated. Trials are
+    measured on held-out training data (see seqrun.sweeps.validation) unless configured otherwise.
 
     Args:
-        sampler: a sampler, or what makes one from `seed`, anew for every batch.
+        sampler: a sampler, or a partial that makes one from `seed`, called for every batch.
         direction: "maximize" or "minimize" the average accuracy.
-        storage: URL of the study's data base.
-        study_name: None = from the experiment and the space that is searched.
-        n_trials: trials in all.
+        storage: URL of the study's database.
+        study_name: name of the study; None = derived from the experiment and the search space.
+        n_trials: total number of trials.
         n_jobs: trials at a time.
-        params: key -> what may be chosen.
+        params: key -> search space of its values.
 
     Raises:
         ConfigError: an argument that is not allowed.
@@ -75,14 +75,13 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Make the launcher."""
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
-        """Run the trials that are missing, and end in a summary.
+        """Run the missing trials, and end with a summary.
 
         Raises:
             SystemExit: a trial failed (1), another process searches here (2), or a signal ended it
@@ -97,7 +96,7 @@ class OptunaSweeper(Sweeper):
         directory = Path(self.config.hydra.sweep.dir).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
-        with ending(), locked(directory):
+        with exiting(), locked(directory):
             study = self._study(space, fixed)
             outcomes = self._run(study, space, fixed, directory)
             status = finish(outcomes, directory)
@@ -107,7 +106,7 @@ class OptunaSweeper(Sweeper):
         return outcomes
 
     def _study(self, space: dict[str, Any], fixed: dict[str, str]) -> Study:
-        """Open the study; queue again what failed or never ended."""
+        """Open the study; enqueue again the trials that failed or never ended."""
         import optuna
         from optuna.trial import TrialState
 
@@ -120,19 +119,19 @@ class OptunaSweeper(Sweeper):
             load_if_exists=True,
         )
         trials = study.get_trials(deepcopy=False)
-        settled = [t.params for t in trials if t.state == TrialState.COMPLETE]
-        settled += [t.system_attrs["fixed_params"] for t in trials if t.state == TrialState.WAITING]
+        known = [t.params for t in trials if t.state == TrialState.COMPLETE]
+        known += [t.system_attrs["fixed_params"] for t in trials if t.state == TrialState.WAITING]
         for trial in trials:
             if trial.state == TrialState.RUNNING:
                 study.tell(trial.number, state=TrialState.FAIL)
-            if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params not in settled:
+            if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params not in known:
                 if trial.params.keys() == space.keys():
                     study.enqueue_trial(trial.params)
-                    settled.append(trial.params)
+                    known.append(trial.params)
         return study
 
     def _name(self, space: dict[str, Any], fixed: dict[str, str]) -> str:
-        """Name a study by what it searches and around which experiment, so that none are mixed."""
+        """Name a study after its experiment and search space, so that no two searches share one."""
         from seqrun.config.compose import experiment_of
 
         lines = [f"{key}={value}" for key, value in fixed.items()]
@@ -148,7 +147,7 @@ class OptunaSweeper(Sweeper):
         fixed: dict[str, str],
         directory: Path,
     ) -> list[Outcome]:
-        """Run batches of trials; return the outcomes of all of the study's, earlier ones too."""
+        """Run batches of trials; return the outcomes of all trials, earlier ones included."""
         from optuna.trial import TrialState
 
         completed = study.get_trials(states=(TrialState.COMPLETE,))
@@ -165,7 +164,7 @@ class OptunaSweeper(Sweeper):
         return outcomes
 
     def _renew_sampler(self, study: Study) -> None:
-        """Move the seed on: with the same one a continued search would propose the same again."""
+        """Change the sampler's seed, with which a continued search would repeat its proposals."""
         if not isinstance(self.sampler, functools.partial):
             study.sampler = self.sampler
             self.sampler.reseed_rng()
@@ -178,7 +177,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _tell(study: Study, trial: Trial, outcome: Outcome, directory: Path) -> None:
-    """Give Optuna the value; one that is no number is a failure, for it would win or break."""
+    """Tell Optuna the value; NaN and infinity count as failures, as they could win or raise."""
     from optuna.trial import TrialState
 
     trial.set_user_attr("directory", os.path.relpath(outcome.directory, directory))
@@ -209,7 +208,9 @@ def _show_best(study: Study, fixed: dict[str, str], config: DictConfig) -> None:
     best = study.best_trial
     assert best.value is not None
     again, on_other_data = command(config, fixed | best.params)
-    told = "; on the test data, once" if on_other_data else " on the test data, which chose it"
+    how = " on the test data, which selected it"
+    if on_other_data:
+        how = "; to measure it on the test data, once"
     sys.stdout.write(
-        f"best of {len(completed)} completed trials: {100 * best.value:.1f} %{told}: {again}\n"
+        f"best of {len(completed)} completed trials: {100 * best.value:.1f} %{how}: {again}\n"
     )

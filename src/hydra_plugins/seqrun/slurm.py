@@ -1,4 +1,4 @@
-"""hydra/launcher=slurm: a job array by submitit."""
+"""hydra/launcher=slurm: submit the jobs as a job array, with submitit."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ ALIVE = (
     "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED",
 )  # fmt: skip
 SUBMITTED = "submitted.json"
-"""Run directory -> id of the SLURM job that was last submitted for it."""
+"""File with run directory -> id of the SLURM job that was last submitted for it."""
 
 
 class SlurmLauncher(BaseLauncher):
     """Submit the jobs as an array and wait for them.
 
-    The queue is asked by squeue, so that a cluster without accounting will do. A job that was
-    submitted earlier and is still queued or running is waited for, not submitted again.
+    The queue is read with squeue, so no accounting is needed. A job that was submitted earlier and
+    is still queued or running is not submitted again.
 
     Args:
-        folder: of scripts, job logs and results; every node must see it.
+        folder: folder for scripts, job logs and results; every node must see it.
         partition, account, qos, constraint: as for sbatch; None = the cluster's default.
-        gpus_per_node, cpus_per_task, mem_gb: of a job; None = the cluster's default.
+        gpus_per_node, cpus_per_task, mem_gb: per job; None = the cluster's default.
         timeout_min: time limit of a job in minutes.
-        signal_delay_s: seconds before the limit at which a job saves and is requeued.
+        signal_delay_s: seconds before the time limit at which a job saves and is requeued.
         requeue: whether preempted and timed-out jobs are requeued.
-        max_num_timeout: times that a job may run into its limit.
+        max_num_timeout: how often a job may run into its time limit.
         array_parallelism: jobs at a time.
-        setup: shell lines before a job.
+        setup: shell lines to run before a job.
         additional_parameters: other options of sbatch.
-        poll_seconds: how often the queue is asked.
+        poll_seconds: seconds between two looks at the queue.
 
     Raises:
         ConfigError: an argument that is not allowed, or there is no SLURM.
@@ -105,19 +105,19 @@ class SlurmLauncher(BaseLauncher):
         self.options["additional_parameters"] = {flag: True, **others}
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
-        """Submit what is not done or in the queue, wait for all, and return how each ended."""
+        """Submit the jobs that are neither done nor queued; wait for all, return their outcomes."""
         from seqrun.runs.directory import is_done
 
         queued = self._queued(jobs)
-        open_jobs = [job for job in jobs if not is_done(job.directory, job.config)]
+        open_jobs = [job for job in jobs if not is_done(job.directory, job.experiment)]
         new = [job for job in open_jobs if job.directory not in queued]
         try:
             queued |= self._submit(new)
             return self._wait(jobs, queued)
         except KeyboardInterrupt:
             sys.stderr.write(
-                "interrupted: what was submitted goes on; the same command waits for it, "
-                f"scancel --name={self._name()} ends it\n"
+                "interrupted: submitted jobs go on; the same command waits for them, "
+                f"scancel --name={self._name()} ends them\n"
             )
             raise
 
@@ -155,7 +155,7 @@ class SlurmLauncher(BaseLauncher):
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _queued(self, jobs: Sequence[SweepJob]) -> dict[Path, str]:
-        """Return directory -> id of the jobs that are in the queue already."""
+        """Return directory -> SLURM's job id of the jobs that are already in the queue."""
         known, states = self._submitted(), _queue() or {}
         ids = {job.directory: known.get(str(job.directory), "") for job in jobs}
         return {path: number for path, number in ids.items() if states.get(number) in ALIVE}
@@ -176,11 +176,11 @@ class SlurmLauncher(BaseLauncher):
                 if number and state in ALIVE:
                     seen_ended.discard(job.number)
                     continue
-                # Believe the run's record: to SLURM a run that failed is COMPLETED.
+                # Trust the run's record: SLURM calls a run that failed COMPLETED, too.
                 error = f"SLURM's job {number} is {state}; see {self.folder}/{number}_0_log.err"
                 outcome = recorded_outcome(job, was_done=not number, otherwise=error)
                 if outcome.status == "failed" and job.number not in seen_ended:
-                    seen_ended.add(job.number)  # a requeue, or a slow file system: ask once more
+                    seen_ended.add(job.number)  # perhaps requeued, or a slow file system: wait once
                     continue
                 outcomes[job.number] = outcome
                 progress(job, outcome, len(outcomes), len(jobs))
@@ -190,7 +190,7 @@ class SlurmLauncher(BaseLauncher):
 
 
 def _queue() -> dict[str, str] | None:
-    """Return SLURM's job id -> state of this user's jobs, None if it cannot be asked just now."""
+    """Return SLURM's job id -> state of this user's jobs; None if squeue fails just now."""
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
     command += [f"--user={os.getuid()}"]
     try:

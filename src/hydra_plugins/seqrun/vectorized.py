@@ -1,4 +1,4 @@
-"""hydra/launcher=vectorized: jobs that differ in numbers alone, in one program (JAX)."""
+"""hydra/launcher=vectorized: train jobs that differ only in numbers in one program (JAX)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 
 class VectorizedLauncher(BaseLauncher):
-    """Train jobs that share their structure in step, as one program; the others one by one.
+    """Train jobs of the same structure in one program, and the others one by one.
 
-    Each job leaves the run directory that it would have left alone. What cannot be grouped runs
+    Each job leaves the same run directory as if it had run alone. Jobs that cannot be grouped run
     after the groups, and stderr says why.
     """
 
-    _is_told = False
+    _has_advised = False
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
-        """Run every job; a signal makes those that run save a checkpoint, and ends the multirun."""
+        """Run every job; after a signal, running jobs save a checkpoint and the multirun ends."""
         from seqrun.callbacks import InterruptionCallback
         from seqrun.sweeps.grouping import group
         from seqrun.sweeps.jobs import has_ended, run_job, run_jobs_together
@@ -54,7 +54,7 @@ class VectorizedLauncher(BaseLauncher):
         return [outcomes[job.number] for job in jobs]
 
     def _advise(self, job: SweepJob) -> None:
-        """Say once where this launcher is of no use."""
-        if not self._is_told and job.experiment.device == "cpu":
+        """Say once that another launcher is faster on this device."""
+        if not self._has_advised and job.experiment.device == "cpu":
             sys.stderr.write("on a CPU hydra/launcher=local_processes is faster\n")
-            self._is_told = True
+            self._has_advised = True

@@ -1,4 +1,4 @@
-"""What --dry-run prints: the jobs of a command, which are done, and an estimate of the time."""
+"""Print for --dry-run the jobs of a command, which are completed, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seqrun.sweeps.summary import differing
 from seqrun.training.limits import planned_samples
 
 RUNS = Path("runs")
-"""Where single runs go; their times are as good as those of a sweep."""
+"""Folder of single runs, whose times are also used for the estimate."""
 PHASES = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
 
 
@@ -26,11 +26,11 @@ class Preview:
     """A job before it runs.
 
     Attributes:
-        overrides: what tells it from the other jobs.
-        directory: its run directory, None if not known yet.
+        overrides: the overrides that distinguish it from the other jobs.
+        directory: its run directory; None if not known yet.
         name: {"algo", "benchmark", "backbone", "backend"} -> name.
         samples: training samples of all its seeds, each counted as often as it is used.
-        is_done: whether that directory holds its completed run.
+        is_done: whether the directory holds its completed run.
     """
 
     overrides: tuple[str, ...]
@@ -41,7 +41,7 @@ class Preview:
 
 
 def show(jobs: Sequence[Job]) -> None:
-    """Print the jobs of a command, which of them are done, and about how long the others take."""
+    """Print the jobs of a command, which are completed, and about how long the others take."""
     samples: dict[str, int] = {}
     previews = []
     for job in jobs:
@@ -67,8 +67,8 @@ def preview(jobs: Sequence[Preview], *, trials: int | None = None) -> list[str]:
     """Return the lines to print.
 
     Args:
-        jobs: of the command; of a search, examples of its trials.
-        trials: of the search, None = no search.
+        jobs: the jobs of the command; for a search, examples of its trials.
+        trials: number of trials of the search; None = not a search.
     """
     if not jobs:
         return ["nothing to run"]
@@ -83,7 +83,7 @@ def preview(jobs: Sequence[Preview], *, trials: int | None = None) -> list[str]:
     else:
         keys = [o.split("=")[0] for o in jobs[0].overrides]
         lines = [f"a search over {', '.join(keys)}"]
-        todo, count = [jobs[0]] * trials, f"{trials} trials, less those that are completed"
+        todo, count = [jobs[0]] * trials, f"{trials} trials, minus those already completed"
     return [*lines, f"{count}: {_estimate(todo)}"]
 
 
@@ -105,10 +105,10 @@ def _estimate(todo: Sequence[Preview]) -> str:
     past = _past_rates(folders)
     missing = sorted({_title(job) for job in todo if _title(job) not in past})
     if missing:
-        return f"no estimate of time, for there is no completed run of {'; '.join(missing)}"
+        return f"no estimate of time: there is no completed run of {'; '.join(missing)}"
     seconds = sum(job.samples * statistics.median(past[_title(job)]) for job in todo)
     count = sum(len(past[title]) for title in {_title(job) for job in todo})
-    return f"about {_readable(seconds)} one after the other, by {count} completed runs like them"
+    return f"about {_readable(seconds)} one after the other, judging by {count} completed runs"
 
 
 def _title(job: Preview) -> str:
@@ -116,7 +116,7 @@ def _title(job: Preview) -> str:
 
 
 def _past_rates(folders: set[Path]) -> dict[str, list[float]]:
-    """Return every completed seed's seconds per sample below the folders, by what was run."""
+    """Return title -> seconds per sample of each completed seed in the folders."""
     found: dict[str, list[float]] = {}
     for path in sorted(path for folder in folders for path in folder.glob(f"*/{FILE}")):
         try:
@@ -124,7 +124,7 @@ def _past_rates(folders: set[Path]) -> dict[str, list[float]]:
         except RecordError:
             continue
         if results.execution.get("strategy") == "vmap":
-            continue  # a run's seconds are those of its whole group
+            continue  # the seconds recorded are those of its whole group
         rates = [
             sum(run.timing.get(phase) or 0.0 for phase in PHASES) / run.cost["samples_seen"]
             for run in results.runs

@@ -1,6 +1,6 @@
-"""An algorithm's card, on stdout: `python -m seqrun.explain derpp`.
+"""Print an algorithm's card: `python -m seqrun.explain derpp`.
 
-Read off the card's docstrings, conf/algo and the tests; no framework is imported.
+It is read from docstrings, conf/algo and the tests; no framework is imported.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from seqrun.training.algorithm import BaseAlgorithm
 TESTS = CONF.parent / "tests"
 DOCS = CONF.parent / "docs"
 FOR_ALL = ("parity", "conformance")
-"""Folders of tests that every algorithm of conf/algo is put to."""
+"""Folders of tests that run for every algorithm of conf/algo."""
 WIDTH = 96
 
 
 def card(name: str) -> str:
-    """Return what there is to say about an algorithm of conf/algo.
+    """Return the card of an algorithm of conf/algo.
 
     Raises:
-        ConfigError: no such algorithm; the message names the nearest.
+        ConfigError: no such algorithm; the message names the closest match.
     """
     known = {option.name: option for option in options(CONF, "algo")}
     one_of("algorithm", name, sorted(known))
@@ -68,8 +68,7 @@ def _hyper_parameters(found: type | None, shipped: dict[str, Any]) -> str:
             continue
         value = shipped.get(field.name, field.default)
         lines.append(f"  {field.name} = {_as_yaml(value)}")
-        meaning = meanings.get(field.name, "")
-        lines += textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += _wrapped(meanings.get(field.name, ""), 6, 6)
     return "\n".join(lines)
 
 
@@ -92,11 +91,11 @@ def _meanings(found: type) -> dict[str, str]:
                 meanings[name] = start[2]
             elif line.strip():
                 meanings[name] += " " + line.strip()
-    return {each: text for names, text in meanings.items() for each in names.split(", ")}
+    return {name: text for names, text in meanings.items() for name in names.split(", ")}
 
 
 def _needs(found: type | None) -> str:
-    """Return which scenarios the algorithm is refused in, if any."""
+    """Return the scenarios that the algorithm needs and why, or "" if it runs in any."""
     scenarios = getattr(found, "scenarios", ())
     if not scenarios or scenarios == BaseAlgorithm.scenarios:
         return ""
@@ -105,27 +104,31 @@ def _needs(found: type | None) -> str:
 
 
 def _verified(name: str, folder: str, traits: Collection[str]) -> str:
-    """Return the tests of the algorithm, or of its family, and of all that have its traits."""
+    """Return the tests of the algorithm or its family, and those of all algorithms that apply."""
     if not TESTS.is_dir():
         return ""
-    own = [TESTS / "algorithms" / f"test_{each}.py" for each in dict.fromkeys((name, folder))]
+    own = [TESTS / "algorithms" / f"test_{stem}.py" for stem in dict.fromkeys((name, folder))]
     found = {path: _tests(path) for path in own if path.is_file()}
-    for each in FOR_ALL:
-        for path in (TESTS / each).glob("test_*.py"):
+    for suite in FOR_ALL:
+        for path in (TESTS / suite).glob("test_*.py"):
             found[path] = _tests(path, of_all=True, traits=traits)
     lines = ["Verified:"]
     for path in sorted(found):
         tests = found[path]
         if tests:
             lines.append(f"  {path.relative_to(CONF.parent)}")
-        for test, told in tests:
-            text = f"{test}: {told}" if told else test
-            lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6)
+        for test, summary in tests:
+            lines += _wrapped(f"{test}: {summary}" if summary else test, 4, 6)
     return "\n".join(lines)
 
 
+def _wrapped(text: str, first: int, others: int) -> list[str]:
+    """Return the lines of a text, the first one and the others indented by so many spaces."""
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * first, subsequent_indent=" " * others)
+
+
 def _traits(found: type | None) -> set[str]:
-    """Return what the suites of all algorithms ask before they run a test for this one."""
+    """Return the traits of an algorithm, on which some tests of all algorithms depend."""
     traits = {"a_penalty"} if hasattr(found, "coefficient_name") else set()
     if len(getattr(found, "batch_names", ())) > 1:
         traits.add("replay")
@@ -139,38 +142,34 @@ def _tests(
 
     Args:
         path: the file.
-        of_all: only those that run for every algorithm, which is their argument `algo`.
-        traits: of the algorithm; a decorator `with_<trait>` asks for one of them.
+        of_all: whether to return only tests that run for all algorithms, by an argument `algo`.
+        traits: the algorithm's traits; the decorator `with_<trait>` of a test requires one.
     """
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
             continue
         decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
-        asked = {d.removeprefix("with_") for d in decorators if d.startswith("with_")}
-        if of_all and not asked <= set(traits):
+        required = {d.removeprefix("with_") for d in decorators if d.startswith("with_")}
+        if of_all and not required <= set(traits):
             continue
         if not of_all or "algo" in [argument.arg for argument in node.args.args]:
-            told = (ast.get_docstring(node) or "").split("\n")[0]
-            found.append((node.name.removeprefix("test_").replace("_", " "), told))
+            summary = (ast.get_docstring(node) or "").split("\n")[0]
+            found.append((node.name.removeprefix("test_").replace("_", " "), summary))
     return found
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the card of the algorithm that is named to stdout; return the exit status."""
+    """Write the card of the named algorithm to stdout; return the exit status."""
     if len(argv) != 1 or argv[0] in ("-h", "--help"):
         names = ", ".join(path.stem for path in files(CONF / "algo"))
         usage = f"usage: python -m seqrun.explain <algorithm>\nalgorithms: {names}\n"
-        asked = len(argv) == 1
-        (sys.stdout if asked else sys.stderr).write(usage)
-        return 0 if asked else 2
+        is_help = len(argv) == 1
+        (sys.stdout if is_help else sys.stderr).write(usage)
+        return 0 if is_help else 2
     try:
         sys.stdout.write(card(argv[0]))
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

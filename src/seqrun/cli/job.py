@@ -15,11 +15,11 @@ class Job:
     """One experiment of a command.
 
     Attributes:
-        experiment: what runs.
+        experiment: the experiment.
         directory: the run directory; None if only the launcher will know it.
-        overrides: what tells it from the other jobs of a multirun.
-        trials: of the search that the job is an example of; None = it is a job itself.
-        is_alone: whether it is the one run of a command without -m.
+        overrides: the overrides that distinguish it from the other jobs of a multirun.
+        trials: number of trials of the search of which it is an example; None = not of a search.
+        is_alone: whether it is the only run of a command without -m.
     """
 
     experiment: Experiment

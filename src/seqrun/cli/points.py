@@ -1,4 +1,4 @@
-"""The jobs of a multirun before its sweeper makes them: which overrides each of them has."""
+"""Predict the jobs of a multirun, each as its overrides, before its sweeper makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqrun.config.compose import NEED_MULTIRUN, line_of, parse
 
 
 def refuse_sweep(parsed: Sequence[Override]) -> None:
-    """Raise ConfigError if an override means something to a multirun only."""
+    """Raise ConfigError if an override has an effect only in a multirun."""
     for override in parsed:
         key, line = override.get_key_element().lstrip("+~"), line_of(override)
         if override.is_sweep_override():
@@ -29,8 +29,9 @@ def refuse_sweep(parsed: Sequence[Override]) -> None:
 def grid_points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> Iterator[list[str]]:
     """Yield the overrides of every job to check.
 
-    A grid is expanded as Hydra's basic sweeper does. Any other sweeper chooses its own points:
-    each value (an interval's ends) is then checked once, while the others have their first.
+    A grid is expanded as Hydra's basic sweeper does. Any other sweeper chooses its own points. Then
+    each value of a key (of an interval, both ends) is checked once, with the first values of all
+    other keys.
     """
     swept = [o for o in parsed if o.is_sweep_override()]
     given = {o.get_key_element() for o in parsed}
@@ -56,8 +57,8 @@ def _values(override: Override, *, grid: bool) -> list[str]:
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         if grid:
-            told = "an interval needs hydra/sweeper=search (Optuna)"
-            raise ConfigError(f"{line_of(override)}: {told}")
+            message = "an interval needs hydra/sweeper=search (Optuna)"
+            raise ConfigError(f"{line_of(override)}: {message}")
         return [f"{key}={value.start}", f"{key}={value.end}"]
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]

@@ -1,7 +1,7 @@
-"""Everything that can be wrong with a command, found before Hydra touches the disk.
+"""Check a command before Hydra touches the disk.
 
-Every experiment that the command describes is composed, checked and built (without data), and
-its data are looked for. The first thing wrong ends the command with one message.
+Every experiment that the command describes is composed, checked and built without data; then its
+data are looked for. The first error ends the command with one message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from seqrun.config.compose import (
     register,
 )
 from seqrun.config.schema import GROUPS
-from seqrun.config.trust import brings_a_file, check_files, check_yaml
+from seqrun.config.trust import check_files, check_yaml, may_choose_file
 from seqrun.records.locks import refuse_locked
 from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
@@ -47,15 +47,15 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
     """Check the command line; return 0, or write one message to stderr and return BAD_INPUT.
 
     Args:
-        argv: arguments of run.py.
-        config_dir: where conf/ is.
-        dry_run: print the jobs and touch nothing.
+        argv: the arguments of run.py.
+        config_dir: the directory conf/.
+        dry_run: whether to print the jobs and run nothing.
     """
     try:
         jobs = check(argv, config_dir)
         if dry_run:
             show(jobs)
-        elif len(jobs) == 1 and jobs[0].is_alone:  # before Hydra writes its record there
+        elif len(jobs) == 1 and jobs[0].is_alone:  # before Hydra writes there
             directory = jobs[0].directory
             assert directory is not None
             refuse_locked(directory)
@@ -71,22 +71,22 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
 
 
 def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
-    """Return the jobs that the command line describes, checked; [] if it only asks for help.
+    """Return the jobs that the command line describes, checked; [] if it only shows something.
 
     Raises:
-        ConfigError: the first thing wrong.
-        RecordError: the run directory holds a record that cannot be read.
+        ConfigError: the first error found.
+        RecordError: a run directory has a record that cannot be read.
     """
     register()
     args, unknown = get_args_parser().parse_known_args(list(argv))
     if unknown:
-        raise ConfigError(f"{' '.join(unknown)}: no such flag, or a flag stands after an override")
+        raise ConfigError(f"{' '.join(unknown)}: unknown flag, or a flag after an override")
     if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
         return []
     if args.multirun and (args.cfg or args.info):
         raise ConfigError(
-            "--multirun: must not stand with --cfg or --info, which show one experiment; --dry-run "
-            "shows the jobs"
+            "--multirun: must not be used with --cfg or --info, which show one experiment; "
+            "--dry-run shows the jobs"
         )
     overrides = list(args.overrides)
     if args.config_dir:
@@ -106,8 +106,8 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
             return []
         found = list(_jobs(name, overrides, multirun=args.multirun))
     jobs = [job for job, _ in found]
-    for job in jobs:  # data last: looking for them takes longest
-        _, first = found.pop(0)  # it may load data, which the next one does not need
+    for job in jobs:  # data last, as looking for them takes longest
+        _, first = found.pop(0)  # drop it at once: it may hold data that the next does not need
         if job.directory is None or not is_done(job.directory, job.experiment):
             build.check_data(job.experiment, first)
     return jobs
@@ -116,7 +116,7 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
 def _jobs(
     name: str, overrides: list[str], *, multirun: bool
 ) -> Iterator[tuple[Job, BaseAlgorithm]]:
-    """Yield every experiment of the command, one or those of a grid, and its first seed's run."""
+    """Yield every job of the command, and the algorithm of its first seed."""
     parsed = parse(overrides)
     fixed = [line_of(o) for o in parsed if not o.is_sweep_override()]
     _refuse_empty_groups(parsed)
@@ -125,15 +125,7 @@ def _jobs(
     check_files(base, name, said, said)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         points.refuse_sweep(parsed)
-        experiment, first = build.checked_experiment(base)
-        try:
-            directory = str(base.hydra.run.dir)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"hydra.run.dir: {reason_of(error)}") from None
-        if not directory.strip():
-            raise ConfigError("hydra.run.dir=: must be a directory")
-        writable("hydra.run.dir", directory)
-        yield Job(experiment, Path(directory).absolute(), is_alone=True), first
+        yield _single_job(base)
         return
     if not OmegaConf.is_dict(base.hydra.sweeper):
         raise ConfigError(f"hydra.sweeper={base.hydra.sweeper}: must be a node")
@@ -147,20 +139,33 @@ def _jobs(
     swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
     for point in points.grid_points(parsed, base, grid=grid):
         cfg = composed(name, given := [*fixed, *point])
-        if any(brings_a_file(o.split("=")[0]) for o in point):
+        if any(may_choose_file(o.split("=")[0]) for o in point):
             own = [o for o in point if o.split("=")[0] in swept]
             check_files(cfg, name, [*said, *own], given)
         experiment, first = build.checked_experiment(cfg)
-        told = " ".join(point) or "the experiment"
+        label = " ".join(point) or "the experiment"
         if grid and (twin := seen.get(experiment.hash)):
-            raise ConfigError(f"{told}: the same experiment as {twin} of this multirun")
-        seen[experiment.hash] = told
+            raise ConfigError(f"{label}: the same experiment as {twin} of this multirun")
+        seen[experiment.hash] = label
         trials = None if grid else OmegaConf.select(base, "hydra.sweeper.n_trials")
         yield Job(experiment, _directory(cfg), tuple(point), trials), first
 
 
+def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:
+    """Return the job of a command without -m, checked, and the algorithm of its first seed."""
+    experiment, first = build.checked_experiment(cfg)
+    try:
+        directory = str(cfg.hydra.run.dir)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.run.dir: {reason_of(error)}") from None
+    if not directory.strip():
+        raise ConfigError("hydra.run.dir=: must be a directory")
+    writable("hydra.run.dir", directory)
+    return Job(experiment, Path(directory).absolute(), is_alone=True), first
+
+
 def _directory(cfg: DictConfig) -> Path | None:
-    """Return the directory of a job of a grid; None if it depends on what the launcher will say."""
+    """Return a multirun job's directory; None if it depends on what only the launcher sets."""
     try:
         return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
     except (OmegaConfBaseException, TypeError):
@@ -168,11 +173,11 @@ def _directory(cfg: DictConfig) -> Path | None:
 
 
 def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
-    """Raise ConfigError if a group is given no option, or what cannot be the name of one."""
+    """Raise ConfigError if a group is given no option, or a value that cannot name one."""
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
         if key.split("@")[0] in FILE_GROUPS and _names_lists(override):
-            raise ConfigError(f"{line_of(override)}: must be one, and no list")
+            raise ConfigError(f"{line_of(override)}: must be one, not a list")
         if override.is_sweep_override():
             continue
         if not override.is_delete() and isinstance(override.value(), (str, QuotedString, list)):
@@ -184,7 +189,7 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
 
 
 def _names_lists(override: Override) -> bool:
-    """Return True if a value, or one of those of a sweep, is a list."""
+    """Return True if the value, or one of several values, is a list."""
     value = override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
     return any(isinstance(each, list) for each in values)

@@ -1,4 +1,4 @@
-"""An experiment's parts, built and checked, before anything is trained."""
+"""Build an experiment's parts and check them, before anything is trained."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from seqrun.training.callback import has_step_hook
 def build(
     experiment: Experiment | Mapping[str, Any], seed: int, run_dir: Path | None = None
 ) -> BaseAlgorithm:
-    """Make the algorithm of an experiment and all that it needs, without loading data.
+    """Build the algorithm of an experiment with all its parts, without loading data.
 
     Raises:
         ConfigError: an argument that is not allowed, or parts that do not fit together.
     """
     experiment = Experiment.of(experiment)
     config = experiment.config
-    given = {
+    arguments = {
         "benchmark": make(config, "benchmark", BaseBenchmark),
         "backbone": make(config, "backbone", BaseBackbone),
         "optimizer": make(config, "optimizer", BaseOptimizer),
@@ -51,14 +51,14 @@ def build(
         "config": without_secrets(config),
         "config_hash": experiment.hash,
     }
-    return make(config, "algo", BaseAlgorithm, provided=list(given))(**given)
+    return make(config, "algo", BaseAlgorithm, provided=list(arguments))(**arguments)
 
 
 def check(experiment: Experiment | Mapping[str, Any]) -> BaseAlgorithm:
     """Build an experiment and return the algorithm of its first seed.
 
     Raises:
-        ConfigError: it cannot be built, or its network does not fit.
+        ConfigError: it cannot be built, or its network does not fit into memory.
     """
     experiment = Experiment.of(experiment)
     check_values(experiment.config)
@@ -70,7 +70,7 @@ def check(experiment: Experiment | Mapping[str, Any]) -> BaseAlgorithm:
         if experiment.config["seeds_strategy"] == "vmap" and has_step_hook(type(callback)):
             raise ConfigError(
                 f"seeds_strategy=vmap: must be auto, processes or sequential with "
-                f"{type(callback).__name__}, which is to see every step on the host"
+                f"{type(callback).__name__}, which must see every step on the host"
             )
     return algorithm
 
@@ -79,7 +79,7 @@ def checked_experiment(cfg: DictConfig) -> tuple[Experiment, BaseAlgorithm]:
     """Resolve and check a composed experiment; return it and the algorithm of its first seed.
 
     Raises:
-        ConfigError: a secret in plain text, a reference that leads nowhere, or as in `check`.
+        ConfigError: a secret is in plain text, a reference cannot be resolved, or as in `check`.
     """
     refuse_secrets(OmegaConf.to_container(cfg, resolve=False))
     try:
@@ -91,14 +91,14 @@ def checked_experiment(cfg: DictConfig) -> tuple[Experiment, BaseAlgorithm]:
 
 
 def check_data(experiment: Experiment, first: BaseAlgorithm | None = None) -> None:
-    """Raise ConfigError unless there are data that an experiment can be trained on.
+    """Raise ConfigError unless the experiment's data exist and it can be trained on them.
 
     Args:
-        experiment: that passed `check`.
-        first: the algorithm of its first seed, if it was built already.
+        experiment: one that passed `check`.
+        first: the algorithm of its first seed, if it has been built already.
     """
     first = first or build(experiment, experiment.seeds[0])
     first.benchmark.check_data()
     if limits.may_normalise_batches(first):
-        for seed in experiment.seeds:  # with each one the order of classes, and so the sizes
+        for seed in experiment.seeds:  # each has its own class order, and so its own task sizes
             limits.check_lengths_beforehand(build(experiment, seed))

@@ -1,4 +1,4 @@
-"""Composing an experiment through Hydra, with every error as one line."""
+"""Compose an experiment with Hydra, and report every error in one line."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from seqrun.files import flatten
 TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
 """OmegaConf's types -> what users call them."""
 FILE_GROUPS = ("sweeps", "reproductions")
-"""Groups whose options are files that set keys of any group."""
+"""Groups of which each file may set keys of any group."""
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
-"""Keys that mean something to a multirun only."""
+"""Keys that have an effect only in a multirun."""
 
 _known: dict[str, Experiment] = {}
-"""Experiments of this command, by their content: the hash of each is computed once."""
+"""The experiments of this command by their content, so that each is hashed only once."""
 
 
 def register() -> None:
-    """Make the schema and the resolvers of conf/ known to Hydra, and start a new command.
+    """Register the schema and the resolvers of conf/ with Hydra, and forget known experiments.
 
-    Data may have changed since the last one, so that experiments are hashed anew.
+    The data may have changed since the last command, so experiments are hashed again.
     """
     _known.clear()
     ConfigStore.instance().store(name="schema", node=Schema)
@@ -56,9 +56,9 @@ def register() -> None:
 
 @contextmanager
 def composing(config_dir: str | Path) -> Iterator[None]:
-    """Let Hydra compose from a directory in this block."""
-    place = str(Path(config_dir).absolute())
-    with initialize_config_dir(version_base="1.3", config_dir=place, job_name="run"):
+    """Let Hydra compose from `config_dir` within this block."""
+    directory = str(Path(config_dir).absolute())
+    with initialize_config_dir(version_base="1.3", config_dir=directory, job_name="run"):
         yield
 
 
@@ -79,10 +79,10 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def parse(lines: Sequence[str]) -> list[Override]:
-    """Return the overrides of a command line.
+    """Parse the overrides of a command line.
 
     Raises:
-        ConfigError: one that is no override.
+        ConfigError: one of them is not an override.
     """
     loader = GlobalHydra.instance().config_loader()
     try:
@@ -93,11 +93,11 @@ def parse(lines: Sequence[str]) -> list[Override]:
 
 
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Return a composed experiment with Hydra's node; needs `composing`.
+    """Compose an experiment with Hydra's node; call it within `composing`.
 
     Args:
-        name: of the primary configuration.
-        overrides: key=value, group=option.
+        name: name of the primary configuration.
+        overrides: each key=value or group=option.
 
     Raises:
         ConfigError: it cannot be composed.
@@ -109,13 +109,13 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
     except RecursionError:
         raise ConfigError("a chosen file is nested too deeply") from None
     except YAMLError as error:
-        raise ConfigError(f"no YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, name, overrides)) from None
 
 
 def _missing_option(error: MissingConfigException) -> str:
-    """Say which option a group does not have, and which it has."""
+    """Name the option that a group lacks, and the options that it has."""
     path = error.missing_cfg_file
     if path is None or "/" not in path:
         return first_line(error)
@@ -127,10 +127,10 @@ def _missing_option(error: MissingConfigException) -> str:
 
 
 def options_of(group: str) -> list[str]:
-    """Return the options of a group, those of its sub-groups as <sub-group>/<option>."""
+    """Return the options of a group; those of sub-groups as <sub-group>/<option>."""
     loader = GlobalHydra.instance().config_loader()
-    below = loader.get_group_options(group, ObjectType.GROUP)
-    nested = [f"{sub}/{option}" for sub in below for option in options_of(f"{group}/{sub}")]
+    sub_groups = loader.get_group_options(group, ObjectType.GROUP)
+    nested = [f"{sub}/{option}" for sub in sub_groups for option in options_of(f"{group}/{sub}")]
     return [*loader.get_group_options(group), *nested]
 
 
@@ -147,7 +147,7 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
         key = merged[1]
         keys = [k for k in _known_keys(name, overrides) if k.startswith(f"{key}.")]
         given = next(o for o in overrides if o.lstrip("+").split("=")[0] == key)
-        return f"{given}: is a node, of which single keys are set: {', '.join(keys)}"
+        return f"{given}: is a node; set its keys one by one: {', '.join(keys)}"
     not_optional = re.search(r"field '([\w.]+)' is not Optional", text)
     if not_optional:
         return f"{not_optional[1]}=null: must not be null"
@@ -156,30 +156,35 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
     )
     if unknown is None:
         reason = first_line(error)
-        if reason.endswith("raised while composing config:"):  # what: the next line
+        if reason.endswith("raised while composing config:"):  # the next line says what is wrong
             where, what = reason.split(": ")[0], str(error).splitlines()[1]
             return f"{where}: {full_key[1]}: {what}" if full_key else f"{where}: {what}"
         cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
         return f"{reason}{cause}"
     key = full_key[1] if full_key and "Could not override" not in text else unknown[1]
+    return _no_such_key(key, name, overrides)
+
+
+def _no_such_key(key: str, name: str, overrides: Sequence[str]) -> str:
+    """Return the message about a key that does not exist, with the keys beside it."""
     given = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-    known = _known_keys(name, overrides)
     if key.startswith("hydra"):
-        alone = any(key.startswith(f"{k}.") for k in NEED_MULTIRUN)
-        hint = " without -m, or this one has no such key" if alone else ""
+        is_of_multirun = any(key.startswith(f"{k}.") for k in NEED_MULTIRUN)
+        hint = " without -m, or the chosen launcher or sweeper lacks it" if is_of_multirun else ""
         return f"{given}: no such key of Hydra's{hint}"
     if key in FILE_GROUPS:
         return f"{given}: must be one of {', '.join(options_of(key))}"
-    below = key.rpartition(".")[0]
-    siblings = [k for k in known if k.rpartition(".")[0] == below]
+    known = _known_keys(name, overrides)
+    parent = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == parent]
     if not siblings:
         siblings = [k for k in known if "." not in k]
-    listed = ", ".join(k.removeprefix(f"{below}.") for k in siblings)
+    listed = ", ".join(k.removeprefix(f"{parent}.") for k in siblings)
     return f"{given}: no such key; must be one of {listed}{nearest(key, known)}"
 
 
 def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
-    """Return the keys of the experiment as far as its group choices are in order."""
+    """Return the keys of the experiment; without its group choices if they cannot be composed."""
     choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, *FILE_GROUPS)]
     for attempt in (choices, []):
         try:
@@ -191,7 +196,7 @@ def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _dotted_keys(cfg: DictConfig) -> list[str]:
-    """Return every key of a composed experiment, dotted, without `_target_`."""
+    """Return every dotted key of a composed experiment except `_target_`."""
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     nodes = [key for key, value in container.items() if isinstance(value, dict)]
@@ -205,5 +210,5 @@ def line_of(override: Override) -> str:
 
 
 def reason_of(error: OmegaConfBaseException) -> str:
-    """Return why a reference cannot be resolved; of a resolver of ours, its own message."""
+    """Return why a reference cannot be resolved: a resolver's own message if it raised one."""
     return first_line(error).removeprefix("ConfigError raised while resolving interpolation: ")

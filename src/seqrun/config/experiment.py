@@ -1,4 +1,4 @@
-"""Experiment: a configuration, and what follows from it, made once and handed on."""
+"""Experiment: a configuration and the values derived from it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from seqrun.config.schema import seeds_of, with_added_keys
 class Experiment:
     """An experiment as plain resolved data.
 
-    What follows from the configuration is computed when it is first asked for, and then kept, also
-    when the experiment goes to another process.
+    Derived values are computed at their first use and then kept, also when the experiment is sent
+    to another process.
 
     Attributes:
         config: key -> value; it must not be changed.
@@ -26,22 +26,22 @@ class Experiment:
 
     @classmethod
     def of(cls, config: Experiment | Mapping[str, Any]) -> Experiment:
-        """Return the experiment of plain data; one that is an Experiment already, as it is."""
+        """Return `config` as an Experiment; an Experiment is returned unchanged."""
         return config if isinstance(config, Experiment) else cls(with_added_keys(config))
 
     @cached_property
     def seeds(self) -> list[int]:
-        """The seeds to run; raises ConfigError if they are not distinct integers >= 0."""
+        """The seeds to run; ConfigError if they are not distinct integers >= 0."""
         return seeds_of(self.config)
 
     @cached_property
     def hash(self) -> str:
-        """12 hex digits of whatever changes the numbers."""
+        """12 hex digits that identify everything that changes the numbers."""
         return config_hash(self.config, self.numerics)
 
     @cached_property
     def numerics(self) -> dict[str, int]:
-        """Key -> version of the numbers of every part whose version is above 1."""
+        """Key of a part -> its version of the numbers, for every part above version 1."""
         return numerics_of(self.config)
 
     @cached_property

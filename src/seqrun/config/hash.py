@@ -1,4 +1,4 @@
-"""What identifies an experiment: its config hash, its name, and how two of them differ."""
+"""Identify experiments: their config hash, their name, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from seqrun.files import flatten
 NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
 """Top-level keys that change no number."""
 PLACES = ("data_dir", "path")
-"""Keys of a benchmark that say where its data are; the data enter the hash by their checksum."""
+"""Keys of a benchmark that locate its data; the data enter the hash by their checksum."""
 
 
 def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = None) -> str:
-    """Return 12 hex digits of whatever changes the numbers of a plain experiment.
+    """Return 12 hex digits of everything that changes the numbers of an experiment.
 
-    That is every key but those of loggers, display, places and strategies; the data's checksum,
-    the kind of device, and the `numerics` of the parts that are above 1. The order of keys makes
-    no difference, nor does 1 versus 1.0, nor an option that was added later (see
-    `seqrun.checks.added`) while it has its default.
+    The hash covers all keys except those of loggers, display, data locations and strategies. It
+    also covers the data's checksum, the kind of device, and every `numerics` above 1. The order
+    of keys makes no difference, nor does 1 versus 1.0. An option that was added later (see
+    `seqrun.checks.added`) counts only if it differs from its default.
 
     Args:
-        config: the plain experiment.
-        numerics: in place of the ones that the parts have now.
+        config: the experiment as plain data.
+        numerics: versions to use instead of those that the parts have now.
     """
     kept = {key: value for key, value in without_added(config).items() if key not in NOT_HASHED}
     kept["benchmark"] = {k: v for k, v in kept["benchmark"].items() if k not in PLACES}
@@ -60,21 +60,21 @@ def run_name(config: Mapping[str, Any], digest: str) -> str:
 
 
 def device_of(config: Mapping[str, Any]) -> str:
-    """Return the kind of device, "cpu" or "cuda", that a plain experiment runs on."""
+    """Return the kind of device, "cpu" or "cuda", that an experiment runs on."""
     algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, config["allow_targets"])
     return algorithm.engine_type.find_device(config["device"])
 
 
 def numerics_of(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return key -> version of the numbers of every hashed part whose version is above 1."""
+    """Return key -> version of the numbers, for every hashed part above version 1."""
     found = {key: _numerics(key, node, config) for key, node in _hashed_parts(config)}
     return {key: number for key, number in found.items() if number > 1}
 
 
 def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plain experiment without the options that were added later and have their default.
+    """Return the experiment without options that were added later and have their default.
 
-    Loggers are left as they are.
+    Loggers are left unchanged.
     """
     kept = _without_defaults(config, Schema)
     kept["training"] = _without_defaults(config["training"], TrainingOptions)
@@ -87,8 +87,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return "key: old value -> new value" for every key that differs and enters the hash.
 
     Args:
-        old: the config.yaml of a run, which may be anyone's: no class that it names is imported.
-        new: a plain experiment.
+        old: the config.yaml of a run. It may come from anyone, so none of its classes is imported.
+        new: an experiment as plain data.
     """
     before, after, hashed = flatten(old), flatten(new), flatten(without_added(new))
     lines = []
@@ -102,7 +102,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Return a run's config.yaml; None if there is none, or something else."""
+    """Return the content of a run's config.yaml; None if the file is missing or not one."""
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
@@ -125,7 +125,7 @@ def _hashed_callbacks(config: Mapping[str, Any]) -> list[str]:
 
 
 def _hashed_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (key, node) of every part that enters the hash, those within others too."""
+    """Yield (key, node) of every part that enters the hash, nested ones included."""
     for key in ("algo", "benchmark", "backbone", "optimizer", *_hashed_callbacks(config)):
         group, _, name = key.partition(".")
         node = config[group][name] if name else config[group]
@@ -136,7 +136,7 @@ def _hashed_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the version of the numbers of one part."""
     found = find_class(key, node[TARGET], object, config["allow_targets"])
-    numerics = getattr(found, "numerics", 1)  # a class within a part need not be one of ours
+    numerics = getattr(found, "numerics", 1)  # a nested class may be from another package
     if not callable(numerics):
         return numerics
     options = {option.name: default_of(option) for option in _options(found)}
@@ -148,7 +148,7 @@ def _options(found: type) -> tuple[Field[Any], ...]:
 
 
 def _part_without_added(key: str, value: Any, allowed: list[str]) -> Any:
-    """Return a node, or what it holds, without added options at their defaults."""
+    """Return a node, or a value within one, without added options at their defaults."""
     if isinstance(value, Mapping):
         if TARGET in value:
             value = _without_defaults(value, find_class(key, value[TARGET], object, allowed))
@@ -159,7 +159,7 @@ def _part_without_added(key: str, value: Any, allowed: list[str]) -> Any:
 
 
 def _without_defaults(node: Mapping[str, Any], found: type) -> dict[str, Any]:
-    """Return what a class is given, without its added options at their defaults."""
+    """Return the arguments of a class without its added options at their defaults."""
     added = {o.name: default_of(o) for o in _options(found) if o.metadata.get("added")}
     return {
         key: value
@@ -169,9 +169,9 @@ def _without_defaults(node: Mapping[str, Any], found: type) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:
-    """Return `value` with whole floats as integers, so that 1 and 1.0 are one number.
+    """Return `value` with whole floats as integers, so that 1 and 1.0 give the same hash.
 
-    A float that is not finite becomes text: whether it is allowed is for the part to say.
+    A float that is not finite becomes text; the part itself checks whether it is allowed.
     """
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}

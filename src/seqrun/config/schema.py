@@ -27,8 +27,8 @@ def _copied(option: Field[Any]) -> Any:
     return field(default=option.default)
 
 
-# The types of `training` are those of the class that receives it. That class is frozen, which
-# OmegaConf would take for a node that no override may change.
+# `training` has the fields of TrainingOptions. It cannot be that class, which is frozen: OmegaConf
+# would make it a read-only node.
 _hints = get_type_hints(TrainingOptions)
 _training = [(f.name, _hints[f.name], _copied(f)) for f in fields(TrainingOptions)]
 Training = make_dataclass("Training", _training)
@@ -37,7 +37,7 @@ Streams = make_dataclass("Streams", [(name, int | None, field(default=None)) for
 
 @dataclass
 class Schema:
-    """The keys at the top of an experiment, so that Hydra refuses any other and wrong types."""
+    """The top-level keys of an experiment, so that Hydra refuses other keys and wrong types."""
 
     algo: dict[str, Any] = REQUIRED
     benchmark: dict[str, Any] = REQUIRED
@@ -59,7 +59,7 @@ class Schema:
 
 
 def with_added_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain experiment with the defaults of top-level keys that it is too old for."""
+    """Return the experiment with the defaults of top-level keys added after it was written."""
     kept = dict(config)
     for key in fields(Schema):
         if key.metadata.get("added") and key.name not in kept:
@@ -88,7 +88,7 @@ def seeds_of(config: Mapping[str, Any]) -> list[int]:
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the keys are those of the schema and have values it allows."""
+    """Raise ConfigError unless all keys are in the schema and their values are allowed."""
     known = [f.name for f in fields(Schema)]
     for key, value in config.items():  # +key=value passes Hydra's own check
         if key not in known:
@@ -96,7 +96,7 @@ def check_values(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={value}: no such key; {allowed}")
     for key in known:
         if key not in config:
-            raise ConfigError(f"{key}: must be given: the experiment cannot do without")
+            raise ConfigError(f"{key}: must be given")
     _check_structure(config)
     of_training = [f.name for f in fields(TrainingOptions)]
     for key, names in (("training", of_training), ("streams", list(STREAMS))):
@@ -127,22 +127,22 @@ def _check_structure(config: Mapping[str, Any]) -> None:
     """Raise ConfigError unless nodes are nodes and parts have a `_target_`."""
     for key in (*GROUPS, "training", "streams"):
         if not isinstance(config[key], Mapping):
-            raise ConfigError(f"{key}={config[key]!r}: must be a node, such as conf/ offers")
-    several = [part for group in ("callbacks", "logger") for part in part_keys(config, group)]
-    for key in ("algo", "benchmark", "backbone", "optimizer", *several):
+            raise ConfigError(f"{key}={config[key]!r}: must be a node, like those in conf/")
+    listed = [part for group in ("callbacks", "logger") for part in part_keys(config, group)]
+    for key in ("algo", "benchmark", "backbone", "optimizer", *listed):
         node: Any = config
         for part in key.split("."):
             node = node[part]
         if not isinstance(node, Mapping) or TARGET not in node:
-            raise ConfigError(f"{key}: must be a node with a {TARGET}, such as conf/ offers")
+            raise ConfigError(f"{key}: must be a node with a {TARGET}, like those in conf/")
     for key in ("backend", "device", "resume", "seeds_strategy", "data_dir"):
         if not isinstance(config[key], str):
             raise ConfigError(f"{key}={config[key]!r}: must be text")
     allowed = config["allow_targets"]
     if not isinstance(allowed, (list, tuple)) or not all(isinstance(p, str) for p in allowed):
-        raise ConfigError(f"allow_targets={allowed!r}: must be a list of names of packages")
+        raise ConfigError(f"allow_targets={allowed!r}: must be a list of package names")
 
 
 def part_keys(config: Mapping[str, Any], group: str) -> list[str]:
-    """Return the keys "<group>.<name>" of a group that takes several options, but for null ones."""
+    """Return the keys "<group>.<name>" of a group that takes several options, except null ones."""
     return [f"{group}.{name}" for name, node in config[group].items() if node is not None]

@@ -1,7 +1,7 @@
-"""Secrets: which keys hold one, configurations without them, and what may be read from outside.
+"""Secrets: the keys that hold them, how they are masked, and the variables that may be read.
 
-A configuration may come from a stranger, and what it reads shows up in run names, records and
-trackers: a token in the environment must not.
+A configuration may come from a stranger, and the values it reads appear in run names, records and
+trackers. A token from the environment must not appear there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from seqrun.checks import ConfigError
 SECRETS = ("api_key", "apikey", "password", "secret", "token")
 """Endings of keys that hold a secret."""
 READABLE = ("SEQRUN_*", "SLURM_*", "CUDA_VISIBLE_DEVICES", "HOME", "USER", "TMPDIR", "HOSTNAME")
-"""Environment variables that `${oc.env:...}` may read; name your own SEQRUN_<NAME>."""
+"""Environment variables that `${oc.env:...}` may read; call your own SEQRUN_<NAME>."""
 _NO_DEFAULT = "_NO_DEFAULT_"
 
 
@@ -41,7 +41,7 @@ def read_variable(name: str, default: Any = _NO_DEFAULT) -> Any:
     """Return an environment variable, or `default`, as `${oc.env:name,default}` does.
 
     Raises:
-        ConfigError: a variable that is not `READABLE`, or one that is not set and has no default.
+        ConfigError: the variable is not `READABLE`, or it is not set and has no default.
     """
     if not any(fnmatchcase(name, pattern) for pattern in READABLE):
         raise ConfigError(f"oc.env:{name}: must be one of {', '.join(READABLE)}")

@@ -1,4 +1,4 @@
-"""Making what a `_target_` names: a class of seqrun or of an allowed package."""
+"""Instantiate the class that a `_target_` names, from seqrun or an allowed package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqrun.config.secrets import names_secret
 
 TARGET = "_target_"
 INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
-"""Backend, which is also the name of its framework's package -> what installs it."""
+"""Backend (also the name of its framework's package) -> the command that installs it."""
 
 
 def check_backend(backend: str) -> None:
@@ -37,13 +37,13 @@ def make(
     *,
     provided: Sequence[str] = (),
 ) -> Any:
-    """Make what the node at `key` describes; with `provided`, return a partial that lacks those.
+    """Instantiate the node at `key`; with `provided`, return a callable that takes those.
 
     Args:
-        config: the plain experiment.
+        config: the experiment as plain data.
         key: "algo", "benchmark", ..., or "callbacks.<name>", "logger.<name>".
         base: class that the node's `_target_` must be derived from.
-        provided: arguments that the caller will pass, so that the node may not.
+        provided: arguments that the caller will pass; the node must not have them.
 
     Raises:
         ConfigError: a `_target_` or an argument that is not allowed; the message names its key.
@@ -52,7 +52,7 @@ def make(
     for part in key.split("."):
         node = node[part]
     if not isinstance(node, Mapping) or TARGET not in node:
-        raise ConfigError(f"{key}: must be a node with a {TARGET}, such as conf/{key} offers")
+        raise ConfigError(f"{key}: must be a node with a {TARGET}, like those in conf/")
     _refuse_references(key, node)
     allowed = config["allow_targets"]
     found = find_class(key, node[TARGET], base, allowed)
@@ -67,7 +67,7 @@ def make(
 
 
 def _refuse_references(key: str, node: Any) -> None:
-    """Raise ConfigError if plain data hold a reference, which making the part would resolve."""
+    """Raise ConfigError if resolved data hold a reference, which `instantiate` would resolve."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             _refuse_references(f"{key}.{name}", value)
@@ -79,7 +79,7 @@ def _refuse_references(key: str, node: Any) -> None:
 
 
 def _with_prefix(prefix: str, own: set[str], call: Any) -> Any:
-    """Call; put `prefix` before the message of a ConfigError about one of the node's `own` keys."""
+    """Run `call`; prefix the message of a ConfigError about one of the node's `own` keys."""
     try:
         return call()
     except ConfigError as error:
@@ -97,14 +97,14 @@ def find_class(key: str, target: Any, base: type, allow_targets: Sequence[str] =
     """Return the class that `target` names.
 
     Args:
-        key: where the node stands in the experiment, for messages.
+        key: the node's key in the experiment, for messages.
         target: dotted path of a class.
-        base: what the class must be derived from.
+        base: the class that it must be derived from.
         allow_targets: packages besides seqrun that may hold it.
 
     Raises:
-        ConfigError: it does not exist, is not a class, lies (or was defined) outside the allowed
-            packages, or does not fit.
+        ConfigError: it does not exist, is not a class, is named or defined outside the allowed
+            packages, or is not derived from `base`.
     """
     where = f"{key}.{TARGET}={target}"
     packages = ("seqrun", *allow_targets)
@@ -130,10 +130,10 @@ def check_arguments(
     """Raise ConfigError unless the node's keys are arguments of `found` and none is missing.
 
     Args:
-        key: where the node stands in the experiment, for messages.
+        key: the node's key in the experiment, for messages.
         node: `_target_` and arguments.
         found: the class that `_target_` names.
-        provided: arguments that the runner passes, so that the node may not.
+        provided: arguments that the runner passes; the node must not have them.
     """
     parameters = inspect.signature(found).parameters
     own = {name: p for name, p in parameters.items() if name not in provided}
@@ -148,7 +148,7 @@ def check_arguments(
 
 
 def nested(key: str, node: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return (key, node) of everything below `node` that has a `_target_` of its own."""
+    """Return (key, node) of every node below `node` that has a `_target_`."""
     children: list[tuple[str, Any]] = []
     if isinstance(node, Mapping):
         children = [(f"{key}.{name}", value) for name, value in node.items()]

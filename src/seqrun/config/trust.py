@@ -1,4 +1,4 @@
-"""What files may set, and what would run code or show a secret if they did."""
+"""Check what configuration files set: they must not run code or reveal a secret."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from seqrun.config.compose import FILE_GROUPS, composed
 from seqrun.config.schema import GROUPS
 from seqrun.config.secrets import names_secret
 
-MOST_NODES = 100_000
-"""Values that a YAML file may hold with its aliases written out, as Hydra writes them out."""
-OF_FILES = ("mode", "sweeper")
+MAX_VALUES = 100_000
+"""Most values that a YAML file may have once its aliases are expanded, as Hydra does."""
+FILE_KEYS = ("mode", "sweeper")
 """Keys of Hydra's node that a file may set."""
-OF_HYDRA = ("overrides", "runtime")
-"""Keys of Hydra's node that Hydra itself sets."""
-OF_SWEEPER = ("params", "direction", "n_trials", "n_jobs", "sampler", "study_name")
-"""Keys of a sweeper that a file may set; others name functions to call and places to write to."""
+HYDRA_KEYS = ("overrides", "runtime")
+"""Keys of Hydra's node that only Hydra itself sets."""
+SWEEPER_KEYS = ("params", "direction", "n_trials", "n_jobs", "sampler", "study_name")
+"""Keys of a sweeper that a file may set; others can name functions to call or files to write."""
 SAMPLER = re.compile(r"(optuna\.samplers|hydra_plugins\.seqrun\.\w+)\.[A-Z]\w*Sampler\w*")
 FROM_VARIABLE = re.compile(r"\$\{oc\.env:SEQRUN_\w+\}")
 KEY = re.compile(r"[+~]*\w+(\.\w+)*")
-"""A key of an experiment; other overrides choose files, or say where their content goes."""
+"""Matches a key of an experiment; other overrides choose a file, or where its content goes."""
 NOT_SEARCHED = ("hydra", "allow_targets", *FILE_GROUPS)
-"""Keys that no search may choose values of."""
+"""Keys for which a search must not choose values."""
 
 
 def check_yaml(folder: Path, groups: Iterable[str]) -> None:
     """Raise ConfigError if a YAML file of a configuration folder cannot be loaded safely.
 
     Args:
-        folder: holds files, and a folder of files for every group.
-        groups: the folders to look at; others may hold anything.
+        folder: has files, and one folder of files per group.
+        groups: the folders to check; others may hold anything.
     """
     paths = [*folder.glob("*.yaml"), *(p for g in groups for p in (folder / g).rglob("*.yaml"))]
     for path in sorted(paths):
         try:
             text = path.read_text(encoding="utf-8")
-            if "*" in text and _num_values(yaml.compose(text, yaml.SafeLoader), {}) > MOST_NODES:
-                raise ConfigError(f"{path}: has aliases that stand for over {MOST_NODES} values")
+            if "*" in text and _num_values(yaml.compose(text, yaml.SafeLoader), {}) > MAX_VALUES:
+                raise ConfigError(f"{path}: has aliases that stand for over {MAX_VALUES} values")
         except UnicodeDecodeError:
-            raise ConfigError(f"{path}: is no text in UTF-8") from None
-        except RecursionError:  # an alias of a node around it is one, too
+            raise ConfigError(f"{path}: is not UTF-8 text") from None
+        except RecursionError:  # also raised for an alias of an enclosing node
             raise ConfigError(f"{path}: is nested too deeply") from None
         except (OSError, yaml.YAMLError):
             continue  # Hydra reports it if it is chosen
 
 
 def _num_values(node: yaml.Node | None, sizes: dict[int, int]) -> int:
-    """Return the number of values that a node stands for; `sizes` keeps what was counted."""
+    """Return the number of values of a node, aliases expanded; `sizes` caches the counts."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in sizes:
@@ -63,12 +63,12 @@ def _num_values(node: yaml.Node | None, sizes: dict[int, int]) -> int:
 
 
 def refuse_secrets(node: Any, key: str = "", *, is_secret: bool = False) -> None:
-    """Raise ConfigError if a secret is where Hydra will record it in plain text.
+    """Raise ConfigError if Hydra would record a secret in plain text.
 
     Args:
-        node: unresolved.
-        key: where it stands.
-        is_secret: whether a key above it says that it is one.
+        node: an unresolved configuration, or a value in it.
+        key: its key, for messages.
+        is_secret: whether a key above it names a secret.
     """
     if isinstance(node, Mapping):
         for name, value in node.items():
@@ -84,22 +84,22 @@ def refuse_secrets(node: Any, key: str = "", *, is_secret: bool = False) -> None
         )
 
 
-def brings_a_file(key: str) -> bool:
-    """Return True if an override of this key may choose an option of a group, which is a file."""
+def may_choose_file(key: str) -> bool:
+    """Return True if an override of this key may choose an option of a group, so a file."""
     return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILE_GROUPS)
 
 
 def check_files(cfg: DictConfig, name: str, said: Sequence[str], given: Sequence[str]) -> None:
     """Raise ConfigError if a chosen sweep or reproduction sets what it may not.
 
-    A launcher's `setup` or a logging configuration would run code before anything of ours. The
-    command line may set them: it is composed alone, and whatever differs comes from the files.
+    A launcher's `setup` or a logging configuration would run code before seqrun does. Only the
+    command line may set them. It is composed alone here, and any difference comes from the files.
 
     Args:
         cfg: the composed experiment.
-        name: of the primary configuration.
-        said: overrides of the command line; the list in Hydra's node is one that files can write.
-        given: all overrides that it was composed of, those that a search chose too.
+        name: name of the primary configuration.
+        said: overrides of the command line. Hydra's node has them too, but files can change those.
+        given: all overrides that `cfg` was composed of, including those that a search chose.
     """
     choices = {group: cfg.hydra.runtime.choices.get(group) for group in FILE_GROUPS}
     where = ", ".join(f"{group}={choice}" for group, choice in choices.items() if choice)
@@ -110,23 +110,24 @@ def check_files(cfg: DictConfig, name: str, said: Sequence[str], given: Sequence
     alone = composed(name, kept)
     node, node_alone = _unresolved(cfg.hydra), _unresolved(alone.hydra)
     for key in node:
-        if key in OF_FILES or node[key] == node_alone.get(key):
+        if key in FILE_KEYS or node[key] == node_alone.get(key):
             continue
-        if key not in OF_HYDRA or _is_forged(key, node, node_alone, given):
-            raise ConfigError(f"{where}: sets hydra.{key}; of hydra it may set only mode, sweeper")
+        if key not in HYDRA_KEYS or _is_forged(key, node, node_alone, given):
+            allowed = " and ".join(FILE_KEYS)
+            raise ConfigError(f"{where}: sets hydra.{key}; of hydra it may set only {allowed}")
     if cfg.allow_targets != alone.allow_targets:
         raise ConfigError(f"{where}: sets allow_targets, which only the command line may")
     _check_sweeper(node["sweeper"], cfg.hydra.runtime.choices.get("hydra/sweeper"), where, name)
 
 
 def _check_sweeper(node: Mapping[str, Any], choice: str | None, where: str, name: str) -> None:
-    """Raise ConfigError if a file sets more of a sweeper than what it searches, and for how long.
+    """Raise ConfigError if a file sets a key or value of a sweeper that it may not set.
 
     Args:
         node: the sweeper's node, unresolved.
-        choice: of hydra/sweeper.
+        choice: the option of hydra/sweeper.
         where: the file, for messages.
-        name: of the primary configuration.
+        name: name of the primary configuration.
     """
     chosen = [] if choice is None else [f"hydra/sweeper={choice}"]
     alone = _unresolved(composed(name, chosen).hydra)["sweeper"]
@@ -135,35 +136,45 @@ def _check_sweeper(node: Mapping[str, Any], choice: str | None, where: str, name
     for key, value in node.items():
         if value == alone.get(key):
             continue
-        if key not in OF_SWEEPER:
-            allowed = ", ".join(OF_SWEEPER)
-            raise ConfigError(f"{where}: sets hydra.sweeper.{key}; of it it may set only {allowed}")
+        if key not in SWEEPER_KEYS:
+            allowed = ", ".join(SWEEPER_KEYS)
+            message = f"sets hydra.sweeper.{key}; of the sweeper it may set only {allowed}"
+            raise ConfigError(f"{where}: {message}")
         if "${" in str(value):
             raise ConfigError(f"{where}: hydra.sweeper.{key}: must not hold references ${{...}}")
-    sampler = node.get("sampler")
-    if not isinstance(sampler, Mapping | None):
-        raise ConfigError(f"{where}: hydra.sweeper.sampler={sampler}: must be a node")
-    if isinstance(sampler, Mapping) and not SAMPLER.fullmatch(str(sampler.get("_target_"))):
-        target = sampler.get("_target_")
-        raise ConfigError(f"{where}: hydra.sweeper.sampler._target_={target}: must be a sampler")
+    _check_sampler(node.get("sampler"), where)
     for target in _targets({k: v for k, v in node.items() if k not in ("_target_", "sampler")}):
         raise ConfigError(f"{where}: hydra.sweeper: _target_={target}: only a sampler may have one")
-    for target in _targets([v for v in (sampler or {}).values() if not isinstance(v, str)]):
-        raise ConfigError(f"{where}: hydra.sweeper.sampler: _target_={target}: must not be there")
     params = node.get("params")
     if not isinstance(params, Mapping | None):
         raise ConfigError(f"{where}: hydra.sweeper.params={params}: must be a node")
     for key in params or {}:
         if not KEY.fullmatch(str(key)):
-            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: must be a key as optimizer.lr")
+            message = "must be a key such as optimizer.lr"
+            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: {message}")
         if str(key).lstrip("+~").split(".")[0] in NOT_SEARCHED:
-            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: only the command line may")
+            raise ConfigError(
+                f"{where}: hydra.sweeper.params.{key}: only the command line may set it"
+            )
+
+
+def _check_sampler(sampler: Any, where: str) -> None:
+    """Raise ConfigError unless a sweeper's sampler is None or one sampler, with plain arguments."""
+    if sampler is None:
+        return
+    if not isinstance(sampler, Mapping):
+        raise ConfigError(f"{where}: hydra.sweeper.sampler={sampler}: must be a node")
+    target = sampler.get("_target_")
+    if not SAMPLER.fullmatch(str(target)):
+        raise ConfigError(f"{where}: hydra.sweeper.sampler._target_={target}: must be a sampler")
+    for inner in _targets([v for v in sampler.values() if not isinstance(v, str)]):
+        raise ConfigError(f"{where}: hydra.sweeper.sampler: _target_={inner}: must not be there")
 
 
 def _is_forged(
     key: str, node: Mapping[str, Any], alone: Mapping[str, Any], given: Sequence[str]
 ) -> bool:
-    """Return True if a file wrote into what Hydra itself sets: overrides, facts about the run."""
+    """Return True if a file changed what only Hydra sets: overrides and facts about the run."""
     if key == "overrides":
         return any(line not in given for line in (*node[key]["hydra"], *node[key]["task"]))
     facts = {k: v for k, v in node[key].items() if k not in ("choices", "config_sources")}
@@ -171,7 +182,7 @@ def _is_forged(
 
 
 def _unresolved(node: DictConfig) -> Any:
-    """Return Hydra's node as plain data, without the one key of its job that overrides change."""
+    """Return Hydra's node as plain data, without the key of hydra.job that overrides change."""
     container: Any = OmegaConf.to_container(node, resolve=False)
     container["job"].pop("override_dirname", None)
     return container

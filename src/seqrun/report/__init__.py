@@ -1,7 +1,7 @@
 """Reports over many runs: tables, figures and one HTML page from run directories.
 
 `write_report` writes everything (`python -m seqrun.report DIR...`); `write_summary` writes the
-short form with which a multirun ends.
+short form at the end of a multirun.
 """
 
 from seqrun.report.records import Collection, ExperimentRuns, collect, find

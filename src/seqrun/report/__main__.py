@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="DIR",
         nargs="+",
         type=Path,
-        help="run directory, or one with runs at any depth",
+        help="run directory, or a directory with runs at any depth",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("report"), help="default: ./report"

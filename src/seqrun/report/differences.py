@@ -1,4 +1,4 @@
-"""Differences between experiments: keys whose values vary, and names made of these."""
+"""Differences between experiments: keys whose values vary, and labels made from them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from seqrun.report.records import TARGET, ExperimentRuns
 
 ABSENT = "–"
 NOT_COLUMNS = ("backend",)
-"""Keys that the columns of names show already."""
+"""Keys that the columns of names already show."""
 
 
 def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
     """Return the dotted keys that become columns, in the order of the configurations.
 
-    A key is included if experiments that have it differ in its value. A key that only some have
-    usually follows from the algorithm or backbone; it counts only among experiments whose names are
-    all the same.
+    A key varies if the experiments that have it differ in its value. That only some have a key
+    usually follows from their algorithm or backbone; it counts only between experiments of which
+    algorithm, benchmark, backbone and backend are the same.
     """
     keys = dict.fromkeys(key for experiment in experiments for key in experiment.config)
     same_names: dict[tuple[str, ...], list[ExperimentRuns]] = {}
@@ -41,7 +41,7 @@ def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
 
 
 def varying_names(experiments: Sequence[ExperimentRuns]) -> list[str]:
-    """Return the columns among algo, benchmark, backbone, backend: algo, and those that vary."""
+    """Return the columns of names: algo, and benchmark, backbone and backend where they vary."""
     return [
         name
         for name in NAMES
@@ -50,7 +50,7 @@ def varying_names(experiments: Sequence[ExperimentRuns]) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return dotted key -> its last part, or the whole key if that is not unique."""
+    """Return dotted key -> its last part, or the whole key if the last part is not unique."""
     last = [key.rpartition(".")[2] for key in keys]
     return {
         key: part if last.count(part) == 1 and part not in NAMES else key
@@ -59,7 +59,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def yaml_text(value: Any) -> str:
-    """Return a value as it would be written in YAML on the command line."""
+    """Return a value in YAML, as one would write it on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -84,7 +84,7 @@ def labels(experiments: Sequence[ExperimentRuns]) -> dict[ExperimentRuns, str]:
 
 
 def differing_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """Return the common keys in which two configurations differ: "lr: 0.1 | 0.01"."""
+    """Return the common keys whose values differ in two configurations: "lr: 0.1 | 0.01"."""
     shared = [key for key in first if key in second and not key.endswith(TARGET)]
     short = short_names(shared)
     return "; ".join(

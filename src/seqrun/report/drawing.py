@@ -12,7 +12,7 @@ from seqrun.report.pairing import score, streams, titles
 from seqrun.report.records import ExperimentRuns
 
 MAX_LINES = 8
-"""With more experiments, a figure of curves shows the best setting of each algorithm."""
+"""Most curves of a figure; with more experiments, it shows the best setting of each algorithm."""
 MAX_PANELS = 12
 MAX_HEAT_MAPS = 60
 
@@ -25,7 +25,7 @@ class Drawing:
         name: file name.
         caption: what the figure shows.
         content: PNG.
-        experiment: the experiment shown; None = several.
+        experiment: the experiment that it shows; None = several.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Drawing:
 
 
 def overview(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
-    """Draw for each stream the curves of its experiments, and their matrices side by side."""
+    """Draw, for each stream, the curves of its experiments and their matrices side by side."""
     groups = streams(experiments)
     names = Names()
     for group, title in zip(groups, titles(groups), strict=True):
@@ -75,7 +75,7 @@ def heat_maps(experiments: Sequence[ExperimentRuns]) -> Iterator[Drawing]:
 
 
 def chosen(group: Sequence[ExperimentRuns]) -> tuple[list[ExperimentRuns], str]:
-    """Return the experiments that fit into one figure, best first, and a text that says which."""
+    """Return the experiments that one figure shows, best first, and a text about the choice."""
     if len(group) <= MAX_LINES:
         return list(group), ""
     best: dict[str, ExperimentRuns] = {}

@@ -26,7 +26,7 @@ from seqrun.report.tables import (
     text,
     unfinished_table,
 )
-from seqrun.report.words import PAIRED, UNITS, counts
+from seqrun.report.words import PAIRED, UNITS, counts, left_out
 
 HERE = Path(__file__).parent
 
@@ -58,7 +58,7 @@ def _results(collection: Collection) -> list[str]:
     if not collection.experiments:
         return []
     return [
-        f"<h2>Results</h2><p>{escape(UNITS)} A click on a column's name sorts by it.</p>",
+        f"<h2>Results</h2><p>{escape(UNITS)} Click a column's name to sort by it.</p>",
         _filtered("results", results_table(collection.experiments)),
     ]
 
@@ -74,7 +74,7 @@ def _comparisons(collection: Collection) -> list[str]:
         if 2 < len(group) <= MAX_ALL_PAIRS:
             parts += [
                 "<p>Average accuracy of the row minus that of the column. Where the interval "
-                'leaves out 0, the row is <span class="better">better</span> or '
+                'excludes 0, the row is <span class="better">better</span> or '
                 '<span class="worse">worse</span>.</p>',
                 _html_table(matrix_table(pairs, group), coloured=True),
                 "<h3>The same pairs, one by one</h3>",
@@ -90,7 +90,7 @@ def _experiments(collection: Collection, drawings: Sequence[Drawing], out: Path)
     drawn = {d.experiment: d for d in drawings if d.experiment is not None}
     parts = ["<h2>Experiments one by one</h2>"]
     if sum(bool(experiment.runs) for experiment in collection.experiments) > len(drawn):
-        parts.append(f"<p>Heat-maps are drawn of the first {MAX_HEAT_MAPS}.</p>")
+        parts.append(f"<p>Heat maps are drawn for the first {MAX_HEAT_MAPS}.</p>")
     for experiment in collection.experiments:
         names = ", ".join(experiment.names[key] for key in ("benchmark", "backbone", "backend"))
         device = experiment.device or "unknown"
@@ -135,10 +135,7 @@ def _rest(collection: Collection, out: Path) -> list[str]:
     parts = []
     if collection.unfinished:
         parts += ["<h2>Not completed</h2>", _html_table(unfinished_table(collection, out))]
-    for heading, entries in (
-        ("Records that cannot be read", collection.unreadable),
-        ("Older runs of the same experiment and seed, left out", collection.replaced),
-    ):
+    for heading, entries in left_out(collection).items():
         if entries:
             listed = "".join(f"<li><code>{escape(str(entry))}</code></li>" for entry in entries)
             parts.append(f"<h2>{heading}</h2><ul>{listed}</ul>")
@@ -153,8 +150,8 @@ def _html_figure(drawing: Drawing) -> str:
 
 
 def _filtered(name: str, table: Table) -> str:
-    """Return a table with a search field that filters its rows."""
-    box = f'<input type="search" data-table="{name}" placeholder="words that a row must have">'
+    """Return a table below a search field that filters its rows."""
+    box = f'<input type="search" data-table="{name}" placeholder="words that a row must contain">'
     return (
         f'<div class="filter"><label>Filter {box}</label> <output></output></div>'
         f"{_html_table(table, name=name)}"

@@ -1,4 +1,4 @@
-"""Paired comparison of experiments over their common seeds."""
+"""Compare pairs of experiments over their common seeds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Pair:
     """Two experiments on one stream.
 
     Attributes:
-        first: one.
-        second: the other.
-        seeds: seeds that both have completed.
+        first: one experiment.
+        second: the other experiment.
+        seeds: the seeds that both have completed.
         differences: metric -> {"mean", "std", "ci95", "n"} of first minus second over `seeds`.
-        config: the differences of their configurations.
+        config: the differences between their configurations, as text.
     """
 
     first: ExperimentRuns
@@ -36,7 +36,7 @@ class Pair:
 
 
 def streams(experiments: Sequence[ExperimentRuns]) -> list[list[ExperimentRuns]]:
-    """Group experiments with results by stream, the best average accuracy first."""
+    """Group the experiments with results by stream; the best average accuracy is first."""
     groups: dict[str, list[ExperimentRuns]] = {}
     for experiment in experiments:
         if experiment.runs:
@@ -47,7 +47,7 @@ def streams(experiments: Sequence[ExperimentRuns]) -> list[list[ExperimentRuns]]
 
 
 def titles(groups: Sequence[Sequence[ExperimentRuns]]) -> list[str]:
-    """Return a title for each stream: what its experiments share and others do not."""
+    """Return a title for each stream: what distinguishes its experiments from the others."""
     firsts = [group[0] for group in groups]
     keys = [key for key in varying_keys(firsts) if makes_stream(key)]
     short = short_names(keys)
@@ -65,7 +65,7 @@ def titles(groups: Sequence[Sequence[ExperimentRuns]]) -> list[str]:
 
 
 def score(experiment: ExperimentRuns) -> float:
-    """Return the mean average accuracy, for ranking; undefined is the lowest."""
+    """Return the mean average accuracy, for ranking; if undefined, the lowest score."""
     mean = experiment.summary["average_accuracy"]["mean"]
     return -1.0 if mean is None else mean
 
@@ -74,11 +74,11 @@ def compare_pairs(group: Sequence[ExperimentRuns]) -> list[Pair]:
     """Compare the pairs of experiments on one stream that have a seed in common.
 
     The interval of a paired difference is the one-sample t-interval of the differences per seed
-    (Student 1908): a seed fixes stream, batches and initial weights of both, so their common effect
-    cancels. Intervals are not corrected for the number of comparisons.
+    (Student 1908). A seed fixes stream, batches and initial weights of both experiments, so their
+    common effect cancels. Intervals are not corrected for the number of comparisons.
 
     Args:
-        group: best first; see `streams`.
+        group: experiments on one stream, best first, from `streams`.
     """
     everything = len(group) <= MAX_ALL_PAIRS
     pairs = combinations(group, 2) if everything else ((group[0], other) for other in group[1:])

@@ -1,4 +1,4 @@
-"""Tables of a report: their content once, written as CSV, Markdown and LaTeX."""
+"""Tables of a report, and how they are written as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: what is shown.
-        value: sort key; None = empty, sorted last.
-        half: half width of the interval around a number; None = no interval.
+        text: the text shown.
+        value: the sort key; None = empty, sorted last.
+        half: half the width of the interval around a number; None = no interval.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Table:
     Attributes:
         header: names of the columns.
         rows: one cell per column.
-        keys: the full key of which a column's name is short, or "".
+        keys: for each column, the full key if the name is short for one, else "".
     """
 
     header: list[str]
@@ -75,7 +75,7 @@ def percentage(summary: Mapping[str, Any] | None, *, signed: bool = False) -> Ce
 
 
 def metrics_of(experiments: Sequence[ExperimentRuns]) -> list[str]:
-    """Return every metric that some experiment has."""
+    """Return every metric that at least one experiment has."""
     return list(dict.fromkeys(name for e in experiments for name in e.summary))
 
 
@@ -118,7 +118,7 @@ def pairs_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table
 
 
 def matrix_table(pairs: Sequence[Pair], group: Sequence[ExperimentRuns]) -> Table:
-    """Return average accuracy of the row minus that of the column, over common seeds."""
+    """Return a square table: average accuracy of the row minus that of the column."""
     named = labels(group)
     found = {(pair.first, pair.second): pair.differences["average_accuracy"] for pair in pairs}
     rows = []
@@ -160,8 +160,8 @@ def unfinished_table(collection: Collection, out: Path) -> Table:
 def to_csv(experiments: Sequence[ExperimentRuns], out: Path) -> str:
     """Return all experiments as CSV in full precision: fractions, not percent; empty = undefined.
 
-    There are no times in it and directories are relative to `out`, so that the same experiments
-    give the same bytes.
+    It has no times, and directories are relative to `out`, so that the same experiments give the
+    same bytes.
     """
     keys, metrics = varying_keys(experiments), metrics_of(experiments)
     columns = ["algo", "benchmark", "backbone", "backend", *keys]
@@ -208,7 +208,7 @@ def to_latex(table: Table) -> str:
 
 
 def is_number(table: Table, place: int) -> bool:
-    """Return whether a column has only numbers and empty cells."""
+    """Return True if a column has only numbers and empty cells."""
     return not any(isinstance(row[place].value, str) for row in table.rows)
 
 

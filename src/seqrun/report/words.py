@@ -1,6 +1,9 @@
-"""Sentences that several formats of a report share."""
+"""Sentences that all formats of a report share."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from seqrun.report.records import Collection
 
@@ -16,7 +19,7 @@ PAIRED = (
 
 
 def counts(collection: Collection) -> str:
-    """Return a sentence that counts what was found."""
+    """Return a sentence with the numbers of runs and experiments found."""
     runs, experiments = collection.num_runs, len(collection.experiments)
     of = f"of {experiments} experiment{'s' * (experiments != 1)}"
     parts = [f"{runs} completed run{'s' * (runs != 1)} {of}"]
@@ -25,3 +28,11 @@ def counts(collection: Collection) -> str:
         if number:
             parts.append(f"{number} {status}")
     return ", ".join(parts) + "."
+
+
+def left_out(collection: Collection) -> dict[str, Sequence[str | Path]]:
+    """Return heading -> entries of what was found but is not in the tables."""
+    return {
+        "Records that cannot be read": collection.unreadable,
+        "Older runs of the same experiment and seed, left out": collection.replaced,
+    }

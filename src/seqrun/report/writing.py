@@ -1,4 +1,4 @@
-"""The files of a report."""
+"""Write the files of a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqrun.report.tables import (
     to_markdown,
     unfinished_table,
 )
-from seqrun.report.words import PAIRED, UNITS, counts
+from seqrun.report.words import PAIRED, UNITS, counts, left_out
 
 FIGURES = "figures"
 
@@ -29,8 +29,8 @@ def write_summary(run_directories: Sequence[Path], out: Path) -> None:
     """Write summary.csv, summary.md and figures/ of some runs, as at the end of a multirun.
 
     Args:
-        run_directories: of the runs; those without a readable record are listed in the summary.
-        out: created if missing; files with these names are replaced.
+        run_directories: the runs; those without a readable record are listed in the summary.
+        out: the directory to write into, created if missing; existing files are replaced.
     """
     collection = collect([Path(directory) for directory in run_directories])
     _write_tables(collection, Path(out), list(overview(collection.experiments)))
@@ -45,7 +45,7 @@ def write_report(roots: Sequence[Path], out: Path) -> Collection:
     """Write the summary of all runs at or below `roots`, summary.tex and index.html into `out`.
 
     Returns:
-        What was found.
+        The runs that were found.
 
     Raises:
         ConfigError: there are no runs, or `out` is itself a run directory.
@@ -53,7 +53,7 @@ def write_report(roots: Sequence[Path], out: Path) -> Collection:
     from seqrun.report.page import html_page
 
     if (out / FILE).exists():
-        raise ConfigError(f"--out={out}: must be a directory that is no run's own")
+        raise ConfigError(f"--out={out}: must not be a run directory")
     missing = [str(root) for root in roots if not root.is_dir()]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: must be a directory")
@@ -87,10 +87,7 @@ def markdown(collection: Collection, drawings: Sequence[Drawing], out: Path) -> 
     lines += _compared(collection)
     if collection.unfinished:
         lines += ["## Not completed", "", to_markdown(unfinished_table(collection, out))]
-    for heading, entries in (
-        ("Records that cannot be read", collection.unreadable),
-        ("Older runs of the same experiment and seed, left out", collection.replaced),
-    ):
+    for heading, entries in left_out(collection).items():
         if entries:
             lines += [f"## {heading}", "", *(f"- `{entry}`" for entry in entries), ""]
     return "\n".join(lines).rstrip() + "\n"

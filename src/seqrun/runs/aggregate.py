@@ -1,4 +1,4 @@
-"""Several seeds in one run directory: the files at its top, made of those of the seeds."""
+"""Merge the files of several seeds into the files at the top of their run directory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from seqrun.loggers.local import FIGURES, METRICS_FILE
 from seqrun.records.results import Results
 
 POSITION = ("step", "epoch", "task")
-AWARE = "accuracy_matrix_task_aware"
+TASK_AWARE = "accuracy_matrix_task_aware"
 
 
 def aggregate(results: Results, directory: Path, *, figures: bool) -> None:
     """Write metrics.jsonl, matrices and figures/ of all seeds, as LocalLogger does for one.
 
     Args:
-        results: the record of a run whose seeds are all done.
-        directory: where the seeds' files stand, each seed's in seeds/<seed>.
-        figures: whether figures are wanted.
+        results: the record of a run that has completed all its seeds.
+        directory: the directory with the seeds' files, each seed's in seeds/<seed>.
+        figures: whether to draw figures.
     """
     seeds = [directory / "seeds" / str(run.seed) / METRICS_FILE for run in results.runs]
     lines = mean_lines(path for path in seeds if path.exists())
@@ -38,7 +38,7 @@ def aggregate(results: Results, directory: Path, *, figures: bool) -> None:
         if run.accuracy_matrix_task_aware is not None
     ]
     if aware:
-        write_atomically(directory / f"{AWARE}.csv", matrix_to_csv(mean_matrix(aware)))
+        write_atomically(directory / f"{TASK_AWARE}.csv", matrix_to_csv(mean_matrix(aware)))
     if figures:
         name = results.name
         title = f"{name['algo']} on {name['benchmark']}, {name['backbone']} ({name['backend']})"
@@ -46,25 +46,25 @@ def aggregate(results: Results, directory: Path, *, figures: bool) -> None:
         save_figures(directory / FIGURES, mean_matrix(runs), title, runs)
         if aware:
             title += ", task given at test"
-            save_figures(directory / FIGURES / AWARE, mean_matrix(aware), title, aware)
+            save_figures(directory / FIGURES / TASK_AWARE, mean_matrix(aware), title, aware)
 
 
 def mean_lines(files: Iterable[Path]) -> Iterator[str]:
-    """Yield the lines of several metrics.jsonl as one: means, and <name>_std beside each.
+    """Merge several metrics.jsonl: yield lines of means, with <name>_std beside each mean.
 
-    Lines belong together when they have one step, epoch, task and the same names. The standard
-    deviation is the sample's (ddof = 1), null for a single value. A value that is null is left out.
+    Lines are merged if their step, epoch, task and names are the same. The standard deviation is
+    the sample's (ddof = 1), null for a single value. Null values are left out.
     """
     found: dict[tuple[Any, ...], list[tuple[float | None, ...]]] = {}
     for file in files:
-        met: dict[tuple[Any, ...], int] = {}
+        counts: dict[tuple[Any, ...], int] = {}
         with open(file, encoding="utf-8") as lines:
             for line in lines:
                 values = json.loads(line)
                 position = tuple(values.pop(key) for key in POSITION)
                 place = (*position, *values)
-                met[place] = met.get(place, 0) + 1  # the same names twice at one step
-                found.setdefault((met[place], place), []).append(tuple(values.values()))
+                counts[place] = counts.get(place, 0) + 1  # a step may log the same names twice
+                found.setdefault((counts[place], place), []).append(tuple(values.values()))
     for (_, place), rows in sorted(found.items(), key=lambda item: item[0][1][0]):
         merged: dict[str, Any] = dict(zip(POSITION, place, strict=False))
         for name, column in zip(place[len(POSITION) :], zip(*rows, strict=True), strict=True):

@@ -1,4 +1,4 @@
-"""Run directories: which run a directory holds, whether that is done, moving one aside."""
+"""Run directories: find out whether one holds a completed run, and move one aside."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ PRODUCTS = (
         }
     ),
 )
-"""What a run leaves in its directory, besides Hydra's own record and its lock."""
-OF_A_CONFIG = ("algo", "benchmark", "backend")
-"""Keys by which the config.yaml of a run is known."""
+"""Files and folders that a run leaves in its directory, besides Hydra's record and the lock."""
+CONFIG_KEYS = ("algo", "benchmark", "backend")
+"""Keys by which the config.yaml of a run is recognised."""
 
 
 def is_done(directory: Path, experiment: Experiment | Mapping[str, Any]) -> bool:
     """Return True if `directory` holds the completed run of an experiment.
 
     Raises:
-        ConfigError: it holds another experiment, or this one with the numbers that it had before.
-        RecordError: it holds a record that cannot be read.
+        ConfigError: it holds another experiment, or a run from before this one's numbers changed.
+        RecordError: its record cannot be read.
     """
     experiment = Experiment.of(experiment)
     config = experiment.config
@@ -51,7 +51,8 @@ def is_done(directory: Path, experiment: Experiment | Mapping[str, Any]) -> bool
         return False
     if not (directory / FILE).exists():
         if products := _products_in(directory):
-            remedy = ", or resume=never to move that one aside" if _is_of_a_run(directory) else ""
+            movable = _is_run_directory(directory)
+            remedy = ", or resume=never to move that one aside" if movable else ""
             raise ConfigError(
                 f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run: "
                 f"choose another directory{remedy}"
@@ -76,7 +77,7 @@ def is_done(directory: Path, experiment: Experiment | Mapping[str, Any]) -> bool
 
 
 def _changed_numerics(experiment: Experiment, results: Results) -> str:
-    """Return which parts' numbers changed since a record was made; "" if more than that differs."""
+    """Name the parts whose numbers changed since a record was made; "" if anything else differs."""
     before, now = results.numerics, experiment.numerics
     if before == now or results.config_hash != config_hash(experiment.config, before):
         return ""
@@ -85,10 +86,10 @@ def _changed_numerics(experiment: Experiment, results: Results) -> str:
 
 
 def set_aside(directory: Path) -> None:
-    """Rename a directory with a run in it to <name>.1, .2, ...; Hydra's record stays with both.
+    """Rename a run directory to <name>.1, .2, ...; both the old and the new keep Hydra's record.
 
     Raises:
-        ConfigError: it has such files but no run made it, or it must not be moved.
+        ConfigError: it has files of a run but is no run directory, or it must not be moved.
     """
     _check_movable(directory)
     if not _products_in(directory):
@@ -107,29 +108,29 @@ def _products_in(directory: Path) -> list[str]:
 
 
 def _check_movable(directory: Path) -> None:
-    """Raise ConfigError if `directory` is to be moved aside but must stay where it is."""
+    """Raise ConfigError if `directory` has files of a run but must not be moved aside."""
     products = _products_in(directory)
     if not products:
         return
-    if not _is_of_a_run(directory):
+    if not _is_run_directory(directory):
         raise ConfigError(
-            f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run: it is "
-            "not moved aside; choose another directory"
+            f"hydra.run.dir={directory}: has {', '.join(products)} but no record of a run, so it "
+            "is not moved aside: choose another directory"
         )
     here = Path.cwd().resolve()
     if directory.resolve() in (here, *here.parents):
         raise ConfigError(
-            f"hydra.run.dir={directory}: must not be the current directory or one around it with "
+            f"hydra.run.dir={directory}: must not be the current directory or a parent of it with "
             "resume=never, which moves it aside"
         )
 
 
-def _is_of_a_run(directory: Path) -> bool:
-    """Return True if a run left its record or checkpoints, and its lock or configuration too."""
+def _is_run_directory(directory: Path) -> bool:
+    """Return True if it has a run's record or checkpoints, and its lock or configuration too."""
     left = (directory / FILE).exists() or (directory / checkpoint.FOLDER).is_dir()
     return left and ((directory / LOCK_FILE).exists() or _has_config(directory))
 
 
 def _has_config(directory: Path) -> bool:
     config = read_config(directory / CONFIG_FILE)
-    return config is not None and all(key in config for key in OF_A_CONFIG)
+    return config is not None and all(key in config for key in CONFIG_KEYS)

@@ -1,4 +1,4 @@
-"""How this process ends."""
+"""End the process without Python's slow clean-up."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 
 
 def exit_process(status: int) -> None:
-    """End this process, as the last of atexit's functions: register it before others are.
+    """End this process at once; register it with atexit before other functions, so it runs last.
 
-    Otherwise Python would search all that torch and its compiler imported for what can be freed,
-    which takes over a second. Threads that are not daemons have ended by now. Functions that were
-    registered before this one, as by tools that watch a process from its start, are not called.
+    It saves over a second, in which Python would look through everything that torch and its
+    compiler imported for memory to free. All threads except daemons have ended by then. Functions
+    registered earlier, such as those of tools that watch the whole process, are not called.
 
     Args:
         status: the exit status.
     """
-    logging.shutdown()  # registered when it was imported, before this
+    logging.shutdown()  # registered with atexit before this function, so not called otherwise
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
-        return  # nobody reads any more, or the disk is full: Python says so, and sets the status
+        return  # no reader, or a full disk: Python reports it and sets the exit status
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Run an experiment over its seeds, or what is left of it, and keep its record."""
+"""Run an experiment over its seeds, or continue it, and keep its record."""
 
 from __future__ import annotations
 
@@ -38,25 +38,19 @@ from seqrun.records.locks import locked
 from seqrun.records.results import FILE, RecordError, Results, RunRecord
 from seqrun.runs.aggregate import aggregate
 from seqrun.runs.directory import CONFIG_FILE, is_done, set_aside
-from seqrun.runs.seeds import (
-    SeedJob,
-    SeedReports,
-    SendingCallback,
-    choose_strategy,
-    output_of,
-    run_seeds,
-)
-from seqrun.runs.vmapped import Join, run_together, runs_at_once
+from seqrun.runs.processes import output_in
+from seqrun.runs.seeds import LOG, SeedJob, SeedReports, SendingCallback, choose_strategy, run_seeds
+from seqrun.runs.vmapped import Join, run_vmapped, runs_at_once
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.trainer import Trainer
 
 
 class RunFailed(CompactHydraException):
-    """A job of a multirun failed and said why; the sweeper has to know, without a traceback."""
+    """A job of a multirun failed and has reported why; tells the sweeper, without a traceback."""
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Run the experiment that Hydra composed and return its average accuracy, for searches.
+    """Run the experiment that Hydra composed; return its average accuracy, which searches optimise.
 
     Raises:
         SystemExit: it failed (1) or was interrupted (128 + the signal's number: 130 by Ctrl-C,
@@ -78,7 +72,7 @@ def run(cfg: DictConfig) -> float | None:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         message = in_one_line(error)
-        sys.stderr.write(f"error: {message} (in {directory}; HYDRA_FULL_ERROR=1 says more)\n")
+        sys.stderr.write(f"error: {message} (in {directory}; HYDRA_FULL_ERROR=1 shows more)\n")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise RunFailed(f"this job failed: {directory}") from None
         raise SystemExit(1) from None
@@ -86,7 +80,7 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return what an error says; of one that is not about the user's input, its type too."""
+    """Return an error's message in one line, with its type unless it is about the user's input."""
     known = isinstance(error, (ConfigError, RecordError))
     return " ".join((f"{error}" if known else f"{type(error).__name__}: {error}").split())
 
@@ -98,20 +92,21 @@ def run_experiment(
     overrides: Sequence[str] = (),
     join: Join | None = None,
 ) -> Results:
-    """Run every seed of an experiment in `directory`, or what is left of it.
+    """Run every seed of an experiment in `directory`.
 
-    A run that is done already is shown; an unfinished one continues from its last checkpoints.
+    A completed run is shown; an unfinished one continues from its last checkpoints.
 
     Args:
-        experiment: what to run.
+        experiment: the experiment.
         directory: its run directory.
-        interruption: what ends the run early; None = nothing.
-        overrides: what of the experiment was set on the command line, for a verdict.
-        join: called with the algorithm of a run that is one of several; nothing is printed then.
+        interruption: ends the run early; None = nothing does.
+        overrides: overrides of the command line, which a verdict takes into account.
+        join: called with the algorithm if the run shares its program with others; nothing is
+            printed then.
 
     Raises:
         ConfigError: the directory holds another experiment, or another process runs in it.
-        RecordError: the directory holds a record that cannot be read.
+        RecordError: its record cannot be read.
     """
     experiment = Experiment.of(experiment)
     if experiment.config["resume"] == "never":
@@ -126,14 +121,14 @@ def run_experiment(
             if join is None:
                 show_results(results)
             return results
-        heard = interruption or InterruptionCallback()
-        return _run_seeds(experiment, directory, heard, overrides, join)
+        interruption = interruption or InterruptionCallback()
+        return _run_seeds(experiment, directory, interruption, overrides, join)
 
 
 def _verdict(
     experiment: Experiment, results: Results, overrides: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Return the verdict of a reproduction, None of anything else."""
+    """Return the verdict of a reproduction; None if the experiment is not one."""
     if experiment.config["expected"] is None:
         return None
     changed = protocol_changes(overrides)
@@ -152,28 +147,28 @@ def _run_seeds(
     first = build(experiment, seeds[0], directory)
     results = _open(experiment, first, directory)
     is_shown = join is None and any(isinstance(each, ConsoleLogger) for each in first.loggers)
-    of_all = [each for each in first.loggers if isinstance(each, LocalLogger) and len(seeds) > 1]
+    local_loggers = [each for each in first.loggers if isinstance(each, LocalLogger)]
     try:
-        left = [seed for seed in seeds if not results.has_completed(seed)]
-        # By all seeds, whatever is left of them: the bits of large networks depend on the threads.
+        remaining = [seed for seed in seeds if not results.has_completed(seed)]
+        # For all seeds, not only the remaining: it decides the number of threads, and so the bits.
         strategy = choose_strategy(experiment.config["seeds_strategy"], first, len(seeds))
         if strategy == "processes":
             jobs = [
                 SeedJob(experiment=experiment, seed=seed, directory=results.seed_directory(seed))
-                for seed in left
+                for seed in remaining
             ]
             run_seeds(jobs, run_seed_job, lambda run, end: results.update(run, completed=end))
-            left = []
-        elif strategy == "vmap" and len(left) > 1:
-            _run_in_one_program(experiment, first, left, results, interruption)
-            left = []
+            remaining = []
+        elif strategy == "vmap" and len(remaining) > 1:
+            _run_vmapped_seeds(experiment, first, remaining, results, interruption)
+            remaining = []
         built = [first] if len(seeds) == 1 else []
-        del first  # one that cannot continue must be freed before another is built
-        for seed in left:
+        del first  # if it cannot continue, it must be freed before another is built
+        for seed in remaining:
             record = RecordCallback(results=results)
-            make_seed = partial(_build_joined, experiment, seed, results, join, built)
+            make_seed = partial(_build_seed, experiment, seed, results, join, built)
             results.update(_fit(make_seed, record, interruption), completed=True)
-        for logger in of_all:
+        for logger in local_loggers if len(seeds) > 1 else []:
             aggregate(results, Path(logger.directory or directory), figures=logger.figures)
     except KeyboardInterrupt:
         results.finish("interrupted")
@@ -188,7 +183,7 @@ def _run_seeds(
 
 
 def _open(experiment: Experiment, first: BaseAlgorithm, directory: Path) -> Results:
-    """Return the record of a run that begins or continues; write its configuration."""
+    """Start the record of a run, or reopen it to continue; write the configuration."""
     if (directory / FILE).exists():
         results = Results.read(directory)
         results.reopen()
@@ -207,28 +202,28 @@ def _open(experiment: Experiment, first: BaseAlgorithm, directory: Path) -> Resu
     return results
 
 
-def _build_joined(
+def _build_seed(
     experiment: Experiment,
     seed: int,
     results: Results,
     join: Join | None,
     built: list[BaseAlgorithm],
 ) -> BaseAlgorithm:
-    """Return a seed's algorithm: the one that was built already, once, or a new one."""
+    """Return a seed's algorithm: taken out of `built` if it is there, or a new one."""
     algorithm = built.pop() if built else build(experiment, seed, results.seed_directory(seed))
     if join is not None:
         join(algorithm)
     return algorithm
 
 
-def _run_in_one_program(
+def _run_vmapped_seeds(
     experiment: Experiment,
     first: BaseAlgorithm,
     seeds: Sequence[int],
     results: Results,
     interruption: InterruptionCallback,
 ) -> None:
-    """Run several seeds in step, their compiled calls shared.
+    """Run several seeds at once, in one compiled program.
 
     Raises:
         KeyboardInterrupt: a signal came; the seeds have saved a checkpoint.
@@ -239,28 +234,28 @@ def _run_in_one_program(
 
     def work_of(seed: int) -> Callable[[Join], RunRecord]:
         def work(join: Join) -> RunRecord:
-            make_seed = partial(_build_joined, experiment, seed, results, join, [])
-            return _fit(make_seed, SendingCallback(to=reports.tell), interruption)
+            make_seed = partial(_build_seed, experiment, seed, results, join, [])
+            return _fit(make_seed, SendingCallback(to=reports.take), interruption)
 
         return work
 
-    def ended(place: int, found: RunRecord | Exception) -> None:
-        if isinstance(found, RunRecord):
-            reports.tell(found, completed=True)
+    def ended(place: int, result: RunRecord | Exception) -> None:
+        if isinstance(result, RunRecord):
+            reports.take(result, completed=True)
             return
-        if not causes:  # an error's traceback keeps its run in memory
-            causes.append(found)
+        if not causes:  # only one: an error's traceback keeps its run in memory
+            causes.append(result)
         where = results.seed_directory(seeds[place])
-        reports.failed(seeds[place], f"{in_one_line(found)} (in {where})")
+        reports.fail(seeds[place], f"{in_one_line(result)} (in {where})")
 
-    run_together(first, runs_at_once(first), [work_of(seed) for seed in seeds], ended)
+    run_vmapped(first, runs_at_once(first), [work_of(seed) for seed in seeds], ended)
     reports.finish(causes[0] if causes else None)
 
 
 def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
-    """Run a seed in this process, a worker; None = a signal ended it."""
+    """Run a seed in this worker process; return None if a signal ended it."""
     interruption = InterruptionCallback()
-    with output_of(job):
+    with output_in(job.directory / LOG):
         try:
             with interruption.listening():
                 return _fit(partial(_build_for_process, job), SendingCallback(), interruption)
@@ -279,30 +274,30 @@ def _build_for_process(job: SeedJob) -> BaseAlgorithm:
 
 
 _ended: WeakSet[BaseAlgorithm] = WeakSet()
-"""Runs of this process that are over; parts of each refer to each other, so that they lie about."""
+"""Runs of this process that have ended. Their parts form cycles, which only gc.collect() frees."""
 
 
 def _fit(
     make_seed: Callable[[], BaseAlgorithm], record: BaseCallback, interruption: InterruptionCallback
 ) -> RunRecord:
-    """Run a seed from its last checkpoint that can be continued from, or from the beginning.
+    """Train a seed from its last usable checkpoint, or from the beginning.
 
-    Whether it can may show only when all parts have seen what they kept; what was restored by then
-    goes with the algorithm, and another one tries the checkpoint before.
+    A checkpoint may prove damaged only while the parts restore their state from it. That algorithm
+    is then dropped with what it has restored, and a new one tries the previous checkpoint.
     """
-    refused: list[str] = []
+    damaged: list[str] = []
     while True:
         if _ended:
             gc.collect()
         algorithm = make_seed()
         own = sorted(algorithm.callbacks, key=lambda c: isinstance(c, CheckpointCallback))
-        # What others did at an event is part of the checkpoint that is written at it.
+        # Checkpoints come last, so that they include what other callbacks did at the same event.
         algorithm.callbacks = [record, *own, interruption]
         directory = algorithm.run_dir
         assert directory is not None
-        start, wrong = checkpoint.latest(directory, config_hash=algorithm.config_hash)
+        start, unusable = checkpoint.latest(directory, config_hash=algorithm.config_hash)
         where = "the one before" if start else "the beginning"
-        for message in refused + wrong:
+        for message in damaged + unusable:
             sys.stderr.write(f"warning: {message}; the run continues from {where}\n")
         checkpoint.set_aside_after(directory, start)
         try:
@@ -311,8 +306,8 @@ def _fit(
             if start is None:
                 raise
             what = str(error).removeprefix("checkpoint: ")
-            refused = [f"{start.path}: this checkpoint is damaged: {what}"]
+            damaged = [f"{start.path}: this checkpoint is damaged: {what}"]
             checkpoint.mark_damaged(start)
         finally:
             _ended.add(algorithm)
-            del algorithm  # the next would be made while this name holds it
+            del algorithm  # else it stays in memory while the next one is built

@@ -1,7 +1,7 @@
-"""Several runs of one structure in one process, their compiled calls shared.
+"""Train several runs of the same structure in one compiled program (vmap).
 
-Which runs may be trained so is for others to say: seeds of one experiment, or what
-`seqrun.sweeps.grouping` finds. Here they are cut into groups that fit memory and run.
+The caller knows which runs have the same structure: the seeds of one experiment, or the groups that
+`seqrun.sweeps.grouping` finds. Here they are split into groups that fit into memory, and run.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.engine.vmap import Failure, Participant
 from seqrun.training.limits import needs_of, plan_lengths, total_bytes
 
-MOST_RUNS = 256
-"""Runs in one program, however small they are."""
+MAX_RUNS = 256
+"""Most runs in one program, however small they are."""
 SHARE = 0.5
-"""Of the memory, that the estimates of a group's runs may take.
+"""Share of the memory that the estimates for a group's runs may add up to.
 
-Activations are not in them; where these do not fit a device, its ensemble cuts the program.
+The estimates leave out activations; if those do not fit on the device, the ensemble splits the
+program.
 """
 
 Join = Callable[[BaseAlgorithm], None]
-"""Called with an algorithm before it is fit: makes it one of several."""
+"""Called with an algorithm before it is trained, to make it share its program with others."""
 
 
-def run_together(
+def run_vmapped(
     first: BaseAlgorithm,
     size: int,
     works: Sequence[Callable[[Join], Any]],
     ended: Callable[[int, Any], None],
 ) -> None:
-    """Do all works, `size` in step, one group after the other.
+    """Run all works, group after group; the works of a group run at once, in one program.
 
     Args:
-        first: a run like those of the works; it is not trained.
-        size: of a group, as `runs_at_once` says.
-        works: each builds an algorithm, calls its argument with it, and fits it.
-        ended: called with the place of each work and its result, or the exception that ended it.
+        first: an algorithm like those of the works; it is not trained.
+        size: number of works in a group, from `runs_at_once`.
+        works: each builds an algorithm, passes it to its argument, and trains it.
+        ended: called with the index of each work and its result, or the exception that ended it.
 
     Raises:
         KeyboardInterrupt: a signal ended the runs.
@@ -65,7 +66,7 @@ def run_together(
 
 
 def _join(algorithm: BaseAlgorithm, participant: Participant) -> None:
-    """Make the algorithm a participant, and silent: the lines of several would be mixed."""
+    """Make the algorithm a participant, and silent: the output of several would be mixed."""
     algorithm.engine.participant = participant
     algorithm.engine.execution["strategy"] = "vmap"
     algorithm.callbacks = [c for c in algorithm.callbacks if not isinstance(c, TqdmCallback)]
@@ -73,13 +74,13 @@ def _join(algorithm: BaseAlgorithm, participant: Participant) -> None:
 
 
 def runs_at_once(algorithm: BaseAlgorithm) -> int:
-    """Return how many runs such as this one are trained in one program.
+    """Return how many runs like this one are trained in one program.
 
-    A function of the run's shapes and of the memory of machine and device, whatever of it is in use
-    just now, so that the same command always cuts its runs into the same groups.
+    The number depends on the run's shapes and on the total memory of machine and device, not on how
+    much is in use, so that the same command always forms the same groups.
 
     Args:
-        algorithm: that was built; it is set up as far as its size takes.
+        algorithm: one of the runs, built; it is set up only as far as its size requires.
     """
     engine = algorithm.engine
     algorithm.benchmark.prepare(algorithm.random)
@@ -91,4 +92,4 @@ def runs_at_once(algorithm: BaseAlgorithm) -> int:
     engine.stop()
     total = total_bytes()
     fitting = int(SHARE * min(total, engine.device_bytes or total) / needed)
-    return max(1, min(MOST_RUNS, fitting))
+    return max(1, min(MAX_RUNS, fitting))

@@ -1,8 +1,8 @@
-"""Which experiments of a multirun may share their compiled programs.
+"""Group the jobs of a multirun that can share their compiled programs.
 
-Two may if they differ in nothing but seeds and numbers that reach compiled code as arguments: those
-that algorithm, optimizer and `training` name in `vectorizable`. Whatever else differs, and whether
-such a number is null or 0, belongs to the structure of a run.
+Jobs can share them if they differ only in seeds and in numbers that compiled code takes as
+arguments: those that algorithm, optimizer and `training` list in `vectorizable`. Everything else
+belongs to the structure of a run, and so does whether such a number is null or 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from seqrun.optimizers.base import BaseOptimizer
 from seqrun.sweeps.summary import SweepJob
 from seqrun.training.callback import has_step_hook
 
-OF_THE_HOST = ("seed", "logger", "resume", "seeds_strategy", "expected")
-"""Keys of an experiment that no compiled program knows of; `streams` holds seeds too."""
+HOST_KEYS = ("seed", "logger", "resume", "seeds_strategy", "expected")
+"""Keys of an experiment that no compiled program reads; nor does it read the seeds in `streams`."""
 
 
 def group(jobs: Sequence[SweepJob]) -> tuple[list[list[SweepJob]], list[tuple[SweepJob, str]]]:
-    """Return groups of at least two jobs, and every other job with the reason why it is alone."""
+    """Return groups of at least two jobs, and every other job with the reason why it runs alone."""
     alone: list[tuple[SweepJob, str]] = []
     alike: dict[str, list[SweepJob]] = {}
     structures: dict[str, dict[str, Any]] = {}
@@ -44,35 +44,35 @@ def group(jobs: Sequence[SweepJob]) -> tuple[list[list[SweepJob]], list[tuple[Sw
 
 
 def cannot_share(config: Mapping[str, Any]) -> str:
-    """Return why an experiment can share its programs with no other; "" = it can."""
+    """Return why an experiment cannot share its programs with any other; "" = it can."""
     if config["backend"] != "jax":
         return f"backend={config['backend']}: only JAX trains several runs in one program"
     if isinstance(config["seed"], list) and len(config["seed"]) > 1:
-        return "it has several seeds of its own, which seeds_strategy decides about"
+        return "it has several seeds, which run as seeds_strategy says"
     if config["seeds_strategy"] == "processes":
-        return "seeds_strategy=processes: it is to be trained in a process of its own"
+        return "seeds_strategy=processes: its seeds run in their own processes"
     allowed = config["allow_targets"]
     for name, node in config["callbacks"].items():
         key = f"callbacks.{name}"
         if node and has_step_hook(find_class(key, node[TARGET], BaseCallback, allowed)):
-            return f"{key}: is to see every step on the host"
+            return f"{key}: must see every step on the host"
     return ""
 
 
 def structure_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a plain experiment must be equal in runs that share their programs.
+    """Return the part of an experiment that must be equal in runs that share their programs.
 
     Returns:
-        Dotted key -> value; of a number that may differ, only its kind.
+        Dotted key -> value; for a number that may differ, only its kind.
     """
     numbers = set(vectorizable_keys(config))
-    kept = {k: v for k, v in config.items() if k not in OF_THE_HOST}
+    kept = {k: v for k, v in config.items() if k not in HOST_KEYS}
     kept["streams"] = sorted(config["streams"])
     return {k: _kind(v) if k in numbers else v for k, v in flatten(kept).items()}
 
 
 def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
-    """Return the dotted keys in whose values runs may differ that share their programs."""
+    """Return the dotted keys whose values may differ between runs that share their programs."""
     allowed = config["allow_targets"]
     keys = [f"training.{name}" for name in TrainingOptions.vectorizable]
     for part, base in (("algo", BaseAlgorithm), ("optimizer", BaseOptimizer)):
@@ -82,23 +82,26 @@ def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _declared(found: Any) -> tuple[str, ...]:
-    """Return what a class says of itself: one of a user's may read what its parent does not."""
+    """Return a class's `vectorizable`; a user's class does not inherit it.
+
+    It may read a value on the host that its parent passes to compiled code.
+    """
     is_ours = found.__module__.split(".")[0] == "seqrun"
     return tuple(found.vectorizable if is_ours else vars(found).get("vectorizable", ()))
 
 
 def _kind(value: Any) -> Any:
-    """Return "a number" for one that is not 0, and anything else as it is."""
+    """Return "a number" for a number other than 0, and any other value unchanged."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return "a number" if is_number and value else value
 
 
 def _what_differs(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Say in which keys a run differs from the one that it has most in common with."""
+    """Name the keys in which a run differs from the one most like it."""
     if not others:
-        return "there is no other to share its programs with"
+        return "there is no other job to share its programs with"
     differing: list[list[str]] = [
         [k for k in dict.fromkeys([*own, *other]) if own.get(k) != other.get(k)] for other in others
     ]
     fewest = min(differing, key=len)
-    return f"no other has its {', '.join(fewest)}"
+    return f"no other job has its {', '.join(fewest)}"

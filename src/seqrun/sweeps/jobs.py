@@ -1,4 +1,4 @@
-"""The jobs of a multirun: how one is run, alone or with others, and how it ended."""
+"""Run the jobs of a multirun, alone or with others, and tell how each ended."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from seqrun.config.build import build
 from seqrun.records.results import RecordError, Results
 from seqrun.runs.directory import is_done
 from seqrun.runs.runner import in_one_line, run_experiment
-from seqrun.runs.vmapped import Join, run_together, runs_at_once
+from seqrun.runs.vmapped import Join, run_vmapped, runs_at_once
 from seqrun.sweeps.summary import Outcome, SweepJob
 
 
 def run_job(job: SweepJob, interruption: InterruptionCallback, join: Join | None = None) -> Outcome:
-    """Run a job of a multirun, or what is left of it; a failure is an outcome like any other.
+    """Run or continue a job of a multirun; a failure is returned as an outcome, too.
 
     Args:
-        job: which.
-        interruption: what ends the run early.
+        job: the job.
+        interruption: ends the run early.
         join: as in `run_experiment`.
 
     Raises:
         KeyboardInterrupt: a signal ended it.
     """
     began = time.perf_counter()
-    told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
+    common: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
     try:
         was_done = is_done(job.directory, job.experiment)
         if was_done:
@@ -43,13 +43,13 @@ def run_job(job: SweepJob, interruption: InterruptionCallback, join: Join | None
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        return Outcome(status="failed", error=in_one_line(error), **told)
+        return Outcome(status="failed", error=in_one_line(error), **common)
     value, seconds = results.summary["average_accuracy"]["mean"], time.perf_counter() - began
-    return Outcome(status="completed", value=value, was_done=was_done, seconds=seconds, **told)
+    return Outcome(status="completed", value=value, was_done=was_done, seconds=seconds, **common)
 
 
 def has_ended(job: SweepJob) -> bool:
-    """Return True if `run_job` would run nothing: it is done, or its directory is another's."""
+    """Return True if `run_job` would not train: the job is done, or its directory is refused."""
     try:
         return is_done(job.directory, job.experiment)
     except (ConfigError, RecordError):
@@ -65,7 +65,7 @@ def run_jobs_together(
 
     Args:
         jobs: at least one, of one structure (see seqrun.sweeps.grouping), each with one seed.
-        interruption: what ends the runs early.
+        interruption: ends the runs early.
         ended: called with each job and its outcome.
 
     Raises:
@@ -75,7 +75,7 @@ def run_jobs_together(
     def work_of(job: SweepJob) -> Callable[[Join], Outcome]:
         return lambda join: run_job(job, interruption, join)
 
-    def told(place: int, outcome: Any) -> None:
+    def ended_here(place: int, outcome: Any) -> None:
         if isinstance(outcome, Exception):
             raise outcome
         ended(jobs[place], outcome)
@@ -83,31 +83,31 @@ def run_jobs_together(
     try:
         first = build(jobs[0].experiment, jobs[0].experiment.seeds[0])
         size = runs_at_once(first)
-    except Exception as error:  # each job meets it as well, and records it as its own
+    except Exception as error:  # each job will fail in the same way, and record it
         sys.stderr.write(f"{len(jobs)} jobs run alone: {in_one_line(error)}\n")
         for job in jobs:
             ended(job, run_job(job, interruption))
         return
-    run_together(first, size, [work_of(job) for job in jobs], told)
+    run_vmapped(first, size, [work_of(job) for job in jobs], ended_here)
 
 
 def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcome:
-    """Return how a job that another process ran has ended, by its record.
+    """Return the outcome of a job that another process ran, from its record.
 
     Args:
         job: the job.
-        was_done: whether it was completed before.
-        otherwise: the error if the record does not say that it completed or why it failed.
+        was_done: whether it had been completed before.
+        otherwise: the error if the record says neither that it completed nor why it failed.
     """
-    told: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
+    common: dict[str, Any] = {"overrides": job.overrides, "directory": job.directory}
     try:
         results = Results.read(job.directory)
     except RecordError:
-        return Outcome(status="failed", error=otherwise, **told)
+        return Outcome(status="failed", error=otherwise, **common)
     if results.status == "completed" and results.config_hash == job.experiment.hash:
         value = results.summary["average_accuracy"]["mean"]
-        return Outcome(status="completed", value=value, was_done=was_done, **told)
+        return Outcome(status="completed", value=value, was_done=was_done, **common)
     if results.status == "failed" and results.error:
         error = f"{results.error['type']}: {results.error['message']}"
-        return Outcome(status="failed", error=" ".join(error.split()), **told)
-    return Outcome(status="failed", error=otherwise, **told)
+        return Outcome(status="failed", error=" ".join(error.split()), **common)
+    return Outcome(status="failed", error=otherwise, **common)

@@ -18,10 +18,10 @@ class SweepJob:
     """One experiment of a multirun, as it was when the multirun started.
 
     Attributes:
-        number: from 0, in the multirun.
-        name: what tells it from the other jobs.
-        overrides: what was composed for it.
-        experiment: what runs.
+        number: its number in the multirun, from 0.
+        name: what distinguishes it from the other jobs.
+        overrides: the overrides that it was composed from.
+        experiment: the experiment.
         directory: its run directory.
         environment: variables to set while it runs.
     """
@@ -44,13 +44,13 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        overrides: of the job.
+        overrides: the job's overrides.
         directory: its run directory.
         status: "completed" or "failed".
         value: its average accuracy, a fraction; None if it failed.
         error: why it failed, in one line.
-        was_done: it had been completed before.
-        seconds: that it took now.
+        was_done: whether it had been completed before.
+        seconds: how long it took this time.
     """
 
     overrides: tuple[str, ...]
@@ -63,39 +63,39 @@ class Outcome:
 
 
 def progress(job: SweepJob, outcome: Outcome, place: int, total: int) -> None:
-    """Say on stderr how one job ended; stdout is for results."""
+    """Report on stderr how a job ended; stdout is for results."""
     shown = percent(outcome.value, unit=" %", undefined="-")
     if outcome.was_done:
-        told = f"completed before, {shown}"
+        ending = f"completed before, {shown}"
     elif outcome.status == "completed":
-        told = f"completed, {shown}, {outcome.seconds:.1f} s"
+        ending = f"completed, {shown}, {outcome.seconds:.1f} s"
     else:
-        told = f"failed: {outcome.error}"
-    sys.stderr.write(f"[{place}/{total}] {job.name}: {told}\n")
+        ending = f"failed: {outcome.error}"
+    sys.stderr.write(f"[{place}/{total}] {job.name}: {ending}\n")
 
 
 def stopped(done: int, total: int) -> None:
-    """Say on stderr that a signal ended the multirun."""
+    """Report on stderr that a signal ended the multirun."""
     sys.stderr.write(f"interrupted: {done} of {total} jobs are done; the same command continues\n")
 
 
 def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Return each job's overrides without those that all of them share."""
+    """Return each job's overrides as text, without those that all jobs share."""
     shared = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
     return [" ".join(o for o in job if o not in shared) or "the experiment" for job in jobs]
 
 
 def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
-    """Write summary.csv, summary.md and figures of all jobs, print the list; return exit status.
+    """Write summary.csv, summary.md and figures of all jobs, and print a list of the jobs.
 
     Args:
-        outcomes: of every job of the multirun.
+        outcomes: the outcomes of all jobs of the multirun.
         directory: where the summary goes.
 
     Returns:
-        0 if every job is completed, else 1.
+        Exit status: 0 if every job is completed, else 1.
     """
-    from seqrun.report import write_summary  # after the jobs: drawing is slow to import
+    from seqrun.report import write_summary  # imported late, as drawing is slow to import
 
     places = list(dict.fromkeys(o.directory for o in outcomes if (o.directory / FILE).exists()))
     if places:
@@ -111,13 +111,14 @@ def finish(outcomes: Sequence[Outcome], directory: Path) -> int:
         if outcome.status == "failed":
             lines.append(f"failed: {name}: {outcome.error} (in {outcome.directory})")
     count = f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs completed"
-    told = f"{count}, {len(failed)} failed: the same command tries again" if failed else count
-    lines.append(f"{told}; {_shown(directory / 'summary.md') if places else 'no summary'}")
+    if failed:
+        count += f", {len(failed)} failed: the same command tries them again"
+    lines.append(f"{count}; {_shortest(directory / 'summary.md') if places else 'no summary'}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 1 if failed else 0
 
 
-def _shown(path: Path) -> str:
-    """Return the path as short as it can be said from here."""
+def _shortest(path: Path) -> str:
+    """Return the path, relative to the current directory if it is below that."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
