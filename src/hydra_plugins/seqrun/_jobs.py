@@ -126,7 +126,7 @@ class OutcomeReturn(JobReturn):
 
 @contextmanager
 def exiting() -> Iterator[None]:
-    """Turn a signal or an error of the user's input within the block into an exit of the process.
+    """Exit the process if a signal or an error in the user's input ends this block.
 
     Raises:
         SystemExit: 128 + the signal's number, or 2 after an error, which goes to stderr.

@@ -31,7 +31,7 @@ class SlurmLauncher(BaseLauncher):
     """Submit the jobs as an array and wait for them.
 
     The queue is read with squeue, so no accounting is needed. A job that was submitted earlier and
-    is still queued or running is not submitted again.
+    is still queued or running is waited for, not submitted again.
 
     Args:
         folder: folder for scripts, job logs and results; every node must see it.

@@ -120,9 +120,9 @@ def _jobs(
     parsed = parse(overrides)
     fixed = [line_of(o) for o in parsed if not o.is_sweep_override()]
     _refuse_empty_groups(parsed)
-    said = list(fixed)
+    typed = list(fixed)
     base = composed(name, fixed)
-    check_files(base, name, said, said)
+    check_files(base, name, typed, typed)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         points.refuse_sweep(parsed)
         yield _single_job(base)
@@ -141,7 +141,7 @@ def _jobs(
         cfg = composed(name, given := [*fixed, *point])
         if any(may_choose_file(o.split("=")[0]) for o in point):
             own = [o for o in point if o.split("=")[0] in swept]
-            check_files(cfg, name, [*said, *own], given)
+            check_files(cfg, name, [*typed, *own], given)
         experiment, first = build.checked_experiment(cfg)
         label = " ".join(point) or "the experiment"
         if grid and (twin := seen.get(experiment.hash)):

@@ -37,7 +37,7 @@ def make(
     *,
     provided: Sequence[str] = (),
 ) -> Any:
-    """Instantiate the node at `key`; with `provided`, return a callable that takes those.
+    """Instantiate the node at `key`; with `provided`, return a function of those arguments.
 
     Args:
         config: the experiment as plain data.

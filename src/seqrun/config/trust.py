@@ -89,23 +89,23 @@ def may_choose_file(key: str) -> bool:
     return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILE_GROUPS)
 
 
-def check_files(cfg: DictConfig, name: str, said: Sequence[str], given: Sequence[str]) -> None:
+def check_files(cfg: DictConfig, name: str, typed: Sequence[str], given: Sequence[str]) -> None:
     """Raise ConfigError if a chosen sweep or reproduction sets what it may not.
 
-    A launcher's `setup` or a logging configuration would run code before seqrun does. Only the
-    command line may set them. It is composed alone here, and any difference comes from the files.
+    A launcher's `setup` or a logging configuration would run code before seqrun starts, so only the
+    command line may set them. It is composed without the files; any difference comes from these.
 
     Args:
         cfg: the composed experiment.
         name: name of the primary configuration.
-        said: overrides of the command line. Hydra's node has them too, but files can change those.
+        typed: overrides of the command line. Hydra's node has them too, but files can change it.
         given: all overrides that `cfg` was composed of, including those that a search chose.
     """
     choices = {group: cfg.hydra.runtime.choices.get(group) for group in FILE_GROUPS}
     where = ", ".join(f"{group}={choice}" for group, choice in choices.items() if choice)
     if not where:
         return
-    kept = [o for o in said if o.lstrip("+~").startswith(("hydra", "allow_targets"))]
+    kept = [o for o in typed if o.lstrip("+~").startswith(("hydra", "allow_targets"))]
     kept = [o for o in kept if not o.lstrip("+~").startswith("hydra.sweeper.")]  # a file's own
     alone = composed(name, kept)
     node, node_alone = _unresolved(cfg.hydra), _unresolved(alone.hydra)
@@ -131,44 +131,41 @@ def _check_sweeper(node: Mapping[str, Any], choice: str | None, where: str, name
     """
     chosen = [] if choice is None else [f"hydra/sweeper={choice}"]
     alone = _unresolved(composed(name, chosen).hydra)["sweeper"]
+    place = f"{where}: hydra.sweeper"
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{where}: hydra.sweeper={node}: must be a node")
+        raise ConfigError(f"{place}={node}: must be a node")
     for key, value in node.items():
         if value == alone.get(key):
             continue
         if key not in SWEEPER_KEYS:
             allowed = ", ".join(SWEEPER_KEYS)
-            message = f"sets hydra.sweeper.{key}; of the sweeper it may set only {allowed}"
-            raise ConfigError(f"{where}: {message}")
+            raise ConfigError(f"{where}: sets hydra.sweeper.{key}; it may set only {allowed}")
         if "${" in str(value):
-            raise ConfigError(f"{where}: hydra.sweeper.{key}: must not hold references ${{...}}")
-    _check_sampler(node.get("sampler"), where)
+            raise ConfigError(f"{place}.{key}: must not hold references ${{...}}")
+    _check_sampler(node.get("sampler"), f"{place}.sampler")
     for target in _targets({k: v for k, v in node.items() if k not in ("_target_", "sampler")}):
-        raise ConfigError(f"{where}: hydra.sweeper: _target_={target}: only a sampler may have one")
+        raise ConfigError(f"{place}: _target_={target}: only a sampler may have one")
     params = node.get("params")
     if not isinstance(params, Mapping | None):
-        raise ConfigError(f"{where}: hydra.sweeper.params={params}: must be a node")
+        raise ConfigError(f"{place}.params={params}: must be a node")
     for key in params or {}:
         if not KEY.fullmatch(str(key)):
-            message = "must be a key such as optimizer.lr"
-            raise ConfigError(f"{where}: hydra.sweeper.params.{key}: {message}")
+            raise ConfigError(f"{place}.params.{key}: must be a key such as optimizer.lr")
         if str(key).lstrip("+~").split(".")[0] in NOT_SEARCHED:
-            raise ConfigError(
-                f"{where}: hydra.sweeper.params.{key}: only the command line may set it"
-            )
+            raise ConfigError(f"{place}.params.{key}: only the command line may set it")
 
 
-def _check_sampler(sampler: Any, where: str) -> None:
+def _check_sampler(sampler: Any, place: str) -> None:
     """Raise ConfigError unless a sweeper's sampler is None or one sampler, with plain arguments."""
     if sampler is None:
         return
     if not isinstance(sampler, Mapping):
-        raise ConfigError(f"{where}: hydra.sweeper.sampler={sampler}: must be a node")
+        raise ConfigError(f"{place}={sampler}: must be a node")
     target = sampler.get("_target_")
     if not SAMPLER.fullmatch(str(target)):
-        raise ConfigError(f"{where}: hydra.sweeper.sampler._target_={target}: must be a sampler")
+        raise ConfigError(f"{place}._target_={target}: must be a sampler")
     for inner in _targets([v for v in sampler.values() if not isinstance(v, str)]):
-        raise ConfigError(f"{where}: hydra.sweeper.sampler: _target_={inner}: must not be there")
+        raise ConfigError(f"{place}: _target_={inner}: must not be there")
 
 
 def _is_forged(

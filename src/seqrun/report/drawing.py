@@ -92,7 +92,6 @@ class Names:
     """Unique file names that are valid on any system."""
 
     def __init__(self) -> None:
-        """Start without names."""
         self._given: set[str] = set()
 
     def new(self, *words: str) -> str:

@@ -137,7 +137,7 @@ def _rest(collection: Collection, out: Path) -> list[str]:
         parts += ["<h2>Not completed</h2>", _html_table(unfinished_table(collection, out))]
     for heading, entries in left_out(collection).items():
         if entries:
-            listed = "".join(f"<li><code>{escape(str(entry))}</code></li>" for entry in entries)
+            listed = "".join(f"<li><code>{escape(entry)}</code></li>" for entry in entries)
             parts.append(f"<h2>{heading}</h2><ul>{listed}</ul>")
     return parts
 

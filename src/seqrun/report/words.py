@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from seqrun.report.records import Collection
 
 UNITS = (
@@ -30,9 +27,10 @@ def counts(collection: Collection) -> str:
     return ", ".join(parts) + "."
 
 
-def left_out(collection: Collection) -> dict[str, Sequence[str | Path]]:
-    """Return heading -> entries of what was found but is not in the tables."""
+def left_out(collection: Collection) -> dict[str, list[str]]:
+    """Return heading -> lines about what was found but is not in the tables."""
+    older = "Older runs of the same experiment and seed, left out"
     return {
         "Records that cannot be read": collection.unreadable,
-        "Older runs of the same experiment and seed, left out": collection.replaced,
+        older: list(map(str, collection.replaced)),
     }

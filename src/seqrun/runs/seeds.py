@@ -54,7 +54,6 @@ class SendingCallback(BaseCallback):
     to: Callable[[RunRecord], None] = send
 
     def on_after_validation(self, run: Run) -> None:
-        """Send the current record."""
         self.to(run.record())
 
 

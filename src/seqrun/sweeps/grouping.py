@@ -82,10 +82,7 @@ def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _declared(found: Any) -> tuple[str, ...]:
-    """Return a class's `vectorizable`; a user's class does not inherit it.
-
-    It may read a value on the host that its parent passes to compiled code.
-    """
+    """Return a class's `vectorizable`; a user's class may read more, so it must declare its own."""
     is_ours = found.__module__.split(".")[0] == "seqrun"
     return tuple(found.vectorizable if is_ours else vars(found).get("vectorizable", ()))
 
