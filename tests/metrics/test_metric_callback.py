@@ -1,4 +1,4 @@
-"""What MetricCallback tells the loggers."""
+"""MetricCallback: the values that it logs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqrun.plan import Chunk
 
 
 class Recorder(BaseLogger):
-    """Keep every call."""
+    """Record every call."""
 
     def __init__(self):
         self.values, self.steps, self.matrices, self.summary = [], [], [], None
@@ -103,7 +103,7 @@ def test_rows_are_logged_as_they_are_measured(run):
     callback.on_after_fit(run)
     untrained, first, second = (values for values, *_ in logger.values)
     assert untrained == {"accuracy/task_1": 0.1, "accuracy/task_2": 0.2}
-    assert first == {  # of a stream that ends here: the next task's accuracy is no part of it
+    assert first == {  # metrics of the stream so far, which do not include the next task
         "accuracy/task_1": 0.9,
         "accuracy/task_2": 0.3,
         "average_accuracy": 0.9,

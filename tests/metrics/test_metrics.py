@@ -1,4 +1,4 @@
-"""Every metric against numbers worked out by hand, and properties that hold for any matrix."""
+"""Metrics: values computed by hand, and properties that hold for any matrix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = [
 
 @pytest.fixture
 def stream() -> np.ndarray:
-    """Three tasks, evaluated on those seen and the next one."""
+    """Return a matrix of three tasks, evaluated on the tasks seen and the next one."""
     return np.array(
         [
             [0.10, 0.20, 0.30],
@@ -60,7 +60,7 @@ def test_unequal_test_sizes_pool_samples(stream):
     assert average_incremental_accuracy(stream, [100, 300, 600]) == pytest.approx(expected)
     metrics = compute_metrics(stream, [100, 300, 600])
     assert metrics["average_incremental_accuracy"] == pytest.approx(expected)
-    assert metrics["average_accuracy"] == pytest.approx(0.8)  # a mean over tasks, not samples
+    assert metrics["average_accuracy"] == pytest.approx(0.8)  # a mean over tasks, not over samples
 
 
 def test_forgetting_counts_from_the_best_and_transfer_from_the_diagonal():
@@ -77,12 +77,12 @@ def test_forgetting_looks_at_rows_before_the_task_but_not_at_the_untrained_one()
 
 def test_forgetting_ignores_the_last_row_when_it_looks_for_the_best():
     R = np.array([[0.1, 0.1], [0.5, NAN], [0.7, 0.9]])
-    assert average_forgetting(R) == pytest.approx(-0.2)  # negative: the old task got better
+    assert average_forgetting(R) == pytest.approx(-0.2)  # negative: the old task improved
     assert backward_transfer(R) == pytest.approx(0.2)
 
 
 def test_forgetting_over_all_rows_counts_a_task_that_is_best_at_the_end_as_0():
-    """Task 1: 0.9 - 0.8; task 2: best at the end; its 0.95 from before it was learned is none."""
+    """Task 1: 0.9 - 0.8. Task 2: best at the end; its 0.95 before training does not count."""
     R = np.array([[0.1, 0.1, 0.1], [0.9, 0.95, 0.1], [0.7, 0.5, 0.1], [0.8, 0.6, 0.9]])
     assert average_forgetting_over_all(R) == pytest.approx((0.1 + 0.0) / 2)
     assert average_forgetting(R) == pytest.approx((0.1 + 0.35) / 2)

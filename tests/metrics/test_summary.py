@@ -1,4 +1,4 @@
-"""Mean, spread and intervals over seeds against published t values and hand arithmetic."""
+"""Mean, standard deviation and intervals over seeds, and quantiles from published tables."""
 
 from __future__ import annotations
 

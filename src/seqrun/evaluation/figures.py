@@ -1,6 +1,6 @@
-"""Figures of an accuracy matrix as PNG files.
+"""Figures of accuracy matrices.
 
-matplotlib is imported lazily and without pyplot: no window system, no global state.
+matplotlib is imported lazily and without pyplot, which has global state and may open windows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OKABE_ITO = (
     "#D55E00",
     "#F0E442",
 )
-"""Okabe & Ito's colour-blind safe palette; black is reserved for the average."""
+"""The colour-blind safe palette of Okabe & Ito, without black, which is used for averages."""
 DPI = 120
 
 
@@ -42,15 +42,15 @@ def save_figures(
     Args:
         directory: created if missing.
         matrix: (T+1, T) float, fractions; row 0 = untrained, NaN = not measured.
-        title: of both figures.
-        runs: the matrices whose mean is `matrix`, for bands; none = no bands.
+        title: title of both figures.
+        runs: the runs' matrices, whose mean is `matrix`; with two or more, bands are drawn.
     """
     write_atomically(Path(directory) / MATRIX_FIGURE, png(matrix_figure(matrix, title)))
     write_atomically(Path(directory) / LINES_FIGURE, png(lines_figure(matrix, title, runs)))
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of width x height inches for the Agg renderer."""
+    """Return an empty figure of `width` x `height` inches for the Agg renderer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -67,12 +67,12 @@ def png(figure: Figure) -> bytes:
 
 
 def seen_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Return (T,) float64: the mean accuracy on the tasks seen after each task; NaN = unknown."""
+    """Return (T,) float64: after each task, the mean accuracy on the tasks seen; NaN = unknown."""
     return np.array([matrix[k, :k].mean() for k in range(1, len(matrix))])
 
 
 def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
-    """Return a heat map: rows = after each task, columns = tasks, accuracies in percent."""
+    """Return a heat map in percent: one row after each task, one column per task."""
     from matplotlib import colormaps
 
     tasks = matrix.shape[1]
@@ -91,8 +91,8 @@ def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
                 text = f"{value:.{decimals}f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=size, color=shade)
     every = 1 if tasks <= 40 else tasks // 20
-    shown = range(0, tasks, every)
-    axes.set_xticks(shown, [str(j + 1) for j in shown])
+    columns = range(0, tasks, every)
+    axes.set_xticks(columns, [str(j + 1) for j in columns])
     rows = range(0, tasks + 1, every)
     axes.set_yticks(rows, ["untrained" if i == 0 else str(i) for i in rows])
     axes.set_xlabel("task")
@@ -104,9 +104,13 @@ def matrix_figure(matrix: np.ndarray, title: str = "") -> Figure:
 
 
 def lines_figure(matrix: np.ndarray, title: str = "", runs: Sequence[np.ndarray] = ()) -> Figure:
-    """Return the figure of each task's accuracy over the stream, dotted before it is trained on.
+    """Return a figure of each task's accuracy over the stream, dotted until the task is trained.
 
-    With several `runs`, whose mean is `matrix`, bands are the 95 % intervals of the means.
+    Args:
+        matrix: (T+1, T) float, fractions.
+        title: title of the figure.
+        runs: the runs' matrices, whose mean is `matrix`; with two or more, bands show the 95 %
+            intervals of the means.
     """
     from matplotlib import colormaps
 
@@ -115,7 +119,7 @@ def lines_figure(matrix: np.ndarray, title: str = "", runs: Sequence[np.ndarray]
     percent = 100 * matrix
     if tasks <= len(OKABE_ITO):
         colours: list[Any] = list(OKABE_ITO[:tasks])
-    else:  # many tasks: shades from blue to yellow, in their order
+    else:  # many tasks: shades from blue to yellow
         colours = [colormaps["cividis"](j / (tasks - 1)) for j in range(tasks)]
     after = np.arange(tasks + 1)
     for j, colour in enumerate(colours):
@@ -148,52 +152,51 @@ def lines_figure(matrix: np.ndarray, title: str = "", runs: Sequence[np.ndarray]
 
 
 def curves_figure(curves: Mapping[str, Sequence[np.ndarray]], title: str = "") -> Figure:
-    """Return the figure of the average accuracy on the tasks seen: mean and 95 % band.
+    """Return a figure of the average accuracy on the tasks seen, with 95 % bands.
 
     Args:
-        curves: name of a line -> the (T+1, T) matrices of its runs, at least one.
-        title: of the figure.
+        curves: name of a curve -> the (T+1, T) matrices of its runs, at least one.
+        title: title of the figure.
     """
     figure, axes = _canvas(9.6, max(4.6, 0.24 * len(curves) + 1.2))
-    most, lowest, drawn = 0, 100.0, []
-    for place, matrices in enumerate(curves.values()):
+    max_tasks, lowest, lines = 0, 100.0, []
+    for index, matrices in enumerate(curves.values()):
         after = np.arange(1, len(matrices[0]))
-        most = max(most, len(after))
+        max_tasks = max(max_tasks, len(after))
         seen = 100 * np.stack([seen_accuracy(matrix) for matrix in matrices])
         lowest = np.fmin.reduce(seen, axis=None, initial=lowest)
         mean = mean_matrix(list(seen))
-        colour = (*OKABE_ITO[:6], "black")[place % 7]
-        style, marker = ("-", "--", ":")[place % 3], "osD^vPX"[place % 7]
-        drawn += axes.plot(
+        colour = (*OKABE_ITO[:6], "black")[index % 7]
+        style, marker = ("-", "--", ":")[index % 3], "osD^vPX"[index % 7]
+        lines += axes.plot(
             after, mean, style, marker=marker, color=colour, linewidth=1.8, markersize=5
         )
         if len(matrices) > 1:
             _band(axes, after, mean, half_widths(seen), colour)
     label = "average accuracy on tasks seen (%)"
-    _over_stream(axes, np.arange(1, most + 1), "after training on task", label, title)
+    _over_stream(axes, np.arange(1, max_tasks + 1), "after training on task", label, title)
     axes.set_ylim(10 * (lowest // 10) - 2, 102)
     names = [name if len(name) <= 44 else f"{name[:43]}…" for name in curves]
     legend = axes.legend(
-        drawn, names, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, handlelength=3.2
+        lines, names, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, handlelength=3.2
     )
-    for words in legend.get_texts():
-        words.set_parse_math(False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
 def matrices_figure(matrices: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Return heat maps side by side, for comparison: rows = after each task, columns = tasks.
+    """Return a figure of heat maps side by side: one row after each task, one column per task.
 
     Args:
         matrices: title of a heat map -> (T+1, T) float, fractions; at least one.
-        title: of the figure.
+        title: title of the figure.
     """
     from matplotlib import colormaps
 
     columns = min(4, len(matrices))
     rows = -(-len(matrices) // columns)
-    figure, first = _canvas(max(4.2, 2.6 * columns + 1.2), 2.7 * rows + 0.9)
-    first.remove()
+    figure = new_figure(max(4.2, 2.6 * columns + 1.2), 2.7 * rows + 0.9)
     colours = colormaps["viridis"].with_extremes(bad="#e4e4e4")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(matrices) :]:
@@ -215,7 +218,7 @@ def matrices_figure(matrices: Mapping[str, np.ndarray], title: str = "") -> Figu
 
 
 def _band(axes: Any, x: np.ndarray, mean: np.ndarray, half: np.ndarray, colour: Any) -> None:
-    """Draw an interval around a line, as an error bar if the line is a single point."""
+    """Draw a band around a line, or an error bar if the line is a single point."""
     if len(x) > 1:
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
     else:
@@ -223,9 +226,9 @@ def _band(axes: Any, x: np.ndarray, mean: np.ndarray, half: np.ndarray, colour: 
 
 
 def _over_stream(axes: Any, after: np.ndarray, x_label: str, y_label: str, title: str) -> None:
-    """Label the axes of accuracies in percent over the tasks `after`."""
-    shown = after[:: max(1, len(after) // 20)]
-    axes.set_xticks(shown, [str(i) for i in shown])
+    """Set ticks, limits and labels of a plot of accuracies (in percent) over the stream."""
+    ticks = after[:: max(1, len(after) // 20)]
+    axes.set_xticks(ticks, [str(i) for i in ticks])
     axes.set_ylim(-2, 102)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -234,6 +237,6 @@ def _over_stream(axes: Any, after: np.ndarray, x_label: str, y_label: str, title
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure of width x height inches, and its axes."""
+    """Return a figure of `width` x `height` inches with one plot, and its axes."""
     figure = new_figure(width, height)
     return figure, figure.add_subplot()

@@ -1,8 +1,9 @@
 """Metrics of continual learning: pure functions of the accuracy matrix.
 
-R is (T+1, T) float with R[i, j-1] = accuracy on task j after training through task i; row 0 is the
-untrained model, NaN is not measured. Formulas below write R[i, j] with j from 1, as the papers do.
-A metric whose definition needs a missing entry, or more tasks than there are, is None: never 0.
+R is a (T+1, T) float array with R[i, j-1] = accuracy on task j after training on tasks 1..i. Row 0
+is the untrained model; NaN means not measured. The formulas below write R[i, j] with j from 1, as
+the papers do. A metric is None, never 0, if it needs an entry that was not measured or more tasks
+than there are.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ def average_forgetting(R: np.ndarray) -> float | None:
     """Return mean_{j<T} (max_{1<=l<T} R[l, j] - R[T, j]), in [-1, 1]; None for one task.
 
     Chaudhry et al. 2018 (Riemannian Walk), "Forgetting Measure": the average over old tasks of
-    f_j = max_{l<T} a[l, j] - a[T, j]. Negative when old tasks got better.
+    f_j = max_{l<T} a[l, j] - a[T, j]. Negative if old tasks improved.
 
-    The rows from j on must be measured. An earlier row counts if it was measured (accuracy on a
-    task can be high before it is trained on) and is skipped otherwise.
+    Task j must be measured in row j and all later rows. Earlier rows count if they were measured,
+    since the accuracy on a task can be high before training on it.
     """
     tasks = _num_tasks(R)
     if tasks < 2:
@@ -72,12 +73,12 @@ def average_incremental_accuracy(
 ) -> float | None:
     """Return mean_k (accuracy on the test samples of all tasks 1..k after task k), in [0, 1].
 
-    Rebuffi et al. 2017 (iCaRL), section 4. The accuracy after task k is that on the pooled test
+    Rebuffi et al. 2017 (iCaRL), section 4. The accuracy after task k is measured on the pooled test
     samples: sum_{j<=k} n_j R[k, j] / sum_{j<=k} n_j.
 
     Args:
         R: (T+1, T) accuracy matrix.
-        test_sizes: n_j, the test samples of each task, T integers >= 1; None = all equal.
+        test_sizes: (T,) n_j, the number of test samples of each task, >= 1; None = all equal.
     """
     tasks = _num_tasks(R)
     sizes = np.ones(tasks) if test_sizes is None else np.asarray(test_sizes, np.float64)
@@ -90,13 +91,13 @@ def average_incremental_accuracy(
 def compute_metrics(
     R: np.ndarray, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-    """Return every metric of the accuracy matrix by name.
+    """Return name -> value of every metric.
 
-    The metrics of a stream so far, after task k, are those of `R[: k + 1, :k]`.
+    Pass `R[: k + 1, :k]` for the metrics after task k.
 
     Args:
         R: (T+1, T) accuracy matrix.
-        test_sizes: (T,) test samples of each task; None = all equal.
+        test_sizes: (T,) number of test samples of each task; None = all equal.
     """
     return {
         "average_accuracy": average_accuracy(R),
@@ -111,18 +112,18 @@ def compute_metrics(
 def run_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-    """Return a run's metrics; `<metric>_task_aware` are those with the task given at test time."""
+    """Return a run's metrics; "<metric>_task_aware" is the metric with the task given at test."""
     metrics = compute_metrics(R, test_sizes)
     if R_task_aware is not None:
-        aware = compute_metrics(R_task_aware, test_sizes)
-        metrics.update({f"{name}_task_aware": value for name, value in aware.items()})
+        task_aware = compute_metrics(R_task_aware, test_sizes)
+        metrics.update({f"{name}_task_aware": value for name, value in task_aware.items()})
     return metrics
 
 
 def published_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-    """Return a run's metrics and the variants that papers publish, for comparison with these."""
+    """Return a run's metrics and the variants that some papers publish."""
     metrics = run_metrics(R, R_task_aware, test_sizes)
     for name, metric in PUBLISHED_AS.items():
         metrics[name] = metric(R)
@@ -146,7 +147,7 @@ def average_forgetting_over_all(R: np.ndarray) -> float | None:
     last row, so that a task that is best at the end counts as 0.
     """
     tasks = _num_tasks(R)
-    best = [R[j:, j - 1].max() for j in range(1, tasks)]  # NaN where one is not measured
+    best = [R[j:, j - 1].max() for j in range(1, tasks)]  # NaN if an entry is not measured
     return _mean(np.array(best) - R[tasks, : tasks - 1])
 
 
@@ -154,28 +155,25 @@ PUBLISHED_AS = {
     "average_forgetting_over_all": average_forgetting_over_all,
     "backward_transfer_over_all": backward_transfer_over_all,
 }
-"""Metrics of papers whose definitions differ from ours."""
+"""Variants of our metrics, as some papers define them."""
 
 
 def mean_matrix(matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean over runs of (T+1, T) matrices, each cell over the runs that measured it."""
-    stack = np.stack(matrices)
-    measured = ~np.isnan(stack)
-    count = measured.sum(axis=0)
-    total = np.where(measured, stack, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    """Return the mean over runs; each entry is averaged over the runs that measured it."""
+    return np.ma.masked_invalid(np.stack(matrices)).mean(axis=0).filled(np.nan)
 
 
 def summarise(runs: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
     """Summarise the metrics of several runs (seeds).
 
     Args:
-        runs: metric -> value, for each run; None = undefined, which is left out.
+        runs: for each run, metric -> value; undefined values (None) are left out.
 
     Returns:
-        metric -> {"mean", "std", "ci95", "n"}: sample standard deviation (ddof = 1) and the 95 %
-        confidence interval of the mean, mean -+ t_{0.975, n-1} std / sqrt(n) (Student 1908). With
-        n = 1 std and ci95 are None; with n = 0 so is the mean.
+        metric -> {"mean", "std", "ci95", "n"}, where std is the sample standard deviation
+        (ddof = 1) and ci95 the 95 % confidence interval of the mean,
+        mean +- t_{0.975, n-1} std / sqrt(n) (Student 1908). std and ci95 are None if n = 1; the
+        mean too if n = 0.
     """
     names = list(dict.fromkeys(name for run in runs for name in run))
     return {name: _summary([run.get(name) for run in runs]) for name in names}
@@ -190,39 +188,38 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     if n == 1:
         return {"mean": mean, "std": None, "ci95": None, "n": 1}
     std = float(defined.std(ddof=1))
-    half = student_t_quantile(0.975, n - 1) * std / math.sqrt(n)
+    half = float(student_t_quantile(0.975, n - 1)) * std / math.sqrt(n)
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "n": n}
 
 
 def half_width(summary: Mapping[str, Any]) -> float | None:
-    """Return the half width of a metric's 95 % interval, of `summarise`; None = unknown."""
+    """Return half the width of the 95 % interval in a `summarise` result; None = unknown."""
     interval = summary["ci95"]
     return None if interval is None else interval[1] - summary["mean"]
 
 
 def half_widths(values: np.ndarray) -> np.ndarray:
-    """Return half widths of the 95 % intervals of means over the first axis, as in `summarise`.
+    """Return half widths of 95 % intervals of the means over the first axis, as in `summarise`.
 
     Args:
-        values: (n, ...) float; NaN = not measured, which is left out.
+        values: (n, ...) float; values that were not measured (NaN) are left out.
 
     Returns:
-        (...) float64, NaN where fewer than two were measured.
+        (...) float64, NaN where fewer than two values were measured.
     """
     n = (~np.isnan(values)).sum(axis=0)
-    several = np.maximum(n, 2)
+    at_least_two = np.maximum(n, 2)
     mean = np.nansum(values, axis=0) / np.maximum(n, 1)
-    std = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / (several - 1))
-    quantile = {k: student_t_quantile(0.975, int(k) - 1) for k in np.unique(several)}
-    factor = np.vectorize(quantile.get, otypes=[np.float64])(several)
-    return np.where(n > 1, factor * std / np.sqrt(several), np.nan)
+    std = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / (at_least_two - 1))
+    quantile = student_t_quantile(0.975, at_least_two - 1)
+    return np.where(n > 1, quantile * std / np.sqrt(at_least_two), np.nan)
 
 
-def student_t_quantile(probability: float, degrees_of_freedom: int) -> float:
-    """Return the quantile of Student's t distribution."""
+def student_t_quantile(probability: float, degrees_of_freedom: Any) -> Any:
+    """Return quantiles of Student's t distribution: a number, or an array like the degrees."""
     from scipy.special import stdtrit  # imported lazily: it takes 0.1 s
 
-    return float(stdtrit(degrees_of_freedom, probability))
+    return stdtrit(degrees_of_freedom, probability)
 
 
 def _num_tasks(R: np.ndarray) -> int:
@@ -236,11 +233,11 @@ def _final_row(R: np.ndarray) -> np.ndarray:
 
 
 def _just_learned(R: np.ndarray) -> np.ndarray:
-    """Return R[j, j] of every task."""
+    """Return (T,) R[j, j]: the accuracy on each task right after training on it."""
     _num_tasks(R)
     return np.diagonal(R[1:])
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Return the mean; None if there are no values or one was not measured."""
+    """Return the mean; None if there are no values or if one is NaN."""
     return float(values.mean()) if len(values) and not np.isnan(values).any() else None

@@ -1,4 +1,4 @@
-"""Plots of callbacks; matplotlib is imported lazily and without pyplot."""
+"""Plots for callbacks; matplotlib is imported lazily and without pyplot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ COLUMNS = 10
 
 
 def inputs_png(x: np.ndarray, y: np.ndarray, title: str) -> bytes:
-    """Return a grid of images with their labels, as a PNG.
+    """Return a PNG of a grid of images with their labels.
 
     Args:
-        x: (N, H, W, C) uint8; one channel is grey, three are RGB; of any other number the mean
-            over channels is shown.
+        x: (N, H, W, C) uint8; three channels are shown as RGB, otherwise the mean over channels is
+            shown in grey.
         y: (N,) labels.
-        title: above the grid.
+        title: title of the figure.
     """
     figure = new_figure(1.0 * min(COLUMNS, max(len(x), 4)), 1.25 * -(-len(x) // COLUMNS) + 0.6)
     figure.suptitle(title, fontsize=9)
@@ -31,12 +31,12 @@ def inputs_png(x: np.ndarray, y: np.ndarray, title: str) -> bytes:
 
 
 def stability_png(steps: np.ndarray, tasks: np.ndarray, rows: np.ndarray, title: str) -> bytes:
-    """Return each task's accuracy over the training steps as a PNG.
+    """Return a PNG of each task's accuracy over the training steps.
 
     Args:
         steps, tasks: (N,) step and task (1-based) of each measurement.
         rows: (N, T) accuracies, fractions; NaN = not measured.
-        title: above.
+        title: title of the figure.
     """
     from matplotlib import colormaps
 

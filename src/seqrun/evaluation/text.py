@@ -1,4 +1,4 @@
-"""Numbers and names of metrics as people read them, the same in every output."""
+"""Format numbers and names of metrics for display, the same in every output."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def percent(
 
     Args:
         fraction: the number; None = undefined.
-        half_width: what follows the ±, a fraction too; None = nothing.
-        digits: decimals.
+        half_width: fraction to show after ±; None = do not show ±.
+        digits: number of decimals.
         signed: write "+" before a positive number.
-        unit: text behind the number, such as " %".
-        undefined: text in place of a number that is undefined.
+        unit: suffix, such as " %".
+        undefined: text for an undefined number.
     """
     if fraction is None:
         return undefined
@@ -31,11 +31,11 @@ def percent(
 
 
 def points(fraction: float, digits: int = 1) -> float:
-    """Return a fraction in percentage points, rounded, and never -0.0."""
+    """Return a fraction in percentage points, rounded; 0.0 instead of -0.0."""
     return round(100 * fraction, digits) + 0.0
 
 
 def metric_label(metric: str) -> str:
-    """Return a metric's name for people: "average accuracy, task given"."""
-    given = ", task given" if metric.endswith("_task_aware") else ""
-    return metric.removesuffix("_task_aware").replace("_", " ") + given
+    """Return the label of a metric, such as "average accuracy, task given"."""
+    suffix = ", task given" if metric.endswith("_task_aware") else ""
+    return metric.removesuffix("_task_aware").replace("_", " ") + suffix
