@@ -15,13 +15,13 @@ from seqrun.training.callback import Run
 
 
 class Clock(BaseCallback):
-    """A minute passes in each chunk."""
+    """A clock that advances by one minute per chunk."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
 
     def on_before_chunk(self, run: Run, chunk: Any) -> None:
-        """Let it pass."""
+        """Advance the clock."""
         self.seconds += 60
 
 
@@ -29,7 +29,7 @@ class Clock(BaseCallback):
     ("minutes", "steps"),
     [
         (1.0, [2, 4, 6, 8, 10]),
-        (2.5, [6]),  # after 3 minutes; the last two chunks of 5 are no 2.5 minutes
+        (2.5, [6]),  # after 3 minutes; the last two of the 5 chunks take less than 2.5 minutes
         (0.001, [2, 4, 6, 8, 10]),
         (100.0, []),
         (None, []),
@@ -38,7 +38,7 @@ class Clock(BaseCallback):
 def test_every_minutes(
     minutes: float | None, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whenever so much time has passed since the last one, at the next end of a chunk."""
+    """A checkpoint is saved at the end of the first chunk after that time."""
     clock = Clock()
     module = SimpleNamespace(monotonic=lambda: clock.seconds)
     monkeypatch.setattr("seqrun.callbacks.checkpoint.time", module)

@@ -1,4 +1,4 @@
-"""EarlyStoppingCallback: where it stops, and with which weights."""
+"""EarlyStoppingCallback: when it stops, and which weights a task ends with."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weights_of(algorithm: Any) -> dict[str, np.ndarray]:
 
 @dataclass
 class Epochs(BaseCallback):
-    """Keep what the flow measures after every epoch, and the weights then.
+    """Record the accuracy and the weights after every epoch.
 
     Attributes:
         accuracy, weights: task -> one entry per epoch.
@@ -56,8 +56,8 @@ class Epochs(BaseCallback):
             self.accuracy.setdefault(task, []).append(accuracy)
 
 
-def where(accuracies: list[float], patience: int, min_delta: float) -> tuple[int, int]:
-    """Return the epoch after which to stop and the best one, by the rule as it is stated."""
+def expected_epochs(accuracies: list[float], patience: int, min_delta: float) -> tuple[int, int]:
+    """Return the epoch after which to stop and the best epoch, computed directly from the rule."""
     best = 0
     for epoch, accuracy in enumerate(accuracies):
         if epoch == 0 or accuracy > accuracies[best] + min_delta:
@@ -75,7 +75,7 @@ def fit(backend: str, *callbacks: BaseCallback, algo: str = "naive", **spec: Any
 
 @cache
 def whole_run(backend: str) -> Epochs:
-    """Return what a run that nothing stops measures."""
+    """Return the epochs of a run without early stopping."""
     epochs = Epochs()
     fit(backend, epochs)
     return epochs
@@ -83,12 +83,12 @@ def whole_run(backend: str) -> Epochs:
 
 @every_backend
 @pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.01)])
-def test_stops_where_the_rule_says_and_keeps_the_best(backend, patience, min_delta):
+def test_stops_by_the_rule_and_keeps_the_best_weights(backend, patience, min_delta):
     whole, cut = whole_run(backend), Epochs()
     stopping = EarlyStoppingCallback(patience=patience, min_delta=min_delta)
     fit(backend, stopping, cut)
-    # The first task is the same in both; where the second starts depends on what was kept.
-    stop, best = where(whole.accuracy[1], patience, min_delta)
+    # The first task is the same in both runs; the second starts from the weights that were kept.
+    stop, best = expected_epochs(whole.accuracy[1], patience, min_delta)
     assert best < stop < 12, "the run must be one that shows something"
     assert len(cut.weights[1]) == stop
     for name, value in whole.weights[1][best - 1].items():
@@ -96,22 +96,22 @@ def test_stops_where_the_rule_says_and_keeps_the_best(backend, patience, min_del
     assert cut.accuracy[1][-1] == whole.accuracy[1][best - 1]
 
 
-def test_keeps_the_last_weights_if_told_to():
+def test_restore_best_false_keeps_the_last_weights():
     whole, cut = whole_run("torch"), Epochs()
     fit("torch", EarlyStoppingCallback(patience=1, restore_best=False), cut)
-    stop, _ = where(whole.accuracy[1], 1, 0.0)
+    stop, _ = expected_epochs(whole.accuracy[1], 1, 0.0)
     for name, value in whole.weights[1][stop - 1].items():
         np.testing.assert_array_equal(cut.at_task_end[1][name], value)
 
 
-def test_the_best_of_all_epochs_is_kept_where_none_stops_it():
+def test_the_best_epoch_is_restored_without_stopping():
     spec = {"training": {**SPEC["training"], "epochs_per_task": 4}}
     for lr in (0.2, 0.5, 0.8):
         whole, cut = Epochs(), Epochs()
         given = {**spec, "optimizer_options": {"lr": lr, "momentum": 0.9}}
         fit("torch", whole, **given)
         fit("torch", EarlyStoppingCallback(patience=9), cut, **given)
-        _, best = where(whole.accuracy[1], 9, 0.0)
+        _, best = expected_epochs(whole.accuracy[1], 9, 0.0)
         assert len(cut.weights[1]) == 4
         for name, value in whole.weights[1][best - 1].items():
             np.testing.assert_array_equal(cut.at_task_end[1][name], value)
@@ -121,7 +121,7 @@ def test_the_best_of_all_epochs_is_kept_where_none_stops_it():
 
 
 @every_backend
-def test_looking_changes_nothing(backend):
+def test_observing_changes_nothing(backend):
     plain = fit(backend)
     looked = fit(backend, EarlyStoppingCallback(patience=99, monitor="seen", restore_best=False))
     for name, value in plain.export_arrays().items():
@@ -169,8 +169,8 @@ def test_needs_validation_data():
 
 
 @every_backend
-def test_by_test_data_where_that_is_asked_for(backend):
-    """Each task ends with its best epoch by the test images; with held-out data it is refused."""
+def test_split_test_uses_test_data(backend):
+    """Each task ends with its best epoch on the test images; held-out data are refused."""
     stream = {"num_tasks": 2, "samples_per_task": 60}
     whole, cut = Epochs(), Epochs()
     fit(backend, whole, stream=stream)
@@ -196,8 +196,8 @@ def test_bad_arguments(given):
 @pytest.mark.parametrize(
     ("accuracies", "patience", "min_delta", "stop", "best"),
     [
-        ([0.5, 0.5, 0.6, 0.6, 0.6, 0.7], 2, 0.0, 5, 3),  # as good is not better
-        ([0.5, 0.55, 0.6, 0.65, 0.7], 3, 0.12, 5, 4),  # each against the best, not the last
+        ([0.5, 0.5, 0.6, 0.6, 0.6, 0.7], 2, 0.0, 5, 3),  # an equal accuracy is not better
+        ([0.5, 0.55, 0.6, 0.65, 0.7], 3, 0.12, 5, 4),  # compared with the best, not with the last
         ([0.5, 0.6, 0.7, 0.8], 1, 0.0, 4, 4),
         ([0.5, 0.4, 0.9], 1, 0.0, 2, 1),
         ([0.5, 0.4, 0.9], 3, 0.0, 3, 3),
@@ -205,7 +205,7 @@ def test_bad_arguments(given):
     ],
 )
 def test_the_rule_by_hand(monkeypatch, accuracies, patience, min_delta, stop, best):
-    """Epochs, from 1: after which it stops, and whose weights the task ends with."""
+    """Epochs from 1: the last one, and the best one, whose weights are kept."""
     weights = {"params/w": np.zeros(1), "optimizer/m": np.zeros(1)}
     algorithm = SimpleNamespace(
         training=SimpleNamespace(epochs=lambda task: len(accuracies)),

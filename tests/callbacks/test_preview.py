@@ -1,4 +1,4 @@
-"""PreviewCallback: which images it shows, and that they are those of the task."""
+"""PreviewCallback: which images it shows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 from experiments import build
 
 from seqrun.callbacks import PreviewCallback
-from seqrun.callbacks.preview import in_turns
+from seqrun.callbacks.preview import round_robin
 from seqrun.checks import ConfigError
 from seqrun.evaluation import plots
 
 
 def test_classes_take_turns():
     labels = np.array([2, 0, 0, 1, 2, 0, 1])
-    assert in_turns(labels, 3).tolist() == [1, 3, 0]  # the first 0, 1 and 2
-    assert in_turns(labels, 5).tolist() == [1, 2, 3, 6, 0]
-    assert in_turns(labels, 99).tolist() == [1, 2, 5, 3, 6, 0, 4]
+    assert round_robin(labels, 3).tolist() == [1, 3, 0]  # the first 0, 1 and 2
+    assert round_robin(labels, 5).tolist() == [1, 2, 3, 6, 0]
+    assert round_robin(labels, 99).tolist() == [1, 2, 5, 3, 6, 0, 4]
 
 
 def test_each_task_has_its_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -38,7 +38,7 @@ def test_each_task_has_its_own_images(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(shown) == 2
     for task, (x, y, title) in enumerate(shown, 1):
         data = algorithm.benchmark.task_data(task, "train")
-        chosen = in_turns(data.y, 7)
+        chosen = round_robin(data.y, 7)
         np.testing.assert_array_equal(x, data.x[chosen])
         np.testing.assert_array_equal(y, data.y[chosen])
         assert x.shape == (7, 10, 10, 1)
@@ -55,7 +55,7 @@ def test_any_number_of_images_and_channels(channels: int, count: int):
     assert plots.inputs_png(x, np.arange(count), "title")[:4] == b"\x89PNG"
 
 
-def test_no_directory_no_picture():
+def test_nothing_is_drawn_without_a_directory():
     build("naive", "torch", callbacks=[PreviewCallback()], stream={"num_tasks": 1}).fit()
 
 

@@ -1,4 +1,4 @@
-"""ProfileCallback: a trace that its readers' formats say is one."""
+"""ProfileCallback: the trace can be read, and covers the chunks asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT = {"training": {"chunk_steps": 4}}
 
 
 class Traced(ProfileCallback):
-    """Trace into a directory of its own."""
+    """A ProfileCallback with its own directory."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
 
 @every_backend
 def test_a_trace_of_one_chunk(backend: str, tmp_path: Path):
-    """Its events have names and durations; the numbers are those of a run without."""
+    """Its events have names and durations, and it does not change the run's numbers."""
     record = traced(backend, tmp_path)
     found = events(tmp_path)
     names = {event.get("name", "") for event in found if event.get("dur", 0) > 0}
@@ -60,43 +60,48 @@ def test_a_trace_of_one_chunk(backend: str, tmp_path: Path):
 
 
 def test_more_chunks_are_a_longer_trace(tmp_path: Path):
-    """Three chunks of four steps have three times the products of matrices."""
+    """Three chunks of four steps have three times as many matrix products as one."""
     counts = []
     for chunks in (1, 3):
         traced("torch", tmp_path / str(chunks), num_chunks=chunks, first_chunk=1)
         names = [event.get("name") for event in events(tmp_path / str(chunks))]
         counts.append(names.count("aten::cross_entropy_loss"))
-    assert counts == [4, 9]  # chunks of 4, 4 and 1 steps
+    assert counts == [4, 9]  # chunks have 4, 4 and 1 steps
 
 
 def test_a_run_that_ends_before_its_last_chunk_to_trace(tmp_path: Path):
-    """Leaves what there is, and no later run without a trace."""
+    """It writes a trace of the chunks so far, and later runs can be traced."""
     for place in ("first", "second"):
         traced("torch", tmp_path / place, first_chunk=2, num_chunks=1000)
         assert events(tmp_path / place)
 
 
 def test_a_run_that_is_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """And leaves no trace."""
+    """It warns and writes no trace."""
     traced("torch", tmp_path, first_chunk=1000)
     assert "first_chunk=1000: nothing was traced" in capsys.readouterr().err
     assert not (tmp_path / "profile").exists()
 
 
 def test_one_trace_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """One of the runs that train in step is traced; then another can be."""
+    """Only one of several runs in lockstep is traced; afterwards another can be."""
     traces = [Traced(tmp_path / str(seed)) for seed in (0, 1)]
     specs = [{"seed": n, "callbacks": [trace], **SHORT} for n, trace in enumerate(traces)]
     assert all(isinstance(found, Trace) for found in train("naive", specs))
     written = [trace.directory for trace in traces if (trace.directory / "profile").exists()]
     assert len(written) == 1 and events(written[0])
-    assert capsys.readouterr().err.count("callbacks.profile: traces another run") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "callbacks.profile: another run of this process is being traced"
+        )
+        == 1
+    )
     traced("jax", tmp_path / "after")
     assert events(tmp_path / "after")
 
 
 @pytest.mark.parametrize("option", ["first_chunk", "num_chunks"])
 def test_refuses(option: str):
-    """Values out of range."""
+    """Values out of range are refused."""
     with pytest.raises(ConfigError, match=f"{option}=0: must be an integer >= 1"):
         ProfileCallback(**{option: 0})

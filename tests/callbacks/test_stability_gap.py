@@ -1,4 +1,4 @@
-"""StabilityGapCallback: its metrics by hand, when it looks, and that looking changes nothing."""
+"""StabilityGapCallback: its metrics, when it measures, and that it does not change training."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NAN = np.nan
 def test_metrics_by_hand():
     rows = np.array(
         [
-            [0.2, NAN, NAN],  # within task 1: does not count against it
-            [0.9, NAN, NAN],  # its end
+            [0.2, NAN, NAN],  # within task 1: does not count for task 1
+            [0.9, NAN, NAN],  # end of task 1
             [0.5, 0.3, NAN],  # the gap of task 1
             [0.8, 0.7, NAN],  # end of task 2
             [0.6, 0.4, 0.1],
@@ -44,7 +44,7 @@ def test_metrics_by_hand():
 
 
 class Snapshots(BaseCallback):
-    """Keep the parameters after every step, through the optimizer's hook."""
+    """Record the parameters after every step."""
 
     def __init__(self) -> None:
         self.params: list[dict[str, np.ndarray]] = []
@@ -54,7 +54,7 @@ class Snapshots(BaseCallback):
 
 
 def tiny(backend: str, *callbacks: BaseCallback, run_dir: Path | None = None) -> Any:
-    """Return a run of softmax regressions: 3 tasks of 2 epochs of 3 steps."""
+    """Return a run of softmax regression: 3 tasks of 2 epochs of 3 steps."""
     kind, _ = component("algo", "naive", backend)
     sgd, keys = component("optimizer", "sgd", backend)
     algorithm = kind(
@@ -71,13 +71,15 @@ def tiny(backend: str, *callbacks: BaseCallback, run_dir: Path | None = None) ->
 
 
 @every_backend
-def test_every_step_is_measured_as_it_was(backend, tmp_path):
-    """Against the accuracies of parameters that another run noted after each step."""
+def test_every_step_is_measured(backend, tmp_path):
+    """Compared with accuracies of the parameters that another run recorded after each step."""
     gap, snapshots = StabilityGapCallback(every_steps=1), Snapshots()
     algorithm = tiny(backend, gap, run_dir=tmp_path)
     tiny("torch", snapshots)
     record = json.loads((tmp_path / "stability_gap.json").read_text())
-    within = [p for p in range(len(record["steps"])) if p % 7 < 6]  # every seventh is a row of R
+    within = [
+        p for p in range(len(record["steps"])) if p % 7 < 6
+    ]  # every seventh row is one of the matrix
     assert [record["steps"][p] for p in within] == list(range(1, 19))
     assert [record["tasks"][p] for p in within] == [1] * 6 + [2] * 6 + [3] * 6
     for place, params in zip(within, snapshots.params, strict=True):
@@ -87,7 +89,7 @@ def test_every_step_is_measured_as_it_was(backend, tmp_path):
                 assert measured is None
                 continue
             data = algorithm.benchmark.task_data(task, "test")
-            kernel = params["classifier/kernel"].reshape(3, 2).T  # torch keeps (out, in)
+            kernel = params["classifier/kernel"].reshape(3, 2).T  # torch's layout is (out, in)
             logits = data.x.reshape(-1, 2) / 255 @ kernel + params["classifier/bias"]
             assert measured == pytest.approx((logits.argmax(1) == data.y).mean())
     ends = [record["accuracy"][p] for p in (6, 13, 20)]
@@ -101,7 +103,7 @@ def test_every_step_is_measured_as_it_was(backend, tmp_path):
 
 
 @pytest.mark.parametrize(("backend", "every"), [("torch", 1), ("torch", 7), ("jax", 4)])
-def test_the_steps_are_multiples_wherever_chunks_end(backend, every):
+def test_steps_are_multiples_wherever_chunks_end(backend, every):
     gap = StabilityGapCallback(every_steps=every)
     spec = {"stream": {"num_tasks": 2, "samples_per_task": 85}, "training": {"chunk_steps": 3}}
     algorithm = build("naive", backend, callbacks=[gap], **spec)
@@ -131,7 +133,7 @@ def test_looking_changes_no_bit(backend, algo):
 
 
 class Losses(BaseCallback):
-    """Keep every chunk's losses."""
+    """Record every chunk's losses."""
 
     def __init__(self) -> None:
         self.losses: list[np.ndarray] = []

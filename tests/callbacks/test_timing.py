@@ -1,4 +1,4 @@
-"""TimingCallback: its lines; and what of all callbacks enters the config hash."""
+"""TimingCallback: its lines; and which callbacks enter the config hash."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ START = [["setup", None, None, 0], ["validation", 0, 0, 0]]
 
 
 def test_lines(tmp_path):
-    for _ in range(2):  # the second begins anew
+    for _ in range(2):  # the second run overwrites the file
         make(tmp_path, Sleeps()).fit()
     written = lines(tmp_path)
     assert [[line.get(key) for key in PLACES] for line in written] == [

@@ -50,7 +50,11 @@ def test_callback_refuses_herding():
 
 @pytest.mark.parametrize(
     ("algo", "message"),
-    [("icarl", "each task's own samples"), ("joint", "own samples"), ("lamaml", "algo.glances=5")],
+    [
+        ("icarl", "samples of the current task"),
+        ("joint", "the current task only"),
+        ("lamaml", "algo.glances=5"),
+    ],
 )
 def test_callback_refuses_other_kinds_of_batches(algo: str, message: str):
     """Batches that contain exemplars or samples of earlier tasks, or that are repeated."""

@@ -39,4 +39,4 @@ OBSERVERS = (
     TimingCallback,
     TqdmCallback,
 )
-"""Callbacks that only watch, so that a run with them is the same experiment as one without."""
+"""Callbacks that change no numbers: a run with them is the same experiment as one without."""

@@ -1,4 +1,4 @@
-"""CheckpointCallback: keeps a run's checkpoints."""
+"""CheckpointCallback: saves checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from seqrun.training.callback import BaseCallback, Run
 
 @dataclass(kw_only=True, eq=False)
 class CheckpointCallback(BaseCallback):
-    """Write what a run carries into its directory, so that it can continue from there.
+    """Save the complete state of a run in its directory, so that it can continue from there.
 
-    A checkpoint lies at the end of a chunk of steps, or of a task after its evaluation. Where
-    checkpoints lie changes no number of the run.
+    A checkpoint is saved at the end of a chunk of steps, or at the end of a task after its
+    evaluation. Saving checkpoints does not change the run's numbers.
 
     Args:
-        every_task: at each task's end.
-        every_epoch: at each epoch's end.
-        every_steps: whenever so many steps more are done, >= 1; None = never for that reason.
-        every_minutes: whenever so much time has passed, > 0; None = never for that reason.
-        keep: last checkpoints to keep, >= 1; with one alone there is none to fall back to.
+        every_task: save at the end of each task.
+        every_epoch: save at the end of each epoch.
+        every_steps: save after this number of steps, >= 1; None = steps do not matter.
+        every_minutes: save after this time, > 0; None = time does not matter.
+        keep: number of checkpoints to keep, >= 1. With 1 there is none to fall back to if the last
+            one is damaged.
 
     Raises:
         ConfigError: a value out of range.
@@ -48,11 +49,9 @@ class CheckpointCallback(BaseCallback):
         whole("keep", self.keep, 1)
 
     def on_before_fit(self, run: Run) -> None:
-        """Start counting."""
         self._saved_at, self._saved_step = time.monotonic(), run.step
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Save if it is time."""
         done, every = run.step, self.every_steps
         ends_epoch = done == run.progress.epoch_first_step + run.epoch_steps
         minutes = (time.monotonic() - self._saved_at) / 60
@@ -64,18 +63,12 @@ class CheckpointCallback(BaseCallback):
             self.save(run)
 
     def on_after_validation(self, run: Run) -> None:
-        """Save at the end of a task."""
         if self.every_task and run.progress.task_is_done:
             self.save(run)
 
     def save(self, run: Run) -> None:
-        """Write a checkpoint of the run as it stands, if it has a directory."""
+        """Save a checkpoint of the run now, if it has a directory."""
         if run.directory is None:
             return
-        save(
-            run.checkpoint(),
-            run.directory,
-            config_hash=run.config_hash,
-            keep=self.keep,
-        )
+        save(run.checkpoint(), run.directory, config_hash=run.config_hash, keep=self.keep)
         self._saved_at, self._saved_step = time.monotonic(), run.step

@@ -1,4 +1,4 @@
-"""EarlyStoppingCallback: ends a task's training when its accuracy stops rising."""
+"""EarlyStoppingCallback: ends the training of a task when its accuracy stops increasing."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ from seqrun.training.callback import Algorithm, BaseCallback, Run
 class EarlyStoppingCallback(BaseCallback):
     """Stop a task after `patience` epochs without a better validation accuracy.
 
-    After each epoch the accuracy on held-out training data, or on test data if `split` says so, is
-    measured; an epoch is better than the
-    best so far if its accuracy is larger by more than `min_delta`. Where training stops, the
-    task ends as it would after its last epoch: importances, memories and the row of the matrix come
-    after it. With `restore_best` the task ends with the parameters and BatchNorm statistics of its
-    best epoch; what else an algorithm carries (optimizer, path integrals, memory) stays as the last
-    epoch left it.
+    The accuracy on held-out training data, or on test data if `split` is "test", is measured after
+    each epoch. An epoch is better than the best so far if its accuracy is larger by more than
+    `min_delta`. When training stops, the task ends as after its last epoch: importances, memories
+    and the row of the matrix follow. With `restore_best` the task ends with the parameters and
+    BatchNorm statistics of its best epoch. The rest of the algorithm's state (optimizer, path
+    integrals, memory) stays as it is after the last epoch.
 
     Args:
-        patience: epochs, >= 1.
+        patience: number of epochs, >= 1.
         min_delta: fraction, >= 0.
-        monitor: "current" (the task that is trained on) or "seen" (the mean over tasks so far).
-        restore_best: keep the best epoch's weights, not the last's.
-        split: "validation"; or "test", as some papers did, whose numbers can be had no other way:
-            the accuracies are then those of the best of several networks on the test data, and
-            higher than any that a user of the network would see.
+        monitor: "current" (the task in training) or "seen" (the mean over tasks so far).
+        restore_best: use the weights of the best epoch instead of those of the last.
+        split: "validation" or "test". Some papers used "test", and their numbers can only be
+            reproduced with it. It selects the best of several networks on the test data, so the
+            accuracies are too optimistic.
 
     Raises:
-        ConfigError: a value out of range, or a benchmark that holds no data out, or holds some out
-            where the test data are to be looked at.
+        ConfigError: a value out of range; no held-out data for "validation", or held-out data with
+            "test".
     """
 
     patience: int = 3
@@ -64,12 +63,12 @@ class EarlyStoppingCallback(BaseCallback):
         one_of("split", self.split, ("validation", "test"))
 
     def check(self, algorithm: Algorithm) -> None:
-        """Raise ConfigError unless the accuracies that are measured are those of `split`."""
+        """Raise ConfigError unless accuracies are measured on the data that `split` names."""
         held_out = algorithm.benchmark.validation_fraction
         if self.split == "validation" and not held_out:
             raise ConfigError(
                 "benchmark.validation_fraction=0: must be > 0 with callbacks.early_stopping, "
-                "which looks at test data only with callbacks.early_stopping.split=test"
+                "unless callbacks.early_stopping.split=test"
             )
         if self.split == "test" and held_out:
             raise ConfigError(
@@ -78,11 +77,10 @@ class EarlyStoppingCallback(BaseCallback):
             )
 
     def export_state(self, run: Run) -> dict[str, Any]:
-        """Return the best epoch and its weights."""
         return {"best": self._best, "best_epoch": self._best_epoch, **self._weights}
 
     def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless this is an epoch so far, with weights of this network."""
+        """Raise CheckpointError unless `state` has an epoch so far and weights of this network."""
         own: dict[str, np.ndarray] = {}
         if self.restore_best and state.get("best") is not None:
             arrays = run.algorithm.export_arrays()
@@ -90,23 +88,21 @@ class EarlyStoppingCallback(BaseCallback):
         check_keys(state, ("best", "best_epoch", *own))
         check_whole("best_epoch", state["best_epoch"], run.epoch)
         if (state["best"] is None) != (state["best_epoch"] == 0):
-            raise CheckpointError("best: must be there from the first epoch on")
+            raise CheckpointError("best: must be null exactly if best_epoch=0")
         if state["best"] is not None:
             check_number("best", state["best"], 0.0, 1.0)
         for name, array in own.items():
             check_like(name, state[name], array)
 
     def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on with this best epoch."""
         self._best, self._best_epoch = state["best"], state["best_epoch"]
         self._weights = {n: a for n, a in state.items() if n.startswith(WEIGHTS)}
 
     def on_before_task(self, run: Run) -> None:
-        """Begin anew."""
         self._best, self._best_epoch, self._weights = None, 0, {}
 
     def on_after_epoch(self, run: Run) -> None:
-        """Measure; stop or go on; at the task's last epoch go back to the best one."""
+        """Measure the accuracy and decide whether to stop; at the end restore the best weights."""
         accuracy = self._accuracy(run)
         run.log({f"{self.split}_accuracy": accuracy})
         if self._best is None or accuracy > self._best + self.min_delta:
@@ -121,7 +117,7 @@ class EarlyStoppingCallback(BaseCallback):
             run.algorithm.import_arrays({**run.algorithm.export_arrays(), **self._weights})
 
     def _accuracy(self, run: Run) -> float:
-        """Return the mean over the monitored tasks."""
+        """Return the mean accuracy on the monitored tasks."""
         tasks = [run.task] if self.monitor == "current" else range(1, run.task + 1)
         accuracies = [run.evaluate(task) for task in tasks]
         return sum(accuracies) / len(accuracies)

@@ -1,4 +1,4 @@
-"""InterruptionCallback: ends a run at the next chunk boundary when a signal asks for it."""
+"""InterruptionCallback: ends a run at the end of a chunk when the process gets a signal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from seqrun.plan import Chunk
 from seqrun.training.callback import BaseCallback, Run
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-"""Ctrl-C, and what schedulers send before they kill; one that is handled by others is let be."""
+"""Ctrl-C, and signals that schedulers send before they kill a job.
+
+A signal for which another handler is installed keeps it.
+"""
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal ended the run.
 
     Args:
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -31,10 +34,10 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(kw_only=True, eq=False)
 class InterruptionCallback(BaseCallback):
-    """Save a checkpoint and raise Interrupted after the chunk in which a signal came.
+    """Save a checkpoint and raise Interrupted after the chunk in which a signal arrives.
 
-    Before the first step, and at a second Ctrl-C, it is raised at once and nothing is saved. Runs
-    that are trained in step share one: each ends after its own chunk.
+    Before training, and at a second Ctrl-C, Interrupted is raised immediately and nothing is saved.
+    Runs that are trained in lockstep share one callback: each ends after its own chunk.
     """
 
     _requested: int | None = field(default=None, init=False, repr=False)
@@ -42,20 +45,20 @@ class InterruptionCallback(BaseCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals in this block, in a main thread; afterwards all is as before."""
+        """Handle signals in this block, if it runs in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {}
+        replaced = {}
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
             handler = signal.getsignal(number)
             if handler in (signal.SIG_DFL, signal.default_int_handler):
-                before[number] = handler
+                replaced[number] = handler
                 signal.signal(number, self._request)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in replaced.items():
                 signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
@@ -65,25 +68,24 @@ class InterruptionCallback(BaseCallback):
             raise Interrupted(number)
 
     def on_before_fit(self, run: Run) -> None:
-        """From here on a signal waits for the chunk's end."""
+        """From now on a signal takes effect at the end of a chunk."""
         self._training.add(id(run))
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """End the run if asked to."""
         self._end(run)
 
     def on_after_validation(self, run: Run) -> None:
-        """End the run between tasks if asked to; a run that is done anyway completes."""
+        """End the run between two tasks if a signal arrived; after the last task it completes."""
         last = run.algorithm.trained_tasks()[-1]
         if run.progress.task_is_done and run.task != last:
             self._end(run)
 
     def on_after_fit(self, run: Run) -> None:
-        """From here on a signal waits for nothing."""
+        """From now on a signal takes effect immediately."""
         self._training.discard(id(run))
 
     def on_before_teardown(self, run: Run) -> None:
-        """Nor after a failure."""
+        """From now on a signal takes effect immediately, also after a failure."""
         self._training.discard(id(run))
 
     def _end(self, run: Run) -> None:

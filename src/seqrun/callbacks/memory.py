@@ -1,4 +1,4 @@
-"""MemoryCallback: keep a MemoryMechanism up to date over the tasks of a run."""
+"""MemoryCallback: fills a MemoryMechanism during a run."""
 
 from __future__ import annotations
 
@@ -21,33 +21,32 @@ from seqrun.training.callback import Algorithm, BaseCallback, Run
 
 
 class MemoryCallback(BaseCallback):
-    """Fill a memory beside any algorithm, for a method that is written as a callback to use.
+    """Fill a memory next to any algorithm, for methods that are written as callbacks.
 
-    `memory.data` is what a replay method with the same budget, policy and seed would have stored.
-    A run counts the algorithm's own memory in its `memory_bytes`, not a callback's.
+    `memory.data` is what a replay method with the same budget, policy and seed would store. The
+    run's `memory_bytes` counts the algorithm's own memory, but not this one.
 
     Args:
-        memory: to be kept up to date.
+        memory: the memory to fill.
 
     Raises:
-        ConfigError: a herding memory, which needs an algorithm that gives it features.
+        ConfigError: the memory's policy is herding, which needs features from an algorithm.
     """
 
     def __init__(self, memory: MemoryMechanism) -> None:
-        """Keep `memory` up to date."""
         if memory.policy == "herding":
             raise ConfigError(
                 "policy='herding': must be reservoir, ring, class_balanced or random in a "
                 "MemoryCallback, which has no features"
             )
         self.memory = memory
-        self._parts: list[dict[str, np.ndarray]] = []
+        self._chunks: list[dict[str, np.ndarray]] = []
 
     def check(self, algorithm: Algorithm) -> None:
-        """Raise ConfigError where a step's batch is not of the task's own samples, each once."""
+        """Raise ConfigError unless batches hold only the task's samples, and `glances` agree."""
         if not algorithm.trains_on_task_alone:
             raise ConfigError(
-                f"algo={algorithm.name}: must train on each task's own samples alone with a "
+                f"algo={algorithm.name}: must train on samples of the current task only, with a "
                 "MemoryCallback"
             )
         glances = algorithm.steps_per_batch
@@ -58,19 +57,19 @@ class MemoryCallback(BaseCallback):
             )
 
     def export_state(self, run: Run) -> dict[str, Any]:
-        """Return the memory and, within a task, what of it has been seen."""
+        """Return the memory and, within a task, the samples seen in this epoch."""
         state = dict(self.memory.export_arrays())
         if not run.progress.task_is_done:
             state |= self.memory.export_progress()
-            state |= {f"seen_{n}": part["index"] for n, part in enumerate(self._parts)}
+            state |= {f"seen_{n}": chunk["index"] for n, chunk in enumerate(self._chunks)}
         return state
 
     def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless these are samples of the stream, and a place in the task."""
+        """Raise CheckpointError unless `state` has samples of the stream and a valid progress."""
         capacity = self.memory.capacity(run.algorithm.num_tasks)
         memory = [name for name in ("seen", "x", "y", "t") if name in state]
-        parts = [name for name in state if name.startswith("seen_")]
-        progress = [] if run.progress.task_is_done else ["occupant", "offered", "order", *parts]
+        chunks = [name for name in state if name.startswith("seen_")]
+        progress = [] if run.progress.task_is_done else ["occupant", "offered", "order", *chunks]
         check_keys(state, (*memory, *progress))
         stored = {name: np.asarray(state[name]) for name in memory}
         check_memory(stored, run.algorithm, capacity)
@@ -82,38 +81,37 @@ class MemoryCallback(BaseCallback):
         check_integers("order", state["order"], 1, size - 1)
         if len(state["occupant"]) != capacity + 1:
             raise CheckpointError(f"occupant: must have {capacity + 1} entries")
-        for n in range(len(parts)):
+        for n in range(len(chunks)):
             check_integers(f"seen_{n}", state.get(f"seen_{n}"), 2, size - 1)
 
     def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Continue with the memory of a checkpoint."""
         self.memory.import_arrays(state)
         if not run.progress.task_is_done:
             self._start_task(run)
             self.memory.import_progress(state)
             seen = [name for name in state if name.startswith("seen_")]
-            self._parts = [{"index": state[f"seen_{n}"]} for n in range(len(seen))]
+            self._chunks = [{"index": state[f"seen_{n}"]} for n in range(len(seen))]
 
     def _start_task(self, run: Run) -> None:
         current = Dataset(*(a[: run.algorithm.num_current] for a in run.algorithm.replay_dataset))
         self.memory.start_task(current, run.algorithm.num_tasks)
 
     def on_before_epoch(self, run: Run) -> None:
-        """Start anew with each task's data."""
-        self._parts = []
+        """Clear the samples seen; in a task's first epoch start with its data."""
+        self._chunks = []
         if run.epoch == 1:
             self._start_task(run)
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Note which samples were seen."""
-        self._parts.append({"index": chunk.arrays["index"]})
+        """Record which samples were seen."""
+        self._chunks.append({"index": chunk.arrays["index"]})
 
     def on_after_epoch(self, run: Run) -> None:
         """Offer the epoch's samples to the memory."""
         self.memory.plan_epoch(
-            self._parts, run.algorithm.random, run.task, run.epoch, batch_sizes={}
+            self._chunks, run.algorithm.random, run.task, run.epoch, batch_sizes={}
         )
 
     def on_after_task(self, run: Run) -> None:
-        """Make the memory of the task's end."""
+        """Update the memory at the end of the task."""
         self.memory.end_task(run.task, run.algorithm.random)

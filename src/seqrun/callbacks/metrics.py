@@ -1,4 +1,4 @@
-"""MetricCallback: measures a run and tells the loggers."""
+"""MetricCallback: logs losses, accuracies and metrics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from seqrun.training.callback import BaseCallback, Run
 class MetricCallback(BaseCallback):
     """Log losses, accuracies and the metrics of the accuracy matrix.
 
-    Per training step "loss" (the task loss); per epoch "train_loss" and "train_accuracy", means
-    over the epoch's samples as each was met, before the step on it; per validation
-    "accuracy/task_<j>" of every task measured, the metrics of the stream so far, and the matrix;
-    at the end the metrics of the whole stream. With the task given at test as well, the same under
-    "accuracy_task_aware/task_<j>" and "<metric>_task_aware".
+    - After each training step: "loss", the task loss.
+    - After each epoch: "train_loss" and "train_accuracy", means over the epoch's samples. Each
+      sample is measured in the forward pass of its own step, before the update.
+    - After each validation: "accuracy/task_<j>" of every task measured, the metrics of the stream
+      so far, and the matrix.
+    - At the end: the metrics of the whole stream.
+
+    Accuracies with the task given at test are logged as "accuracy_task_aware/task_<j>" and
+    "<metric>_task_aware".
     """
 
     _loss_sum: float = field(default=0.0, init=False, repr=False)
@@ -32,31 +36,27 @@ class MetricCallback(BaseCallback):
     _test_sizes: list[int] = field(default_factory=list, init=False, repr=False)
 
     def export_state(self, run: Run) -> dict[str, Any]:
-        """Return the sums of the epoch's means."""
         return {"loss_sum": self._loss_sum, "correct": self._correct, "samples": self._samples}
 
     def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless these are sums over samples that the run has seen."""
+        """Raise CheckpointError unless `state` has sums over at most the samples seen."""
         check_keys(state, ("loss_sum", "correct", "samples"))
         check_number("loss_sum", state["loss_sum"])
         check_whole("samples", state["samples"], run.progress.samples_seen)
         check_whole("correct", state["correct"], state["samples"])
 
     def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on with these sums."""
         self._loss_sum, self._correct = state["loss_sum"], state["correct"]
         self._samples = state["samples"]
 
     def on_before_fit(self, run: Run) -> None:
-        """Note what the accuracies are measured on."""
         self._test_sizes = evaluation_sizes(run.algorithm.benchmark)
 
     def on_before_epoch(self, run: Run) -> None:
-        """Start the epoch's means."""
         self._loss_sum, self._correct, self._samples = 0.0, 0, 0
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Log each step's loss and add to the epoch's means."""
+        """Log each step's loss and update the epoch's sums."""
         assert chunk.losses is not None and chunk.correct is not None
         for logger in run.loggers:
             logger.log_steps(
@@ -82,10 +82,10 @@ class MetricCallback(BaseCallback):
         )
 
     def on_after_validation(self, run: Run) -> None:
-        """Log the row that was measured, the metrics so far and the matrix."""
+        """Log the new row of the matrix, the metrics so far and the matrix."""
         task = run.task
-        matrix, aware = run.matrix, run.progress.accuracy_matrix_task_aware
-        matrices = {"": matrix} if aware is None else {"": matrix, "_task_aware": aware}
+        matrix, task_aware = run.matrix, run.progress.accuracy_matrix_task_aware
+        matrices = {"": matrix} if task_aware is None else {"": matrix, "_task_aware": task_aware}
         values: dict[str, float] = {}
         for suffix, measured in matrices.items():
             for j, accuracy in enumerate(measured[task].tolist(), 1):
@@ -94,7 +94,9 @@ class MetricCallback(BaseCallback):
         if task > 0:
             so_far = np.s_[: task + 1, :task]
             metrics = run_metrics(
-                matrix[so_far], None if aware is None else aware[so_far], self._test_sizes[:task]
+                matrix[so_far],
+                None if task_aware is None else task_aware[so_far],
+                self._test_sizes[:task],
             )
             values.update({name: v for name, v in metrics.items() if v is not None})
         run.log(values)
@@ -103,7 +105,7 @@ class MetricCallback(BaseCallback):
                 logger.log_matrix(f"accuracy_matrix{suffix}", measured, step=run.step, task=task)
 
     def on_after_fit(self, run: Run) -> None:
-        """Give the loggers the metrics of the whole stream."""
+        """Log the metrics of the whole stream."""
         metrics = run_metrics(run.matrix, run.progress.accuracy_matrix_task_aware, self._test_sizes)
         for logger in run.loggers:
             logger.log_summary(metrics)

@@ -1,4 +1,4 @@
-"""PreviewCallback: what the network is shown, as a picture per task."""
+"""PreviewCallback: draws some training images of each task."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from seqrun.training.callback import BaseCallback, Run
 class PreviewCallback(BaseCallback):
     """Write figures/inputs/task_<t>.png: some of each task's training images with their labels.
 
-    They are what the network gets: rotated, permuted, padded, before pixels become numbers (divided
-    by 255, or normalised as the title says). The classes take turns, each with its first images,
-    so nothing is drawn at random.
+    The images are shown as stored: after rotation, permutation and padding, but before they are
+    divided by 255 or normalised as the title says. They are chosen from the classes in turn,
+    starting with the first image of each, so nothing is random.
 
     Args:
-        num_images: at most so many per task, >= 1.
+        num_images: largest number of images per task, >= 1.
 
     Raises:
         ConfigError: a value out of range.
@@ -35,14 +35,14 @@ class PreviewCallback(BaseCallback):
         whole("num_images", self.num_images, 1)
 
     def on_before_epoch(self, run: Run) -> None:
-        """Draw the task's picture when its data are there."""
+        """Draw the figure at the start of a task's first epoch, when its data are loaded."""
         if run.epoch != 1 or run.directory is None:
             return
         from seqrun.evaluation.plots import inputs_png
 
         current = slice(run.algorithm.num_current)
         x, y = run.algorithm.replay_dataset.x[current], run.algorithm.replay_dataset.y[current]
-        chosen = in_turns(y, self.num_images)
+        chosen = round_robin(y, self.num_images)
         height, width, channels = x.shape[1:]
         transform = run.algorithm.benchmark.transform
         title = f"task {run.task}/{run.algorithm.num_tasks} of {run.algorithm.benchmark.name}: "
@@ -58,12 +58,15 @@ class PreviewCallback(BaseCallback):
         write_atomically(run.directory / "figures" / "inputs" / name, png)
 
 
-def in_turns(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return rows of at most `count` samples: the first of every class, the second, ...; sorted.
+def round_robin(labels: np.ndarray, count: int) -> np.ndarray:
+    """Choose samples from the classes in turn: first the first of every class, then the second.
 
     Args:
         labels: (N,) integers.
-        count: rows to choose; sorted by label and then by row.
+        count: largest number of samples to choose.
+
+    Returns:
+        Indices of the chosen samples, sorted by label and then by index.
     """
     by_label = np.argsort(labels, kind="stable")
     ordered = labels[by_label]

@@ -1,4 +1,4 @@
-"""ProfileCallback: a trace of what the framework does during some chunks."""
+"""ProfileCallback: writes a profiler trace of some chunks."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from seqrun.training.callback import BaseCallback, Run
 
 FOLDER = "profile"
 
-_of_the_process = threading.Lock()
-"""Held while a run is traced: the frameworks' profilers see all that a process does."""
+_tracing = threading.Lock()
+"""Held while a run is traced, since the frameworks' profilers record the whole process."""
 
 
 @dataclass(kw_only=True, eq=False)
 class ProfileCallback(BaseCallback):
     """Write a trace into profile/ of the run directory, for Perfetto or TensorBoard to open.
 
-    On PyTorch it is profile/trace.json; on JAX profile/plugins/profile/<time>/, with a
-    perfetto_trace.json.gz among the files. A chunk is the steps that an engine runs in
-    one call; the first ones hold compilation. Tracing slows the traced chunks down and changes
-    no number. A process writes one trace at a time: of runs that are trained in step the first is
-    traced, in which the others' work is seen too.
+    PyTorch writes profile/trace.json. JAX writes the folder profile/plugins/profile/<time>/, which
+    has a perfetto_trace.json.gz. A chunk is the steps that an engine runs in one call; the first
+    chunks include compilation. Tracing slows down the traced chunks and changes no numbers. A
+    process writes one trace at a time: if several runs are trained in lockstep, only the first is
+    traced, and its trace also shows the work of the others.
 
     Args:
-        first_chunk: of the run's chunks, from 1, the first to trace.
-        num_chunks: chunks to trace, >= 1; what the algorithm does between them is traced too.
+        first_chunk: number of the first chunk to trace; the run's chunks are counted from 1.
+        num_chunks: number of chunks to trace, >= 1; work between these chunks is traced too.
 
     Raises:
         ConfigError: a value out of range.
@@ -48,15 +48,16 @@ class ProfileCallback(BaseCallback):
         whole("num_chunks", self.num_chunks, 1)
 
     def on_before_fit(self, run: Run) -> None:
-        """Count anew."""
         self._chunks = 0
 
     def on_before_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Begin with the first chunk to trace."""
+        """Start tracing at the first chunk to trace."""
         self._chunks += 1
         if self._chunks == self.first_chunk and run.directory is not None:
-            if not _of_the_process.acquire(blocking=False):
-                sys.stderr.write("warning: callbacks.profile: traces another run of this process\n")
+            if not _tracing.acquire(blocking=False):
+                sys.stderr.write(
+                    "warning: callbacks.profile: another run of this process is being traced\n"
+                )
                 return
             folder = run.directory / FOLDER
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,12 +65,12 @@ class ProfileCallback(BaseCallback):
             run.start_trace(folder)
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """End with the last one."""
+        """Stop tracing after the last chunk to trace."""
         if self._chunks == self.first_chunk + self.num_chunks - 1:
             self._stop(run)
 
     def on_after_fit(self, run: Run) -> None:
-        """Say if there was nothing to trace."""
+        """Warn if nothing was traced."""
         if self._chunks < self.first_chunk:
             sys.stderr.write(
                 f"warning: callbacks.profile.first_chunk={self.first_chunk}: nothing was traced, "
@@ -77,7 +78,7 @@ class ProfileCallback(BaseCallback):
             )
 
     def on_before_teardown(self, run: Run) -> None:
-        """Write what a run that ended early left."""
+        """Write the trace if the run ended early."""
         self._stop(run)
 
     def _stop(self, run: Run) -> None:
@@ -86,4 +87,4 @@ class ProfileCallback(BaseCallback):
             try:
                 run.stop_trace()
             finally:
-                _of_the_process.release()
+                _tracing.release()

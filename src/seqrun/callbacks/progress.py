@@ -1,4 +1,4 @@
-"""TqdmCallback: a live progress bar."""
+"""TqdmCallback: a progress bar."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from seqrun.training.callback import BaseCallback, Run
 
 @dataclass(kw_only=True, eq=False)
 class TqdmCallback(BaseCallback):
-    """Show task, epoch, loss, training accuracy and rate on standard error while a run goes on.
+    """Show task, epoch, loss, training accuracy and rate on standard error during a run.
 
-    It moves once per chunk, and shows that chunk's mean loss and accuracy. When standard error is
-    not a terminal nothing is shown.
+    The bar is updated after each chunk and shows the chunk's mean loss and accuracy. Nothing is
+    shown if standard error is not a terminal.
     """
 
     _bar: Any = field(default=None, init=False, repr=False)
 
     def on_before_fit(self, run: Run) -> None:
-        """Start the bar at the steps already done (some, when a run is resumed)."""
+        """Create the bar; in a resumed run it starts at the steps already done."""
         if not sys.stderr.isatty():
-            return  # not even the import
+            return
         from tqdm import tqdm
 
         self._bar = tqdm(
-            desc="preparing",  # and compiling, until the first chunk has ended
+            desc="preparing",  # and compiling, until the first chunk ends
             total=run.total_steps,
             initial=run.step,
             unit=" steps",
@@ -39,7 +39,7 @@ class TqdmCallback(BaseCallback):
         )
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Move the bar by the chunk's steps."""
+        """Advance the bar by the chunk's steps."""
         if self._bar is None:
             return
         assert chunk.losses is not None and chunk.correct is not None
@@ -55,12 +55,12 @@ class TqdmCallback(BaseCallback):
         self._bar.update(chunk.steps)
 
     def on_before_validation(self, run: Run) -> None:
-        """Clear the line, so that what loggers print after it starts on an empty one."""
+        """Clear the bar, so that loggers print on an empty line."""
         if self._bar is not None:
             self._bar.clear()
 
     def on_before_teardown(self, run: Run) -> None:
-        """Take the bar away, after a failure too, before loggers print their last lines."""
+        """Remove the bar, also after a failure, before loggers print their last lines."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

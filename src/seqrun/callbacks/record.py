@@ -1,4 +1,4 @@
-"""RecordCallback: keeps results.json true while a run goes on."""
+"""RecordCallback: keeps results.json up to date during a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqrun.training.callback import BaseCallback, Run
 
 @dataclass(kw_only=True, eq=False)
 class RecordCallback(BaseCallback):
-    """Rewrite the run directory's record whenever a row of the accuracy matrix was measured.
+    """Rewrite results.json after each row of the accuracy matrix.
 
     Args:
         results: the record that the runner started.
@@ -19,5 +19,4 @@ class RecordCallback(BaseCallback):
     results: Results
 
     def on_after_validation(self, run: Run) -> None:
-        """Put the run as it stands into results.json."""
         self.results.update(run.record())

@@ -1,4 +1,4 @@
-"""StabilityGapCallback: how far accuracies fall between the ends of tasks."""
+"""StabilityGapCallback: measures how far accuracies drop within tasks."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ from seqrun.training.callback import BaseCallback, Run
 FILE = "stability_gap.json"
 FIGURE = "figures/stability_gap.png"
 NOT_MEASURED = -1.0
-"""In a checkpoint, whose arrays are finite."""
+"""Stands for NaN in a checkpoint, whose arrays must be finite."""
 
 
 @dataclass(kw_only=True, eq=False)
 class StabilityGapCallback(BaseCallback):
-    """Measure the tasks so far every `every_steps` training steps; find the worst in between.
+    """Evaluate all tasks so far every `every_steps` training steps; compute worst-case accuracies.
 
-    With A(i, n) the accuracy on task i after n steps, and t_i the steps done when task i ended,
-    after task k (De Lange et al. 2023, "Continual evaluation for lifelong learning: Identifying
-    the stability gap", arXiv:2205.13452, section 3):
+    Let A(i, n) be the accuracy on task i after n steps, and t_i the number of steps done when task
+    i ended. After task k:
 
         min-ACC_k = 1/(k-1) sum_{i<k} min_n A(i, n) over the measured n with t_i < n <= t_k
         WC-ACC_k = 1/k A(k, t_k) + (1 - 1/k) min-ACC_k
 
-    and WC-ACC_1 = A(1, t_1), min-ACC_1 being undefined. Measured are the multiples of
-    `every_steps` and what the accuracy matrix measures, so the row after a task's end too, on the
-    same data as the matrix. Differs from the paper: whole test sets, where it draws a part of them.
+    min-ACC_1 is undefined and WC-ACC_1 = A(1, t_1). De Lange et al. 2023, "Continual evaluation
+    for lifelong learning: Identifying the stability gap", arXiv:2205.13452, section 3.
 
-    The training numbers are the same with and without it. Logged as "stepwise_accuracy/task_<i>",
-    "min_accuracy" and "worst_case_accuracy"; all of it also in stability_gap.json and
-    figures/stability_gap.png of the run's directory.
+    Accuracies are measured after every multiple of `every_steps` steps and whenever a row of the
+    accuracy matrix is measured, such as at the end of a task. The data are those of the matrix.
+    Differs from the paper: it evaluates on a sample of each test set, this on the whole test set.
+
+    The callback does not change training. It logs "stepwise_accuracy/task_<i>", "min_accuracy" and
+    "worst_case_accuracy", and writes all of them to stability_gap.json and
+    figures/stability_gap.png in the run directory.
 
     Args:
-        every_steps: >= 1; 1 is the paper's per-iteration evaluation.
+        every_steps: number of steps, >= 1; 1 is the paper's per-iteration evaluation.
 
     Raises:
         ConfigError: a value out of range.
@@ -59,7 +61,7 @@ class StabilityGapCallback(BaseCallback):
     _steps: list[int] = field(default_factory=list, init=False, repr=False)
     _tasks: list[int] = field(default_factory=list, init=False, repr=False)
     _rows: list[np.ndarray] = field(default_factory=list, init=False, repr=False)
-    _unlogged: int = field(default=0, init=False, repr=False)
+    _num_logged: int = field(default=0, init=False, repr=False)
     _minimum: list[float | None] = field(default_factory=list, init=False, repr=False)
     _worst: list[float] = field(default_factory=list, init=False, repr=False)
 
@@ -68,11 +70,9 @@ class StabilityGapCallback(BaseCallback):
 
     @property
     def every_n_steps(self) -> int:
-        """Steps between two measurements."""
         return self.every_steps
 
     def export_state(self, run: Run) -> dict[str, Any]:
-        """Return all that was measured."""
         empty = np.empty((0, run.algorithm.num_tasks))
         rows = np.nan_to_num(np.array(self._rows), nan=NOT_MEASURED) if self._rows else empty
         return {
@@ -84,7 +84,7 @@ class StabilityGapCallback(BaseCallback):
         }
 
     def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless this is what can have been measured so far."""
+        """Raise CheckpointError unless `state` can have been measured so far."""
         check_keys(state, ("steps", "tasks", "rows", "minimum", "worst"))
         steps, tasks, rows = state["steps"], state["tasks"], state["rows"]
         check_integers("steps", steps, 1, run.step)
@@ -92,50 +92,51 @@ class StabilityGapCallback(BaseCallback):
         check_like("rows", rows, np.empty((len(steps), run.algorithm.num_tasks)))
         in_order = len(steps) == len(tasks) and (np.diff(steps) >= 0).all()
         if not in_order or (np.diff(tasks) < 0).any() or not (tasks >= 1).all():
-            raise CheckpointError("steps, tasks: must be in order, one task for each step")
+            raise CheckpointError(
+                "steps, tasks: must be in ascending order, with one task per step"
+            )
         if not (((rows >= 0) & (rows <= 1)) | (rows == NOT_MEASURED)).all():
             raise CheckpointError(f"rows: must hold fractions in [0, 1], or {NOT_MEASURED}")
         for name in ("minimum", "worst"):
             values = state[name]
             if not isinstance(values, list) or len(values) > len(run.progress.task_losses):
                 raise CheckpointError(f"{name}: must be a list with one number per task done")
-            for place, value in enumerate(values):
-                if value is not None or name == "worst" or place > 0:
+            for index, value in enumerate(values):
+                if value is not None or name == "worst" or index > 0:
                     check_number(name, value, 0.0, 1.0)
         if len(state["minimum"]) != len(state["worst"]):
-            raise CheckpointError("minimum, worst: must be of the same tasks")
+            raise CheckpointError("minimum, worst: must have the same length")
 
     def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on after what was measured."""
         self._steps, self._tasks = state["steps"].tolist(), state["tasks"].tolist()
         self._rows = list(np.where(state["rows"] == NOT_MEASURED, np.nan, state["rows"]))
         self._minimum, self._worst = list(state["minimum"]), list(state["worst"])
-        self._unlogged = len(self._steps)
+        self._num_logged = len(self._steps)
 
     def on_every_n_steps(self, run: Run, step: int) -> None:
-        """Measure every task so far."""
+        """Evaluate every task so far."""
         row = np.full(run.algorithm.num_tasks, np.nan)
         for task in range(1, run.task + 1):
             row[task - 1] = run.evaluate(task)
-        self._note(step, run.task, row)
+        self._add_row(step, run.task, row)
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:
-        """Log what was measured in the chunk."""
-        for place in range(self._unlogged, len(self._steps)):
-            seen = self._rows[place][: run.task].tolist()
+        """Log the accuracies measured in the chunk."""
+        for index in range(self._num_logged, len(self._steps)):
+            seen = self._rows[index][: run.task].tolist()
             values = {f"stepwise_accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen, 1)}
-            run.log(values, step=self._steps[place])
-        self._unlogged = len(self._steps)
+            run.log(values, step=self._steps[index])
+        self._num_logged = len(self._steps)
 
     def on_after_validation(self, run: Run) -> None:
-        """Take the row of the matrix in; at a task's end compute the metrics."""
+        """Add the row of the matrix; at the end of a task compute the metrics."""
         task = run.task
         if task == 0:
             return
         row = np.full(run.algorithm.num_tasks, np.nan)
         row[:task] = run.matrix[task, :task]
-        self._note(run.step, task, row)
-        self._unlogged = len(self._steps)  # the matrix is logged already
+        self._add_row(run.step, task, row)
+        self._num_logged = len(self._steps)  # MetricCallback logs the matrix
         if not run.progress.task_is_done:
             return
         minimum, worst = worst_case(np.array(self._rows), np.array(self._tasks), task)
@@ -168,7 +169,7 @@ class StabilityGapCallback(BaseCallback):
             )
             write_atomically(run.directory / FIGURE, png)
 
-    def _note(self, step: int, task: int, row: np.ndarray) -> None:
+    def _add_row(self, step: int, task: int, row: np.ndarray) -> None:
         self._steps.append(step)
         self._tasks.append(task)
         self._rows.append(row)
@@ -178,10 +179,10 @@ def worst_case(rows: np.ndarray, tasks: np.ndarray, k: int) -> tuple[float | Non
     """Return min-ACC and WC-ACC after task k (see StabilityGapCallback).
 
     Args:
-        rows: (N, T) accuracies in the order in which they were measured, the last after task k;
-            NaN = not measured.
-        tasks: (N,) task, 1-based, that was trained on at each.
-        k: 1-based; min-ACC of the first is undefined (None).
+        rows: (N, T) accuracies in the order of measurement, the last row after task k; NaN = not
+            measured.
+        tasks: (N,) the task (1-based) in training at each measurement.
+        k: 1-based; min-ACC after task 1 is undefined (None).
     """
     current = float(rows[-1, k - 1])
     if k == 1:

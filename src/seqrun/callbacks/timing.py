@@ -1,4 +1,4 @@
-"""TimingCallback: where a run's time goes."""
+"""TimingCallback: records the time of each phase of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = "timing.jsonl"
 class TimingCallback(BaseCallback):
     """Write timing.jsonl: one line per phase of the run with the seconds that it took.
 
-    Phases are "setup", "epoch", "task" (with its epochs, and the algorithm's work after them),
-    "validation" and "fit" (all but setup), each with the steps done in it. A resumed run adds
-    lines to what is there, each of time that was really spent; a phase that was cut off has no
-    line. A clock is not reproducible, which is why these stand in no other file.
+    Phases are "setup", "epoch", "task" (its epochs and the algorithm's work after them),
+    "validation" and "fit" (everything but setup). Each line also has the number of steps done in
+    the phase. A resumed run appends lines for the time that it takes itself; a phase that was
+    interrupted has no line. Times are not reproducible, which is why no other file contains them.
     """
 
     products: ClassVar[tuple[str, ...]] = (FILE,)
@@ -28,11 +28,10 @@ class TimingCallback(BaseCallback):
     _lines: list[str] = field(default_factory=list, init=False, repr=False)
 
     def on_before_setup(self, run: Run) -> None:
-        """Start."""
         self._start("setup", run)
 
     def on_after_setup(self, run: Run) -> None:
-        """Begin the file anew unless the run is resumed."""
+        """Remove an earlier file unless the run is resumed."""
         resumed = run.step > 0 or run.progress.task_is_done
         if run.directory is not None and not resumed:
             (run.directory / FILE).unlink(missing_ok=True)
@@ -41,39 +40,31 @@ class TimingCallback(BaseCallback):
         self._end("setup", run)
 
     def on_before_fit(self, run: Run) -> None:
-        """Start."""
         self._start("fit", run)
 
     def on_after_fit(self, run: Run) -> None:
-        """End."""
         self._end("fit", run)
 
     def on_before_task(self, run: Run) -> None:
-        """Start."""
         self._start("task", run)
 
     def on_after_task(self, run: Run) -> None:
-        """End."""
         self._end("task", run, task=run.task)
 
     def on_before_epoch(self, run: Run) -> None:
-        """Start."""
         self._start("epoch", run)
 
     def on_after_epoch(self, run: Run) -> None:
-        """End."""
         self._end("epoch", run, task=run.task, epoch=run.epoch)
 
     def on_before_validation(self, run: Run) -> None:
-        """Start."""
         self._start("validation", run)
 
     def on_after_validation(self, run: Run) -> None:
-        """End."""
         self._end("validation", run, task=run.task, epoch=run.epoch)
 
     def on_before_teardown(self, run: Run) -> None:
-        """Write what is left, after a failure too."""
+        """Write the remaining lines, also after a failure."""
         self._write(run)
 
     def _start(self, phase: str, run: Run) -> None:
