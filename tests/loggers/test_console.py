@@ -1,4 +1,4 @@
-"""ConsoleLogger: what a person reads."""
+"""ConsoleLogger: the printed output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def matrix_of(tasks: int) -> np.ndarray:
 
 
 def play(tasks: int, status: str = "completed", stop: int | None = None, **info) -> None:
-    """Log a whole run as MetricCallback does."""
+    """Log a whole run in the way MetricCallback does."""
     matrix = matrix_of(tasks)
     logger = ConsoleLogger()
     logger.open(RunInfo(name=NAME, seed=3, num_tasks=tasks, **info))
@@ -97,7 +97,7 @@ def test_many_tasks_fit_into_eighty_columns(capsys, tasks):
     header = next(line.split() for line in out.splitlines() if line.startswith(" after"))
     last = next(line for line in out.splitlines() if line.startswith(f" task {tasks} "))
     assert header[1] == "1" and header[-2:] == [str(tasks), "average"]
-    mean = matrix_of(tasks)[tasks].mean()  # over all tasks, not those shown
+    mean = matrix_of(tasks)[tasks].mean()  # over all tasks, not only those shown
     assert last.split()[-1] == f"{100 * mean:.1f}"
     if tasks > 10:
         assert "..." in header

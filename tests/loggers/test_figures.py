@@ -1,4 +1,4 @@
-"""Figures: real PNGs of the expected size, with something on them."""
+"""Figures: PNG files of the expected size and content."""
 
 from __future__ import annotations
 

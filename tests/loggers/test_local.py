@@ -1,4 +1,4 @@
-"""LocalLogger: its files, line by line."""
+"""LocalLogger: the content of its files."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_was(tmp_path):
     first = opened(tmp_path, figures=False)
     first.log({"a": 1.0}, step=5, epoch=1, task=1)
     state = first.export_state()
-    first.log({"b": 2.0}, step=5, epoch=1, task=1)  # the same step, after the checkpoint
+    first.log({"b": 2.0}, step=5, epoch=1, task=1)  # the same step as before the checkpoint
     first.close("interrupted")
     second = LocalLogger(figures=False)
     second.open(run_in(tmp_path))

@@ -1,4 +1,4 @@
-"""TqdmCallback: a bar on a terminal, silence elsewhere."""
+"""TqdmCallback: a bar on a terminal, no output otherwise."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(run, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     callback = TqdmCallback()
     callback.on_before_fit(run)
-    assert "preparing" in terminal.getvalue()  # compiling may take half a minute
+    assert "preparing" in terminal.getvalue()  # compiling can take half a minute
     callback._bar.mininterval = 0
     callback._bar.miniters = 1
     callback.on_after_chunk(run, chunk())
@@ -54,12 +54,12 @@ def test_the_bar_shows_task_epoch_loss_accuracy_and_steps(run, monkeypatch):
     for part in ("task 2/5", "epoch 1/3", "loss 0.500", "acc 75.0 %", "10.0/20.0", "steps/s"):
         assert part in shown
     callback.on_before_validation(run)
-    assert terminal.getvalue().endswith("\r")  # an empty line for what loggers print
+    assert terminal.getvalue().endswith("\r")  # loggers print on an empty line
     callback.on_before_teardown(run)
     assert callback._bar is None
 
 
-def test_a_resumed_run_starts_where_it_stood(run, monkeypatch):
+def test_the_bar_of_a_resumed_run_starts_at_its_step(run, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     run.step = 8
     callback = TqdmCallback()

@@ -1,4 +1,4 @@
-"""A tracker that fails, hangs or falls behind is dropped with one warning, and the run goes on."""
+"""A tracker that fails, hangs or falls behind is dropped with a warning; the run continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = {"algo": "ewc", "benchmark": "rotated_digits", "backbone": "mlp", "backen
 
 @dataclass(kw_only=True, eq=False)
 class Recording(TrackerLogger):
-    """Keep every call; misbehave at one of them."""
+    """Record every call; fail or hang at one of them."""
 
     name = "recording"
     package = "json"
@@ -42,7 +42,7 @@ class Recording(TrackerLogger):
 
     def _do(self, what: str, *details: Any) -> None:
         if what == self.fail_at:
-            raise SystemExit("no disk\nspace left")  # whatever a client thinks of
+            raise SystemExit("no disk\nspace left")  # clients may raise anything
         if what == self.hang_at:
             self.was_released = self.release.wait(20)
             if self.then_fails:
@@ -148,7 +148,7 @@ def test_one_that_fails(tmp_path, capsys, plain_run, fail_at):
     assert_same_bits(algorithm, plain_run)
     (warning,) = warnings(capsys)
     assert warning == (
-        "warning: logger recording is dropped, the run goes on: SystemExit: no disk space left"
+        "warning: logger recording is dropped, the run continues: SystemExit: no disk space left"
     )
     assert other.calls[-1] == ("finish", "completed")
 
@@ -162,7 +162,7 @@ def test_one_that_hangs(tmp_path, capsys, plain_run, hang_at):
     assert logger.was_released, "the run waited for what is released after it"
     assert_same_bits(algorithm, plain_run)
     (warning,) = warnings(capsys)
-    assert "it was not done 0.3 s after the run's end" in warning
+    assert "it did not finish within 0.3 s of the run's end" in warning
 
 
 def test_a_call_that_takes_too_long(tmp_path, capsys):
@@ -183,7 +183,7 @@ def test_a_call_that_takes_too_long(tmp_path, capsys):
 
 
 def test_one_that_falls_behind(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tracker, "MAX_WAITING", 5)
+    monkeypatch.setattr(tracker, "MAX_QUEUED", 5)
     logger = Recording(hang_at="write")
     logger.open(run_in(tmp_path))
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""One run from the command line with every logger and callback; its files are read back."""
+"""Runs the command line with every logger and callback, and reads the files back."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    """Run RUN in a process of its own, with keys of trackers in its environment."""
+    """Execute RUN in its own process, with the trackers' API keys in its environment."""
     place = tmp_path_factory.mktemp("trackers")
     keys = {"WANDB_API_KEY": SECRET, "COMET_API_KEY": SECRET, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -60,7 +60,7 @@ def directory(tmp_path_factory) -> Path:
 
 
 def logged(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return name -> (step, value) as LocalLogger wrote them."""
+    """Return name -> (step, value) of the values in metrics.jsonl."""
     named = defaultdict(list)
     for line in (directory / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
@@ -71,7 +71,7 @@ def logged(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def close(a: list, b: list) -> None:
-    """Compare (step, value) in order; trackers hold float32 or text."""
+    """Return whether (step, value) are equal, in order; trackers store float32 or text."""
     assert [step for step, _ in a] == [step for step, _ in b]
     np.testing.assert_allclose([v for _, v in a], [v for _, v in b], rtol=1e-6)
 
@@ -188,7 +188,7 @@ def make(directory: Path, stop_after: int | None, trackers: list) -> Any:
 
 
 def resumed(directory: Path, *trackers: Any) -> Any:
-    """Stop a run within each task, after its last checkpoint, and continue it each time."""
+    """Stop a run within each task, some steps after a checkpoint, and continue it each time."""
     start = None
     for stop in (2, 4):
         run = make(directory, stop, [kind(close_seconds=60) for kind in trackers])
@@ -223,7 +223,7 @@ def test_a_run_that_begins_anew_starts_the_event_file_anew(tmp_path):
 
 
 def test_an_event_file_that_was_cut_off_is_continued(tmp_path):
-    """What a kill left of the last record is dropped with it."""
+    """An incomplete record at the end of a killed run is dropped."""
     info = RunInfo(
         name={"algo": "a", "benchmark": "b", "backbone": "c", "backend": "torch"},
         seed=0,
@@ -254,7 +254,7 @@ def test_resumed_wandb_and_comet_parts_belong_together(tmp_path):
     for part in parts:
         for row in part["rows"]:
             values = {k: v for k, v in row.items() if k not in ("_timestamp", "_runtime")}
-            assert rows.setdefault(row["_step"], values) == values  # met twice: the same
+            assert rows.setdefault(row["_step"], values) == values  # sent twice with the same value
     assert sorted(rows) == list(range(len(rows)))
     expected = every_tenth(logged(tmp_path))
     ordered = [rows[number] for number in sorted(rows)]
@@ -287,7 +287,7 @@ def test_tensorboard_needs_no_framework(tmp_path):
 
 
 def test_runs_in_one_program_keep_their_trackers_apart(tmp_path):
-    """No client ends, or writes into, the run of another seed of its process."""
+    """No client ends or changes the run of another seed in the same process."""
     command = [sys.executable, "-W", "ignore", str(CONF.parent / "run.py"), *RUN, "backend=jax"]
     command += ["seed=[0,1]", "seeds_strategy=vmap"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)

@@ -1,4 +1,4 @@
-"""Read back what trackers wrote: event files, offline W&B runs, Comet archives."""
+"""Read the files that trackers write: event files, offline W&B runs, Comet archives."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def events(directory: Path) -> Any:
-    """Return TensorBoard's own reader of a directory, loaded."""
+    """Return TensorBoard's reader of a directory, after loading it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
 
 
 def points(reader: Any, tag: str) -> list[tuple[int, float]]:
-    """Return (step, value) of a scalar."""
+    """Return (step, value) of a scalar, in order."""
     return [(event.step, event.value) for event in reader.Scalars(tag)]
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """Yield the records of a .wandb file, which is a LevelDB log behind a header of 7 bytes."""
+    """Yield the records of a .wandb file: a LevelDB log after a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, parts = path.read_bytes(), HEADER, b""
@@ -46,7 +46,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 
 def plain(items: Any) -> dict[str, Any]:
-    """Return key -> value of W&B's items."""
+    """Return key -> value of items in a W&B record."""
     return {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
 
 

@@ -1,4 +1,4 @@
-"""Damaged checkpoints give way to good ones, whatever of them is damaged, and never the reverse."""
+"""A run continues from the last valid checkpoint, whatever is damaged in later ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARTS = (
 
 
 def good(directory: Path, config: dict[str, Any]) -> str | None:
-    """Return the name of the checkpoint that a run would continue from."""
+    """Return the name of the checkpoint from which a run would continue."""
     found, _ = checkpoint.latest(directory, config_hash=config_hash(config))
     return found.path.name if found else None
 
@@ -44,8 +44,8 @@ def last(directory: Path) -> Path:
     return max(p for p in (directory / FOLDER).iterdir() if p.name[0].isdigit())
 
 
-def test_a_damaged_one_takes_no_good_ones_place(tmp_path: Path):
-    """Kept is one alone; the damaged is later than all that the continued run writes."""
+def test_a_damaged_checkpoint_does_not_replace_a_valid_one(tmp_path: Path):
+    """Only one is kept, and the damaged one is later than those of the continued run."""
     config = config_of("algo=naive", *OFTEN, "callbacks.checkpoint.keep=1")
     run = tmp_path / "run"
     runner.run_experiment(config, tmp_path / "whole")
@@ -63,8 +63,8 @@ def test_a_damaged_one_takes_no_good_ones_place(tmp_path: Path):
     assert_same_end(run, tmp_path / "whole")
 
 
-def test_what_was_written_before_stays_if_later_ones_are_there(tmp_path: Path):
-    """A caller may go on from one that is not the last: what it writes then is kept."""
+def test_a_checkpoint_is_kept_although_later_ones_exist(tmp_path: Path):
+    """A caller may continue from an earlier checkpoint; what it saves then is kept."""
     config = config_of("algo=naive", *OFTEN, "callbacks.checkpoint.keep=1")
     interrupted(config, tmp_path, Signalled(4, signal.SIGTERM))
     assert good(tmp_path, config) == "000000010"
@@ -76,7 +76,7 @@ def test_what_was_written_before_stays_if_later_ones_are_there(tmp_path: Path):
 
 
 def assert_same_end(run: Path, whole: Path) -> None:
-    """Compare what two runs left, to the bit."""
+    """Assert that two runs left the same bits."""
     for name in ("accuracy_matrix.csv", "metrics.jsonl"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     assert last(run).name == last(whole).name
@@ -86,7 +86,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """Run to the end, and into the second task's second epoch, with parts that keep state."""
+    """Run once to the end, and once into the second task's second epoch, with stateful parts."""
     folder = tmp_path_factory.mktemp("runs")
     config = config_of("algo=naive", *PARTS)
     runner.run_experiment(config, folder / "whole")
@@ -95,7 +95,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 
 
 def tamper(path: Path, change: Callable[[dict, dict], None]) -> None:
-    """Change state and arrays of a checkpoint, and set its checksums in order."""
+    """Change state and arrays of a checkpoint, and correct its checksums."""
     state = json.loads((path / STATE_FILE).read_text())
     arrays = load_file(path / TENSORS_FILE)
     change(state, arrays)
@@ -108,7 +108,7 @@ def tamper(path: Path, change: Callable[[dict, dict], None]) -> None:
 
 
 def entry(part: str, key: str, value: Any) -> Callable[[dict, dict], None]:
-    """Change what a callback or logger keeps."""
+    """Return a function that changes the stored state of a callback or logger."""
 
     def change(state: dict, arrays: dict) -> None:
         group = "loggers" if "Logger" in part else "callbacks"
@@ -118,7 +118,7 @@ def entry(part: str, key: str, value: Any) -> Callable[[dict, dict], None]:
 
 
 def nan_weights(state: dict, arrays: dict) -> None:
-    """Give early stopping a best epoch without numbers."""
+    """Make the best epoch's weights of early stopping NaN."""
     name = "callback/EarlyStoppingCallback-1/params/classifier/bias"
     arrays[name] = np.full_like(arrays[name], np.nan)
 
@@ -131,17 +131,17 @@ def strange_parameter(state: dict, arrays: dict) -> None:
 TAMPERED: dict[str, tuple[Callable[[dict, dict], None], str]] = {
     "best accuracy": (entry("EarlyStoppingCallback", "best", "x"), "best='x': must be a number"),
     "best weights": (nan_weights, "params/classifier/bias: is not finite"),
-    "lines": (entry("LocalLogger", "bytes", 3), "bytes=3: must be where a line of"),
+    "lines": (entry("LocalLogger", "bytes", 3), "bytes=3: must be the end of a line of"),
     "minimum": (entry("StabilityGapCallback", "minimum", "x"), "minimum: must be a list"),
     "parameter": (strange_parameter, "params/classifier/bias: is float32[3], must be float32[10]"),
 }
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-def test_what_a_part_kept_is_damaged(
+def test_the_stored_state_of_a_part_is_damaged(
     name: str, runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """One warning that says what, and the end of a run that was never stopped."""
+    """There is one warning that names the cause, and the results equal those of a full run."""
     config, folder = runs
     change, what = TAMPERED[name]
     shutil.copytree(folder / "cut", tmp_path / "cut")
@@ -161,7 +161,7 @@ def test_a_part_that_checks_nothing(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """A callback of someone's own raises in `import_state`, when all else is restored already."""
+    """A user's callback raises in `import_state`, after everything else has been restored."""
     config, folder = runs
     shutil.copytree(folder / "cut", tmp_path / "cut")
     tamper(last(tmp_path / "cut"), lambda state, _: state["callbacks"]["MetricCallback-1"].clear())
@@ -175,7 +175,7 @@ def test_a_part_that_checks_nothing(
 def test_a_trackers_state_is_dropped(
     runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """It begins anew, with one warning; the run continues where it was."""
+    """The tracker begins anew, with one warning; the run continues from its checkpoint."""
     config, folder = runs
     shutil.copytree(folder / "cut", tmp_path / "cut")
     tamper(last(tmp_path / "cut"), entry("TensorBoardLogger", "rows", "abc"))
@@ -185,8 +185,10 @@ def test_a_trackers_state_is_dropped(
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
-def test_when_none_is_good(runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture):
-    """The run begins again, and says so of each."""
+def test_all_checkpoints_are_damaged(
+    runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The run starts from the beginning, with a warning for each checkpoint."""
     config, folder = runs
     shutil.copytree(folder / "cut", tmp_path / "cut")
     kept = [p for p in (tmp_path / "cut" / FOLDER).iterdir()]
@@ -199,8 +201,8 @@ def test_when_none_is_good(runs: tuple[dict, Path], tmp_path: Path, capsys: pyte
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
-def test_metrics_that_are_gone_end_no_checkpoint(runs: tuple[dict, Path], tmp_path: Path):
-    """No checkpoint would fit: the run says so and leaves them."""
+def test_missing_metrics_do_not_invalidate_checkpoints(runs: tuple[dict, Path], tmp_path: Path):
+    """No checkpoint would fit, so the run ends with a message and keeps them."""
     config, folder = runs
     shutil.copytree(folder / "cut", tmp_path / "cut")
     (tmp_path / "cut" / "metrics.jsonl").unlink()

@@ -1,4 +1,4 @@
-"""Loggers: destinations of the values of a run."""
+"""Loggers: destinations for the values that a run logs."""
 
 from seqrun.loggers.base import BaseLogger, RunInfo
 from seqrun.loggers.comet import CometLogger

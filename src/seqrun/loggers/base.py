@@ -1,4 +1,4 @@
-"""BaseLogger: the interface of destinations of logged values."""
+"""BaseLogger: the interface of all loggers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunInfo:
         directory: the run's directory; None = nothing is written to disk.
         measured_on: "test" or "validation".
         resumed_at: steps done at the checkpoint from which the run continues; None = a new run.
-        matrices: name -> matrix measured so far by a resumed run, as passed to `log_matrix`.
+        matrices: of a resumed run: name -> matrix so far, as passed to `log_matrix`.
     """
 
     name: Mapping[str, str]
@@ -35,12 +35,19 @@ class RunInfo:
     matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+def opened(run: RunInfo | None) -> RunInfo:
+    """Return the open run; raise RuntimeError if there is none."""
+    if run is None:
+        raise RuntimeError("no run is open: call open(RunInfo) first")
+    return run
+
+
 class BaseLogger:
     """Receive scalars, the accuracy matrix and the final metrics of one run.
 
-    Every method does nothing by default (`log_steps` falls back to `log`), so that a logger only
-    implements what its destination supports. Steps are 0-based and global; tasks and epochs are
-    1-based; task 0 is the untrained model.
+    By default all methods do nothing, except that `log_steps` calls `log`. A logger only implements
+    what its destination supports. Steps are 0-based and global; tasks and epochs are 1-based; task
+    0 is the untrained model.
     """
 
     products: ClassVar[tuple[str, ...]] = ()
@@ -53,7 +60,7 @@ class BaseLogger:
         """Start a run; called once, before anything is logged."""
 
     def export_state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as plain data, after flushing all that was logged."""
+        """Flush everything that was logged; return what a resumed run needs, as plain data."""
         return {}
 
     def check_state(self, run: RunInfo, state: Mapping[str, Any]) -> None:
@@ -63,7 +70,10 @@ class BaseLogger:
         """
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Continue, after `open`, from the state at `export_state`; drop what was logged later."""
+        """Continue from `state`, which `export_state` returned; drop what was logged after it.
+
+        Called after `open`.
+        """
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
         """Record scalars measured after `step` steps."""

@@ -1,4 +1,4 @@
-"""CometLogger: an experiment at Comet, or its archive for a later upload."""
+"""CometLogger: logs to Comet, or to an archive for a later upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqrun.records.checkpoint_checks import check_digits
 
 KEY_DIGITS = 32
 STARTING = threading.Lock()
-"""Held while an experiment starts: the client has one live experiment per process."""
+"""Held while an experiment starts, since the client has one global experiment per process."""
 QUIET: dict[str, Any] = {
     "log_code": False,
     "log_graph": False,
@@ -34,24 +34,24 @@ QUIET: dict[str, Any] = {
     "auto_log_co2": False,
     "display_summary_level": 0,
 }
-"""Only what a run logs is sent: no command line, source code, output or machine."""
+"""Options that send only what a run logs: no command line, code, output or machine data."""
 
 
 @dataclass(kw_only=True, eq=False)
 class CometLogger(TrackerLogger):
     """Log scalars, configuration, final metrics and the matrix's figure to Comet.
 
-    "offline" needs neither network nor account: it writes one archive per part of the run,
-    `comet/<experiment key>*.zip` in the run's directory, which `comet upload` sends later. An
-    archive is written when the part ends; a killed part leaves none. "online" reads the key where
-    the client does (COMET_API_KEY, or ~/.comet.config): a key does not belong in a configuration. A
-    resumed run adds to the same experiment.
+    "offline" needs no network and no account. It writes an archive, `comet/<experiment key>*.zip`
+    in the run directory, which `comet upload` sends later. Each part of a resumed run has its own
+    archive, written when the part ends; a killed part has none. "online" takes the API key from
+    COMET_API_KEY or ~/.comet.config, as the client does; the configuration has no key for it. A
+    resumed run continues the same experiment.
 
     Args:
         mode: "online", "offline" or "disabled", which does nothing and imports nothing.
         project: Comet's project name.
         workspace: Comet's workspace; None = the account's own.
-        tags: of the experiment.
+        tags: tags of the experiment.
         every_steps, call_seconds, close_seconds: as in TrackerLogger.
 
     Raises:
@@ -72,17 +72,14 @@ class CometLogger(TrackerLogger):
     _client: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         super().__post_init__()
         one_of("mode", self.mode, MODES)
 
     @property
     def enabled(self) -> bool:
-        """Whether the logger does anything."""
         return self.mode != "disabled"
 
     def open(self, run: RunInfo) -> None:
-        """Give the experiment a key."""
         super().open(run)
         self._key = secrets.token_hex(KEY_DIGITS // 2)
 
@@ -102,7 +99,7 @@ class CometLogger(TrackerLogger):
         Raises:
             ConnectionError: Comet cannot be reached.
         """
-        os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # does not patch the frameworks
+        os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")  # do not patch the frameworks
         os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "0")  # no reports to the vendor
         import comet_ml
 
@@ -117,7 +114,7 @@ class CometLogger(TrackerLogger):
             **QUIET,
         )
         with STARTING:
-            # Otherwise the client would end the experiment of another run in this process.
+            # Otherwise the client ends the experiment of another run in this process.
             comet_ml.config.set_global_experiment(None)
             self._client = comet_ml.start(
                 workspace=self.workspace,
@@ -132,7 +129,6 @@ class CometLogger(TrackerLogger):
         self._client.log_parameters(hyperparameters(run.config))
 
     def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
-        """Log a row of metrics."""
         self._client.log_metrics({**values, "task": task}, step=step, epoch=epoch)
 
     def write_summary(self, metrics: Mapping[str, float | None]) -> None:
@@ -141,7 +137,6 @@ class CometLogger(TrackerLogger):
         self._client.log_text(as_text(metrics))
 
     def write_figure(self, name: str, png: bytes) -> None:
-        """Log a figure."""
         self._client.log_image(io.BytesIO(png), name=name)
 
     def finish(self, status: str) -> None:

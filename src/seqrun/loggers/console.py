@@ -1,4 +1,4 @@
-"""ConsoleLogger: progress and results of a run, on standard output."""
+"""ConsoleLogger: prints progress and results of a run to standard output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from seqrun.evaluation.metrics import half_width
 from seqrun.evaluation.text import metric_label, percent, points
-from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.loggers.base import BaseLogger, RunInfo, opened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,8 +31,8 @@ CELL_WIDTH = len("100.0")
 class ConsoleLogger(BaseLogger):
     """Print one line at the start, one per task, and the accuracy matrix and metrics at the end.
 
-    With several seeds each run ends with a single line, since a table over all seeds follows. The
-    output is plain text without colours if standard output is not a terminal.
+    With several seeds each run ends with a single line, since a table of all seeds follows. If
+    standard output is not a terminal, the output is plain text without colours.
     """
 
     _run: RunInfo | None = field(default=None, init=False, repr=False)
@@ -71,13 +71,13 @@ class ConsoleLogger(BaseLogger):
         """Ignore values of single steps."""
 
     def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
-        """Print the line of the task that was just measured."""
+        """Print the line of the task that was just evaluated."""
         if name != "accuracy_matrix":
             return
         self._matrix, self._task = matrix.copy(), task
         if task == 0:
-            return  # the untrained model is a row of the final table
-        run = self._opened()
+            return  # the untrained model is only in the final table
+        run = opened(self._run)
         width = len(str(run.num_tasks))
         parts = [f"task {task:{width}d}/{run.num_tasks}"]
         if run.config.get("training", {}).get("evaluate_every") == "epoch":
@@ -96,16 +96,15 @@ class ConsoleLogger(BaseLogger):
         self._summary = dict(metrics)
 
     def close(self, status: str) -> None:
-        """Print the accuracy matrix, the metrics and a final summary line."""
+        """Print the accuracy matrix, the metrics and a summary line."""
         if self._run is None:  # the run failed before `open`
             return
         run, console, self._run = self._run, self._console, None
         if status != "completed":
-            where = f"in task {self._task + 1}/{run.num_tasks}"
-            done = [f"{status} {where}" if self._task < run.num_tasks else status]
-            _print_line(
-                console, [*done, f"{self._seconds():.1f} s", *_place(run.directory)], style="bold"
-            )
+            if self._task < run.num_tasks:
+                status += f" in task {self._task + 1}/{run.num_tasks}"
+            parts = [status, f"{self._seconds():.1f} s", *_relative(run.directory)]
+            _print_line(console, parts, style="bold")
             return
         several = isinstance(seeds := run.config.get("seed"), list) and len(seeds) > 1
         if self._matrix is not None and not several:
@@ -115,27 +114,22 @@ class ConsoleLogger(BaseLogger):
             values = [[metric_label(k), _percent(v)] for k, v in self._summary.items()]
             console.print(_rich_table(["metric", ""], values))
         parts = [_headline({k: _percent(v) for k, v in self._summary.items() if v is not None})]
-        parts += [f"{self._seconds():.1f} s", *_place(run.directory)]
+        parts += [f"{self._seconds():.1f} s", *_relative(run.directory)]
         _print_line(console, [part for part in parts if part], style="bold")
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
 
-    def _opened(self) -> RunInfo:
-        if self._run is None:
-            raise RuntimeError("no run is open: call open(RunInfo) first")
-        return self._run
-
 
 def new_console() -> Console:
-    """Return a rich console on standard output, plain if that is not a terminal."""
+    """Return a rich console for standard output; plain text if that is not a terminal."""
     from rich.console import Console
 
     return Console(highlight=False)
 
 
 def show_results(results: Results, console: Console | None = None) -> None:
-    """Print a run's record: mean accuracy matrix, metrics over seeds, a summary line."""
+    """Print the record of a run: mean accuracy matrix, metrics over seeds and a summary line."""
     console = console or new_console()
     name = results.name
     seeds = ", ".join(str(run.seed) for run in results.runs)
@@ -143,7 +137,7 @@ def show_results(results: Results, console: Console | None = None) -> None:
     parts.append(f"seed{'s' * (len(results.runs) != 1)} {seeds or 'none yet'}")
     _print_line(console, parts, style="bold")
     if not results.runs:
-        _print_line(console, [results.status, *_place(results.directory)], style="bold")
+        _print_line(console, [results.status, *_relative(results.directory)], style="bold")
         return
     mean = ", mean over seeds" if len(results.runs) > 1 else ""
     _print_line(console, [f"\naccuracy (%) on {results.measured_on} data, by task{mean}"])
@@ -163,28 +157,27 @@ def show_results(results: Results, console: Console | None = None) -> None:
     }
     show_verdict(results, console)
     status = [] if results.status == "completed" else [results.status]
-    parts = [*status, _headline(shown), *_place(results.directory)]
+    parts = [*status, _headline(shown), *_relative(results.directory)]
     _print_line(console, [part for part in parts if part], style="bold")
 
 
 def show_verdict(results: Results, console: Console | None = None) -> None:
-    """Print the verdict of a reproduction: published and measured numbers."""
+    """Print the verdict of a reproduction, with published and measured numbers."""
     verdict = results.verdict
     if verdict is None:
         return
     console = console or new_console()
-    rows = []
-    for name, found in verdict["metrics"].items():
-        rows.append(
-            [
-                metric_label(name),
-                percent(found["expected"], found["expected_std"]),
-                percent(found["mean"], found["half_width"]),
-                percent(found["difference"], signed=True, undefined=""),
-                percent(found["tolerance"]),
-                found["verdict"],
-            ]
-        )
+    rows = [
+        [
+            metric_label(name),
+            percent(metric["expected"], metric["expected_std"]),
+            percent(metric["mean"], metric["half_width"]),
+            percent(metric["difference"], signed=True, undefined=""),
+            percent(metric["tolerance"]),
+            metric["verdict"],
+        ]
+        for name, metric in verdict["metrics"].items()
+    ]
     header = ["metric", "published", "measured", "difference", "tolerance", "verdict"]
     console.print(_rich_table(header, rows))
     first = next(iter(verdict["metrics"].values()))
@@ -194,20 +187,20 @@ def show_verdict(results: Results, console: Console | None = None) -> None:
     if verdict["measured_on"] != "test":
         parts.append(f"measured on {verdict['measured_on']} data")
     if verdict["changed"]:
-        parts.append(f"not the protocol as it stands: {' '.join(verdict['changed'])}")
+        parts.append(f"the protocol was changed: {' '.join(verdict['changed'])}")
     _print_line(console, parts, style="bold")
 
 
 def accuracy_table(matrix: np.ndarray, width: int) -> Table:
     """Return the accuracy matrix as a table of percentages that fits into `width` characters.
 
-    Rows are after each task, columns are tasks, and the last column is the average over the tasks
-    seen, shown or not. Columns that do not fit, and rows beyond 26, are replaced by an ellipsis in
-    the middle.
+    There is one row after each task and one column per task. The last column is the average over
+    all tasks seen. If there are too many columns for `width`, or more than 26 rows, those in the
+    middle are replaced by an ellipsis.
 
     Args:
         matrix: (T+1, T) float, fractions; row 0 = untrained, NaN = not measured.
-        width: characters, at least 40 to be readable.
+        width: number of characters, at least 40 to be readable.
     """
     from rich.text import Text
 
@@ -241,16 +234,16 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         pad_edge=False,
         header_style="bold",
     )
-    for place, name in enumerate(header):
-        # If space is short, names wrap, while numbers are never cut.
-        table.add_column(name, justify="right" if place else "left", no_wrap=place > 0)
+    for index, name in enumerate(header):
+        # Only the first column, which has names, may wrap.
+        table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
     for row in rows:
         table.add_row(*row)
     return table
 
 
 def _elide(items: list[int], room: int) -> list[int | None]:
-    """Return `items`, or their first and last around a None if there are more than `room`."""
+    """Return `items`; if there are more than `room`, replace those in the middle by one None."""
     if len(items) <= room:
         return list(items)
     first = (room - 1) // 2
@@ -258,7 +251,7 @@ def _elide(items: list[int], room: int) -> list[int | None]:
 
 
 def _print_line(console: Console, parts: Sequence[str], style: str = "") -> None:
-    """Print one line without wrapping, in ASCII if the output's encoding is not UTF."""
+    """Print one line without wrapping it, in ASCII if the encoding is not UTF."""
     line = " · ".join(parts)
     if not console.encoding.lower().startswith("utf"):
         line = line.replace("·", "-").replace("±", "+-")
@@ -266,8 +259,8 @@ def _print_line(console: Console, parts: Sequence[str], style: str = "") -> None
 
 
 def _headline(values: Mapping[str, str]) -> str:
-    named = ("average_accuracy", "average_forgetting")
-    return ", ".join(f"{metric_label(key)} {values[key]}" for key in named if key in values)
+    keys = ("average_accuracy", "average_forgetting")
+    return ", ".join(f"{metric_label(key)} {values[key]}" for key in keys if key in values)
 
 
 def _percent(value: float | None) -> str:
@@ -288,8 +281,8 @@ def _spread(value: Mapping[str, Any]) -> list[str]:
     return [_percent(value["mean"]), percent(value["std"]), interval, str(value["n"])]
 
 
-def _place(directory: Path | None) -> list[str]:
-    """Return the directory, relative to the working directory if it is below."""
+def _relative(directory: Path | None) -> list[str]:
+    """Return [directory], relative to the working directory if it is inside; [] if it is None."""
     if directory is None:
         return []
     relative = os.path.relpath(directory)

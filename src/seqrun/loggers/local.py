@@ -1,4 +1,4 @@
-"""LocalLogger: values, accuracy matrix and figures as files in the run directory."""
+"""LocalLogger: writes values, accuracy matrix and figures into the run directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from seqrun.checks import ConfigError, boolean, writable
 from seqrun.files import json_value, matrix_to_csv, write_atomically
-from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.loggers.base import BaseLogger, RunInfo, opened
 from seqrun.records.checkpoint_checks import CheckpointError, check_keys, check_whole
 from seqrun.records.results import FILE
 
@@ -26,14 +26,14 @@ BUFFER_BYTES = 1 << 20
 class LocalLogger(BaseLogger):
     """Write metrics.jsonl, accuracy_matrix.csv and figures/ into a directory.
 
-    metrics.jsonl has one JSON object per line, `{"step", "epoch", "task", <name>: value, ...}`,
-    without times, so that the same run writes the same bytes; null is a value that is not finite.
-    Lines are flushed at each validation and at the end.
+    metrics.jsonl has one JSON object per line, `{"step", "epoch", "task", <name>: value, ...}`. It
+    has no times, so the same run writes the same bytes. Values that are not finite are null. Lines
+    are flushed at each validation and at the end.
 
-    A new run rewrites metrics.jsonl; a resumed run truncates it to its checkpoint.
+    A new run overwrites metrics.jsonl; a resumed run truncates it to its checkpoint.
 
     Args:
-        directory: of the files; None = the run's directory.
+        directory: directory of the files; None = the run directory.
         figures: draw figures/ when a run completes.
 
     Raises:
@@ -51,7 +51,6 @@ class LocalLogger(BaseLogger):
     _matrices: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         boolean("logger.local.figures", self.figures)
 
     def check(self) -> None:
@@ -61,11 +60,11 @@ class LocalLogger(BaseLogger):
             if (Path(self.directory) / FILE).exists():
                 raise ConfigError(
                     f"logger.local.directory={self.directory}: holds another run, whose files "
-                    "would be written over; without it they go into this run's directory"
+                    "would be overwritten; must be another directory, or null for the run directory"
                 )
 
     def open(self, run: RunInfo) -> None:
-        """Store the run; files are opened with the first value."""
+        """Store the run; files are opened when the first value is logged."""
         if self.directory is None and run.directory is None:
             raise ConfigError(
                 "logger.local.directory=None: must be a directory, as the run itself has none"
@@ -73,20 +72,20 @@ class LocalLogger(BaseLogger):
         self._run, self._file, self._matrices = run, None, dict(run.matrices)
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
-        """Write one line with all of `values`."""
+        """Write all values as one line."""
         line = {"step": step, "epoch": epoch, "task": task, **json_value(values)}
         self._lines().write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def log_steps(
         self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
     ) -> None:
-        """Write one line per step, all as one string."""
+        """Write one line per step, all in one write."""
         if not np.isfinite(values).all():
             super().log_steps(name, values, first_step=first_step, epoch=epoch, task=task)
             return
         rest = f', "epoch": {epoch}, "task": {task}, {json.dumps(name, ensure_ascii=False)}: '
         numbered = enumerate(values.tolist(), first_step)
-        if values.dtype == np.float32:  # nine digits are exact for float32, and faster
+        if values.dtype == np.float32:  # nine digits are exact for float32 and faster to format
             lines = [f'{{"step": {step}{rest}{value:.9g}}}\n' for step, value in numbered]
         else:
             lines = [f'{{"step": {step}{rest}{value!r}}}\n' for step, value in numbered]
@@ -100,7 +99,7 @@ class LocalLogger(BaseLogger):
 
     def close(self, status: str) -> None:
         """Close metrics.jsonl; draw the figures if the run is completed."""
-        if self._run is None:  # the run ended before it was opened
+        if self._run is None:  # the run ended before `open`
             return
         if self._file is not None or status == "completed":
             self._lines().close()
@@ -111,11 +110,11 @@ class LocalLogger(BaseLogger):
     @property
     def path(self) -> Path:
         """The directory of the open run's files."""
-        return self._place(self._opened())
+        return self._directory_of(opened(self._run))
 
-    def _place(self, run: RunInfo) -> Path:
+    def _directory_of(self, run: RunInfo) -> Path:
         if self.directory is None:
-            assert run.directory is not None  # open makes sure
+            assert run.directory is not None  # checked in `open`
             return Path(run.directory)
         several_seeds = run.directory is not None and Path(run.directory).parent.name == "seeds"
         own = ("seeds", str(run.seed)) if several_seeds else ()  # otherwise seeds would share files
@@ -138,12 +137,12 @@ class LocalLogger(BaseLogger):
         check_whole("bytes", state["bytes"])
         if not state["bytes"]:
             return
-        path, ends_line = self._place(run) / METRICS_FILE, False
+        path, ends_line = self._directory_of(run) / METRICS_FILE, False
         size = path.stat().st_size if path.exists() else 0
         if size == 0:
             raise ConfigError(
-                f"{path}: must be as it was at the checkpoint, but is not there or empty; "
-                "resume=never starts afresh"
+                f"{path}: must be as it was at the checkpoint, but is missing or empty; "
+                "resume=never starts from the beginning"
             )
         if state["bytes"] <= size:
             with open(path, "rb") as file:
@@ -151,19 +150,20 @@ class LocalLogger(BaseLogger):
                 ends_line = file.read(1) == b"\n"
         if not ends_line:
             raise CheckpointError(
-                f"bytes={state['bytes']}: must be where a line of {path} ends, which has {size}"
+                f"bytes={state['bytes']}: must be the end of a line of {path}, which has {size} "
+                "bytes"
             )
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Truncate an earlier metrics.jsonl and continue after it.
+        """Truncate metrics.jsonl to its length at the checkpoint, and append to it.
 
-        The position is in bytes, not steps, since a step may have values on both sides of a
-        checkpoint: those before it must stay, those after it are logged again.
+        The position is in bytes, not in steps, because values of one step may be logged before and
+        after a checkpoint. Those before it must stay; those after it are logged again.
         """
         self._keep = state["bytes"]
 
     def _lines(self) -> IO[str]:
-        """Return metrics.jsonl, opened on first use."""
+        """Return the open file metrics.jsonl; open it at the first call."""
         if self._file is None:
             path = self.path / METRICS_FILE
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ class LocalLogger(BaseLogger):
                 if size < self._keep:  # truncate would pad the file with zeros
                     raise ConfigError(
                         f"{path}: must have at least the {self._keep} bytes that it had at the "
-                        f"checkpoint, not {size}; resume=never starts afresh"
+                        f"checkpoint, not {size}; resume=never starts from the beginning"
                     )
                 os.truncate(path, self._keep)
             mode = "a" if self._keep else "w"
@@ -182,14 +182,9 @@ class LocalLogger(BaseLogger):
     def _draw(self) -> None:
         from seqrun.evaluation.figures import save_figures
 
-        name = self._opened().name
+        name = opened(self._run).name
         title = f"{name['algo']} on {name['benchmark']}, {name['backbone']} ({name['backend']})"
         for kind, matrix in self._matrices.items():
-            aware = kind != "accuracy_matrix"  # the task-aware matrix has a folder of its own
-            place = self.path / FIGURES / kind if aware else self.path / FIGURES
-            save_figures(place, matrix, f"{title}, task given at test" if aware else title)
-
-    def _opened(self) -> RunInfo:
-        if self._run is None:
-            raise RuntimeError("no run is open: call open(RunInfo) first")
-        return self._run
+            task_aware = kind != "accuracy_matrix"  # the task-aware matrix has its own folder
+            folder = self.path / FIGURES / kind if task_aware else self.path / FIGURES
+            save_figures(folder, matrix, f"{title}, task given at test" if task_aware else title)

@@ -1,4 +1,4 @@
-"""TensorBoardLogger: an event file in the run directory."""
+"""TensorBoardLogger: writes an event file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqrun.loggers.tracker import TrackerLogger, as_text, hyperparameters
 
 EVENT_FILE = "events.out.tfevents.seqrun"
 HEAD_RECORDS = 3
-"""File version, hyper-parameters, configuration."""
+"""Records before the first value: file version, hyper-parameters, configuration."""
 FLUSH_SECONDS = 5.0
 
 
@@ -24,9 +24,9 @@ FLUSH_SECONDS = 5.0
 class TensorBoardLogger(TrackerLogger):
     """Write scalars, configuration, final metrics and the matrix's figure for TensorBoard.
 
-    There is one event file, `tensorboard/events.out.tfevents.seqrun` in the run's directory;
-    writing it needs neither TensorFlow nor torch. A resumed run truncates it to its checkpoint and
-    continues it, so that no value is in it twice.
+    There is one event file, `tensorboard/events.out.tfevents.seqrun` in the run directory. Writing
+    it needs neither TensorFlow nor torch. A resumed run truncates the file to its checkpoint and
+    appends, so that it has no value twice.
 
     Args:
         every_steps, call_seconds, close_seconds: as in TrackerLogger.
@@ -44,7 +44,7 @@ class TensorBoardLogger(TrackerLogger):
     _step: int = field(default=0, init=False, repr=False)
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
-        """Open the event file, new or truncated to the records of the checkpoint."""
+        """Open a new event file, or truncate the earlier one to the records of the checkpoint."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -75,15 +75,14 @@ class TensorBoardLogger(TrackerLogger):
     def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
         """Write one record with all of `values`."""
         self._step = step
-        of = self._summary.Value
-        self._add(self._summary(value=[of(tag=k, simple_value=v) for k, v in values.items()]))
+        new = self._summary.Value
+        self._add(self._summary(value=[new(tag=k, simple_value=v) for k, v in values.items()]))
 
     def write_summary(self, metrics: Mapping[str, float | None]) -> None:
         """Write the final metrics as text."""
         self._add_text("metrics", as_text(metrics))
 
     def write_figure(self, name: str, png: bytes) -> None:
-        """Write a figure as an image."""
         width, height = struct.unpack(">II", png[16:24])  # from the PNG header
         image = self._summary.Image(
             encoded_image_string=png, width=width, height=height, colorspace=4
@@ -91,13 +90,11 @@ class TensorBoardLogger(TrackerLogger):
         self._add(self._summary(value=[self._summary.Value(tag=name, image=image)]))
 
     def flush(self) -> None:
-        """Flush to disk what was written."""
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def finish(self, status: str) -> None:
-        """Close the file."""
         self.flush()
         assert self._file is not None
         self._file.close()
@@ -106,7 +103,7 @@ class TensorBoardLogger(TrackerLogger):
         now = time.time()
         event = self._event(wall_time=now, step=self._step, summary=summary)
         self._records.write(event.SerializeToString())
-        if now - self._flushed_at > FLUSH_SECONDS:  # for viewers of the running experiment
+        if now - self._flushed_at > FLUSH_SECONDS:  # so that a running experiment can be viewed
             self._records.flush()
             self._flushed_at = now
 
@@ -126,8 +123,8 @@ class TensorBoardLogger(TrackerLogger):
 def length_of(path: Path, records: int) -> int:
     """Return the length in bytes of the first `records` complete records of an event file.
 
-    A record is the length of its content (8 bytes, little-endian), a 4-byte checksum, the content
-    and another 4-byte checksum.
+    A record consists of the length of its content (8 bytes, little-endian), a checksum (4 bytes),
+    the content, and a checksum (4 bytes).
     """
     size, end = path.stat().st_size, 0
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""TrackerLogger: a tracker's client on its own thread, which cannot stop or slow down a run."""
+"""TrackerLogger: runs a tracker's client on its own thread, so that it cannot slow down a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from seqrun.checks import ConfigError, at_least, whole
 from seqrun.files import flatten
-from seqrun.loggers.base import BaseLogger, RunInfo
+from seqrun.loggers.base import BaseLogger, RunInfo, opened
 from seqrun.records.checkpoint_checks import CheckpointError, check_whole
 
-MAX_WAITING = 10_000
+MAX_QUEUED = 10_000
 """Maximum number of queued calls; a chunk of steps is one call."""
 
 
@@ -28,11 +28,12 @@ MAX_WAITING = 10_000
 class TrackerLogger(BaseLogger):
     """Pass all logged values, in order, to a client that runs on a daemon thread.
 
-    The run never waits for the client, except up to `close_seconds` at its end. A client that
-    raises, takes more than `call_seconds` for one call, or falls too far behind is dropped: there
-    is one warning on standard error, and the run continues without it, with the same numbers. A
-    destination implements `start`, `write`, `write_summary`, `write_figure` and `finish`, all of
-    which run on that thread. The figures of the accuracy matrices are drawn when a run completes.
+    The run never waits for the client, except for up to `close_seconds` at its end. A client is
+    dropped if it raises, takes more than `call_seconds` for one call, or falls too far behind: the
+    logger prints one warning to standard error, and the run continues without the client, with the
+    same numbers. Subclasses implement `start`, `write`, `write_summary`, `write_figure` and
+    `finish`, which are called on the client's thread. The figures of the accuracy matrices are
+    drawn when a run completes.
 
     Args:
         every_steps: values of training steps, such as the loss, are logged at multiples of this
@@ -49,7 +50,7 @@ class TrackerLogger(BaseLogger):
     close_seconds: float = 10.0
 
     name: ClassVar[str] = "tracker"
-    """In messages; also the name of its folder in the run's directory."""
+    """Name of the logger in messages, and of its folder in the run directory."""
     package: ClassVar[str] = ""
     """Package that must be installed; "" = none."""
 
@@ -64,7 +65,6 @@ class TrackerLogger(BaseLogger):
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         whole("every_steps", self.every_steps, 1)
         at_least("call_seconds", self.call_seconds, 0.0, strictly=True)
         at_least("close_seconds", self.close_seconds, 0.0, strictly=True)
@@ -74,16 +74,16 @@ class TrackerLogger(BaseLogger):
         """Whether the logger does anything."""
         return True
 
-    # ---- implemented by destinations, called on the client's thread
+    # ---- implemented by subclasses, called on the client's thread
 
     def start(self, run: RunInfo, directory: Path, earlier: Mapping[str, Any]) -> None:
         """Start the client, before the first value.
 
         Args:
-            run: the run.
-            directory: for the logger's files, not created yet: <run directory>/<name>.
-            earlier: `own_state` and "rows", the number of `write` calls, at the checkpoint from
-                which the run continues; {} = a new run.
+            run: description of the run.
+            directory: directory for the logger's files, <run directory>/<name>; not created yet.
+            earlier: state at the checkpoint from which the run continues: that of `own_state`, and
+                "rows", the number of `write` calls; {} = a new run.
         """
         raise NotImplementedError
 
@@ -100,14 +100,14 @@ class TrackerLogger(BaseLogger):
         raise NotImplementedError
 
     def finish(self, status: str) -> None:
-        """End the run at the client."""
+        """End the run in the client."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Flush to disk what was written, if the client does not."""
+        """Flush to disk what was written, unless the client does this itself."""
 
     def own_state(self) -> dict[str, Any]:
-        """Return what else `start` needs to continue this run; called on the run's thread."""
+        """Return additional state that `start` needs to continue; called on the run's thread."""
         return {}
 
     # ---- called by a run
@@ -128,30 +128,29 @@ class TrackerLogger(BaseLogger):
         self._matrices = {name: matrix.copy() for name, matrix in run.matrices.items()}
 
     def export_state(self) -> dict[str, Any]:
-        """Return what a resumed run needs; ask the client to flush, without waiting."""
-        self._hand_over(self.flush)
+        """Return what a resumed run needs; the client flushes later, on its own thread."""
+        self._enqueue(self.flush)
         return {**self.own_state(), "rows": self._rows}
 
     def import_state(self, state: Mapping[str, Any]) -> None:
-        """Continue what an earlier part of the run logged, or start anew if that fails."""
+        """Continue after what an earlier part of the run logged, or begin anew if that fails."""
         try:
             self.take_state(state)
         except CheckpointError as error:
-            self._warn(f"begins anew, for what the checkpoint holds of it is damaged: {error}")
+            self._warn(f"begins anew, because its state in the checkpoint is damaged: {error}")
 
     def take_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from `own_state` and "rows", which are untrusted data.
+        """Continue from `state` (untrusted data): that of `own_state`, and "rows".
 
         Raises:
-            CheckpointError: they are not valid; nothing has changed.
+            CheckpointError: the state is not valid; the logger is unchanged.
         """
         check_whole("rows", state.get("rows"))
         self._earlier, self._rows = dict(state), state["rows"]
 
     def log(self, values: Mapping[str, float], *, step: int, epoch: int, task: int) -> None:
-        """Record scalars as one row."""
         self._rows += 1
-        self._hand_over(partial(self.write, dict(values), step, epoch, task))
+        self._enqueue(partial(self.write, dict(values), step, epoch, task))
 
     def log_steps(
         self, name: str, values: np.ndarray, *, first_step: int, epoch: int, task: int
@@ -161,49 +160,42 @@ class TrackerLogger(BaseLogger):
         kept = values[first :: self.every_steps].copy()
         if len(kept):
             self._rows += len(kept)
-            place = (first_step + first, epoch, task)
-            self._hand_over(partial(self._write_steps, name, kept, *place))
+            self._enqueue(partial(self._write_steps, name, kept, first_step + first, epoch, task))
 
     def log_matrix(self, name: str, matrix: np.ndarray, *, step: int, task: int) -> None:
         """Store the accuracy matrix for its figure."""
         self._matrices[name] = matrix.copy()
 
     def log_summary(self, metrics: Mapping[str, float | None]) -> None:
-        """Record the final metrics."""
-        self._hand_over(partial(self.write_summary, dict(metrics)))
+        self._enqueue(partial(self.write_summary, dict(metrics)))
 
     def close(self, status: str) -> None:
-        """End the run; wait for the client for at most `close_seconds`."""
+        """End the run; wait up to `close_seconds` for the client."""
         if self._run is None:
             return
         if status == "completed":
             for name, matrix in self._matrices.items():
-                self._hand_over(partial(self._draw, self._run, name, matrix))
-        self._hand_over(partial(self.finish, status))
+                self._enqueue(partial(self._draw, self._run, name, matrix))
+        self._enqueue(partial(self.finish, status))
         if not self._dropped and self._thread is not None:
-            self._hand_over(None)
+            self._enqueue(None)
             self._thread.join(self.close_seconds)
             if self._thread.is_alive():
-                self._drop(f"it was not done {self.close_seconds:g} s after the run's end")
+                self._drop(f"it did not finish within {self.close_seconds:g} s of the run's end")
         self._run = None
 
-    # ---- between the two threads
+    # ---- communication between the two threads
 
-    def _opened(self) -> RunInfo:
-        if self._run is None:
-            raise RuntimeError("no run is open: call open(RunInfo) first")
-        return self._run
-
-    def _hand_over(self, call: Callable[[], None] | None) -> None:
-        """Queue a call; None ends the thread."""
+    def _enqueue(self, call: Callable[[], None] | None) -> None:
+        """Queue a call for the client's thread; None ends the thread."""
         if self._dropped or not self.enabled:
             return
-        run = self._opened()
+        run = opened(self._run)
         if self._thread is None:
-            self._calls = queue.Queue(MAX_WAITING)
-            assert run.directory is not None  # `open` checks it
-            own = Path(run.directory, self.name)
-            self._calls.put(partial(self.start, run, own, self._earlier))
+            self._calls = queue.Queue(MAX_QUEUED)
+            assert run.directory is not None  # checked in `open`
+            directory = Path(run.directory, self.name)
+            self._calls.put(partial(self.start, run, directory, self._earlier))
             self._thread = threading.Thread(
                 target=self._work, args=(self._calls,), name=f"seqrun-{self.name}", daemon=True
             )
@@ -215,10 +207,10 @@ class TrackerLogger(BaseLogger):
         try:
             self._calls.put_nowait(call)
         except queue.Full:
-            self._drop(f"it is {MAX_WAITING} calls behind")
+            self._drop(f"it is {MAX_QUEUED} calls behind")
 
     def _work(self, calls: Any) -> None:
-        """Make the calls, one after the other, until the end or until one fails."""
+        """Make the queued calls one after the other, until the end or until one fails."""
         try:
             while (call := calls.get()) is not None and not self._dropped:
                 self._busy_since = time.monotonic()
@@ -238,29 +230,29 @@ class TrackerLogger(BaseLogger):
     def _draw(self, run: RunInfo, name: str, matrix: np.ndarray) -> None:
         from seqrun.evaluation.figures import matrix_figure, png
 
-        parts = run.name
-        title = f"{parts['algo']} on {parts['benchmark']}, {parts['backbone']} ({parts['backend']})"
-        given = ", task given at test" if name.endswith("_task_aware") else ""
-        self.write_figure(name, png(matrix_figure(matrix, title + given)))
+        names = run.name
+        title = f"{names['algo']} on {names['benchmark']}, {names['backbone']} ({names['backend']})"
+        suffix = ", task given at test" if name.endswith("_task_aware") else ""
+        self.write_figure(name, png(matrix_figure(matrix, title + suffix)))
 
     def _drop(self, reason: str) -> None:
         with self._lock:
             if self._dropped:
                 return
             self._dropped = True
-        self._warn(f"is dropped, the run goes on: {reason}")
+        self._warn(f"is dropped, the run continues: {reason}")
 
-    def _warn(self, what: str) -> None:
-        line = " ".join(what.split())  # a warning is a single line
+    def _warn(self, message: str) -> None:
+        line = " ".join(message.split())  # a warning is a single line
         sys.stderr.write(f"warning: logger {self.name} {line}\n")
 
 
 def as_text(metrics: Mapping[str, float | None]) -> str:
-    """Return the final metrics as a table in Markdown."""
+    """Return the final metrics as a Markdown table."""
     rows = [f"| {k} | {'undefined' if v is None else f'{v:.6g}'} |" for k, v in metrics.items()]
     return "\n".join(["| metric | value |", "| --- | --- |", *rows])
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted key -> value of a configuration; empty nodes are left out."""
+    """Return dotted key -> value of a configuration, without empty nodes."""
     return {key: value for key, value in flatten(config).items() if value != {}}

@@ -1,4 +1,4 @@
-"""WandbLogger: a run at Weights & Biases, or its files for a later upload."""
+"""WandbLogger: logs to Weights & Biases, or to files for a later upload."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ID_DIGITS = 8
 class WandbLogger(TrackerLogger):
     """Log scalars, configuration, final metrics and the matrix's figure to Weights & Biases.
 
-    Its files are in `wandb/` of the run's directory. "offline" needs neither network nor account;
-    `wandb sync` uploads the run later. "online" reads the key where the client does (WANDB_API_KEY,
-    or the file of `wandb login`): a key does not belong in a configuration.
+    Its files are in `wandb/` in the run directory. "offline" needs no network and no account;
+    `wandb sync` uploads the run later. "online" takes the API key from WANDB_API_KEY or the file of
+    `wandb login`, as the client does; the configuration has no key for it.
 
-    Charts are drawn over "step", the training steps of the run; W&B's own step counts rows. A
-    resumed run continues under the same id at the row of its checkpoint, so that rows that were
-    sent before keep their numbers and values.
+    The x-axis of charts is "step", the training steps of the run; W&B's own step counts rows. A
+    resumed run keeps its id and continues at the row of its checkpoint, so that rows sent before
+    keep their numbers and values.
 
     Args:
         mode: "online", "offline" or "disabled", which does nothing and imports nothing.
@@ -56,22 +56,18 @@ class WandbLogger(TrackerLogger):
     _row: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         super().__post_init__()
         one_of("mode", self.mode, MODES)
 
     @property
     def enabled(self) -> bool:
-        """Whether the logger does anything."""
         return self.mode != "disabled"
 
     def open(self, run: RunInfo) -> None:
-        """Give the run an id."""
         super().open(run)
         self._id = secrets.token_hex(ID_DIGITS // 2)
 
     def own_state(self) -> dict[str, Any]:
-        """Return the run's id."""
         return {"id": self._id}
 
     def take_state(self, state: Mapping[str, Any]) -> None:
@@ -113,7 +109,6 @@ class WandbLogger(TrackerLogger):
         self._client.define_metric("*", step_metric="step")
 
     def write(self, values: Mapping[str, float], step: int, epoch: int, task: int) -> None:
-        """Log one row."""
         self._client.log({**values, "step": step, "epoch": epoch, "task": task}, step=self._row)
         self._row += 1
 
