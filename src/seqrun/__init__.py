@@ -13,11 +13,11 @@ _MOVED = {
     "preflight": "seqrun.cli.preflight",
     "runner": "seqrun.runs.runner",
 }
-"""Modules that `from seqrun import <name>` found before they had a package of their own."""
+"""Modules that were moved; `from seqrun import <name>` still finds them."""
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import a module by the name that it had."""
+    """Import a moved module by its old name."""
     if name in _MOVED:
         return import_module(_MOVED[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

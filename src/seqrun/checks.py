@@ -1,4 +1,4 @@
-"""What all parts share: checks of their arguments, and which of them change the numbers."""
+"""Checks of arguments, and how parts declare changes of their numbers or options."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from pathlib import Path
 from typing import Any
 
 BAD_INPUT = 2
-"""Exit code of a command that asks for something that cannot be done."""
-
+"""Exit code of a command with invalid input."""
 
 Numerics = int | Callable[[Mapping[str, Any]], int]
-"""Version of the numbers that a part gives, from 1; raise it when they change on purpose.
+"""Version of a part's numerical results, from 1; raise it when they change on purpose.
 
-Above 1 it enters the config hash and the records, so that no run with the old numbers is taken for
-one with the new. If the numbers of some options alone change, it is a static method that returns
-the version for all options of the part, by name.
+A version above 1 enters the config hash and the records, so that no run with the old numbers is
+mistaken for one with the new. If the numbers change only for some values of the options, this is a
+static method that maps the part's options (name -> value) to the version.
 """
 
 
 class ConfigError(ValueError):
-    """An experiment that cannot run; the message names the key, the value and what is allowed."""
+    """An invalid experiment; the message names the key, the value and what is allowed."""
 
 
 def added(default: Any = MISSING, *, default_factory: Callable[[], Any] | Any = MISSING) -> Any:
     """Return the dataclass field of an option that did not exist in an earlier version.
 
-    As long as such an option has its default, it stays out of the config hash, so that
-    yesterday's command still finds yesterday's run. Use it for every option that is added to a
-    part, to TrainingOptions or to the schema.
+    Such an option is left out of the config hash while it has its default value, so that an old
+    command still finds its old run. Use it for every option that is added to a part, to
+    TrainingOptions or to the schema.
 
     Args:
-        default: the value that keeps the behaviour of before the option existed.
-        default_factory: makes the default, if that is a list or a dict.
+        default: the value that gives the behaviour from before the option existed.
+        default_factory: function that returns the default, if that is a list or a dict.
     """
     metadata = {"added": True}
     if default_factory is not MISSING:
@@ -64,12 +63,12 @@ def whole(name: str, value: Any, low: int) -> None:
 
 
 def whole_per_task(name: str, value: Any, low: int) -> None:
-    """Raise ConfigError unless `value` is an integer >= `low`, or a list of such, one per task."""
+    """Raise ConfigError unless `value` is an integer >= `low` or a list of them, one per task."""
     if isinstance(value, int):
         whole(name, value, low)
     elif isinstance(value, Sequence) and not isinstance(value, str):
-        for one in value:
-            whole(name, one, low)
+        for entry in value:
+            whole(name, entry, low)
     else:
         raise ConfigError(
             f"{name}={value!r}: must be an integer >= {low} or a list with one per task"
@@ -78,15 +77,15 @@ def whole_per_task(name: str, value: Any, low: int) -> None:
 
 def whole_entries(name: str, values: Sequence[Any], low: int) -> None:
     """Raise ConfigError unless all entries of a list are integers >= `low`."""
-    for place, one in enumerate(values, 1):
-        if not isinstance(one, int) or isinstance(one, bool) or one < low:
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ConfigError(
-                f"{name}={list(values)}: must have integers >= {low}; entry {place} is {one!r}"
+                f"{name}={list(values)}: must have integers >= {low}; entry {number} is {value!r}"
             )
 
 
 def one_per_task(name: str, value: Any, num_tasks: int) -> None:
-    """Raise ConfigError if `value` is a list with more or fewer entries than there are tasks."""
+    """Raise ConfigError if `value` is a list whose length is not the number of tasks."""
     if not isinstance(value, int) and len(value) != num_tasks:
         raise ConfigError(
             f"{name}={list(value)}: has {len(value)} entries, must have "
@@ -108,7 +107,7 @@ def within(
     open_low: bool = False,
     open_high: bool = False,
 ) -> None:
-    """Raise ConfigError unless `low` <= `value` <= `high`; open ends exclude `low` or `high`."""
+    """Raise ConfigError unless `low` <= `value` <= `high`, without `low` or `high` if open."""
     opening, closing = "(" if open_low else "[", ")" if open_high else "]"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     excluded = [end for end, is_open in ((low, open_low), (high, open_high)) if is_open]
@@ -118,11 +117,11 @@ def within(
 
 
 def writable(name: str, directory: str | Path) -> None:
-    """Raise ConfigError unless files can be written in `directory`, which is not created."""
+    """Raise ConfigError unless files can be written to `directory`; it is not created."""
     if not isinstance(directory, (str, Path)):
         raise ConfigError(f"{name}={directory!r}: must be a directory")
-    place = Path(directory).expanduser().absolute()
-    existing = next(p for p in (place, *place.parents) if p.exists() or p.is_symlink())
+    path = Path(directory).expanduser().absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists() or p.is_symlink())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -144,10 +143,10 @@ def finite_list(name: str, value: Any, length: int, meaning: str) -> None:
     """Raise ConfigError unless `value` is None or a list of finite numbers.
 
     Args:
-        name: of the key.
-        value: the value given.
-        length: number of entries.
-        meaning: what the numbers mean, in two or three words.
+        name: name of the key.
+        value: value of the key.
+        length: required number of entries.
+        meaning: of the entries, in two or three words, for the message.
     """
     if value is None:
         return

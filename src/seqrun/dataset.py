@@ -15,7 +15,7 @@ class Dataset(NamedTuple):
 
     Attributes:
         x: (N, H, W, C) uint8 images.
-        y: (N,) int32 labels as the network is trained on them.
+        y: (N,) int32 labels, as used in training.
         t: (N,) int32 tasks, 0-based.
     """
 
@@ -25,9 +25,9 @@ class Dataset(NamedTuple):
 
     @classmethod
     def of_task(cls, x: np.ndarray, y: np.ndarray, task: int) -> Dataset:
-        """Return the samples of one task (1-based)."""
+        """Return a dataset with the samples of one task (1-based)."""
         return cls(x, y, np.full(len(y), task - 1, np.int32))
 
     def rows(self, rows: Rows) -> Dataset:
-        """Return some of the samples."""
+        """Return the samples with these row indices."""
         return self if rows is ALL_ROWS else Dataset(self.x[rows], self.y[rows], self.t[rows])

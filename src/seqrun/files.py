@@ -1,4 +1,4 @@
-"""Files of a run directory: written atomically, in formats that any tool can read."""
+"""Write the files of a run directory: atomically, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TEMPORARY = ".tmp"
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Replace `path` by `content` so that a reader sees the old file or the new one, never a part.
+    """Write `content` to `path` so that readers see the old file or the new one, never a part.
 
     The content is written to a temporary file in the same directory, flushed to disk (fsync) and
     renamed (os.replace). The directory is created if it is missing.
 
     Raises:
-        OSError: `path` is unchanged and no temporary file is left.
+        OSError: writing failed; `path` is unchanged and no temporary file is left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,13 +50,13 @@ def write_through(path: Path, data: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new hidden name in the same directory, for a file that will be renamed to `path`."""
+    """Return the name of a new hidden file in the same directory, to be renamed to `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add `path` to an OSError raised in this block: "disk full" alone does not name the file."""
+    """Name `path` in an OSError that is raised in this block."""
     try:
         yield
     except OSError as error:
@@ -65,7 +65,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove temporary files left by killed processes; nobody else may be writing here."""
+    """Remove temporary files of killed processes; no other process may be writing here."""
     for path in directory.glob(f".*{TEMPORARY}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -80,10 +80,10 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Return `value` as indented JSON with its keys in the order given.
+    """Return `value` as indented JSON; keys keep their order.
 
-    Arrays become lists and NumPy scalars numbers. A number that is not finite becomes null: JSON
-    has no NaN, and the record of a run that diverged must still parse.
+    Arrays become lists, and NumPy scalars become numbers. Numbers that are not finite become null,
+    since JSON has no NaN and the record of a diverged run must still parse.
     """
     return json.dumps(json_value(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -104,7 +104,7 @@ def json_value(value: Any) -> Any:
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value of nested mappings; lists and empty mappings stay as they are."""
+    """Return dotted key -> value of nested mappings; lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
@@ -118,7 +118,7 @@ def matrix_to_csv(matrix: np.ndarray) -> str:
     """Return an accuracy matrix as CSV.
 
     Args:
-        matrix: (T+1, T) float, row 0 = untrained, NaN = not measured (an empty cell).
+        matrix: (T+1, T) float; row 0 = untrained, NaN = not measured, written as an empty cell.
     """
     lines = [",".join(["after_task", *(f"task_{j}" for j in range(1, matrix.shape[1] + 1))])]
     for task, row in enumerate(matrix.tolist()):
@@ -127,13 +127,13 @@ def matrix_to_csv(matrix: np.ndarray) -> str:
 
 
 def matrix_from_csv(text: str) -> np.ndarray:
-    """Return the (T+1, T) float64 matrix that `matrix_to_csv` wrote."""
+    """Return the (T+1, T) float64 matrix in a CSV text of `matrix_to_csv`."""
     rows = [line.split(",")[1:] for line in text.splitlines()[1:]]
     return np.array([[float(v) if v else math.nan for v in row] for row in rows])
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename durable, on file systems that can sync a directory."""
+    """Flush a rename in this directory to disk, on file systems that support it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

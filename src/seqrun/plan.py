@@ -1,6 +1,6 @@
-"""The plan of an experiment: all that is random, drawn in NumPy as index arrays before training.
+"""The plan of an experiment: random decisions, drawn with NumPy before training as index arrays.
 
-Nothing here depends on the model or on a framework: the same seed gives the same batches, the same
+Nothing here depends on the model or the framework: the same seed gives the same batches, the same
 memory and the same initial weights on both backends.
 """
 
@@ -14,11 +14,15 @@ import numpy as np
 from seqrun.checks import ConfigError, nearest, whole
 
 STREAMS = ("init", "tasks", "data", "memory", "noise")
-"""Independent random streams: initial weights; permutations, angles, class order and subsets;
-batch order and augmentation; reservoirs, coresets and replay batches; dropout and other noise."""
+"""Names of the independent random streams.
+
+"init" draws initial weights; "tasks" permutations, angles, class order and subsets; "data" batch
+order and augmentation; "memory" reservoirs, coresets and replay batches; "noise" dropout and other
+noise.
+"""
 
 AUGMENTATION = 2
-"""Position that separates augmentation from batch order in an epoch of the stream "data"."""
+"""Part of the position that separates augmentation from batch order in the stream "data"."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class RandomStreams:
         return np.random.Generator(np.random.PCG64(self._sequence(stream, position)))
 
     def key(self, stream: str, *position: int) -> int:
-        """Return a 63-bit integer key of `stream` at `position`, for a backend's own generator."""
+        """Return a 63-bit key of `stream` at `position`, the seed of a framework's generator."""
         return int(self._sequence(stream, position).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _sequence(self, stream: str, position: tuple[int, ...]) -> np.random.SeedSequence:
@@ -68,13 +72,14 @@ class Chunk:
     Attributes:
         task, epoch: 1-based position in the stream.
         first_step: 0-based global index of its first step.
-        arrays: per-step plan arrays, each with a leading step axis; "index" (steps, batch) int32
-            holds rows of the replay dataset; "augment/<name>" (steps, batch, 3) int32, if present,
-            holds crops and flips of the samples in "<name>"; replay methods add their own arrays.
-        losses: (steps,) float32 task loss of each step, filled in by the engine.
-        correct: (steps,) int number of samples of each batch classified correctly before the step.
-        segment_steps: length of the epoch's segment (steps with batches of one shape) that the
-            chunk is cut from.
+        arrays: plan arrays, each with a leading step axis. "index" (steps, batch) int32 has row
+            indices into the replay dataset. "augment/<name>" (steps, batch, 3) int32, if present,
+            has crops and flips of the samples in "<name>". Replay methods add arrays.
+        losses: (steps,) float32 task loss of each step, set by the engine.
+        correct: (steps,) int number of samples of each batch that were classified correctly before
+            the step, set by the engine.
+        segment_steps: number of steps of the segment that the chunk is part of. A segment is the
+            part of an epoch whose batches have the same shape.
     """
 
     task: int
@@ -102,8 +107,8 @@ def batch_order(
     """Shuffle a task's samples for one epoch.
 
     Returns:
-        Row indices, int32: the full batches (num_samples // batch_size, batch_size) and the partial
-        last batch (0 or 1, num_samples % batch_size).
+        int32 row indices of the full batches, (num_samples // batch_size, batch_size), and of the
+        partial last batch, (0 or 1, num_samples % batch_size).
     """
     order = streams.generator("data", task, epoch).permutation(num_samples).astype(np.int32)
     whole_batches = num_samples // batch_size
@@ -122,23 +127,24 @@ def augmentation(
     crop_padding: int,
     horizontal_flip: bool,
 ) -> list[dict[str, np.ndarray]]:
-    """Add crops and flips of all samples in an epoch's batches.
+    """Draw crops and flips for all samples of an epoch.
 
-    They are drawn for one kind of batch after the other and for the whole epoch at once, so that
-    they depend neither on other kinds of batches nor on where segments are cut. Flipping does not
-    change the crops.
+    They are drawn for the whole epoch at once, separately for each plan array of batches. They
+    therefore depend neither on the other arrays nor on where segments end. Flipping does not change
+    the crops.
 
     Args:
         streams: the stream "data" is used.
         task, epoch: 1-based.
         segments: plan arrays of successive segments.
-        batches: names of the plan arrays that hold batches, each (steps, B).
+        batches: names of the plan arrays of batches, each (steps, B).
         crop_padding: p, the pixels of padding on each side that a crop may include, >= 0.
         horizontal_flip: flip each sample with probability 1/2.
 
     Returns:
-        The segments with "augment/<name>" (steps, B, 3) int32 for each kind of batch: the crop's
-        first row and column in the padded image, both uniform in [0, 2p], and 1 if flipped, else 0.
+        The segments with an additional "augment/<name>" (steps, B, 3) int32 for each of `batches`:
+        the crop's first row and column in the padded image, both uniform in [0, 2p], and 1 if the
+        image is flipped, else 0.
     """
     drawn = [dict(segment) for segment in segments]
     for number, name in enumerate(batches):
@@ -160,13 +166,13 @@ def chunks(
     segments: list[dict[str, np.ndarray]],
     chunk_steps: int,
 ) -> Iterator[Chunk]:
-    """Cut an epoch's plan into chunks on a fixed grid.
+    """Split an epoch's plan into chunks of `chunk_steps` steps; the last one may be shorter.
 
     Args:
         task, epoch: 1-based.
         first_step: global index of the epoch's first step.
         segments: plan arrays of successive segments, each with batches of one shape.
-        chunk_steps: steps of the longest chunk.
+        chunk_steps: largest number of steps of a chunk.
     """
     for arrays in segments:
         steps = len(arrays["index"])

@@ -1,4 +1,4 @@
-"""Random streams: independent, each settable alone, the same wherever they are asked for."""
+"""Random streams are independent, reproducible, and can have their own seeds."""
 
 from __future__ import annotations
 

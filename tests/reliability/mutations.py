@@ -1,4 +1,4 @@
-"""Malformed versions of plain data and of safetensors files, the same at every run."""
+"""Generate malformed plain data and safetensors files, the same at every run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def places(value: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of everything below `value`; of a list, of its first element alone."""
+    """Yield the path of everything in `value`; of a list, only of its first element."""
     if isinstance(value, Mapping):
         steps: list[Any] = list(value)
     elif isinstance(value, list):
@@ -30,7 +30,7 @@ def places(value: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def replaced(value: Any, path: Path, by: Any) -> Any:
-    """Return a copy with something else at `path`."""
+    """Return a copy with another value at `path`."""
     value = copy.deepcopy(value)
     node = value
     for step in path[:-1]:
@@ -40,7 +40,7 @@ def replaced(value: Any, path: Path, by: Any) -> Any:
 
 
 def without(value: Any, path: Path) -> Any:
-    """Return a copy that lacks what is at `path`."""
+    """Return a copy without the entry at `path`."""
     value = copy.deepcopy(value)
     node = value
     for step in path[:-1]:
@@ -50,7 +50,7 @@ def without(value: Any, path: Path) -> Any:
 
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    """Return a safetensors file of any header, which may claim another length than it has."""
+    """Return a safetensors file with this header, whose stated length may be wrong."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -90,4 +90,4 @@ FILES: dict[str, bytes] = {
     "a pickle": b"\x80\x04cos\nsystem\n(S'touch made'\ntR.",
     "a zip": b"PK\x03\x04" + b"\0" * 100,
 }
-"""What no reader of tensors may take."""
+"""Malformed files that every reader must refuse."""

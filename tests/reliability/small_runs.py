@@ -1,4 +1,4 @@
-"""Whole runs of plain experiments, seconds long, as the runner executes them."""
+"""Short experiments for tests of whole runs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _config(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def config_of(*overrides: str) -> dict[str, Any]:
-    """Return the plain experiment of a command line; it must not be changed."""
+    """Return the configuration of a command line; do not change it."""
     return _config(overrides)
 
 
 def good_checkpoints(directory: Path, config_hash: str) -> list[str]:
-    """Return the names of a run's checkpoints after reading each of them."""
+    """Read all checkpoints of a run and return their names."""
     folder = directory / checkpoint.FOLDER
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     for name in names:

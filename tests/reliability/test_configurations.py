@@ -1,4 +1,4 @@
-"""Any configuration either says what is wrong before it trains, or trains to its end."""
+"""Any configuration is either refused with a message before training, or trains to its end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VALUES: dict[str, st.SearchStrategy] = {
 
 @st.composite
 def experiments(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw an algorithm, a benchmark and a few keys with usual and unusual values."""
+    """Draw an algorithm, a benchmark and some keys with usual and unusual values."""
     algo, benchmark = draw(st.sampled_from(ALGORITHMS)), draw(st.sampled_from(BENCHMARKS))
     config = copy.deepcopy(config_of(f"algo={algo}", f"benchmark={benchmark}"))
     config["training"]["chunk_steps"] = None
@@ -63,7 +63,7 @@ def experiments(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def try_out(config: dict[str, Any]) -> None:
-    """Check, then run: an end, or an error that says what is wrong."""
+    """Check and run a configuration: it must complete, or raise an error that names the cause."""
     with tempfile.TemporaryDirectory() as directory:
         try:
             experiment.check(config)
@@ -87,7 +87,7 @@ QUIET: dict[str, Any] = {
 @settings(max_examples=10, **QUIET)
 @given(experiments())
 def test_a_few(config: dict[str, Any]):
-    """The same ten at every run."""
+    """The same ten configurations every time."""
     try_out(config)
 
 
@@ -95,5 +95,5 @@ def test_a_few(config: dict[str, Any]):
 @settings(max_examples=400, **QUIET)
 @given(experiments())
 def test_many(config: dict[str, Any]):
-    """The same four hundred at every run."""
+    """The same four hundred configurations every time."""
     try_out(config)

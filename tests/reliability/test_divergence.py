@@ -1,4 +1,4 @@
-"""A loss that is not finite ends a run: where, with what left."""
+"""A loss or weight that is not finite ends a run: the message, and which checkpoints are left."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def set_bias(algorithm: Any, values: Any) -> None:
 
 
 class Poison(BaseCallback):
-    """Make a parameter infinite before a chunk that holds a step."""
+    """Make a parameter infinite before the chunk with a given step."""
 
     def __init__(self, step: int, values: Any = np.inf) -> None:
         self.step, self.values = step, values
 
     def on_before_chunk(self, run: Run, chunk: Any) -> None:
-        """Do it."""
+        """Set the parameter."""
         if chunk.first_step <= self.step < chunk.first_step + chunk.steps:
             set_bias(run.algorithm, self.values)
 
 
 @every_backend
 def test_the_first_bad_step_is_named(backend: str, tmp_path: Path):
-    """Task 2, epoch 1 begins at step 18 of 9 a epoch; the checkpoints before it stay as good."""
+    """With 9 steps per epoch, task 2 begins at step 18; earlier checkpoints stay valid."""
     poison, keeper = Poison(20), CheckpointCallback(every_steps=2, keep=2)
     training = {"epochs_per_task": 2, "chunk_steps": 2}
     algorithm = build("naive", backend, training=training, callbacks=[poison, keeper])
@@ -50,20 +50,20 @@ def test_the_first_bad_step_is_named(backend: str, tmp_path: Path):
     with pytest.raises(TrainingDiverged, match="at task 2, epoch 1, step 20;"):
         algorithm.fit()
     assert good_checkpoints(tmp_path, "abc") == ["000000018-end", "000000020"]
-    assert algorithm.progress.global_step == 20  # what came later does not count
+    assert algorithm.progress.global_step == 20  # later steps do not count
 
 
 @every_backend
 def test_in_the_middle_of_a_chunk(backend: str, tmp_path: Path):
-    """A rate that is far too large: the loss is finite at first, and the step is the first bad."""
+    """With a far too large learning rate; the message names the first step that is not finite."""
     algorithm = build("naive", backend, optimizer_options={"lr": 1e18})
     with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) at task 1, epoch 1, step "):
         algorithm.fit()
 
 
 @every_backend
-def test_an_infinite_loss_is_no_number_either(backend: str):
-    """A logit of minus infinity for half of the classes: the mean of the losses is infinite."""
+def test_an_infinite_loss_is_refused(backend: str):
+    """A logit of minus infinity for half of the classes makes the mean loss infinite."""
     poison = Poison(20, [-np.inf] * 5 + [0.0] * 5)
     training = {"epochs_per_task": 2, "chunk_steps": 2}
     algorithm = build("naive", backend, training=training, callbacks=[poison])
@@ -72,8 +72,8 @@ def test_an_infinite_loss_is_no_number_either(backend: str):
 
 
 @every_backend
-def test_the_last_update_is_looked_at(backend: str, tmp_path: Path):
-    """One step in all, whose loss is that of the initial weights."""
+def test_weights_after_the_last_update_are_checked(backend: str, tmp_path: Path):
+    """There is one step, and its loss is that of the initial weights."""
     one = {"num_tasks": 1, "samples_per_task": 10}
     far = {"lr": 1e38, "weight_decay": 1e5}
     keeper = CheckpointCallback()
@@ -88,18 +88,18 @@ def test_the_last_update_is_looked_at(backend: str, tmp_path: Path):
 
 
 class PoisonAtTheEnd(BaseCallback):
-    """Make a parameter infinite at the end of the second task's training, or after it."""
+    """Make a parameter infinite at the end of the second task, or after it."""
 
     def __init__(self, event: str, value: float) -> None:
         self.event, self.value, self.tasks_seen = event, value, 0
 
     def on_after_epoch(self, run: Run) -> None:
-        """After the last chunk."""
+        """Set the parameter after the last chunk."""
         if self.event == "epoch" and (run.task, run.epoch) == (2, 2):
             set_bias(run.algorithm, self.value)
 
     def on_after_task(self, run: Run) -> None:
-        """As an run may that consolidates."""
+        """Set the parameter after the task, as a consolidating algorithm might."""
         self.tasks_seen += 1
         if self.event == "task" and run.task == 2:
             set_bias(run.algorithm, self.value)
@@ -108,18 +108,20 @@ class PoisonAtTheEnd(BaseCallback):
 @pytest.mark.parametrize(("event", "value"), [("epoch", np.inf), ("task", np.nan)])
 @every_backend
 def test_weights_at_a_tasks_end(backend: str, event: str, value: float):
-    """The steps are of 9 an epoch: 35 is the last of the second task's two."""
+    """With 9 steps per epoch, 35 is the last step of the second task's two epochs."""
     poison = PoisonAtTheEnd(event, value)
     algorithm = build("naive", backend, callbacks=[poison])
     with pytest.raises(TrainingDiverged, match="not finite after task 2, epoch 2, step 35;"):
         algorithm.fit()
-    assert poison.tasks_seen == (1 if event == "epoch" else 2)  # nothing is made of bad weights
+    assert poison.tasks_seen == (
+        1 if event == "epoch" else 2
+    )  # nothing is computed from these weights
     measured = ~np.isnan(algorithm.accuracy_matrix).all(1)
     assert measured.tolist() == [True, True, False, False]
 
 
 def test_the_record_says_so(tmp_path: Path):
-    """And the same command, tried again, ends in the same way."""
+    """The same command fails in the same way when it is repeated."""
     config = config_of("algo=naive", "optimizer.lr=1e18")
     for _ in range(2):
         with pytest.raises(TrainingDiverged):
@@ -132,7 +134,7 @@ def test_the_record_says_so(tmp_path: Path):
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path):
-    """The loss that tells it comes a step later: the good checkpoint must not give way."""
+    """Their loss would only show one step later; the valid checkpoint must stay."""
     algorithm = build("naive", "torch")
     algorithm.fit()
     good = Trainer(algorithm).checkpoint()
@@ -146,7 +148,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path):
 
 
 def test_a_matrix_or_a_callback_may_hold_what_was_not_measured(tmp_path: Path):
-    """NaN stands for it there."""
+    """There NaN means not measured."""
     algorithm = build("naive", "torch")
     algorithm.fit()
     whole = Trainer(algorithm).checkpoint()

@@ -1,4 +1,4 @@
-"""A configuration reads no variable that it may not."""
+"""Configurations can only read certain environment variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seqrun.config.secrets import read_variable
 
 
 def test_what_may_be_read(monkeypatch: pytest.MonkeyPatch):
-    """By pattern; an absent one has its default, as text or null."""
+    """Allowed by pattern; an absent variable has its default, text or null."""
     monkeypatch.setenv("SEQRUN_NOTE", "x")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert read_variable("SEQRUN_NOTE", "y") == "x"
@@ -23,7 +23,7 @@ def test_what_may_be_read(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", ["WANDB_API_KEY", "PATH", "AWS_SECRET", "", "*", "XSEQRUN_A"])
 def test_what_may_not(name: str, monkeypatch: pytest.MonkeyPatch):
-    """Set or not, with a default or without."""
+    """Refused whether the variable is set or not, with a default or without."""
     if name:
         monkeypatch.setenv(name, "hidden")
     for given in ((), ("default",)):
@@ -43,7 +43,7 @@ def test_what_may_not(name: str, monkeypatch: pytest.MonkeyPatch):
 def test_a_command_names_the_key(
     override: str, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """One line, without the value."""
+    """The error is one line and does not show the value."""
     monkeypatch.setenv("WANDB_API_KEY", "hidden")
     assert preflight.main([override], CONF) == preflight.BAD_INPUT
     message = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Writes that fail, and processes that are killed between a file's writing and its name."""
+"""Writes that fail, and processes that are killed between writing and renaming a file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from seqrun.runs import runner
 
 RUN = Path(__file__).parents[2] / "run.py"
 CALLS = ("fsync", "replace", "open")
-"""What every write goes through: the disk, the name, the new file."""
+"""The calls of every write: flush to disk, rename, create."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 
 
 class Fault:
-    """Let the n-th call fail, and all later ones: a disk stays full.
+    """Let the n-th call and all later ones fail, as with a full disk.
 
     Args:
         call: what is wrapped.
@@ -39,7 +39,7 @@ class Fault:
         self.call, self.fails_from, self.number, self.count = call, fails_from, number, 0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Count, and fail or pass on."""
+        """Count the call; fail, or make it."""
         self.count += 1
         if self.fails_from is not None and self.count > self.fails_from:
             raise OSError(self.number, os.strerror(self.number))
@@ -47,7 +47,7 @@ class Fault:
 
 
 def inject(patch: pytest.MonkeyPatch, name: str, fails_from: int | None, number: int) -> Fault:
-    """Wrap a call of the files that a run writes."""
+    """Wrap a function with which a run writes files."""
     if name == "open":
         fault = Fault(open, fails_from, number)
         patch.setattr("seqrun.files.open", fault, raising=False)
@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_intact(directory: Path, hashed: str) -> None:
-    """Every file with a name is whole."""
+    """Assert that every file in a run directory is complete."""
     record = directory / "results.json"
     if record.exists():
         assert json.loads(record.read_text())["status"] in STATUSES
@@ -78,7 +78,7 @@ def assert_intact(directory: Path, hashed: str) -> None:
 def assert_fault_is_survived(
     directory: Path, whole: Path, call: str, fails_from: int, number: int
 ) -> None:
-    """A run with a fault says why it ends, harms nothing and goes on when the disk is well."""
+    """Assert that a run names the fault, damages nothing, and continues without the fault."""
     config = config_of("algo=er")
     with pytest.MonkeyPatch.context() as patch:
         inject(patch, call, fails_from, number)
@@ -95,16 +95,16 @@ def assert_fault_is_survived(
 
 
 def count_calls(directory: Path, call: str) -> int:
-    """Return how many of a run's calls may not fail."""
+    """Return the number of calls in a run that must not fail."""
     with pytest.MonkeyPatch.context() as patch:
         fault = inject(patch, call, None, 0)
         runner.run_experiment(config_of("algo=er"), directory)
-    return fault.count - (call == "fsync")  # the last is of a directory, which may fail
+    return fault.count - (call == "fsync")  # the last call, for a directory, may fail
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_disk_fills_up_somewhere(call: str, whole: Path, tmp_path: Path):
-    """At the first write, at a checkpoint, near the end."""
+    """At the first write, at a checkpoint, and near the end."""
     count = count_calls(tmp_path / "counted", call)
     assert count > 10
     for place, fails_from in enumerate((0, count // 2, count - 1)):
@@ -142,7 +142,7 @@ else:
 
 @pytest.mark.parametrize("kind", ["results.json", "accuracy_matrix.csv", "checkpoint"])
 def test_killed_between_writing_and_naming(kind: str, tmp_path: Path):
-    """What was there is there, and what is left over is cleared away."""
+    """The old file is still there, and the temporary file can be removed."""
     if kind != "checkpoint":
         (tmp_path / kind).write_text("old")
     process = subprocess.run([sys.executable, "-c", KILLED, kind, tmp_path], timeout=100)
@@ -158,12 +158,12 @@ def test_killed_between_writing_and_naming(kind: str, tmp_path: Path):
 
 
 def good_checkpoints_named(directory: Path) -> list[str]:
-    """Return the names under which a checkpoint could be found."""
+    """Return the names of all checkpoints, without temporary ones."""
     return [p.name for p in (directory / "checkpoints").iterdir() if p.name[0] != "."]
 
 
 def test_a_process_says_it_in_one_line(tmp_path: Path):
-    """A limit on the size of files stands for a full disk; 1 is the exit status."""
+    """A limit on file sizes imitates a full disk; the exit status is 1."""
     code = (
         "import resource, signal, sys, runpy\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -1,4 +1,4 @@
-"""The estimate of memory, by hand, and what it refuses."""
+"""The memory estimate: values computed by hand, and which runs it refuses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sizes(algorithm: Any) -> dict[str, int]:
 
 @every_backend
 def test_by_hand(backend: str):
-    """3 tasks of 85 samples of 8 x 8, batches of 10, a replay of 10, 2 layers of 16."""
+    """3 tasks of 85 images of 8 x 8, batches of 10, replay batches of 10, 2 layers of 16."""
     found = sizes(build("er", backend, memory_size=50, training={"chunk_steps": 4}))
     test = sum(len(build_test_labels(task)) for task in (1, 2, 3))
     weights = 4 * (64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10)
@@ -54,7 +54,7 @@ def build_test_labels(task: int) -> np.ndarray:
 
 @every_backend
 def test_states_are_counted(backend: str):
-    """EWC keeps an anchor and an importance, Adam two moments."""
+    """EWC has an anchor and an importance, Adam has two moments."""
     plain = sizes(build("naive", backend))["network and states"]
     assert sizes(build("ewc", backend))["network and states"] == 3 * plain
     with_adam = sizes(build("ewc", backend, optimizer="adam"))["network and states"]
@@ -71,7 +71,7 @@ def test_states_are_counted(backend: str):
 )
 @every_backend
 def test_what_cannot_fit(algo: str, backend: str, options: dict, key: str):
-    """The message names the key, what is needed and what there is."""
+    """The message names the key, the memory needed and the memory available."""
     with pytest.raises(ConfigError, match=rf"{key}: must need less memory: .* GiB are available"):
         build(algo, backend, **options).fit()
 
@@ -84,7 +84,7 @@ BY_DEFAULT = ("ewc", "icarl", "independent", "kcl")
 )
 @every_backend
 def test_shapes_alone_give_the_same_size(algo: str, backend: str):
-    """Weights, optimizer and states, counted before there is anything and when all is there."""
+    """Weights, optimizer and states have the same size before and after they are created."""
     counted = build(algo, backend, optimizer="adam").engine.carried_bytes(states=True)
     algorithm = build(algo, backend, optimizer="adam")
     Trainer(algorithm).setup()
@@ -95,7 +95,7 @@ def test_shapes_alone_give_the_same_size(algo: str, backend: str):
 
 @every_backend
 def test_states_are_refused_before_data(backend: str, monkeypatch: pytest.MonkeyPatch):
-    """Three arrays of EWC where the network alone would fit; nothing is prepared."""
+    """EWC needs three arrays where only the network would fit; nothing is prepared."""
     weights = build("naive", backend).engine.carried_bytes(states=False)
     monkeypatch.setattr(footprint, "available_bytes", lambda: 5 * weights)
     check_size(build("naive", backend))
@@ -108,7 +108,7 @@ def test_states_are_refused_before_data(backend: str, monkeypatch: pytest.Monkey
 def test_a_command_says_it_before_anything_else(
     backend: str, width: int, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """Exit status 2, the key, and no directory."""
+    """The exit status is 2, the message names the key, and no directory is created."""
     argv = [f"backbone.width={width}", f"backend={backend}", f"hydra.run.dir={tmp_path}/run"]
     assert preflight.main(argv, CONF) == preflight.BAD_INPUT
     message = capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_a_command_says_it_before_anything_else(
 
 
 def test_message():
-    """Parts by size; what makes less than a hundredth is left out."""
+    """Parts are sorted by size; those below one percent are left out."""
     parts = [Need("data", "a=1", 2**30), Need("plan", "b=2", 2**31), Need("dust", "c=3", 2**20)]
     refuse_what_cannot_fit(parts, 2**32)
     with pytest.raises(ConfigError) as caught:
@@ -131,7 +131,7 @@ def test_message():
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_limit_of_a_container(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The tightest of the machine and the cgroups around the process; a file cache is free."""
+    """The smallest of the machine's and the cgroups' limits; the file cache counts as free."""
     own = tmp_path / "cgroup"
     top = tmp_path / "fs" / ("memory" if version == 1 else "")
     (top / "jobs" / "job_1").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Memory stays flat over many tasks and runs: what each needs is given back at its end.
+"""Memory use stays constant over many tasks and runs.
 
 `python tests/reliability/test_growth.py ALGO BACKEND TASKS` prints the slope.
 """
@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 
 BOUND = 8_000
-"""Bytes per task that a run may grow by; the training images of one task have 64 x 200."""
+"""Largest allowed growth in bytes per task; the images of one task have 64 x 200 bytes."""
 
 
 class Resident:
-    """Note the process's resident memory after each task."""
+    """Record the resident memory of the process after each task."""
 
     def __init__(self) -> None:
         self.num_bytes: list[int] = []
 
     def note(self) -> None:
-        """Return free memory to the system first, so that what counts is in use."""
+        """Record the resident memory, after returning free memory to the system."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -37,7 +37,7 @@ class Resident:
 
 
 def slope(algo: str, backend: str, num_tasks: int) -> float:
-    """Return the bytes per task by which a run grows, over the second half of its tasks."""
+    """Return the growth in bytes per task over the second half of the tasks."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from experiments import build
 
@@ -51,7 +51,9 @@ def slope(algo: str, backend: str, num_tasks: int) -> float:
 
     stream = {"num_tasks": num_tasks, "samples_per_task": 200}
     training = {"epochs_per_task": 1, "evaluate_on": "seen_and_next"}
-    gentle = {"ewc_lambda": 1.0} if algo == "ewc" else {}  # or 200 penalties diverge
+    gentle = (
+        {"ewc_lambda": 1.0} if algo == "ewc" else {}
+    )  # a larger coefficient diverges with 200 tasks
     build(
         algo, backend, benchmark="permuted_digits", stream=stream, training=training,
         callbacks=[Watch()], **gentle,
@@ -61,7 +63,7 @@ def slope(algo: str, backend: str, num_tasks: int) -> float:
 
 
 def measured(algo: str, backend: str, num_tasks: int) -> float:
-    """Return the slope in a process of its own."""
+    """Return the slope, measured in another process."""
     command = [sys.executable, __file__, algo, backend, str(num_tasks)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -70,7 +72,7 @@ def measured(algo: str, backend: str, num_tasks: int) -> float:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_forty_tasks():
-    """Replay, which holds most."""
+    """Replay needs the most memory."""
     assert measured("er", "torch", 40) < BOUND
 
 
@@ -79,7 +81,7 @@ def test_forty_tasks():
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 @pytest.mark.parametrize("algo", ["naive", "ewc", "er"])
 def test_two_hundred_tasks(algo: str, backend: str):
-    """Each kind of state."""
+    """Without state, with importances and with a memory."""
     assert measured(algo, backend, 200) < BOUND
 
 
@@ -87,7 +89,7 @@ def test_two_hundred_tasks(algo: str, backend: str):
 def test_a_run_is_freed_before_the_next(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Seeds of one run, and the runs of a sweep in one process; Python frees them much later."""
+    """For seeds of one run and successive runs in one process, without the garbage collector."""
     from reliability.small_runs import config_of
 
     from seqrun.runs import runner
@@ -114,7 +116,7 @@ def test_a_run_is_freed_before_the_next(
 
 
 def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Before another tries the checkpoint before."""
+    """It is freed before another run tries the previous checkpoint."""
     from reliability.small_runs import config_of
 
     from seqrun.records import checkpoint

@@ -1,4 +1,4 @@
-"""Signals in a run of this process, at steps that rng chooses."""
+"""Signals at random steps of a run in this process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from seqrun.runs import runner
 
 
 class Signalled(InterruptionCallback):
-    """Get signals after so many chunks, each right after the other."""
+    """Raise signals, one right after the other, after a number of chunks."""
 
     def __init__(self, after: int, *numbers: signal.Signals) -> None:
         super().__init__()
         self.after, self.numbers = after, numbers
 
     def on_before_chunk(self, algorithm: Any, chunk: Any) -> None:
-        """Count down."""
+        """Count chunks and raise the signals."""
         self.after -= 1
         if self.after == -1:
             for number in self.numbers:
@@ -33,14 +33,14 @@ class Signalled(InterruptionCallback):
 
 @pytest.fixture(autouse=True)
 def interrupts_reach_this_process():
-    """A shell may have started it in the background, where SIGINT is ignored."""
+    """Enable SIGINT, which is ignored if a shell started this process in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -> int:
-    """Run until the signal and return its number."""
+    """Run until a signal interrupts the run, and return its number."""
     with pytest.raises(Interrupted) as caught, callback.listening():
         runner.run_experiment(config, directory, callback)
     assert json.loads((directory / "results.json").read_text())["status"] == "interrupted"
@@ -59,9 +59,9 @@ def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -
 def test_several_seeds_and_signals(
     seeds: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Stopped at random chunks (of 8 a seed), in either seed, twice; how it goes on is as before.
+    """A run is stopped twice, at random chunks (8 per seed) in either seed, and continued.
 
-    The number of seeds left must not decide: with other threads there would be other last bits.
+    The strategy must not depend on the number of remaining seeds: other threads give other bits.
     """
     numbers, built = [], []
     choose, build = runner.choose_strategy, runner._build_seed
@@ -81,7 +81,7 @@ def test_several_seeds_and_signals(
     rng = np.random.default_rng(len(seeds))
     places = sorted(rng.integers(1, 7, 2).tolist())
     if seeds != "0":
-        places[1] = 8  # counted from the first stop: in the second seed
+        places[1] = 8  # counted from the first stop, so it is in the second seed
     for place, number in zip(places, (signal.SIGTERM, signal.SIGINT), strict=True):
         assert interrupted(config, tmp_path / "cut", Signalled(place, number)) == number
     runner.run_experiment(config, tmp_path / "cut")
@@ -97,7 +97,7 @@ def test_several_seeds_and_signals(
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path: Path):
-    """Within the chunk, without a checkpoint; the run can continue all the same."""
+    """It ends the run within the chunk, without a checkpoint; the run can still continue."""
     config = config_of("algo=er", "callbacks.checkpoint.every_epoch=false")
     twice = Signalled(3, signal.SIGINT, signal.SIGINT)
     assert interrupted(config, tmp_path / "run", twice) == signal.SIGINT
@@ -109,7 +109,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path):
 
 
 def test_a_scheduler_may_repeat_itself(tmp_path: Path):
-    """SIGTERM, then SIGUSR1: one end, with a checkpoint."""
+    """After SIGTERM and SIGUSR1 the run ends once, with a checkpoint."""
     config = config_of("algo=naive")
     callback = Signalled(2, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM)
     assert interrupted(config, tmp_path / "run", callback) == signal.SIGTERM

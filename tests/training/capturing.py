@@ -1,6 +1,6 @@
-"""What a CUDA graph does, on a CPU: operations are noted, and later done at the same places.
+"""Imitates CUDA graphs on a CPU: records operations and replays them on the same arrays.
 
-Only torch's own operations are noted, so that programs are captured that torch did not compile.
+Only torch's own operations are recorded, so the captured programs must not be compiled.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ WAITING = (
     torch.ops.aten.nonzero.default,
     torch.ops.aten._linalg_check_errors.default,
 )
-"""What has the host wait for the device, which a captured call cannot."""
+"""Operations for which the host waits for the device, which is not possible during a capture."""
 INDEXING = torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default
-"""Indexing, which with a mask waits for the number of its entries."""
+"""Indexing operations; with a mask the host waits for the number of its entries."""
 
 
-class Noted(TorchDispatchMode):
-    """Notes every operation with the arrays that it reads and makes."""
+class Recorder(TorchDispatchMode):
+    """Records every operation with its arguments and results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Noted(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), options: Any = None
     ) -> Any:
-        """Do it, keeping what arrays were before they are changed."""
+        """Run the operation; save the old values of arrays that it changes in place."""
         options = options or {}
         indices = tree_leaves(args[1:]) if function in INDEXING else []
         if function in WAITING or any(getattr(i, "dtype", None) == torch.bool for i in indices):
@@ -48,15 +48,15 @@ class Noted(TorchDispatchMode):
 
 
 def capture(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Capture a call as a CUDA graph does: it changes nothing yet."""
-    with (noted := Noted()):
+    """Capture a call as a CUDA graph does: its changes are undone until it is replayed."""
+    with (recorder := Recorder()):
         results = call()
-    for array, before in reversed(noted.before):
+    for array, before in reversed(recorder.before):
         array.detach().copy_(before)
 
     def replay() -> Any:
         with torch.no_grad():
-            for function, args, options, places in noted.calls:
+            for function, args, options, places in recorder.calls:
                 found = tree_flatten(function(*args, **options))[0]
                 for place, value in zip(places, found, strict=True):
                     if isinstance(place, Tensor) and place.data_ptr() != value.data_ptr():

@@ -1,4 +1,4 @@
-"""Random crops and flips: planned offsets, applied to what training reads and to nothing else."""
+"""Random crops and flips: how they are planned, and that only training batches get them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def by_torchvision(image: np.ndarray, offsets: np.ndarray, padding: int) -> np.n
 
 
 def augmented(backend: str, images: np.ndarray, index: Any, offsets: Any, p: int) -> np.ndarray:
-    """Return what a backend makes of some of the images."""
+    """Return some of the images, augmented on a backend."""
     if backend == "jax":
         import jax
 
@@ -56,8 +56,8 @@ def augmented(backend: str, images: np.ndarray, index: Any, offsets: Any, p: int
 
 @every_backend
 @pytest.mark.parametrize(("shape", "padding"), [((5, 7, 3), 2), ((4, 4, 1), 0), ((3, 6, 2), 4)])
-def test_every_offset_is_torchvisions(backend: str, shape: tuple[int, ...], padding: int):
-    """All places of a crop, flipped and not, of several images; also outside the image wholly."""
+def test_every_offset_equals_torchvision(backend: str, shape: tuple[int, ...], padding: int):
+    """All crops of several images, flipped or not, also those entirely in the padding."""
     images = np.random.default_rng(0).integers(1, 256, (3, *shape)).astype(np.uint8)
     sides = np.arange(2 * padding + 1)
     offsets = np.stack(np.meshgrid(sides, sides, [0, 1]), -1).reshape(-1, 3).astype(np.int32)
@@ -84,7 +84,7 @@ def planned(padding: int = 4, flip: bool = True, **options: Any) -> np.ndarray:
 
 
 def test_offsets_are_uniform_and_independent():
-    """All 9 x 9 x 2 equally often: the chi-squared statistic of 161 degrees of freedom."""
+    """All 9 x 9 x 2 offsets are equally frequent: chi-squared test, 161 degrees of freedom."""
     offsets = planned()
     counts = np.zeros((9, 9, 2))
     np.add.at(counts, tuple(offsets.T), 1)
@@ -92,7 +92,7 @@ def test_offsets_are_uniform_and_independent():
     statistic = ((counts - expected) ** 2 / expected).sum()
     assert abs(statistic - 161) < 4 * np.sqrt(2 * 161)
     assert abs(counts[..., 1].sum() / len(offsets) - 0.5) < 4 * 0.5 / np.sqrt(len(offsets))
-    # a sample's offsets say nothing of the next one's
+    # offsets of successive samples are independent
     assert abs(np.corrcoef(offsets[:-1, 0], offsets[1:, 0])[0, 1]) < 4 / np.sqrt(len(offsets))
 
 
@@ -101,12 +101,12 @@ def test_offsets_depend_on_seed_task_and_epoch_alone():
     np.testing.assert_array_equal(plain, planned(batch_size=999))
     for name in ("seed", "task", "epoch"):
         assert (plain != planned(**{name: 2})).any(1).mean() > 0.9, name
-    # each of the two transformations is as it is without the other
+    # crops do not depend on flips, nor flips on crops
     np.testing.assert_array_equal(planned(flip=False), plain * [1, 1, 0])
     np.testing.assert_array_equal(planned(padding=0), plain * [0, 0, 1])
 
 
-def test_each_read_has_offsets_of_its_own_wherever_parts_are_cut():
+def test_each_kind_of_batch_has_its_own_offsets_wherever_segments_end():
     streams = RandomStreams(3)
     index, replay = np.zeros((2, 12, 5), np.int32)
     whole = [{"index": index, "replay": replay}]
@@ -125,24 +125,24 @@ def test_each_read_has_offsets_of_its_own_wherever_parts_are_cut():
 
 @dataclass
 class Batches(BaseCallback):
-    """Keep what every step reads, as stored: uint8.
+    """Record the stored (uint8) samples that every step reads.
 
     Attributes:
         plans: per step, its row of every plan array.
-        inputs: per step, read -> (B, H, W, C).
-        pools: per step, the task's images.
+        inputs: per step, name of a batch -> (B, H, W, C).
+        datasets: per step, the images of the replay dataset.
     """
 
     plans: list[dict[str, np.ndarray]] = field(default_factory=list)
     inputs: list[dict[str, np.ndarray]] = field(default_factory=list)
-    pools: list[np.ndarray] = field(default_factory=list)
+    datasets: list[np.ndarray] = field(default_factory=list)
 
     def on_before_backward(self, run: Run, step: Any) -> None:
-        """Keep the step's."""
+        """Record the step's samples."""
         self.plans.append({name: np.asarray(row) for name, row in step.arrays.items()})
         pixels = {name: np.asarray(read.x) * 255 for name, read in step.batches.items()}
         self.inputs.append({name: x.round().astype(np.uint8) for name, x in pixels.items()})
-        self.pools.append(np.asarray(step.dataset.x))
+        self.datasets.append(np.asarray(step.dataset.x))
 
 
 @cache
@@ -155,10 +155,10 @@ def recorded(algo: str, backend: str) -> Batches:
 
 @pytest.mark.parametrize(("algo", "backend"), REPLAYS)
 def test_steps_get_what_was_planned(algo: str, backend: str):
-    """Of the current task and of the memory, glances and the partial last batch included."""
+    """Batches of the current task and of the memory, including glances and partial batches."""
     batches = recorded(algo, backend)
     replayed = 0
-    for plan, inputs, pool in zip(batches.plans, batches.inputs, batches.pools, strict=True):
+    for plan, inputs, pool in zip(batches.plans, batches.inputs, batches.datasets, strict=True):
         assert set(inputs) >= {"index", "replay"}
         for name, x in inputs.items():
             offsets = plan[f"augment/{name}"]
@@ -188,7 +188,7 @@ IN_DEFAULT = ("naive", "er", "icarl")
     [pytest.param(a, marks=[] if a in IN_DEFAULT else pytest.mark.full) for a in ALGORITHMS],
 )
 def test_backends_agree_with_augmentation(algo: str):
-    """Every loss, every array at the end, and the matrix; and training is not as it was."""
+    """Losses, final arrays and the matrix agree, and differ from training without augmentation."""
     case = suited(algo, Case(SHORT))
     torch, jax = (run(algo, backend, **case.spec) for backend in BACKENDS)
     assert_same_run(jax, torch, case.tolerance)
@@ -207,7 +207,7 @@ def test_chunks_of_another_length_see_the_same_augmentation(backend: str):
 
 
 def test_off_is_as_if_there_were_none(monkeypatch: pytest.MonkeyPatch):
-    """No plan arrays; and offsets that change nothing give the same bits."""
+    """There are no plan arrays, and offsets that change nothing give the same bits."""
     batches = Batches()
     run("er", "torch", callbacks=[batches], training={"epochs_per_task": 1})
     assert not any(name.startswith("augment") for name in batches.plans[0])
@@ -224,7 +224,7 @@ def test_off_is_as_if_there_were_none(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_batch_order_and_memory_are_those_without():
-    """Same rows, reads and writes; the memory holds stored images, not augmented ones."""
+    """Plan arrays are the same, and the memory holds stored images, not augmented ones."""
 
     class Memory(Batches):
         def on_after_task(self, run: Run) -> None:
@@ -247,7 +247,7 @@ def test_batch_order_and_memory_are_those_without():
 
 @jax_in_full
 def test_evaluation_and_own_passes_see_stored_images(backend: str):
-    """Weights that stay where they are: EWC's Fisher and the matrix are the same."""
+    """With constant weights, EWC's Fisher and the matrix do not change."""
     still = {"optimizer_options": {"lr": 1e-12}, "training": {"epochs_per_task": 1}}
     plain, changed = (
         run("ewc", backend, stream={"samples_per_task": 45, **options}, **still)
@@ -269,7 +269,7 @@ def test_bad_values_are_refused():
 
 
 def test_the_stream_of_batch_order_is_another():
-    """Positions in the stream "data" are (task, epoch), La-MAML's and augmentation's."""
+    """Batch order, La-MAML and augmentation use different positions in the stream "data"."""
     streams = RandomStreams(0)
     positions = [(1, 1), (1, 1, 1), (1, 1, AUGMENTATION, 0), (1, 1, AUGMENTATION, 1)]
     first = [streams.generator("data", *p).integers(2**62) for p in positions]

@@ -76,13 +76,13 @@ def no_home(*_: object) -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
-def test_torch_is_told(home: Path):
+def test_torch_uses_the_folder(home: Path):
     """By its own variable, which the processes that compile read as well."""
     of_torch.keep_programs()
     assert os.environ[VARIABLES["torch"]] == compilation_cache("torch")
 
 
-def test_jax_is_told(home: Path):
+def test_jax_uses_the_folder(home: Path):
     """When an engine starts."""
     import jax
 

@@ -22,13 +22,13 @@ class State(NamedTuple):
 
 
 def accumulate(x: Any, state: State, rate: Any) -> tuple[State, Any]:
-    """Return a new total, change what is kept in place, and leave one thing as it is."""
+    """Return a new total, change `kept` in place and leave one entry of it unchanged."""
     state.kept["sum"].add_(x.sum())
     return State(state.total + rate * x.sum(), state.kept), x * rate
 
 
 def walk(program: Any) -> tuple[list[float], list[Any]]:
-    """Call a program with arguments of two shapes and other numbers each time."""
+    """Call a program many times, with arguments of two shapes and changing values."""
     state = State(torch.zeros(()), {"sum": torch.zeros(()), "none": None})
     seen, results = [], []
     for n in range(24):
@@ -39,8 +39,8 @@ def walk(program: Any) -> tuple[list[float], list[Any]]:
     return seen, results
 
 
-def test_the_stand_in_reads_where_arrays_were_and_does_nothing_at_first():
-    """As a CUDA graph does, else these tests would show nothing."""
+def test_the_imitation_reads_the_same_arrays_and_changes_nothing_while_capturing():
+    """It behaves like a CUDA graph; otherwise these tests would prove nothing."""
     place = {"x": torch.ones(2), "count": torch.zeros(())}
     replay = capture(lambda: place["x"] * place["count"].add_(1))
     assert float(place["count"]) == 0
@@ -53,8 +53,8 @@ def test_the_stand_in_reads_where_arrays_were_and_does_nothing_at_first():
 
 
 @pytest.mark.parametrize("waits", ["item", "mask", "assign"])
-def test_the_stand_in_refuses_what_waits_for_the_device(waits: str):
-    """As a CUDA graph does."""
+def test_the_imitation_refuses_operations_that_wait_for_the_device(waits: str):
+    """Like a CUDA graph."""
     x = torch.arange(3.0)
     ways = {"item": lambda: float(x[0]), "mask": lambda: x[x > 1]}
     ways["assign"] = lambda: x.__setitem__(x > 1, torch.zeros(()))
@@ -62,8 +62,8 @@ def test_the_stand_in_refuses_what_waits_for_the_device(waits: str):
         capture(ways[waits])
 
 
-def test_replays_give_what_calls_give():
-    """Whatever changes is an argument; what was given out stays as it was."""
+def test_replays_equal_calls():
+    """Changing values are arguments, and later replays do not change earlier results."""
     calls: list[int] = []
 
     def counted(x: Any, *rest: Any) -> Any:
@@ -76,24 +76,24 @@ def test_replays_give_what_calls_give():
     assert found == expected
     assert all((a == b).all() for a, b in zip(results, others, strict=True))
     assert program.has_captured
-    before = of_torch.CALLS_BEFORE
-    assert calls == [3, 4] * (before + 1)  # each shape is called so often, and captured once
+    before = of_torch.WARMUP_CALLS
+    assert calls == [3, 4] * (before + 1)  # warm-up calls of each shape, then one capture
 
 
-def test_what_was_captured_is_forgotten():
-    """A chunk's hooks may put another array where the program reads it."""
+def test_clear_drops_captured_calls():
+    """After `clear` a program reads arrays that hooks have replaced."""
     place = {"x": torch.ones(2)}
     program = of_torch.CapturedProgram(lambda y: place["x"] * y, capture)
     for x in (1.0, 7.0):
         place["x"] = torch.full((2,), x)
-        program.forget()
+        program.clear()
         for y in range(12):
             assert program(torch.full((2,), float(y))).tolist() == [x * y, x * y]
     assert program.has_captured
 
 
-def test_an_array_may_come_back_in_another_s_place():
-    """A call gives back what it was given, the other way round."""
+def test_arguments_may_be_swapped():
+    """The program returns its two arguments in the opposite order."""
 
     def turned(x: Any, y: Any) -> tuple[Any, Any]:
         x.add_(1)
@@ -109,15 +109,15 @@ def test_an_array_may_come_back_in_another_s_place():
 
 
 def test_arrays_on_two_devices_are_not_captured():
-    """A CUDA graph would repeat what the host made of them at first."""
+    """A CUDA graph would treat values computed on the host as constants."""
     program = of_torch.CapturedProgram(lambda *_: 1, capture)
     for _ in range(12):
         program(torch.ones(2), torch.ones((), device="meta"))
     assert not program.has_captured
 
 
-def test_what_cannot_be_captured_is_called(capsys: pytest.CaptureFixture[str]):
-    """With one warning."""
+def test_a_program_that_cannot_be_captured_is_called(capsys: pytest.CaptureFixture[str]):
+    """There is one warning."""
 
     def refuse(call: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
@@ -131,7 +131,7 @@ def test_what_cannot_be_captured_is_called(capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have torch compile nothing, and calls captured from a shape's second on; count captures."""
+    """Turn compilation off, capture calls after one with the same shapes, and count captures."""
     from seqrun.training.engine import torch as engine
 
     counted: list[int] = []
@@ -147,8 +147,8 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def lengths(self, steps: int) -> list[int]:
             return [2] * (steps // 2) + [1] * (steps % 2)
 
-    monkeypatch.setattr(of_torch, "CALLS_BEFORE", 1)
-    # As compiled updates are: a learning rate that is an array, and Adam's counts on the device.
+    monkeypatch.setattr(of_torch, "WARMUP_CALLS", 1)
+    # As in compiled updates: the learning rate is an array, and Adam's counts are on the device.
     monkeypatch.setattr(of_torch.torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setattr(of_torch.torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(engine, "CompiledSteps", Steps)
@@ -161,22 +161,22 @@ COMPILED = [algo for algo in ALGORITHMS if algorithm_class(algo, "torch").is_com
 @pytest.mark.parametrize(
     ("algo", "optimizer"), [*((algo, "sgd") for algo in COMPILED), ("naive", "adam")]
 )
-def test_every_algorithm_s_steps_may_be_captured(
+def test_steps_of_every_algorithm_can_be_captured(
     algo: str, optimizer: str, captured: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    """To the bit: what they read besides their arguments stays where it is within a chunk."""
+    """Results are equal to the bit: other arrays that steps read keep their address in a chunk."""
     stream: dict[str, Any] = {"benchmark": "rotated_digits"}
     if not admits(algo, stream):
         stream = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
     stream["optimizer"] = optimizer
     stream["optimizer_options"] = {"momentum": 0.9} if optimizer == "sgd" else {}
     if algo == "stable_sgd":
-        stream["dropout"] = None  # with it, an engine would not have calls captured
+        stream["dropout"] = None  # with dropout an engine does not capture calls
     how = {"compile": "always", "chunk_steps": 8}
     found = run(algo, "torch", **stream, training=how)
     assert len(captured) >= 3
     assert found.algorithm.engine.execution["cuda_graphs"] is True
-    monkeypatch.setattr(of_torch, "CALLS_BEFORE", 10**9)
+    monkeypatch.setattr(of_torch, "WARMUP_CALLS", 10**9)
     plain = run(algo, "torch", **stream, training=how)
     assert plain.algorithm.engine.execution["cuda_graphs"] is False
     np.testing.assert_array_equal(found.losses, plain.losses)

@@ -1,4 +1,4 @@
-"""Compiled steps on PyTorch: which ones, by which rule, and with the same numbers."""
+"""Compiled steps on PyTorch: the rule, and that the numbers stay the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EAGER = {"training": {"compile": "never", "chunk_steps": 8}}
 
 
 def test_a_compiled_run_from_the_command_line(tmp_path: Path):
-    """Says that it was compiled, and has the losses of one that was not."""
+    """The record says that the run was compiled, and its losses equal those of an eager run."""
     losses = {}
     for how in ("always", "never"):
         command = [sys.executable, "run.py", "algo=naive", "benchmark.samples_per_task=105"]
@@ -44,7 +44,7 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
 
 
 def test_a_run_tells_torch_in_time(tmp_path: Path):
-    """Before its compiler is imported, which settles the folder: in a process of its own."""
+    """The cache folder is set before torch's compiler is imported, which reads it once."""
     code = """
 import os
 from experiments import run
@@ -69,7 +69,7 @@ print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 def test_preparing_to_compile_counts_as_compiling(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """Importing torch's compiler takes seconds, which are not training's."""
+    """Importing torch's compiler takes seconds that do not count as training."""
     from seqrun.training.engine import torch as engine
 
     class Prepared(counted):  # type: ignore[misc,valid-type]
@@ -83,7 +83,7 @@ def test_preparing_to_compile_counts_as_compiling(
 
 
 def test_compiling_again_for_one_shape_is_counted():
-    """As when an algorithm's second task computes something else on batches of the same size."""
+    """Such as when the second task computes something else on batches of the same size."""
     torch = of_torch.torch
     network = of_torch.CompiledNetwork(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()))
     x = torch.ones(4, 3)
@@ -95,8 +95,8 @@ def test_compiling_again_for_one_shape_is_counted():
     assert 0 < seconds[0] == seconds[1] < seconds[2] == seconds[3]
 
 
-def test_each_task_s_scalars_reach_the_program(monkeypatch: pytest.MonkeyPatch):
-    """As arguments: Stable SGD's learning rate, LFL's factor, and others, change with the task."""
+def test_scalars_of_each_task_are_arguments_of_the_program(monkeypatch: pytest.MonkeyPatch):
+    """Stable SGD's learning rate, LFL's factor and others change with the task."""
     steps = of_torch.CompiledSteps(lambda *_: None, {"momentum"})
     monkeypatch.setattr(steps, "_call", lambda args, plain: args[-1])
     for lr in (0.1, 0.1, 0.05, 0.1):
@@ -107,8 +107,8 @@ def test_each_task_s_scalars_reach_the_program(monkeypatch: pytest.MonkeyPatch):
     steps.close()
 
 
-def test_another_coefficient_needs_no_other_program():
-    """Nor does another learning rate: a grid compiles once."""
+def test_another_coefficient_does_not_recompile():
+    """A learning rate does not either: a grid compiles once."""
     steps = of_torch.CompiledSteps(lambda x, *rest: x * rest[-1]["penalty"])
     found, seconds = [], []
     for penalty in (2.0, 3.0):
@@ -120,8 +120,8 @@ def test_another_coefficient_needs_no_other_program():
 
 
 @pytest.mark.ci
-def test_adam_s_steps_are_compiled():
-    """Its update, given a learning rate that is an array, has a way of its own."""
+def test_steps_with_adam_are_compiled():
+    """torch computes Adam's update differently if the learning rate is an array."""
     with_adam = {"optimizer": "adam", "optimizer_options": {"weight_decay": 0.01}}
     eager, compiled = (run("naive", "torch", **with_adam, **how) for how in (EAGER, ALWAYS))
     assert compiled.algorithm.engine.execution["compiled"] == "steps"
@@ -135,8 +135,8 @@ def test_adam_s_steps_are_compiled():
     "algo",
     [algo for algo in ALGORITHMS if algo != "lamaml"],  # its unrolled steps take minutes
 )
-def test_numbers_are_those_of_eager_steps(algo: str):
-    """Every loss, parameter and state, to float32 rounding over 54 steps, as between twins."""
+def test_numbers_equal_those_of_eager_steps(algo: str):
+    """Every loss, parameter and state is equal up to float32 rounding over 54 steps."""
     network = {"backbone": {"width": 16, "dropout": 0.2 if algo == "naive" else 0.0}}
     stream: dict[str, Any] = {"benchmark": "rotated_digits"}
     if not admits(algo, {"benchmark": "rotated_digits"}):
@@ -161,7 +161,7 @@ CONVOLVES: dict[str, Any] = {
 @pytest.mark.ci
 @pytest.mark.parametrize("algo", ["naive", pytest.param("er", marks=pytest.mark.full)])
 def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
-    """Gives eager steps' losses, weights and statistics, with the same dropout."""
+    """Losses, weights and statistics equal those of eager steps, with the same dropout."""
     monkeypatch.setattr(compiling, "WORTH_LESS_THAN", 0)
     eager, compiled = (
         run(algo, "torch", **CONVOLVES, training={"chunk_steps": 2, "compile": how})
@@ -173,8 +173,8 @@ def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-4, err_msg=name)
 
 
-def test_what_calls_a_compiled_network(monkeypatch: pytest.MonkeyPatch):
-    """Training steps of full batches, 4 a task; no partial one, no test, no Fisher pass."""
+def test_which_passes_call_a_compiled_network(monkeypatch: pytest.MonkeyPatch):
+    """Only training steps on full batches do, 4 per task; no partial batch, test or Fisher pass."""
     from seqrun.training.engine import torch as engine
 
     calls = []
@@ -193,8 +193,8 @@ def test_what_calls_a_compiled_network(monkeypatch: pytest.MonkeyPatch):
     assert trace.algorithm.engine.network is trace.algorithm.module
 
 
-def test_one_run_s_end_leaves_another_its_settings():
-    """Without them its next shape would not compile, and the rest of it would run eagerly."""
+def test_closing_one_program_keeps_the_settings_of_another():
+    """Without them the other program could not compile its next shape."""
     import torch._dynamo as dynamo
 
     before = dynamo.config.trace_autograd_ops
@@ -207,7 +207,7 @@ def test_one_run_s_end_leaves_another_its_settings():
 
 
 class Counted(of_torch.CompiledSteps):
-    """Stands for a compiled program and counts its calls."""
+    """Stands in for a compiled program and counts its calls."""
 
     calls: list[tuple[int, int]]
     told: ClassVar[list[tuple[set[str], dict[str, Any]]]] = []
@@ -230,7 +230,7 @@ class Counted(of_torch.CompiledSteps):
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
-    """Put it in the compiled program's place."""
+    """Replace the compiled program by a Counted one."""
     from seqrun.training.engine import torch as engine
 
     Counted.calls = []
@@ -238,8 +238,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     return Counted
 
 
-def test_the_optimizer_s_scalars_but_its_rate_are_constants(counted: type[Counted]):
-    """Its rate changes from task to task; and on a CPU nothing is captured."""
+def test_scalars_of_the_optimizer_except_lr_are_constants(counted: type[Counted]):
+    """The learning rate changes from task to task. On a CPU nothing is captured."""
     run("ewc", "torch", training={"compile": "always", "epochs_per_task": 1})
     options = {"device": of_torch.torch.device("cpu"), "capture": None}
     assert counted.told[-1] == ({"momentum", "weight_decay"}, options)
@@ -249,7 +249,7 @@ def test_the_optimizer_s_scalars_but_its_rate_are_constants(counted: type[Counte
 def test_calls_are_captured_on_a_gpu(
     noise: float, counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """But for networks that draw noise."""
+    """Except for networks that draw noise."""
     from seqrun.training.engine import torch as engine
 
     algorithm = build("naive", "torch", backbone={"dropout": noise}, **ALWAYS)
@@ -261,20 +261,20 @@ def test_calls_are_captured_on_a_gpu(
     assert counted.told[-1][1]["capture"] is (None if noise else of_torch.capture_graph)
 
 
-def test_stretches_shorter_than_a_chunk_stay_eager(counted: type[Counted]):
-    """8 full batches of 10 are compiled, the last of 5 is not."""
+def test_segments_shorter_than_a_chunk_stay_eager(counted: type[Counted]):
+    """The 8 full batches of 10 are compiled, the last batch of 5 is not."""
     run("naive", "torch", training={"compile": "always", "chunk_steps": 8, "epochs_per_task": 1})
     assert counted.calls == [(8, 10)] * 3
 
 
-def test_what_is_left_of_a_chunk_runs_singly(counted: type[Counted]):
-    """Chunks of 3, 3 and 2 steps."""
+def test_the_remainder_of_a_chunk_runs_step_by_step(counted: type[Counted]):
+    """Chunks have 3, 3 and 2 steps."""
     run("naive", "torch", training={"compile": "always", "chunk_steps": 3, "epochs_per_task": 1})
     assert counted.calls == [(1, 10)] * 24
 
 
-def test_a_look_between_compiled_steps_is_refused():
-    """It would cut programs of 8 steps and so change the last bits of what it only looks at."""
+def test_observing_between_compiled_steps_is_refused():
+    """It would split programs of 8 steps, which changes the last bits of the numbers."""
 
     class Looking(BaseCallback):
         every_n_steps = 5
@@ -286,10 +286,10 @@ def test_a_look_between_compiled_steps_is_refused():
         run("naive", "torch", callbacks=[Looking()], training={"compile": "always"})
 
 
-def test_a_look_between_steps_leaves_them_uncompiled(
+def test_observing_between_steps_keeps_them_eager(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """By the rule, which is not to refuse what nobody asked for."""
+    """With compile=auto such a callback turns compilation off instead of being refused."""
 
     class Looking(BaseCallback):
         every_n_steps = 5
@@ -303,13 +303,13 @@ def test_a_look_between_steps_leaves_them_uncompiled(
     assert trace.algorithm.engine.execution["compiled"] is False
 
 
-def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Counted]):
-    """It is host code, and would be called once for a program, or never."""
+def test_a_callback_with_step_hooks_keeps_steps_eager(counted: type[Counted]):
+    """It runs on the host and could not be called inside a program."""
     seen: list[float] = []
 
     class Seeing(BaseCallback):
         def on_after_backward(self, run: Run, step: Any) -> None:
-            """Note the loss."""
+            """Record the loss."""
             seen.append(float(step.loss))
 
     how = {"compile": "always", "chunk_steps": 8, "epochs_per_task": 1}
@@ -319,10 +319,10 @@ def test_a_callback_that_sees_every_step_leaves_them_uncompiled(counted: type[Co
     assert seen == [float(loss) for loss in trace.losses]
 
 
-def test_the_rule_is_of_planned_steps_and_work(
+def test_the_rule_depends_on_planned_steps_and_work(
     counted: type[Counted], monkeypatch: pytest.MonkeyPatch
 ):
-    """30,000 steps and a small network, or a GPU; convolutions for about ten minutes."""
+    """30,000 steps with a small network or on a GPU; ten minutes of training with convolutions."""
     for how, part in (
         ((30_000, 1_000_000, "cpu", False), "steps"),
         ((30_000, 1_000_000, "cpu", True), "steps"),
@@ -344,7 +344,7 @@ def test_the_rule_is_of_planned_steps_and_work(
 
 @pytest.fixture
 def only_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let the machine have clang++ and c++ alone, which torch does not look for by itself."""
+    """Let the machine have only clang++ and c++, which torch does not use by default."""
     from torch._inductor import config
     from torch._inductor.cpp_builder import cpp_compiler_search
 
@@ -361,17 +361,17 @@ def only_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 def test_without_a_compiler(only_others: Path, monkeypatch: pytest.MonkeyPatch):
-    """By the rule: eager; if told to compile: refused."""
+    """auto runs eagerly; always is refused."""
     monkeypatch.setattr(compiling, "WORTH_STEPS", 10)
     eager = run("naive", "torch", training={"chunk_steps": 3})
     assert not eager.algorithm.engine.execution["compiled"]
     algorithm = build("naive", "torch", **ALWAYS)
-    with pytest.raises(ConfigError, match="training.compile='always': there is no compiler"):
+    with pytest.raises(ConfigError, match="training.compile='always': needs a compiler"):
         algorithm.fit()
 
 
-def test_the_compiler_is_the_one_that_torch_would_take(only_others: Path):
-    """What CXX names, which torch reads when it is first imported."""
+def test_has_compiler_agrees_with_torch(only_others: Path):
+    """The compiler that CXX names, which torch reads when it is first imported."""
     from torch._inductor import config
 
     assert not of_torch.has_compiler("cpu")
@@ -380,8 +380,8 @@ def test_the_compiler_is_the_one_that_torch_would_take(only_others: Path):
         assert of_torch.has_compiler("cpu")
 
 
-def test_signals_wait_for_a_call():
-    """A compiler that Ctrl-C ends would leave half a program, and it would be kept."""
+def test_signals_are_blocked_during_a_call():
+    """Ctrl-C during compilation would leave a half-written program in the cache."""
     steps = of_torch.CompiledSteps(lambda *_: None)
     steps._program = lambda *_: signal.pthread_sigmask(signal.SIG_BLOCK, [])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -391,7 +391,7 @@ def test_signals_wait_for_a_call():
 
 
 @pytest.mark.ci
-def test_a_kept_program_that_a_kill_left_half_written(tmp_path: Path):
+def test_a_half_written_program_in_the_cache(tmp_path: Path):
     """It is compiled again."""
     command = [sys.executable, "run.py", "algo=naive", "benchmark.samples_per_task=105"]
     command += ["backbone.width=16", "benchmark.num_tasks=1", "training.chunk_steps=8"]
@@ -408,8 +408,8 @@ def test_a_kept_program_that_a_kill_left_half_written(tmp_path: Path):
         kept[0].write_bytes(kept[0].read_bytes()[:100])
 
 
-def test_why_something_cannot_be_compiled_is_said():
-    """What torch met too, since "observed exception" says nothing."""
+def test_the_reason_why_something_cannot_be_compiled():
+    """It has torch's debug context too, since "observed exception" alone says nothing."""
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("no such rate")
@@ -422,7 +422,7 @@ def test_why_something_cannot_be_compiled_is_said():
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):
-    """The running Fisher looks at a count: a warning and the record say so."""
+    """The running Fisher branches on a count: a warning and the record say so."""
     how = {"fisher_running": True}
     compiled, eager = (run("ewc", "torch", **how, **h) for h in (ALWAYS, EAGER))
     assert not compiled.algorithm.engine.execution["compiled"]

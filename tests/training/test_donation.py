@@ -1,4 +1,4 @@
-"""JAX writes each chunk's result over what it began with, but never over what somebody holds."""
+"""On JAX each chunk overwrites its input arrays, except those that other code holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE_STEP = {"chunk_steps": 1}
 
 
 class Watcher(BaseCallback):
-    """Keep what a run carried, by reading it as a callback would or behind its back."""
+    """Keep a run's arrays, read through the public property or through a private attribute."""
 
     def __init__(self, *, reads: bool) -> None:
         self.reads = reads
@@ -41,15 +41,15 @@ def trained(callback: Watcher, network: str = "mlp", algo: str = "naive") -> Any
     return algorithm
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])  # a chunk is a call; a step is one
-def test_a_chunk_is_written_over_what_it_began_with(network):
+@pytest.mark.parametrize("network", ["mlp", "cnn"])  # one call per chunk; one call per step
+def test_a_chunk_overwrites_its_input(network):
     callback = Watcher(reads=False)
     trained(callback, network)
-    # Each task's first chunk begins with a carry that hooks and checkpoints were handed.
+    # Hooks and checkpoints have read the input of each task's first chunk.
     assert callback.deleted.count(True) > len(callback.deleted) / 2
 
 
-def test_what_was_read_stays_as_it_was():
+def test_arrays_that_were_read_are_not_overwritten():
     callback = Watcher(reads=True)
     trained(callback)
     assert callback.deleted and not any(callback.deleted)

@@ -1,4 +1,4 @@
-"""Every event runs the algorithm's hook, the callbacks' hooks, itself, and the same after it."""
+"""Hooks of algorithms and callbacks: their order, and which arguments they get."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def recording(base: type, who: str, log: list, hooks: list[str]) -> type:
 @every_backend
 def test_hooks_run_in_the_documented_order(backend: str):
     log: list[tuple[str, str]] = []
-    # What a JAX algorithm writes into a list while being traced it writes once: its step hooks
-    # are checked below.
+    # Step hooks of a JAX algorithm write into the list only while they are traced: they are
+    # checked below.
     mine = [h for h in HOOKS if backend == "torch" or h.split("_", 2)[2] not in STEP_EVENTS]
     kind = recording(algorithm_class("naive", backend), "algorithm", log, mine)
     callbacks = [recording(BaseCallback, name, log, HOOKS)() for name in ("first", "second")]
@@ -80,8 +80,8 @@ def test_only_overridden_hooks_are_called(backend: str):
 
 
 @every_backend
-def test_callbacks_hooks_may_be_replaced(backend: str):
-    """An algorithm decides when callbacks see an event by overriding on_before_E_callbacks."""
+def test_an_algorithm_may_decide_when_hooks_of_callbacks_are_called(backend: str):
+    """It overrides on_before_<event>_callbacks."""
     log: list = []
     base = algorithm_class("naive", backend)
 
@@ -133,7 +133,7 @@ class PullToLastTask(BaseCallback):
 
 
 def as_subclass(backend: str) -> type:
-    """Return the same rule as a RegularizationAlgorithm whose importance is one."""
+    """Return the same method as a RegularizationAlgorithm whose importance is 1."""
     from importlib import import_module
 
     parent = import_module(f"seqrun.algorithms.regularization.{backend}").RegularizationAlgorithm
@@ -153,7 +153,7 @@ def as_subclass(backend: str) -> type:
 
 
 def test_an_algorithm_may_be_a_callback():
-    """On both backends, and equal to the same rule as a subclass."""
+    """It works on both backends and equals the same method written as a subclass."""
     spec = {"stream": {"samples_per_task": 45}, "training": {"epochs_per_task": 1}}
     traces = [run("naive", b, callbacks=[PullToLastTask(2.0)], **spec) for b in BACKENDS]
     traces += [run("naive", b, kind=as_subclass(b), **spec) for b in BACKENDS]
@@ -165,7 +165,7 @@ def test_an_algorithm_may_be_a_callback():
     assert abs(plain.losses - traces[0].losses).max() > 1e-3
 
 
-# ---- classes that were written for other hooks
+# ---- classes that override hooks of earlier versions
 
 
 def overriding(base: type, name: str, value: Any) -> type:
@@ -195,7 +195,7 @@ def overriding(base: type, name: str, value: Any) -> type:
         ("setup", lambda self: None, r"override on_before_setup\(self\)"),
     ],
 )
-def test_an_algorithm_of_the_old_kind_is_refused(backend: str, name: str, value: Any, remedy: str):
+def test_an_algorithm_with_old_hooks_is_refused(backend: str, name: str, value: Any, remedy: str):
     kind = overriding(algorithm_class("naive", backend), name, value)
     with pytest.raises(ConfigError, match=remedy):
         build("naive", backend, kind=kind, **SHORT)
@@ -209,19 +209,19 @@ def test_an_algorithm_of_the_old_kind_is_refused(backend: str, name: str, value:
         (
             "on_after_task",
             lambda self, algorithm: None,
-            r"must be on_after_task\(self, run\): a callback is given the run",
+            r"must be on_after_task\(self, run\): a callback gets the run",
         ),
         ("on_after_chunk", lambda self, run: None, r"must be on_after_chunk\(self, run, chunk\)"),
         ("export_state", lambda self, algorithm: {}, r"must be export_state\(self, run\)"),
     ],
 )
-def test_a_callback_of_the_old_kind_is_refused(name: str, value: Any, remedy: str):
+def test_a_callback_with_old_hooks_is_refused(name: str, value: Any, remedy: str):
     callback = overriding(BaseCallback, name, value)()
     with pytest.raises(ConfigError, match=remedy):
         build("naive", "torch", callbacks=[callback], **SHORT)
 
 
-def test_hooks_with_any_arguments_are_taken():
+def test_hooks_with_more_general_signatures_are_accepted():
     kind = overriding(algorithm_class("naive", "torch"), "on_after_task", lambda *args: None)
     hooks: list[Any] = [lambda self, *args: None, lambda self, run, **kw: None]
     hooks.append(lambda self, run, extra=1: None)

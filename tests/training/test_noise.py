@@ -1,4 +1,4 @@
-"""Dropout draws from a stream of its own, anew at every step."""
+"""Dropout has its own random stream and draws new numbers at every step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tiny import TinyBenchmark
 
 from seqrun.benchmarks import Dataset
 
-# One batch that holds the whole task, and weights that stay: only noise can change a loss.
+# One batch holds the whole task and weights are constant: only noise can change a loss.
 STILL = {
     "stream": {"num_tasks": 1, "samples_per_task": 10, "batch_size": 10},
     "optimizer_options": {"lr": 1e-12},
@@ -18,7 +18,7 @@ STILL = {
 
 @every_backend
 def test_every_step_has_noise_of_its_own(backend: str):
-    """Also from chunk to chunk: an epoch here is one."""
+    """Also in different chunks: here each epoch is one chunk."""
     plain = run("naive", backend, **STILL)
     np.testing.assert_allclose(plain.losses, plain.losses[0], rtol=1e-6)
     noisy = run("naive", backend, **STILL, backbone={"dropout": 0.5})
@@ -27,7 +27,7 @@ def test_every_step_has_noise_of_its_own(backend: str):
 
 @every_backend
 def test_noise_has_a_stream_of_its_own(backend: str):
-    """Its seed changes training with dropout, and nothing without; the run's seed changes it."""
+    """Its seed matters only with dropout, and by default it follows the run's seed."""
     for dropout in (0.0, 0.5):
         spec = STILL | {"backbone": {"dropout": dropout}}
         first, again, other = (
@@ -50,7 +50,7 @@ class OneImage(TinyBenchmark):
 
 @every_backend
 def test_noise_differs_within_a_chunk(backend: str):
-    """Eight steps of one chunk read the very same sample."""
+    """Eight steps of one chunk read the same sample."""
     recorder = LossRecorder()
     component("algo", "naive", backend)[0](
         benchmark=OneImage(num_tasks=1, batch_size=1),

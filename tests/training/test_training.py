@@ -1,4 +1,4 @@
-"""What a run trains on, measures, and leaves alone."""
+"""What a run trains on, what it measures and what it does not change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def digest(arrays: dict[str, np.ndarray], matrix: np.ndarray) -> str:
 
 @every_backend
 def test_a_partial_last_batch_is_trained_on_exactly(backend: str):
-    """7 samples in batches of 3 are 3 steps; the last one's loss is its one sample's."""
+    """7 samples in batches of 3 give 3 steps; the loss of the last is that of one sample."""
     streams, benchmark = RandomStreams(0), TinyBenchmark(num_tasks=1)
     benchmark.prepare(streams)
     data = benchmark.task_data(1)
@@ -109,7 +109,7 @@ def test_another_process_gives_the_same_bits(backend: str):
 
 @every_backend
 def test_chunks_of_another_length_change_nothing(backend: str):
-    """To the bit on PyTorch; JAX compiles another program: to rounding."""
+    """Equal to the bit on PyTorch; up to rounding on JAX, which compiles another program."""
     plain = shared_run("ewc", backend)
     cut = run("ewc", backend, training={"epochs_per_task": 2, "chunk_steps": 3})
     tolerance = 0.0 if backend == "torch" else 1e-5
@@ -132,7 +132,7 @@ def test_torchs_global_generator_is_left_alone():
 
 @every_backend
 def test_dropout_trains_and_does_not_evaluate(backend: str):
-    """Dropout changes training; evaluating the same weights with or without it is the same."""
+    """Dropout changes training but not the evaluation of the same weights."""
     plain, dropped = (
         run("naive", backend, backbone={"dropout": p}, training={"epochs_per_task": 1})
         for p in (0.0, 0.5)
@@ -184,7 +184,7 @@ def test_learning_rate_schedule():
 
 @every_backend
 def test_the_learning_rate_reaches_the_optimizer(backend: str):
-    """With lr_min = 0 and a tiny gamma, tasks after the first leave the weights alone."""
+    """With lr_min = 0 and a tiny gamma, tasks after the first do not change the weights."""
     spec = {"training": {"epochs_per_task": 1, "lr_decay": 1e-12}}
     trace = run("naive", backend, **spec)
     first = run("naive", backend, **spec, stream={"num_tasks": 1})
@@ -213,7 +213,7 @@ def test_when_the_optimizer_starts_afresh(backend: str):
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="backbone=mlp: is of backend jax"):
+    with pytest.raises(ConfigError, match="backbone=mlp: is for backend jax"):
         naive(
             "torch",
             benchmark=TinyBenchmark(),
@@ -228,7 +228,7 @@ def test_parts_that_do_not_fit_are_refused():
 
 
 def test_fixed_rules():
-    """Chunks and threads are functions of shapes alone."""
+    """Lengths of chunks and numbers of threads depend only on shapes."""
     w1 = (784 * 256 + 256 * 256 + 256 * 10) * 10
     assert chunk_rule(w1, 4 * 784 * 10) == 1000
     assert chunk_rule(10**9, 4 * 3072 * 10) == 3
@@ -239,7 +239,7 @@ def test_fixed_rules():
 
 @pytest.mark.parametrize("sizes", [[10, 40, 25], [85, 1, 2]])
 def test_a_batch_size_per_task(sizes: list[int]):
-    """Each task's batches have its own size, the last what is left; the twins agree."""
+    """Each task has its own batch size, with a partial last batch; both backends agree."""
     runs = [run("naive", b, stream={"batch_size": sizes}) for b in ("torch", "jax")]
     for one in runs:
         assert one.algorithm.progress.global_step == one.algorithm.engine.total_steps
@@ -259,13 +259,13 @@ def test_a_batch_size_per_task(sizes: list[int]):
     ],
 )
 def test_refuses_batch_sizes(sizes: Any, said: str):
-    """One message each."""
+    """Each has its own message."""
     with pytest.raises(ConfigError, match=said):
         build("naive", "torch", stream={"batch_size": sizes})
 
 
 def test_denormal_numbers_are_zero_in_steps_and_nowhere_else():
-    """On PyTorch; neither a callback, nor what follows a run that failed, sees the setting."""
+    """On PyTorch. The setting does not affect callbacks or code after a failed run."""
     import torch
 
     def flushed() -> bool:

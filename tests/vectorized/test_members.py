@@ -43,8 +43,8 @@ def assert_seeds(algo: str, specs: list[dict[str, Any]]) -> list[Any]:
     traces = train(algo, specs, ensemble)
     assert_like_single(algo, specs, traces, TOLERANCE)
     assert together(ensemble) == 3
-    assert all(ensemble._alike.values())
-    assert {key[0][0] for key in ensemble._programs} == {key[0] for key in ensemble._alike}
+    assert all(ensemble._same_function.values())
+    assert {key[0][0] for key in ensemble._programs} == {key[0] for key in ensemble._same_function}
     return traces
 
 
@@ -99,7 +99,7 @@ def test_every_option_that_may_differ(algo: str):
         spec |= {"optimizer_options": options, "training": training}
     ensemble = Ensemble()
     traces = train(algo, specs, ensemble)
-    assert all(ensemble._alike.values())
+    assert all(ensemble._same_function.values())
     assert together(ensemble) == len(specs)
     assert_like_single(algo, specs, traces, TOLERANCE)
     network = ("params/", "kept/")

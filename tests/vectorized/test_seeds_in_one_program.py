@@ -93,20 +93,20 @@ def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     from seqrun.plan import Chunk
     from seqrun.training.trainer import Trainer
 
-    original = Trainer._refuse_divergence
+    original = Trainer._check_losses
 
     def refuse(self: Trainer, chunk: Chunk, losses: Any) -> None:
         if self.algorithm.seed == 1:
             raise RuntimeError("the disk is full")
         original(self, chunk, losses)
 
-    monkeypatch.setattr(Trainer, "_refuse_divergence", refuse)
+    monkeypatch.setattr(Trainer, "_check_losses", refuse)
     with pytest.raises(SeedFailed, match="seed 1: RuntimeError: the disk is full"):
         run_experiment(config("vmap"), tmp_path / "cut")
     found = record(tmp_path / "cut")
-    assert found["status"] == "failed" and "_refuse_divergence" in found["error"]["traceback"]
+    assert found["status"] == "failed" and "_check_losses" in found["error"]["traceback"]
     assert [run["completed"] for run in found["runs"]] == [True, False, True]
-    monkeypatch.setattr(Trainer, "_refuse_divergence", original)
+    monkeypatch.setattr(Trainer, "_check_losses", original)
     run_experiment(config("vmap"), tmp_path / "cut")
     run_experiment(config("sequential"), tmp_path / "whole")
     assert_same_record(tmp_path / "cut", tmp_path / "whole")

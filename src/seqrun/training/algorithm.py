@@ -1,4 +1,4 @@
-"""BaseAlgorithm: a method, its parts, and what it overrides."""
+"""BaseAlgorithm: the base class of all methods."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from seqrun.training.engine.base import Engine
 from seqrun.training.options import TrainingOptions
 from seqrun.training.step import Losses, Step
 
-MOST_TASKS = 10_000
-# What could be overridden by another name before: a class that still does is refused.
-RENAMED_OF_ALGORITHMS = {
+MAX_TASKS = 10_000
+# Names from earlier versions and what replaced them: a class that still has one is refused.
+RENAMED_IN_ALGORITHMS = {
     "training_loss": "losses(self, step), which returns Losses(task, total, logits)",
     "training_step": "on_before_training_step(self, step) or on_after_training_step(self, step)",
     "setup": "on_before_setup(self) or on_after_setup(self)",
@@ -41,24 +41,25 @@ RENAMED_OF_ALGORITHMS = {
     "initial_kept": "initial_persistent_state(self)",
     "evaluation_reads": "evaluation_arrays(self, task)",
 }
-RENAMED_OF_CALLBACKS = {
+RENAMED_IN_CALLBACKS = {
     "pause_every": "every_n_steps",
     "on_pause": "on_every_n_steps(self, run, step)",
 }
-STATE_OF_CALLBACKS = ("export_state", "check_state", "import_state")
+CALLBACK_STATE_METHODS = ("export_state", "check_state", "import_state")
 
 
 class NoState(NamedTuple):
-    """The state of an algorithm that keeps nothing between steps."""
+    """The state of an algorithm that carries nothing from step to step."""
 
 
 @dataclass(kw_only=True, eq=False)
 class BaseAlgorithm(ABC):
     """Train a backbone over a benchmark's stream of tasks.
 
-    A method subclasses PyTorchBaseAlgorithm or JaxBaseAlgorithm and overrides `losses`. What is
-    not a loss goes into hooks of the same names as the callbacks' (see BaseCallback), without
-    their argument `run`: at every event the algorithm's own hook comes first.
+    A method subclasses PyTorchBaseAlgorithm or JaxBaseAlgorithm and overrides `losses`. Everything
+    that is not a loss goes into hooks. They have the names of the callbacks' hooks (see
+    BaseCallback), but no argument `run`. At every event the algorithm's hook runs before those of
+    the callbacks.
 
     Args:
         benchmark: the stream.
@@ -66,24 +67,24 @@ class BaseAlgorithm(ABC):
         callbacks, loggers: run in the order given.
         training: epochs, schedule, clipping and evaluation.
         seed: root of every random stream, >= 0.
-        streams: random stream -> seed of its own (see seqrun.plan.STREAMS).
+        streams: name of a random stream -> its own seed (see seqrun.plan.STREAMS).
         device: "auto", "cpu" or "cuda".
-        num_threads: CPU threads, >= 1; None = by the engine's fixed rule.
-        run_dir: where loggers keep files; None = nowhere.
+        num_threads: CPU threads, >= 1; None = the engine's fixed rule.
+        run_dir: the run directory, where loggers write files; None = the run has none.
         config: the resolved configuration, for records only.
         config_hash: identifies the experiment in its checkpoints.
 
     Attributes:
         engine: runs the steps on the device.
-        progress: where the run stands and what it has measured.
-        random: every random decision is drawn from it.
-        replay_dataset: on the host, what plan indices point into; the first `num_current` samples
-            are the current task's training data.
+        progress: counters, measurements and timing of the run.
+        random: source of every random decision.
+        replay_dataset: the dataset on the host that plan indices point into; its first
+            `num_current` samples are the current task's training data.
         persistent: see `initial_persistent_state`.
         dispatch: calls a hook of all callbacks; set by the Trainer.
 
     Raises:
-        ConfigError: parts that do not fit together.
+        ConfigError: the parts do not fit together.
     """
 
     benchmark: BaseBenchmark
@@ -105,26 +106,27 @@ class BaseAlgorithm(ABC):
     engine_type: ClassVar[type[Engine]]
     numerics: ClassVar[Numerics] = 1
     hparam_names: ClassVar[tuple[str, ...]] = ()
-    """Arguments, numbers, that enter the arithmetic of a step: `step.hparams` has them."""
+    """Numeric arguments that enter the arithmetic of a step, by way of `step.hparams`."""
     vectorizable: ClassVar[tuple[str, ...]] = ()
-    """Arguments, numbers, in whose values runs may differ that share their compiled programs.
+    """Numeric arguments whose values may differ between runs that share compiled programs.
 
-    Such a value reaches compiled code as an argument (`hparams`, or data and state that it made)
-    and is never read while one is traced, but for being None or 0, which keeps runs apart.
+    Compiled code gets such a value as an argument (in `hparams`, or in data and state made from it)
+    and never reads it while it is traced. It may only check for None or 0: runs that differ in this
+    share no program.
     """
     batch_names: ClassVar[tuple[str, ...]] = ("index",)
-    """Plan arrays that are rows of the replay dataset: `step.batches` holds their samples.
+    """Plan arrays of row indices into the replay dataset: `step.batches` holds their samples.
 
-    These samples are augmented, if the benchmark says so; `step.dataset` is as it is stored.
+    If the benchmark asks for augmentation, these samples are augmented; `step.dataset` never is.
     """
     steps_per_batch: int = field(init=False, default=1, repr=False)
-    """Training steps that are planned for each batch of the current task."""
+    """Training steps on each batch of the current task."""
     is_compilable: ClassVar[bool] = True
     """Whether a step is short enough for PyTorch to compile as one program."""
     scenarios: ClassVar[tuple[str, ...]] = SCENARIOS
-    """Scenarios that the algorithm can work in."""
+    """Scenarios that the algorithm supports."""
     scenarios_reason: ClassVar[str] = ""
-    """Why not in the others."""
+    """Why it does not support the others."""
 
     engine: Engine = field(init=False, repr=False)
     progress: Progress = field(init=False, repr=False)
@@ -138,30 +140,30 @@ class BaseAlgorithm(ABC):
         for part, value in (("backbone", self.backbone), ("optimizer", self.optimizer)):
             if value.backend != self.backend:
                 raise ConfigError(
-                    f"{part}={value.name}: is of backend {value.backend}, "
-                    f"the algorithm {self.name} of backend {self.backend}"
+                    f"{part}={value.name}: is for backend {value.backend}, but the algorithm "
+                    f"{self.name} is for backend {self.backend}"
                 )
         if self.benchmark.scenario not in self.scenarios:
             raise ConfigError(
                 f"benchmark.scenario={self.benchmark.scenario!r}: must be "
                 f"{' or '.join(self.scenarios)} with algo={self.name}, {self.scenarios_reason}"
             )
-        if self.benchmark.knows("input_shape"):  # else it is known after `prepare`
+        if self.benchmark.knows("input_shape"):  # otherwise it is known after `prepare`
             self.backbone.check_input(self.benchmark.input_shape)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.num_threads is not None:
             whole("num_threads", self.num_threads, 1)
-        if self.num_tasks > MOST_TASKS:
+        if self.num_tasks > MAX_TASKS:
             raise ConfigError(
-                f"benchmark.num_tasks={self.num_tasks}: must be at most {MOST_TASKS}, for the "
-                "accuracy matrix has its square of entries"
+                f"benchmark.num_tasks={self.num_tasks}: must be at most {MAX_TASKS}, because the "
+                "size of the accuracy matrix is its square"
             )
         self.training.check_tasks(self.num_tasks)
         self.random = RandomStreams(self.seed, self.streams)
         self.progress = Progress.start(
             self.num_tasks, task_aware=self.benchmark.scenario == "class"
         )
-        self.engine = self.engine_type(self)  # type: ignore[call-arg]  # Engine takes none
+        self.engine = self.engine_type(self)  # type: ignore[call-arg]  # subclasses take it
         check_overrides(type(self))
         for callback in self.callbacks:
             check_overrides(type(callback))
@@ -172,17 +174,17 @@ class BaseAlgorithm(ABC):
         """Train over the whole stream and return the record.
 
         Args:
-            resume_from: where a run of this very experiment stood; None = from the beginning.
+            resume_from: a checkpoint of the same experiment; None = start from the beginning.
 
         Raises:
             TrainingDiverged: the loss, or a parameter at a task's end, became NaN or infinite.
         """
 
-    # ---- what a method overrides, besides the hooks; arrays are those of its framework
+    # ---- overridden by methods, in addition to the hooks; arrays are the framework's own
 
     @abstractmethod
     def losses(self, step: Step) -> Losses:
-        """Return the step's task loss, the loss whose gradient is taken, and the logits."""
+        """Return the step's task loss, the total loss to differentiate, and the logits."""
 
     @abstractmethod
     def backward(self, step: Step) -> None:
@@ -190,38 +192,39 @@ class BaseAlgorithm(ABC):
 
     @abstractmethod
     def optimizer_step(self, step: Step) -> None:
-        """Clip `step.gradients` and move `step.params`."""
+        """Clip `step.gradients` and update `step.params`."""
 
     def build_module(self) -> Any:
-        """Return the network with all that trains: the backbone's, or one that holds it."""
+        """Return the module with everything that is trained: the backbone's, or one around it."""
         return self.backbone.build(self.benchmark.input_shape, self.benchmark.num_classes)
 
     def initial_state(self) -> Any:
-        """Return the NamedTuple that the run starts with; steps read it and replace it."""
+        """Return the algorithm's state at the start of the run, a NamedTuple that steps replace."""
         return NoState()
 
     def initial_persistent_state(self) -> Any:
-        """Return the NamedTuple of what lives on the device but no training step reads, or None.
+        """Return a NamedTuple of arrays on the device that no training step reads, or None.
 
-        It is carried from task to task, as "kept/..." in checkpoints, and costs a step nothing.
+        It is carried from task to task and stored as "kept/..." in checkpoints. It does not slow
+        down the steps.
         """
         return None
 
     def trained_tasks(self) -> range:
-        """Return the tasks (1-based) that are trained on, with a row of the matrix after each."""
+        """Return the tasks (1-based) to train on; a row of the matrix is measured after each."""
         return range(1, self.num_tasks + 1)
 
     @property
     def trains_on_task_alone(self) -> bool:
-        """Whether the batches of `index` are of the current task's samples and of no others."""
+        """Whether the batches of `index` hold samples of the current task only."""
         return True
 
     def training_data(self, task: int) -> Dataset:
-        """Return the samples that `task` is trained on."""
+        """Return the training samples of `task`."""
         return self.benchmark.task_data(task, "train")
 
     def make_replay_dataset(self, data: Dataset) -> Dataset:
-        """Return what the task's plan indices point into: `data`, then what else may be read."""
+        """Return the dataset that plan indices point into: `data`, then other samples to read."""
         return data
 
     def training_size(self, task: int) -> int:
@@ -229,17 +232,17 @@ class BaseAlgorithm(ABC):
         return self.benchmark.task_size(task, "train")
 
     def plan_epoch(self, task: int, epoch: int, num_samples: int) -> list[dict[str, np.ndarray]]:
-        """Return the epoch's plan arrays: parts with batches of one shape."""
+        """Return the epoch's plan arrays, one dictionary per segment (batches of one shape)."""
         batch_size = self.benchmark.batch_size_of(task)
         full, partial = batch_order(self.random, task, epoch, num_samples, batch_size)
         return [{"index": order} for order in (full, partial) if len(order)]
 
     def samples_per_step(self) -> int:
-        """Return the most samples that a step runs through the network."""
+        """Return the largest number of samples that a step passes through the network."""
         return self.benchmark.largest_batch_size
 
     def hparams(self) -> dict[str, float]:
-        """Return the scalars that enter the arithmetic of this task's steps."""
+        """Return the scalars that enter the arithmetic of the current task's steps."""
         scalars = {name: float(getattr(self, name)) for name in self.hparam_names}
         scalars |= self.optimizer.hparams()
         scalars["lr"] = self.training.learning_rate(self.optimizer.lr, max(self.task, 1))
@@ -248,7 +251,7 @@ class BaseAlgorithm(ABC):
         return scalars
 
     def initial_weights(self) -> dict[str, np.ndarray]:
-        """Return the run's initial canonical weights, the same at every call."""
+        """Return canonical name -> initial weight of the run, the same at every call."""
         shapes, initialization = self.engine.parameter_shapes(), self.backbone.initialization
         weights = draw_initial_weights(shapes, initialization, self.random)
         if any(self.backbone.keeps(name) for name in shapes):
@@ -260,11 +263,11 @@ class BaseAlgorithm(ABC):
 
     @abstractmethod
     def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the (N, D) classifier's inputs of stored images (N, H, W, C), in eval mode."""
+        """Return the classifier's inputs (N, D) for stored images (N, H, W, C), in eval mode."""
 
     @abstractmethod
     def evaluation_logits(self, params: Any, stats: Any, arrays: Any, x: Any) -> Any:
-        """Return the (B, C) numbers of which a prediction is the largest.
+        """Return (B, C) scores; the prediction is the class with the largest score.
 
         Args:
             params, stats: `evaluation_weights` of the task.
@@ -273,15 +276,15 @@ class BaseAlgorithm(ABC):
         """
 
     def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the parameters and statistics that `task` is evaluated with: the live ones."""
+        """Return the parameters and statistics to evaluate `task` with: the current ones."""
         return self.params, self.stats
 
     def evaluation_arrays(self, task: int) -> Any:
-        """Return what `evaluation_logits` reads besides weights and samples, or None."""
+        """Return what else `evaluation_logits` needs for `task`, or None."""
         return None
 
     def evaluated_tasks(self) -> range:
-        """Return the tasks (1-based) that the next row of the matrix is measured on."""
+        """Return the tasks (1-based) to evaluate for the next row of the matrix."""
         every = range(1, self.num_tasks + 1)
         if self.task == 0 or self.training.evaluate_on == "all":
             return every
@@ -289,7 +292,7 @@ class BaseAlgorithm(ABC):
         return every[: self.task + ahead]
 
     def training_mask(self) -> np.ndarray | None:
-        """Return the (T, C) classes that the softmax of a sample of each task runs over."""
+        """Return (T, C) bool: the classes in the training softmax of each task; None = all."""
         class_mask = self.benchmark.class_mask
         if class_mask is None or self.benchmark.scenario == "task":
             return class_mask
@@ -297,7 +300,7 @@ class BaseAlgorithm(ABC):
         return None if seen is None else np.tile(seen, (self.num_tasks, 1))
 
     def evaluation_mask(self, task: int) -> np.ndarray | None:
-        """Return the (C,) classes that a test sample of `task` may be given."""
+        """Return (C,) bool: the classes that can be predicted for `task`; None = all."""
         class_mask = self.benchmark.class_mask
         if class_mask is None:
             return None
@@ -309,7 +312,7 @@ class BaseAlgorithm(ABC):
             return None
         return np.logical_or.reduce(class_mask[: self.task])
 
-    # ---- the run as it stands
+    # ---- the state of the run
 
     @property
     def names(self) -> dict[str, str]:
@@ -328,7 +331,7 @@ class BaseAlgorithm(ABC):
 
     @property
     def task(self) -> int:
-        """The task (1-based) in training, or the last one; 0 before the first."""
+        """The task (1-based) that is being trained, or the last one; 0 before the first."""
         return self.progress.task
 
     @property
@@ -338,7 +341,7 @@ class BaseAlgorithm(ABC):
 
     @property
     def params(self) -> dict[str, Any]:
-        """Canonical name -> live parameter, in the framework's layout."""
+        """Canonical name -> current parameter, in the framework's layout."""
         return self.engine.params
 
     @property
@@ -360,21 +363,21 @@ class BaseAlgorithm(ABC):
         return self.engine.export_arrays()
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Undo `export_arrays`."""
+        """Restore what `export_arrays` returned."""
         self.engine.import_arrays(arrays)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take the network of another run; the algorithm was made and not run yet.
+        """Load the weights of another run into an algorithm that has not been run.
 
-        The data are prepared and the network is built; optimizer and algorithm state are fresh,
-        and `fit` would start from initial weights again.
+        This prepares the data and builds the network. Optimizer and algorithm state are fresh. A
+        later call of `fit` starts from initial weights again.
 
         Args:
             weights: canonical name -> float32 array of parameters and BatchNorm statistics, as
                 `seqrun.records.checkpoint.read_weights` returns.
 
         Raises:
-            CheckpointError: they are of another network.
+            CheckpointError: they belong to another network.
         """
         self.benchmark.prepare(self.random)
         self.engine.start()
@@ -412,7 +415,7 @@ def _dispatching(hook: str) -> Callable[..., None]:
         self.dispatch(hook, *args)
 
     call.__name__ = f"{hook}_callbacks"
-    call.__doc__ = f"Call every callback's {hook}; override it to decide whether and when."
+    call.__doc__ = f"Call {hook} of every callback; override this to decide whether and when."
     return call
 
 
@@ -421,36 +424,36 @@ for _hook in HOOKS:
 
 
 def check_overrides(kind: type) -> None:
-    """Raise ConfigError if a class overrides what is called no longer, or with other arguments.
+    """Raise ConfigError if a class overrides a renamed method, or a hook with other arguments.
 
     Args:
-        kind: of algorithm or callback.
+        kind: class of an algorithm or a callback.
     """
     is_callback = issubclass(kind, BaseCallback)
-    renamed = RENAMED_OF_CALLBACKS if is_callback else RENAMED_OF_ALGORITHMS
+    renamed = RENAMED_IN_CALLBACKS if is_callback else RENAMED_IN_ALGORITHMS
     for name, remedy in renamed.items():
         if hasattr(kind, name):
             raise ConfigError(f"{kind.__name__}.{name}: is no longer called: override {remedy}")
     base: type = BaseCallback if is_callback else BaseAlgorithm
-    for name in (*HOOKS, *STATE_OF_CALLBACKS) if is_callback else HOOKS:
+    for name in (*HOOKS, *CALLBACK_STATE_METHODS) if is_callback else HOOKS:
         own = getattr(kind, name)
         if own.__module__.startswith("seqrun."):
             continue
         given, wanted = inspect.signature(own), inspect.signature(getattr(base, name))
-        if "algorithm" in given.parameters or not _takes(given, len(wanted.parameters)):
+        if "algorithm" in given.parameters or not _accepts(given, len(wanted.parameters)):
             raise ConfigError(
                 f"{kind.__name__}.{name}({', '.join(given.parameters)}): must be "
                 f"{name}({', '.join(wanted.parameters)}): "
                 + (
-                    "a callback is given the run, whose method is run.algorithm"
+                    "a callback gets the run; the algorithm is run.algorithm"
                     if is_callback
-                    else "an algorithm's own hooks are given no algorithm: it is self"
+                    else "an algorithm's own hooks get no algorithm, because it is self"
                 )
             )
 
 
-def _takes(signature: inspect.Signature, count: int) -> bool:
-    """Return whether a function can be called with so many positional arguments."""
+def _accepts(signature: inspect.Signature, count: int) -> bool:
+    """Return whether a function can be called with `count` positional arguments."""
     try:
         signature.bind(*range(count))
     except TypeError:

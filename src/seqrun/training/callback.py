@@ -1,4 +1,4 @@
-"""BaseCallback: a hook before and after every event of a run; Run: what a hook is given."""
+"""BaseCallback: hooks before and after every event of a run. Run: the argument of every hook."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ HOOKS = tuple(f"on_{when}_{event}" for event in EVENTS for when in ("before", "a
 
 
 class Algorithm(Protocol):
-    """What callbacks see of the algorithm; it is a BaseAlgorithm, with all that one has.
+    """The algorithm as callbacks see it; the object is a complete BaseAlgorithm.
 
     Attributes:
-        name: such as "ewc"; `names` has those of benchmark, backbone and backend too.
+        name: such as "ewc"; `names` also has the names of benchmark, backbone and backend.
         backend: "torch" or "jax".
         benchmark, training, random: its parts.
         num_tasks: length of the stream.
-        trains_on_task_alone: whether batches hold the current task's own samples alone.
+        trains_on_task_alone: whether batches hold samples of the current task only.
         steps_per_batch: training steps on each batch of the current task.
-        replay_dataset: on the host, what plan indices point into; the first `num_current` are the
-            current task's training samples.
-        params, stats: parameter or statistic name -> value, in the framework's own arrays.
+        replay_dataset: the dataset on the host that plan indices point into; its first
+            `num_current` samples are the current task's training data.
+        params, stats: name of a parameter or statistic -> value, an array of the framework.
         state: the algorithm's NamedTuple.
     """
 
@@ -86,15 +86,15 @@ class Run(Protocol):
     Attributes:
         algorithm: the method, with its parts and its parameters.
         progress: all counters, matrices, losses and times.
-        task, epoch: what is trained on, 1-based; task 0 = before the first.
+        task, epoch: in training, 1-based; task 0 = before the first.
         step: training steps done.
-        total_steps: that the run plans.
-        epoch_steps: of the current epoch.
+        total_steps: training steps planned for the run.
+        epoch_steps: training steps of the current epoch.
         matrix: (T+1, T) accuracies, NaN = not measured.
-        stop_task: set it to True and the epoch that ends is the task's last.
-        directory: where the run keeps its files; None = nowhere.
-        config_hash: of the experiment, for its checkpoints.
-        callbacks, loggers: those of the run, in order.
+        stop_task: set this to True to end the task after the current epoch.
+        directory: the run directory; None = the run has none.
+        config_hash: identifies the experiment in its checkpoints.
+        callbacks, loggers: the run's callbacks and loggers, in order.
     """
 
     stop_task: bool
@@ -125,22 +125,22 @@ class Run(Protocol):
     def loggers(self) -> Sequence[BaseLogger]: ...
 
     def log(self, values: Mapping[str, float], *, step: int | None = None) -> None:
-        """Give scalars to every logger, as measured after `step` steps; None = now."""
+        """Log scalars measured after `step` steps (None = now) with every logger."""
 
     def evaluate(self, task: int) -> float:
-        """Return the accuracy on a task (1-based) now, a fraction, on what the matrix measures."""
+        """Return the current accuracy on a task (1-based), a fraction, on the matrix's data."""
 
     def record(self) -> RunRecord:
-        """Return the run's record as it stands."""
+        """Return the run's record so far."""
 
     def checkpoint(self) -> Checkpoint:
-        """Return a copy of everything that the run carries."""
+        """Return a copy of the run's complete state."""
 
     def start_trace(self, folder: Path) -> None:
-        """Begin to trace what the framework does, into `folder`."""
+        """Start the framework's profiler; its trace goes into `folder`."""
 
     def stop_trace(self) -> None:
-        """End the trace and write it."""
+        """Stop the profiler and write the trace."""
 
 
 class BaseCallback:
@@ -150,42 +150,49 @@ class BaseCallback:
     the algorithm's `on_after_E`, every callback's `on_after_E`. A hook that nobody overrides costs
     nothing.
 
-    Hooks of the step-level events (training_step, backward, optimizer_step) also get the `step`:
-    they may read and replace its fields, such as `step.gradients`. A callback that overrides one
-    is host code: on JAX it gets one compiled step per call instead of a compiled chunk.
+    Hooks of the step-level events (training_step, backward, optimizer_step) also get the `step`,
+    whose fields, such as `step.gradients`, they may read and replace. A callback that overrides
+    such a hook runs on the host: on JAX every step is then run by itself, instead of a whole chunk
+    in one compiled program.
     """
 
     products: ClassVar[tuple[str, ...]] = ()
-    """Files and folders that it leaves in a run's directory."""
+    """Files and folders that the callback writes into the run directory."""
     numerics: ClassVar[Numerics] = 1
 
     @property
     def every_n_steps(self) -> int | None:
-        """Steps after which `on_every_n_steps` is called, from the run's first; None = never."""
+        """Steps between two calls of `on_every_n_steps`; None = it is never called."""
         return None
 
     def on_every_n_steps(self, run: Run, step: int) -> None:
-        """Look at the model after `step` steps, wherever in a chunk they end; change nothing.
+        """Observe the model after `step` steps, a multiple of `every_n_steps`; change nothing.
 
-        The engines stop for it without changing a bit of the run.
+        `step` may lie anywhere in a chunk. The call does not change a bit of the run's numbers.
         """
 
     def check(self, algorithm: Algorithm) -> None:
-        """Raise ConfigError unless the callback fits the run's parts; nothing is prepared yet."""
+        """Raise ConfigError unless the callback fits the algorithm and its parts.
+
+        The data are not prepared yet.
+        """
 
     def export_state(self, run: Run) -> dict[str, Any]:
-        """Return what a resumed run must know: name -> plain data, or a NumPy array."""
+        """Return what a resumed run needs: name -> plain data or NumPy array."""
         return {}
 
     def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless `import_state` can go on from `state`, which anyone wrote.
+        """Raise CheckpointError unless `import_state` can continue from `state` (untrusted data).
 
-        The data are prepared, counters and arrays are the checkpoint's, and nothing has started.
-        Then the checkpoint before is tried.
+        Called before training starts, when the data are prepared and counters and arrays are those
+        of the checkpoint. On an error the previous checkpoint is tried.
         """
 
     def import_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Continue from what `export_state` returned; hooks before the position have run again."""
+        """Continue from the state that `export_state` returned.
+
+        The hooks that come before this position of the task have run again.
+        """
 
     def on_before_setup(self, run: Run) -> None: ...
     def on_after_setup(self, run: Run) -> None: ...
@@ -210,5 +217,5 @@ class BaseCallback:
 
 
 def has_step_hook(kind: type[BaseCallback]) -> bool:
-    """Return whether a class of callbacks overrides a step-level hook, and so is host code."""
+    """Return whether a callback class overrides a step-level hook, and so runs on the host."""
     return any(getattr(kind, hook) is not getattr(BaseCallback, hook) for hook in STEP_HOOKS)

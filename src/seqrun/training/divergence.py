@@ -1,5 +1,5 @@
-"""TrainingDiverged: the error of a run whose numbers are no longer finite."""
+"""TrainingDiverged: the error raised when a loss or a parameter is not finite."""
 
 
 class TrainingDiverged(RuntimeError):
-    """Loss or parameters became NaN or infinite; the message names task, epoch and step."""
+    """The loss or a parameter became NaN or infinite; the message names task, epoch and step."""

@@ -1,4 +1,4 @@
-"""Events: calls the hooks around every event of a run, and only those that are overridden."""
+"""Events: calls the hooks around every event of a run, if they are overridden."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Hooks = list[Callable[..., None]]
 
 
 class Events:
-    """The hooks of one run: the algorithm's own come first, then the callbacks' in order.
+    """The hooks of one run: first the algorithm's own, then those of the callbacks in order.
 
     Args:
-        run: what callbacks are given.
-        algorithm: the run's.
+        run: the argument of the callbacks' hooks.
+        algorithm: the algorithm of the run.
 
     Attributes:
         has_host_step_hooks: whether a callback overrides a step-level hook.
-        looks_between_steps: whether a callback looks at the model every n steps.
+        has_periodic_hooks: whether `on_every_n_steps` of a callback is called.
     """
 
     def __init__(self, run: Run, algorithm: BaseAlgorithm) -> None:
@@ -40,14 +40,16 @@ class Events:
             ]
             for hook in HOOKS
         }
-        self._looking = [(c.every_n_steps, c) for c in run.callbacks if c.every_n_steps is not None]
+        self._periodic = [
+            (c.every_n_steps, c) for c in run.callbacks if c.every_n_steps is not None
+        ]
         self.has_host_step_hooks = any(self._callbacks[hook] for hook in STEP_HOOKS)
-        self.looks_between_steps = bool(self._looking)
+        self.has_periodic_hooks = bool(self._periodic)
         algorithm.dispatch = self.dispatch
         self.before = {event: self._hooks_at(f"on_before_{event}") for event in EVENTS}
         self.after = {event: self._hooks_at(f"on_after_{event}") for event in EVENTS}
-        self._backward = self._part_of_a_step(algorithm.backward)
-        self._optimizer_step = self._part_of_a_step(algorithm.optimizer_step)
+        self._backward = self._step_part(algorithm.backward)
+        self._optimizer_step = self._step_part(algorithm.optimizer_step)
 
     def dispatch(self, hook: str, *args: Any) -> None:
         """Call a hook of every callback that overrides it."""
@@ -58,22 +60,22 @@ class Events:
         kind, calls = type(self._algorithm), []
         if getattr(kind, hook) is not getattr(BaseAlgorithm, hook):
             own = getattr(self._algorithm, hook)
-            calls.append(self._part_of_a_step(own) if hook in STEP_HOOKS else own)
+            calls.append(self._step_part(own) if hook in STEP_HOOKS else own)
         for_callbacks = f"{hook}_callbacks"
         if getattr(kind, for_callbacks) is not getattr(BaseAlgorithm, for_callbacks):
-            calls.append(getattr(self._algorithm, for_callbacks))  # it decides who sees the event
+            calls.append(getattr(self._algorithm, for_callbacks))  # the method calls the callbacks
         else:
             calls += self._callbacks[hook]
         return calls
 
-    def _part_of_a_step(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
-        """Return a part of a training step as the engine wants it to be called."""
+    def _step_part(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Return a part of a training step, compiled by itself if hooks run on the host."""
         engine = self._algorithm.engine
-        return engine.compiled_alone(function) if self.has_host_step_hooks else function
+        return engine.compiled_part(function) if self.has_host_step_hooks else function
 
     @contextmanager
     def around(self, event: str, *args: Any) -> Iterator[None]:
-        """Call the hooks before and, unless the block raises, after it."""
+        """Call the event's hooks before this block and, unless it raises, after it."""
         for hook in self.before[event]:
             hook(*args)
         yield
@@ -81,7 +83,7 @@ class Events:
             hook(*args)
 
     def run_step(self, step: Step) -> None:
-        """Run one training step: the same events in the same order on both frameworks."""
+        """Run one training step, with the same events in the same order on both frameworks."""
         before, after = self.before, self.after
         for hook in before["training_step"]:
             hook(step)
@@ -98,13 +100,13 @@ class Events:
         for hook in after["training_step"]:
             hook(step)
 
-    # ---- callbacks that look at the model every n steps
+    # ---- callbacks that observe the model every n steps
 
     def segments(self, chunk: Chunk) -> list[Chunk]:
-        """Return the chunk cut after each step at which a callback wants to look at the model."""
+        """Return the chunk, split after the steps at which `on_every_n_steps` is due."""
         first, steps = chunk.first_step, chunk.steps
-        every = [n for n, _ in self._looking]
-        ends = [s for s in range(1, steps) if any((first + s) % n == 0 for n in every)]
+        periods = [n for n, _ in self._periodic]
+        ends = [s for s in range(1, steps) if any((first + s) % n == 0 for n in periods)]
         arrays = chunk.arrays.items()
         return [
             replace(chunk, first_step=first + a, arrays={n: v[a:b] for n, v in arrays})
@@ -112,8 +114,8 @@ class Events:
         ]
 
     def end_segment(self, step: int) -> None:
-        """Let callbacks look at the model after `step` steps, if it is their turn."""
-        due = [callback for n, callback in self._looking if step % n == 0]
+        """Call `on_every_n_steps` of the callbacks for which it is due after `step` steps."""
+        due = [callback for n, callback in self._periodic if step % n == 0]
         if not due:
             return
         timing = self._run.progress.timing

@@ -1,4 +1,4 @@
-"""TrainingOptions: how a stream is trained on, whatever the algorithm."""
+"""TrainingOptions: options of training that do not depend on the algorithm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seqrun.checks import (
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Epochs, learning-rate schedule over tasks, clipping, and what is evaluated when.
+    """Epochs, learning-rate schedule over tasks, gradient clipping and evaluation.
 
     Args:
         epochs_per_task: passes over each task's data, >= 1; one integer, or one per task.
@@ -28,14 +28,15 @@ class TrainingOptions:
         lr_min: floor of the learning rate, >= 0.
         decay_first_task: decay the first task's learning rate too (Mirzadeh 2020).
         grad_clip: largest global norm of the gradient, > 0; None = no clipping.
-        reinit_optimizer: when the optimizer's state is fresh: "task", "epoch" or "never".
-        evaluate_every: "task" or "epoch".
+        reinit_optimizer: when to reset the optimizer's state: before each "task" or "epoch", or
+            "never".
+        evaluate_every: evaluate after each "task" or "epoch".
         evaluate_on: "seen_and_next" (tasks so far and the next one), "seen" or "all".
-        compile: whether PyTorch's training steps are compiled, or the network of those that work
-            long: "auto", by the fixed rule of `to_compile`; "always" or "never". JAX compiles
-            whatever it runs.
-        chunk_steps: most steps that an engine runs in one call, >= 1; None = by
-            the fixed rule of `chunk_rule`.
+        compile: whether PyTorch compiles the training steps, or only the network if steps are
+            large: "auto" (by the fixed rule of `to_compile`), "always" or "never". JAX always
+            compiles.
+        chunk_steps: largest number of steps in one call of the engine, >= 1; None = by the fixed
+            rule of `chunk_rule`.
 
     Raises:
         ConfigError: a value out of range.
@@ -78,6 +79,6 @@ class TrainingOptions:
         return of_task(self.epochs_per_task, task)
 
     def learning_rate(self, lr: float, task: int) -> float:
-        """Return the learning rate of `task` (1-based) from the optimizer's `lr`."""
+        """Return the learning rate of `task` (1-based), given the optimizer's `lr`."""
         power = task if self.decay_first_task else task - 1
         return max(lr * self.lr_decay**power, self.lr_min)

@@ -1,4 +1,4 @@
-"""A run as a checkpoint, and a checkpoint as a run that goes on."""
+"""Make a checkpoint of a run, and continue a run from a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from seqrun.training.callback import Run
 
 
 def checkpoint_of(run: Run, algorithm: BaseAlgorithm) -> Checkpoint:
-    """Copy what a run carries; what loggers were told so far reaches the disk."""
+    """Return a copy of a run's complete state; loggers flush what was logged."""
     arrays = dict(algorithm.export_arrays())
     arrays |= {RECORD + name: np.array(m) for name, m in run.progress.matrices.items()}
     callbacks = {}
     for name, callback in named(run.callbacks).items():
         exported = callback.export_state(run)
-        own = {key: v for key, v in exported.items() if isinstance(v, np.ndarray)}
-        arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in own.items()}
-        callbacks[name] = {key: v for key, v in exported.items() if key not in own}
+        own_arrays = {key: v for key, v in exported.items() if isinstance(v, np.ndarray)}
+        arrays |= {f"{CALLBACK}{name}/{key}": array for key, array in own_arrays.items()}
+        callbacks[name] = {key: v for key, v in exported.items() if key not in own_arrays}
     loggers = named(run.loggers)
     state = {
         "counters": run.progress.counters,
@@ -47,10 +47,10 @@ def checkpoint_of(run: Run, algorithm: BaseAlgorithm) -> Checkpoint:
 
 
 def restore_progress(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:
-    """Give an algorithm that was set up anew the counters and matrices.
+    """Restore counters and matrices of an algorithm that was just set up.
 
     Raises:
-        CheckpointError: they are not those of a run of this experiment.
+        CheckpointError: they cannot be from a run of this experiment.
     """
     counters = checkpoint.state["counters"]
     _check_position(counters, algorithm)
@@ -61,85 +61,85 @@ def restore_progress(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:
 
 
 def restore_arrays(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:
-    """Give the algorithm parameters, statistics, states and memory.
+    """Restore the algorithm's parameters, statistics, states and memory.
 
     Raises:
-        CheckpointError: they are not those of a run of this experiment.
+        CheckpointError: they cannot be from a run of this experiment.
     """
-    own = (RECORD, CALLBACK)
-    arrays = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(own)}
+    others = (RECORD, CALLBACK)
+    arrays = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(others)}
     _check_arrays(arrays, algorithm)
-    with _of_part(f"algo={algorithm.name}"):
+    with _naming_part(f"algo={algorithm.name}"):
         algorithm.import_arrays(arrays)
 
 
 def check_parts(checkpoint: Checkpoint, run: Run, info: RunInfo) -> None:
-    """Let callbacks and loggers see, before anything is opened, whether they can go on.
+    """Check that all callbacks and loggers can continue, before any file is opened.
 
     Raises:
-        CheckpointError: what one of them kept is not of a run of this experiment.
+        CheckpointError: a state cannot be from a run of this experiment.
     """
     for name, callback in named(run.callbacks).items():
         if name in checkpoint.state["callbacks"]:
-            with _of_part(f"callbacks.{name}"):
+            with _naming_part(f"callbacks.{name}"):
                 callback.check_state(run, checkpoint.kept_by(name))
     for name, logger in named(run.loggers).items():
         if name in checkpoint.state["loggers"]:
-            with _of_part(f"loggers.{name}"):
+            with _naming_part(f"loggers.{name}"):
                 logger.check_state(info, checkpoint.state["loggers"][name])
 
 
 def restore_callbacks(checkpoint: Checkpoint, run: Run) -> None:
-    """Give the run's callbacks what they exported; a new one knows nothing."""
+    """Restore the state of every callback that is in the checkpoint; others start fresh."""
     for name, callback in named(run.callbacks).items():
         if name in checkpoint.state["callbacks"]:
-            with _of_part(f"callbacks.{name}"):
+            with _naming_part(f"callbacks.{name}"):
                 callback.import_state(run, checkpoint.kept_by(name))
 
 
 def restore_loggers(checkpoint: Checkpoint, loggers: Sequence[BaseLogger]) -> None:
-    """Tell the loggers, which are open, where they stood; a new one knows nothing."""
+    """Restore the state of every open logger that is in the checkpoint; others start fresh."""
     for name, logger in named(loggers).items():
         if name in checkpoint.state["loggers"]:
-            with _of_part(f"loggers.{name}"):
+            with _naming_part(f"loggers.{name}"):
                 logger.import_state(checkpoint.state["loggers"][name])
 
 
 def named(parts: Iterable[Any]) -> dict[str, Any]:
-    """Return <class>-<n> -> part: the n-th of its class, whatever stands between."""
+    """Return "<class>-<n>" -> part, where n counts the parts of this class from 1."""
     count: Counter[str] = Counter()
-    found = {}
+    by_name = {}
     for part in parts:
         kind = type(part).__name__
         count[kind] += 1
-        found[f"{kind}-{count[kind]}"] = part
-    return found
+        by_name[f"{kind}-{count[kind]}"] = part
+    return by_name
 
 
 @contextmanager
-def _of_part(name: str) -> Iterator[None]:
-    """Name the part that cannot go on from what it kept; a part may know nothing of checkpoints."""
+def _naming_part(name: str) -> Iterator[None]:
+    """Add the name of a part to a CheckpointError; turn its other errors into one."""
     try:
         yield
     except CheckpointError as error:
         what = str(error).removeprefix("checkpoint: ")
         raise CheckpointError(f"checkpoint: {name}: {what}") from error
     except (ConfigError, OSError, MemoryError):
-        raise  # of the machine or the directory, which an earlier checkpoint would meet too
+        raise  # not due to the checkpoint: an earlier one would fail in the same way
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"checkpoint: {name}: cannot be continued from: {told}") from error
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"checkpoint: {name}: cannot be continued from: {what}") from error
 
 
-# ---- whether a checkpoint can be this run's
+# ---- checks that a checkpoint fits the run
 
 
 def _check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> None:
-    """Raise CheckpointError unless the counters lie on the way of `algorithm`, set up anew."""
+    """Raise CheckpointError unless a run of `algorithm` can have these counters."""
     task, epoch, step = counters["task"], counters["epoch"], counters["global_step"]
     total_steps = algorithm.engine.total_steps
     if task not in algorithm.trained_tasks():
-        raise CheckpointError(f"checkpoint: task={task}: is not one that this run trains on")
+        raise CheckpointError(f"checkpoint: task={task}: is not a task that this run trains on")
     if not 1 <= epoch <= algorithm.training.epochs(task):
         raise CheckpointError(f"checkpoint: epoch={epoch}: task {task} has no such epoch")
     if not counters["epoch_first_step"] <= step <= total_steps:
@@ -148,49 +148,50 @@ def _check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> No
             f"{counters['epoch_first_step']}, and the run's last, {total_steps}"
         )
     steps, batch_size = step - counters["epoch_first_step"], algorithm.benchmark.batch_size_of(task)
-    shorter = algorithm.steps_per_batch  # at most: those on an epoch's last batch
-    if not (steps - shorter) * batch_size < counters["epoch_samples"] <= steps * batch_size:
+    partial = algorithm.steps_per_batch  # most steps that can be on a partial last batch
+    if not (steps - partial) * batch_size < counters["epoch_samples"] <= steps * batch_size:
         raise CheckpointError(
-            f"checkpoint: epoch_samples={counters['epoch_samples']}: cannot be those of {steps} "
-            f"steps, from epoch_first_step={counters['epoch_first_step']} on"
+            f"checkpoint: epoch_samples={counters['epoch_samples']}: does not fit {steps} steps "
+            f"since epoch_first_step={counters['epoch_first_step']}"
         )
     seen, most = counters["samples_seen"], step * algorithm.samples_per_step()
     if seen > most:
         raise CheckpointError(f"checkpoint: samples_seen={seen}: must be at most {most}")
     done = [t for t in algorithm.trained_tasks() if t < task + counters["task_is_done"]]
     if len(counters["task_losses"]) != len(done):
-        raise CheckpointError(f"checkpoint: task_losses: must be of {len(done)} tasks")
+        raise CheckpointError(f"checkpoint: task_losses: must have {len(done)} entries")
     own = algorithm.progress.timing
-    if not set(own) <= set(counters["timing"]):  # a method may count others too
+    if not set(own) <= set(counters["timing"]):  # a method may add other times
         raise CheckpointError(f"checkpoint: timing: must have {', '.join(own)}")
 
 
 def _checked_matrices(
     arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm
 ) -> dict[str, np.ndarray]:
-    """Return the matrices; raise CheckpointError unless of the run's shape, with fractions."""
+    """Return the matrices; raise CheckpointError unless they have the run's shape and fractions."""
     for name in arrays:
         if name.startswith(RECORD) and name.removeprefix(RECORD) not in MATRICES:
-            raise CheckpointError(f"checkpoint: {name}: is not one of this run's")
-    own_matrices, found = algorithm.progress.matrices, {}
+            raise CheckpointError(f"checkpoint: {name}: is not an array of this run")
+    own_matrices, matrices = algorithm.progress.matrices, {}
     for name in MATRICES:
         own, stored = own_matrices.get(name), arrays.get(RECORD + name)
         if (own is None) != (stored is None):
-            raise CheckpointError(f"checkpoint: {name}: is there though it must not be, or is not")
+            state = "is missing" if stored is None else "must not be there"
+            raise CheckpointError(f"checkpoint: {name}: {state}")
         if own is None or stored is None:
             continue
         require_like(name, stored, own)
         if ((stored < 0) | (stored > 1)).any():
             raise CheckpointError(f"checkpoint: {name}: must hold fractions in [0, 1]")
-        found[name] = stored
-    return found
+        matrices[name] = stored
+    return matrices
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], algorithm: BaseAlgorithm) -> None:
-    """Raise CheckpointError unless parameters, states and memory are like those of `algorithm`."""
+    """Raise CheckpointError unless parameters, states and memory fit those of `algorithm`."""
     own = {n: a for n, a in algorithm.export_arrays().items() if not n.startswith(MEMORY)}
     given = {n: a for n, a in arrays.items() if not n.startswith(MEMORY)}
-    check_same_arrays(given, own, foreign="is not one of this run's")
+    check_same_arrays(given, own, foreign="is not an array of this run")
     memory = {n.removeprefix(MEMORY): a for n, a in arrays.items() if n.startswith(MEMORY)}
     mechanism = getattr(algorithm, "memory", None)
     if mechanism is not None:  # KCL has coresets instead, which are not checked

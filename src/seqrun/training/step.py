@@ -1,4 +1,4 @@
-"""Step, Batch, Losses: the data of one training step; `Events.run_step` is what runs it."""
+"""Step, Batch, Losses: the data of one training step, which `Events.run_step` runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class Losses(NamedTuple):
     """What an algorithm's `losses` returns.
 
     Attributes:
-        task: scalar, the task loss, which is logged and must be finite: the cross-entropy of the
-            batch, or of batch and memory where they are one mean (ER); never a penalty.
-        total: scalar, what the gradient is taken of.
-        logits: (B, C) of the current task's batch, with the classes left out that `step.mask`
-            does not allow; the training accuracy is counted from them.
+        task: scalar, the task loss, which is logged and must be finite. It is the cross-entropy of
+            the batch, or of batch and memory together if the method averages over both (ER); it
+            never contains a penalty.
+        total: scalar, the loss to differentiate.
+        logits: (B, C) of the current task's batch, with classes masked by `step.mask`; they give
+            the training accuracy.
     """
 
     task: Any
@@ -37,7 +38,7 @@ class Losses(NamedTuple):
 
 
 def checked_losses(losses: Losses, algorithm: object) -> Losses:
-    """Return what a method's `losses` returned; raise TypeError unless it is a Losses."""
+    """Return `losses`, the result of an algorithm's `losses`; raise TypeError unless a Losses."""
     if not isinstance(losses, Losses):
         kind = type(algorithm).__name__
         raise TypeError(f"{kind}.losses: must return Losses(task, total, logits)")
@@ -46,29 +47,29 @@ def checked_losses(losses: Losses, algorithm: object) -> Losses:
 
 @dataclass
 class Step:
-    """The fields of one step: arrays of the engine's own framework.
+    """The data of one training step, in arrays of the framework.
 
-    On JAX a step is created inside the traced program, so that hooks which replace its fields
-    stay pure; on PyTorch `params` are the live parameters, changed in place by the optimizer.
+    On JAX a step is created inside the traced program, so a hook that replaces its fields stays
+    pure. On PyTorch `params` are the module's parameters, which the optimizer changes in place.
 
     Attributes:
-        batches: plan array -> samples of the replay dataset that this step reads; those of
-            "index" are the current task's and what is shuffled into them.
+        batches: name of a plan array -> the samples of the replay dataset that it selects for this
+            step; "index" is the batch of the current task, with samples shuffled into it if any.
         params: parameter name -> value.
         stats: BatchNorm statistic name -> value.
         opt_state: the optimizer's NamedTuple.
         state: the algorithm's NamedTuple.
-        hparams: name -> scalar that enters arithmetic (lr, ewc_lambda, ...). On JAX every one is
-            an array, and in compiled steps on PyTorch too, except the optimizer's own scalars
-            other than lr: no `if`, `float()` or `math` on it.
-        mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
+        hparams: name -> scalar that enters arithmetic (lr, ewc_lambda, ...). Do not use `if`,
+            `float()` or `math` on them: on JAX, and in compiled steps on PyTorch, they are arrays
+            (on PyTorch except the optimizer's scalars other than lr).
+        mask: (T, C) bool, the classes in the softmax of each task; None = all.
         arrays: this step's row of every plan array.
         dataset: the replay dataset on the device, which plan indices point into.
-        key: of this step's noise (JAX only).
+        key: random key of this step's noise (JAX only).
         loss: the task loss, which never contains a penalty.
-        logits: (B, C) of `batch` in the training forward.
+        logits: (B, C) of `batch` in the forward pass of training.
         gradients: parameter name -> gradient.
-        cache: what an algorithm saves from one of its hooks for the next.
+        cache: values that an algorithm passes from one of its hooks to the next.
     """
 
     batches: dict[str, Batch]

@@ -1,4 +1,4 @@
-"""Trainer: the one loop over tasks, epochs and chunks, on any framework."""
+"""Trainer: the loop over tasks, epochs and chunks, the same for both frameworks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from seqrun.training.events import Events
 
 
 class Trainer:
-    """Run an algorithm over its stream of tasks; what callbacks are given as `run`.
+    """Train an algorithm over its stream of tasks. Callbacks get the Trainer as `run`.
 
-    Making one connects the algorithm's engine with the hooks of algorithm and callbacks.
+    The constructor connects the algorithm's engine with the hooks of algorithm and callbacks.
 
     Attributes:
-        algorithm: what is run.
-        progress: where it stands; the algorithm's.
-        total_steps: that the run plans, known after its setup.
-        epoch_steps: of the current epoch.
-        stop_task: set by a callback: the epoch that ends is the task's last.
+        algorithm: the algorithm to train.
+        progress: counters, matrices, losses and times of the run.
+        total_steps: training steps planned for the run, known after its setup.
+        epoch_steps: training steps of the current epoch.
+        stop_task: set by a callback to end the task after the current epoch.
     """
 
     def __init__(self, algorithm: BaseAlgorithm) -> None:
@@ -43,67 +43,55 @@ class Trainer:
         self._events = algorithm.engine.events = Events(self, algorithm)
         self._checkpoint: Checkpoint | None = None
 
-    # ---- what callbacks see (Run)
+    # ---- the interface for callbacks; see Run
 
     @property
     def task(self) -> int:
-        """The task (1-based) in training, or the last one; 0 before the first."""
         return self.progress.task
 
     @property
     def epoch(self) -> int:
-        """The epoch (1-based) of the task."""
         return self.progress.epoch
 
     @property
     def step(self) -> int:
-        """Training steps done."""
         return self.progress.global_step
 
     @property
     def total_steps(self) -> int:
-        """Training steps that the run plans."""
         return self._engine.total_steps
 
     @property
     def matrix(self) -> np.ndarray:
-        """(T+1, T) accuracies, fractions; NaN = not measured."""
         return self.progress.accuracy_matrix
 
     @property
     def directory(self) -> Path | None:
-        """Where the run keeps its files; None = nowhere."""
         return self.algorithm.run_dir
 
     @property
     def config_hash(self) -> str:
-        """Identifies the experiment in its checkpoints."""
         return self.algorithm.config_hash
 
     @property
     def callbacks(self) -> Sequence[BaseCallback]:
-        """The run's callbacks, in order."""
         return self.algorithm.callbacks
 
     @property
     def loggers(self) -> Sequence[BaseLogger]:
-        """The run's loggers, in order."""
         return self.algorithm.loggers
 
     def log(self, values: Mapping[str, float], *, step: int | None = None) -> None:
-        """Give scalars to every logger, as measured after `step` steps; None = now."""
-        at = self.step if step is None else step
+        step = self.step if step is None else step
         for logger in self.loggers:
-            logger.log(values, step=at, epoch=self.epoch, task=self.task)
+            logger.log(values, step=step, epoch=self.epoch, task=self.task)
 
     def evaluate(self, task: int) -> float:
-        """Return the accuracy on a task (1-based) now, a fraction, on what the matrix measures."""
         benchmark = self.algorithm.benchmark
         (correct,) = self._engine.count_correct(task, [self.algorithm.evaluation_mask(task)])
         return correct / benchmark.task_size(task, benchmark.evaluation_split)
 
     def record(self) -> RunRecord:
-        """Return the run's record as it stands."""
         return RunRecord.of(
             self.progress,
             seed=self.algorithm.seed,
@@ -113,15 +101,12 @@ class Trainer:
         )
 
     def checkpoint(self) -> Checkpoint:
-        """Return a copy of everything that the run carries."""
         return resume.checkpoint_of(self, self.algorithm)
 
     def start_trace(self, folder: Path) -> None:
-        """Begin to trace what the framework does, into `folder`."""
         self._engine.start_trace(folder)
 
     def stop_trace(self) -> None:
-        """End the trace and write it."""
         self._engine.stop_trace()
 
     # ---- the loop
@@ -130,7 +115,7 @@ class Trainer:
         """Train over the whole stream and return the record.
 
         Args:
-            resume_from: where a run of this very experiment stood; None = from the beginning.
+            resume_from: a checkpoint of the same experiment; None = start from the beginning.
 
         Raises:
             TrainingDiverged: the loss, or a parameter at a task's end, became NaN or infinite.
@@ -141,7 +126,7 @@ class Trainer:
                 self.setup(resume_from)
             with self._events.around("fit"):
                 self._validate_or_continue()
-                for task in self._tasks_left():
+                for task in self._remaining_tasks():
                     self._fit_task(task)
             status = "completed"
         except KeyboardInterrupt:
@@ -153,7 +138,7 @@ class Trainer:
         return self.record()
 
     def setup(self, resume_from: Checkpoint | None = None) -> None:
-        """Prepare data, device and weights, or what a checkpoint holds; open the loggers."""
+        """Prepare data, device and weights, restore the checkpoint if any, and open the loggers."""
         started = time.perf_counter()
         algorithm, checkpoint = self.algorithm, resume_from
         self._checkpoint = checkpoint
@@ -164,7 +149,7 @@ class Trainer:
         limits.refuse_what_cannot_fit(limits.needs_of(algorithm))
         self._engine.set_weights(algorithm.initial_weights())
         algorithm.persistent = algorithm.initial_persistent_state()
-        limits.refuse_what_cannot_fit(limits.needs_of(algorithm))  # now with the states
+        limits.refuse_what_cannot_fit(limits.needs_of(algorithm))  # now the states are included
         if checkpoint is not None:
             resume.restore_progress(checkpoint, algorithm)
             resume.restore_arrays(checkpoint, algorithm)
@@ -176,19 +161,19 @@ class Trainer:
         self.progress.add_seconds("setup_seconds", time.perf_counter() - started)
 
     def _validate_or_continue(self) -> None:
-        """Measure the untrained model, or go on after the task at whose end the run stood."""
+        """Evaluate the untrained model, or continue from a checkpoint at the end of a task."""
         if self._checkpoint is None:
             self._validate()
         elif self.progress.task_is_done:
             resume.restore_callbacks(self._checkpoint, self)
 
-    def _tasks_left(self) -> list[int]:
+    def _remaining_tasks(self) -> list[int]:
         done = self.progress.task - (not self.progress.task_is_done)
         return [task for task in self.algorithm.trained_tasks() if task > done]
 
     @property
-    def _continues_within(self) -> Checkpoint | None:
-        """The checkpoint, if the run is to continue within the task that is beginning."""
+    def _mid_task_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to continue from, if it lies within a task; else None."""
         checkpoint = self._checkpoint
         return None if checkpoint is None or checkpoint.task_is_done else checkpoint
 
@@ -197,11 +182,11 @@ class Trainer:
         progress.task, progress.task_is_done = task, False
         with self._events.around("task"):
             self._load_task()
-            training, checkpoint = self.algorithm.training, self._continues_within
+            training, checkpoint = self.algorithm.training, self._mid_task_checkpoint
             epochs, self.stop_task = training.epochs(task), False
             for epoch in range(1, epochs + 1):
                 if checkpoint is not None and epoch < checkpoint.epoch:
-                    # Later epochs rest on what planning this one leaves.
+                    # The plans of later epochs depend on this one.
                     self.algorithm.plan_epoch(task, epoch, self.algorithm.num_current)
                     continue
                 progress.epoch = epoch
@@ -213,14 +198,14 @@ class Trainer:
                     break
                 if training.evaluate_every == "epoch" and epoch < epochs:
                     self._validate()
-            self._refuse_infinite_weights()
+            self._check_weights()
             progress.task_losses.append(progress.epoch_loss_sum / progress.epoch_samples)
-        self._refuse_infinite_weights()  # an algorithm may have moved them after the task
+        self._check_weights()  # an algorithm may change them after the task
         progress.task_is_done = True
         self._validate()
 
     def _load_task(self) -> None:
-        """Put the task's data on the device, and make the optimizer's state fresh if asked to."""
+        """Move the task's data to the device; reset the optimizer if it is reset per task."""
         started = time.perf_counter()
         algorithm = self.algorithm
         data = algorithm.training_data(self.task)
@@ -233,14 +218,14 @@ class Trainer:
 
     def _fit_epoch(self) -> None:
         algorithm, progress = self.algorithm, self.progress
-        parts = algorithm.plan_epoch(progress.task, progress.epoch, algorithm.num_current)
+        segments = algorithm.plan_epoch(progress.task, progress.epoch, algorithm.num_current)
         crop, flip = algorithm.benchmark.crop_padding, algorithm.benchmark.horizontal_flip
         if crop or flip:
             names, rng = algorithm.batch_names, algorithm.random
-            parts = augmentation(rng, self.task, self.epoch, parts, names, crop, flip)
-        self.epoch_steps = sum(len(part["index"]) for part in parts)
-        if (checkpoint := self._continues_within) is not None:
-            # Hooks before the task and the epoch have run again: whatever they did is undone.
+            segments = augmentation(rng, self.task, self.epoch, segments, names, crop, flip)
+        self.epoch_steps = sum(len(segment["index"]) for segment in segments)
+        if (checkpoint := self._mid_task_checkpoint) is not None:
+            # The hooks before the task and the epoch have run again: undo their effects.
             resume.restore_arrays(checkpoint, algorithm)
             resume.restore_callbacks(checkpoint, self)
         else:
@@ -248,7 +233,7 @@ class Trainer:
             progress.epoch_loss_sum = progress.epoch_samples = 0.0
         self._checkpoint = None
         position = progress.task, progress.epoch, progress.epoch_first_step
-        for chunk in chunks(*position, parts, self._engine.chunk_steps):
+        for chunk in chunks(*position, segments, self._engine.chunk_steps):
             if chunk.first_step >= progress.global_step:
                 with self._events.around("chunk", chunk):
                     self._fit_chunk(chunk)
@@ -256,12 +241,12 @@ class Trainer:
     def _fit_chunk(self, chunk: Chunk) -> None:
         progress, timing = self.progress, self.progress.timing
         started = time.perf_counter()
-        elsewhere = timing["compile_seconds"] + timing["eval_seconds"]
+        other = timing["compile_seconds"] + timing["eval_seconds"]
         self._engine.run_chunk(chunk)
-        elsewhere -= timing["compile_seconds"] + timing["eval_seconds"]
-        progress.add_seconds("train_seconds", time.perf_counter() - started + elsewhere)
+        other = timing["compile_seconds"] + timing["eval_seconds"] - other
+        progress.add_seconds("train_seconds", time.perf_counter() - started - other)
         assert chunk.losses is not None
-        self._refuse_divergence(chunk, chunk.losses)
+        self._check_losses(chunk, chunk.losses)
         progress.global_step += chunk.steps
         progress.gradient_steps += chunk.steps
         progress.samples_seen += chunk.steps * chunk.batch_size
@@ -278,24 +263,25 @@ class Trainer:
     def _measure_row(self) -> None:
         """Measure a row of the accuracy matrix."""
         algorithm, progress = self.algorithm, self.progress
-        benchmark, aware = algorithm.benchmark, progress.accuracy_matrix_task_aware
-        started, compiled = time.perf_counter(), progress.timing["compile_seconds"]
+        benchmark, task_aware = algorithm.benchmark, progress.accuracy_matrix_task_aware
+        started, compile_seconds = time.perf_counter(), progress.timing["compile_seconds"]
         for task in algorithm.evaluated_tasks():
             masks = [algorithm.evaluation_mask(task)]
-            if aware is not None:
+            if task_aware is not None:
                 assert benchmark.class_mask is not None
                 masks.append(benchmark.class_mask[task - 1])
             counts = self._engine.count_correct(task, masks)
             size = len(benchmark.task_data(task, benchmark.evaluation_split).y)
             progress.accuracy_matrix[self.task, task - 1] = counts[0] / size
-            if aware is not None:
-                aware[self.task, task - 1] = counts[1] / size
-        compiled = progress.timing["compile_seconds"] - compiled
-        progress.add_seconds("eval_seconds", time.perf_counter() - started - compiled)
+            if task_aware is not None:
+                task_aware[self.task, task - 1] = counts[1] / size
+        compile_seconds = progress.timing["compile_seconds"] - compile_seconds
+        progress.add_seconds("eval_seconds", time.perf_counter() - started - compile_seconds)
 
     # ---- details
 
-    def _refuse_divergence(self, chunk: Chunk, losses: np.ndarray) -> None:
+    def _check_losses(self, chunk: Chunk, losses: np.ndarray) -> None:
+        """Raise TrainingDiverged if a loss of the chunk is not finite."""
         finite = np.isfinite(losses)
         if not finite.all():
             first = int(np.argmin(finite))
@@ -305,8 +291,8 @@ class Trainer:
                 "may help"
             )
 
-    def _refuse_infinite_weights(self) -> None:
-        """Raise TrainingDiverged if the task's last update, which no loss tells of, went wrong."""
+    def _check_weights(self) -> None:
+        """Raise TrainingDiverged if a weight is not finite; no loss would show the last update."""
         if not self._engine.weights_are_finite():
             raise TrainingDiverged(
                 f"the parameters are not finite after task {self.task}, epoch {self.epoch}, "
@@ -314,7 +300,7 @@ class Trainer:
             )
 
     def run_info(self) -> RunInfo:
-        """Return what loggers are told when the run starts."""
+        """Return the description of the run with which loggers are opened."""
         algorithm, resumed = self.algorithm, self._checkpoint is not None
         matrices = {n: m.copy() for n, m in self.progress.matrices.items()} if resumed else {}
         return RunInfo(

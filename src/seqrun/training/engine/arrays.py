@@ -1,4 +1,4 @@
-"""Algorithm and optimizer state as named arrays: one naming for both frameworks."""
+"""Algorithm and optimizer state as named arrays, with the same names on both frameworks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 
 
 def flatten_state(groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Return "group/field/name" -> array for nested dictionaries and NamedTuples of arrays.
-
-    None stands for an absent field and is left out.
-    """
+    """Return "group/field/name" -> array of nested dictionaries and NamedTuples; skip None."""
     named: dict[str, Any] = {}
     for name, value in groups.items():
         if value is None:
@@ -26,7 +23,7 @@ def flatten_state(groups: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten_state(like: Any, prefix: str, named: Mapping[str, Any]) -> Any:
-    """Return a structure such as `like`, filled from the arrays under `prefix`."""
+    """Return a structure like `like`, filled with the arrays whose names start with `prefix`."""
     if like is None:
         return None
     if hasattr(like, "_asdict"):

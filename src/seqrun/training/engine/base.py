@@ -1,4 +1,4 @@
-"""Engine: what runs an algorithm's steps on a device, on either framework."""
+"""Engine: runs the steps of an algorithm on a device; one subclass per framework."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from seqrun.training.step import Step
 
 
 class StepEvents(Protocol):
-    """What an engine runs steps by (`seqrun.training.events.Events`)."""
+    """The part of `seqrun.training.events.Events` that engines use."""
 
     has_host_step_hooks: bool
-    looks_between_steps: bool
+    has_periodic_hooks: bool
 
     def run_step(self, step: Step) -> None:
         """Run one step and the hooks around its parts."""
 
     def segments(self, chunk: Chunk) -> list[Chunk]:
-        """Return a chunk cut where a callback looks at the model."""
+        """Return the chunk, split after the steps at which `on_every_n_steps` is due."""
 
     def end_segment(self, step: int) -> None:
-        """Let callbacks look at the model."""
+        """Call `on_every_n_steps` of the callbacks for which it is due."""
 
 
 class Engine(ABC):
@@ -36,18 +36,17 @@ class Engine(ABC):
     Attributes:
         device_kind: "cpu" or "cuda", known when the engine has started.
         execution: how the run is executed, for its record.
-        total_steps: that the run plans.
-        chunk_steps: longest chunk of steps that one call runs.
-        events: what steps are run by; set by the trainer.
-        participant: what makes this run one of several that share compiled calls; None = it is
-            alone.
+        total_steps: training steps planned for the run.
+        chunk_steps: largest number of steps in one chunk.
+        events: runs each step and its hooks; set by the trainer.
+        participant: this run's place among several runs that share compiled calls; None = the run
+            is on its own.
     """
 
     gathered_steps: ClassVar[int] = 1
-    """Steps whose inputs are held at a time."""
+    """Steps whose inputs are in memory at the same time."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
         self.device_kind = "cpu"
         self.execution: dict[str, Any] = {"strategy": "sequential"}
         self.total_steps = 0
@@ -58,25 +57,25 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def find_device(cls, device: str) -> str:
-        """Return "cpu" or "cuda", the kind of device that `device` means here.
+        """Return "cpu" or "cuda"; "auto" is "cuda" if the framework finds a GPU.
 
         Raises:
-            ConfigError: "cuda" is asked for and the framework finds no GPU.
+            ConfigError: `device` is "cuda" and the framework finds no GPU.
         """
 
     @classmethod
     def new_ensemble(cls) -> Any:
-        """Return a new `vmap.BaseEnsemble` for several runs; None = the engine has none."""
+        """Return a new `vmap.BaseEnsemble`; None = runs cannot share compiled calls."""
         return None
 
     @property
     def device_bytes(self) -> int | None:
-        """Bytes of a device's own memory; None: it is the machine's."""
+        """Size of the device's own memory; None = it uses the memory of the machine."""
         return None
 
     @abstractmethod
     def start(self) -> None:
-        """Choose device and threads and build the module (no weights yet)."""
+        """Choose device and threads, and build the module; its weights are not set yet."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -87,7 +86,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def params(self) -> dict[str, Any]:
-        """Canonical name -> live parameter, in the framework's layout."""
+        """Canonical name -> current parameter, in the framework's layout."""
 
     @property
     @abstractmethod
@@ -109,78 +108,86 @@ class Engine(ABC):
 
     @abstractmethod
     def carried_bytes(self, *, states: bool) -> int:
-        """Return the size of the weights, and of what else a run carries if `states`.
+        """Return the bytes of all weights and, if `states`, of optimizer and algorithm state.
 
-        From shapes alone: nothing large is made, and the data need not be there if the shapes of
-        inputs and outputs are known.
+        They are computed from shapes, without allocating arrays. The data need not be prepared if
+        the shapes of inputs and outputs are known.
         """
 
     @abstractmethod
     def state_arrays(self) -> Sequence[Any]:
-        """Return what the run carries besides its parameters, as far as it is there."""
+        """Return statistics, optimizer state and algorithm state, if they exist already."""
 
     @abstractmethod
     def weights_are_finite(self) -> bool:
-        """Return whether all parameters and statistics are finite numbers."""
+        """Return whether all parameters and statistics are finite."""
 
     @abstractmethod
     def built_weights(self) -> dict[str, np.ndarray]:
-        """Return the parameters and statistics that the module was built with, canonical."""
+        """Return canonical name -> initial value from the module's own initializers.
+
+        The result has at least the weights that the backbone keeps (`BaseBackbone.keeps`).
+        """
 
     @abstractmethod
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Start from canonical `weights`, fresh optimizer and algorithm state.
+        """Set the canonical `weights`; reset optimizer and algorithm state.
 
-        A statistic that is not among the weights starts fresh: a mean at 0, a variance at 1.
-        The algorithm's persistent state stays as it is.
+        A statistic that `weights` lacks is reset: a mean to 0, a variance to 1. The algorithm's
+        persistent state is not changed.
         """
 
     @abstractmethod
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and statistics as they are now, which training leaves alone."""
+        """Return the current parameters and statistics, in arrays that training does not change."""
 
     @abstractmethod
     def reset_optimizer(self) -> None:
-        """Make the optimizer's state fresh."""
+        """Reset the optimizer's state."""
 
     @abstractmethod
     def to_device(self, array: np.ndarray) -> Any:
-        """Return an array on the device."""
+        """Return `array` on the device."""
 
     # ---- training
 
     @abstractmethod
     def load_dataset(self, dataset: Dataset, mask: np.ndarray | None) -> None:
-        """Put the samples that plan indices point into on the device, and the class mask."""
+        """Move the replay dataset and the class mask (T, C) to the device."""
 
     @abstractmethod
     def run_chunk(self, chunk: Chunk) -> None:
         """Run the chunk's training steps; fill in its losses and correct counts."""
 
     @abstractmethod
-    def compiled_alone(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
-        """Return a part of a training step as it is called between hooks that run on the host."""
+    def compiled_part(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        """Return a part of a training step, to be called between hooks that run on the host."""
 
     # ---- evaluation, tracing
 
     @abstractmethod
     def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
-        """Count, per mask (C,) of allowed classes, what is right on a task's test data."""
+        """Return the number of correct predictions on a task's test data under each class mask.
+
+        Args:
+            task: 1-based.
+            masks: (C,) bool each, the classes that can be predicted; None = all.
+        """
 
     @abstractmethod
     def start_trace(self, folder: Path) -> None:
-        """Begin to trace what the framework does, into `folder`."""
+        """Start the framework's profiler; its trace goes into `folder`."""
 
     @abstractmethod
     def stop_trace(self) -> None:
-        """End the trace and write it."""
+        """Stop the profiler and write the trace."""
 
     # ---- state as data
 
     @abstractmethod
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return parameters, statistics, optimizer and algorithm state by canonical name."""
+        """Return parameters, statistics and states by canonical name, in canonical layout."""
 
     @abstractmethod
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Undo `export_arrays`."""
+        """Restore what `export_arrays` returned."""

@@ -1,4 +1,4 @@
-"""JaxEngine: runs a chunk of steps as one compiled program."""
+"""JaxEngine: runs the steps of a chunk in one compiled program."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
 
 
 class Carry(NamedTuple):
-    """What one step hands to the next."""
+    """The values that one step passes to the next."""
 
     params: dict[str, Array]
     stats: dict[str, Array]
@@ -48,7 +48,7 @@ class Carry(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """What all steps of a chunk read."""
+    """The values that all steps of a chunk read."""
 
     dataset: Batch
     mask: Array | None
@@ -59,23 +59,21 @@ class Fixed(NamedTuple):
 class JaxEngine(Engine):
     """Run an algorithm's steps on JAX.
 
-    Methods that are traced capture structure only; params, state, memory and scalars are
-    arguments.
+    Only structure is compiled into a program. Parameters, state, memory and scalars are arguments.
 
     Args:
-        algorithm: whose steps are run.
+        algorithm: the algorithm to run.
 
     Attributes:
         module: the flax module.
         carry: parameters, BatchNorm statistics, optimizer state and algorithm state.
-        device: where they are.
+        device: the device of all arrays.
         dataset: the replay dataset of the task, on the device.
-        mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
-        per_sample_rows: the most samples that one call takes per-sample gradients of.
+        mask: (T, C) bool, the classes in the softmax of each task; None = all.
+        per_sample_rows: largest number of samples for per-sample gradients in one call.
     """
 
     def __init__(self, algorithm: BaseAlgorithm) -> None:
-        """Start nothing yet."""
         super().__init__()
         self.algorithm = algorithm
         self.participant: Participant | None = None
@@ -84,12 +82,12 @@ class JaxEngine(Engine):
         self.dataset: Batch
         self.mask: Array | None = None
         self._carry: Carry
-        self._is_lent = True
+        self._is_shared = True
 
     @classmethod
     def find_device(cls, device: str) -> str:
-        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
-        # Without a CUDA plugin there is no need to start jax's devices, which fixes its threads.
+        # `default_backend` initializes jax's devices, which fixes its number of threads: call it
+        # only if there is a CUDA plugin.
         plugins = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
         available = device != "cpu" and plugins and jax.default_backend() == "gpu"
         if device == "cuda" and not available:
@@ -98,18 +96,15 @@ class JaxEngine(Engine):
 
     @classmethod
     def new_ensemble(cls) -> Ensemble:
-        """Return what runs of one structure share their compiled calls by."""
         return Ensemble()
 
     @property
     def device_bytes(self) -> int | None:
-        """Memory of the GPU that the engine has chosen; None on a CPU."""
         if self.device_kind == "cpu":
             return None
         return (self.device.memory_stats() or {}).get("bytes_limit")
 
     def start(self) -> None:
-        """Choose device and threads and build the module."""
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
         self.module = algorithm.build_module()
         sample = jax.ShapeDtypeStruct((2, *benchmark.input_shape), jnp.float32)
@@ -117,9 +112,9 @@ class JaxEngine(Engine):
         self._param_shapes = canonical(shapes["params"])
         self._stat_shapes = canonical(shapes.get("batch_stats", {}))
         threads = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
-        os.environ.setdefault("NPROC", str(threads))  # read once, when jax first finds its devices
+        os.environ.setdefault("NPROC", str(threads))  # read when jax initializes its devices
         self.device_kind = self.find_device(algorithm.device)
-        jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))  # None: keep none
+        jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))  # None = no cache
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self.device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
@@ -127,7 +122,7 @@ class JaxEngine(Engine):
         convolves = any(kernel.ndim == 4 for kernel in self._param_shapes.values())
         rows = UNROLLED if self.device_kind == "cpu" else CHUNK
         self.per_sample_rows = rows if convolves else benchmark.eval_batch_size
-        # In a loop XLA's convolutions on a CPU were measured 8 to 10 times slower than outside.
+        # On a CPU, XLA's convolutions were measured to be 8 to 10 times slower inside a loop.
         self._one_step_per_call = self.device_kind == "cpu" and convolves
         if self._one_step_per_call:
             self.execution["steps_per_call"] = 1
@@ -139,45 +134,41 @@ class JaxEngine(Engine):
         self._std = None if std is None else np.asarray(std, np.float32)
 
     def stop(self) -> None:
-        """There is nothing to undo."""
+        pass  # nothing to undo
 
     # ---- the network
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return canonical name -> canonical shape."""
         return {name: tuple(s.shape) for name, s in self._param_shapes.items()}
 
     def carried_bytes(self, *, states: bool) -> int:
-        """Return sizes by tracing how the weights, and states if wanted, are made."""
-        algorithm, blank = copy.copy(self.algorithm), copy.copy(self)
-        algorithm.engine, blank.algorithm = blank, algorithm
-        blank.module, blank.device = algorithm.build_module(), None
+        algorithm, engine = copy.copy(self.algorithm), copy.copy(self)
+        algorithm.engine, engine.algorithm = engine, algorithm
+        engine.module, engine.device = algorithm.build_module(), None
 
         def make() -> Any:
-            variables = blank.module.init(jax.random.key(0), jnp.zeros((2, *images)))
+            variables = engine.module.init(jax.random.key(0), jnp.zeros((2, *images)))
             params = canonical(variables["params"])
             stats = canonical(variables.get("batch_stats", {}))
             if not states:
                 return params, stats
-            blank._param_shapes = params
-            blank.carry = Carry(params, stats, algorithm.optimizer.init(params), None)
-            blank.carry = blank.carry._replace(state=algorithm.initial_state())
-            return blank.carry, algorithm.initial_persistent_state()
+            engine._param_shapes = params
+            engine.carry = Carry(params, stats, algorithm.optimizer.init(params), None)
+            engine.carry = engine.carry._replace(state=algorithm.initial_state())
+            return engine.carry, algorithm.initial_persistent_state()
 
         images = algorithm.benchmark.input_shape
         shapes = jax.tree.leaves(jax.eval_shape(make))
         return sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
 
     def state_arrays(self) -> Sequence[Any]:
-        """Return statistics and states, as far as they are there."""
         return self._carry[1:] if hasattr(self, "_carry") else ()
 
     def weights_are_finite(self) -> bool:
-        """Return whether all parameters and statistics are finite."""
         return all(np.isfinite(v).all() for v in (self.params | self.stats).values())
 
     def built_weights(self) -> dict[str, np.ndarray]:
-        """Return what the module's own initializers draw from the stream "init"."""
+        """Return all parameters and statistics, drawn from the stream "init"."""
         key = jax.random.key(self.algorithm.random.key("init") & 0xFFFFFFFF)
         sample = jnp.zeros((2, *self.algorithm.benchmark.input_shape))
         built = jax.jit(self.module.init)(key, sample)
@@ -185,7 +176,6 @@ class JaxEngine(Engine):
         return {name: np.array(value) for name, value in named.items()}
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Start from canonical weights."""
         params = {name: self.to_device(weights[name]) for name in self._param_shapes}
         stats = {
             name: self.to_device(
@@ -197,40 +187,35 @@ class JaxEngine(Engine):
         self.carry = self.carry._replace(state=self.algorithm.initial_state())
 
     def snapshot(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return parameters and statistics as they are now, which training leaves alone."""
         return self.params, self.stats
 
     def reset_optimizer(self) -> None:
-        """Make the optimizer's state fresh."""
         fresh = self.algorithm.optimizer.init(self.carry.params)
         self.carry = self.carry._replace(opt_state=fresh)
 
     def to_device(self, array: np.ndarray) -> Array:
-        """Return an array on the device."""
         if self.participant is not None:
             return self.participant.ensemble.place(array, self.device)
         return jax.device_put(array, self.device)
 
-    # ---- what steps carry
+    # ---- values carried from step to step
 
     @property
     def carry(self) -> Carry:
-        """What the last step handed on; what was read stays as it is while training goes on."""
-        self._is_lent = True
+        """The values after the last step. Training does not overwrite arrays that were read."""
+        self._is_shared = True
         return self._carry
 
     @carry.setter
     def carry(self, carry: Carry) -> None:
-        self._carry, self._is_lent = carry, True
+        self._carry, self._is_shared = carry, True
 
     @property
     def params(self) -> dict[str, Array]:
-        """Canonical name -> parameter."""
         return self.carry.params
 
     @property
     def stats(self) -> dict[str, Array]:
-        """Canonical name -> BatchNorm statistic."""
         return self.carry.stats
 
     @property
@@ -240,7 +225,6 @@ class JaxEngine(Engine):
 
     @property
     def state(self) -> Any:
-        """The algorithm's NamedTuple."""
         return self.carry.state
 
     @state.setter
@@ -248,20 +232,20 @@ class JaxEngine(Engine):
         self.carry = self.carry._replace(state=state)
 
     def _run_program(self, program: Callable, *args: Any) -> tuple[Array, Array]:
-        """Hand the carry to a program, which writes the next one over it; return what else it says.
+        """Run a program, which overwrites the carry; return the losses and correct counts.
 
-        Arrays that anything else may hold, such as an anchor or a snapshot, are copied before.
+        If other code may hold the carry's arrays, such as an anchor or a snapshot, they are copied
+        first.
         """
-        if self._is_lent and self.participant is None:
+        if self._is_shared and self.participant is None:
             self._carry = _copied(self._carry)
         self._carry, losses, correct = program(self._carry, *args)
-        self._is_lent = False
+        self._is_shared = False
         return losses, correct
 
     # ---- training
 
     def load_dataset(self, dataset: Dataset, mask: np.ndarray | None) -> None:
-        """Put the task's samples on the device, and its class mask."""
         self.dataset = Batch(*(self.to_device(a) for a in dataset))
         self.mask = None if mask is None else self.to_device(mask)
 
@@ -270,29 +254,32 @@ class JaxEngine(Engine):
         return normalised_inputs(x, self._mean, self._std)
 
     def run_chunk(self, chunk: Chunk) -> None:
-        """Run the chunk in one compiled program, or step by step for callbacks' step hooks."""
+        """Run the chunk in one compiled program, or step by step if callbacks have step hooks."""
         algorithm = self.algorithm
         hparams: dict[str, Any] = {n: np.float32(v) for n, v in algorithm.hparams().items()}
         noise = jax.random.key(algorithm.random.key("noise") & 0xFFFFFFFF)
         fixed = Fixed(self.dataset, self.mask, hparams, noise)
         single, losses, correct = self._one_step_per_call, [], []
         name, function = ("step", self._step_program) if single else ("chunk", self._chunk_program)
-        found: tuple[Any, Any]
+        results: tuple[Any, Any]
         for segment in self.events.segments(chunk):
             if self.events.has_host_step_hooks:
-                found = self._run_hooked(fixed, segment)
+                results = self._run_with_host_hooks(fixed, segment)
             else:
                 args = self._arguments(fixed, segment)
                 program = self.compiled(name, function, (self._carry, *args), donated=(0,))
                 call = self._call_for_each_step if single else self._call_once
-                found = call(program, args, segment.steps)
-            losses.append(found[0])
-            correct.append(found[1])
+                results = call(program, args, segment.steps)
+            losses.append(results[0])
+            correct.append(results[1])
             self.events.end_segment(segment.first_step + segment.steps)
         chunk.losses, chunk.correct = np.concatenate(losses), np.concatenate(correct)
 
     def _arguments(self, fixed: Fixed, chunk: Chunk) -> tuple[Any, ...]:
-        """Return what a program takes after the carry; the last one is a step, or their number."""
+        """Return a program's arguments after the carry.
+
+        The last one is the index of the step for a step's program, else the number of steps.
+        """
         arrays, first = self._padded(chunk), np.int32(chunk.first_step)
         if self._one_step_per_call:
             return fixed, {n: self.to_device(a) for n, a in arrays.items()}, first, np.int32(0)
@@ -305,56 +292,60 @@ class JaxEngine(Engine):
     def _call_for_each_step(
         self, program: Callable, args: tuple, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Call one step's program for every step; calls are queued, so the host runs ahead."""
-        found = [self._run_program(program, *args[:-1], np.int32(s)) for s in range(steps)]
-        losses, correct = zip(*found, strict=True)
+        """Call the program of one step for every step, asynchronously."""
+        results = [self._run_program(program, *args[:-1], np.int32(s)) for s in range(steps)]
+        losses, correct = zip(*results, strict=True)
         return np.stack(losses), np.stack(correct)
 
     def _padded(self, chunk: Chunk) -> dict[str, np.ndarray]:
-        """Return the chunk's arrays, padded to the chunk grid.
+        """Return the chunk's arrays, padded to `chunk_steps` steps.
 
-        Their number of steps is an argument, so one program serves chunks of every length.
+        The number of steps to run is an argument, so chunks of any length share one program.
         """
         is_full = chunk.batch_size == self.algorithm.benchmark.batch_size_of(chunk.task)
-        room = max(self.chunk_steps if is_full else 1, chunk.steps)
+        size = max(self.chunk_steps if is_full else 1, chunk.steps)
         return {
-            n: np.concatenate([a, np.zeros((room - chunk.steps, *a.shape[1:]), a.dtype)])
+            n: np.concatenate([a, np.zeros((size - chunk.steps, *a.shape[1:]), a.dtype)])
             for n, a in chunk.arrays.items()
         }
 
     def _step_program(
         self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, s: Array
     ) -> tuple[Carry, Array, Array]:
-        """Run step `s` of the planned steps; return what it carries, its loss and its hits."""
+        """Run step `s` of the plan arrays; return the new carry, the loss and the correct count."""
         step = self._new_step(carry, fixed, _row(arrays, s), first + s)
         self.events.run_step(step)
-        return _carried(step), step.loss, _hits(step)
+        return _carry_of(step), step.loss, _num_correct(step)
 
     def _chunk_program(
         self, carry: Carry, fixed: Fixed, arrays: dict[str, Array], first: Array, steps: Array
     ) -> tuple[Carry, Array, Array]:
-        """Run `steps` of the planned steps: a loop whose length is an argument."""
-        room = arrays["index"].shape[0]
+        """Run the first `steps` steps of the plan arrays in a loop."""
+        size = arrays["index"].shape[0]
 
         def body(s: Array, carried: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
             carry, losses, correct = carried
             step = self._new_step(carry, fixed, _row(arrays, s), first + s)
             self.events.run_step(step)
-            return _carried(step), losses.at[s].set(step.loss), correct.at[s].set(_hits(step))
+            return (
+                _carry_of(step),
+                losses.at[s].set(step.loss),
+                correct.at[s].set(_num_correct(step)),
+            )
 
-        start = (carry, jnp.zeros(room), jnp.zeros(room, jnp.int32))
+        start = (carry, jnp.zeros(size), jnp.zeros(size, jnp.int32))
         return jax.lax.fori_loop(0, steps, body, start)
 
-    def _run_hooked(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
-        """Run events on the host, with each event's own work compiled."""
+    def _run_with_host_hooks(self, fixed: Fixed, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Run the steps one by one: hooks run on the host, the parts of a step are compiled."""
         losses, correct = [], []
         for s in range(chunk.steps):
             row = {n: jnp.asarray(a[s]) for n, a in chunk.arrays.items()}
             step = self._compiled_new_step(self.carry, fixed, row, jnp.int32(chunk.first_step + s))
             self.events.run_step(step)
-            self.carry = _carried(step)
+            self.carry = _carry_of(step)
             losses.append(step.loss)
-            correct.append(_hits(step))
+            correct.append(_num_correct(step))
         return np.stack(losses), np.stack(correct)
 
     def _new_step(self, carry: Carry, fixed: Fixed, row: dict[str, Array], index: Array) -> Step:
@@ -368,9 +359,7 @@ class JaxEngine(Engine):
         key = jax.random.fold_in(fixed.noise_key, index)
         return Step(batches, *carry, fixed.hparams, fixed.mask, row, fixed.dataset, key)
 
-    def compiled_alone(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
-        """Return a part of a step as a program of its own, called between hooks of the host."""
-
+    def compiled_part(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
         @jax.jit
         def pure(step: Step) -> Step:
             function(step)
@@ -386,14 +375,16 @@ class JaxEngine(Engine):
     def compiled(
         self, name: str, function: Callable, args: tuple, donated: tuple[int, ...] = ()
     ) -> Callable:
-        """Return `function` compiled for the shapes of `args`, counting the time it takes.
+        """Return `function` compiled for the shapes of `args`, and record the compile time.
 
-        In a run that is one of several, what is returned waits for the others' calls, with which
-        it may share a program.
+        If the run has a participant, the function returned waits for the calls of the other runs,
+        with which it may share a program.
 
         Args:
-            name, function, args: what is to be called, and a first call's arguments.
-            donated: places of arguments whose arrays results are written over, if run alone.
+            name, function: the function to compile, and its name.
+            args: arguments of the first call.
+            donated: positions of arguments whose arrays may be overwritten by results. Ignored if
+                the run has a participant.
         """
         participant, timing = self.participant, self.algorithm.progress.timing
         if participant is not None:
@@ -410,7 +401,6 @@ class JaxEngine(Engine):
     # ---- evaluation, tracing
 
     def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
-        """Count the correct predictions on a task's test data under each mask of classes."""
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
         if task not in self._test_data:
             data = benchmark.task_data(task, benchmark.evaluation_split)
@@ -419,12 +409,12 @@ class JaxEngine(Engine):
                 (self.to_device(data.x[i : i + size]), self.to_device(data.y[i : i + size]))
                 for i in range(0, len(data.y), size)
             ]
-        every = np.ones(benchmark.num_classes, bool)
-        allowed = np.stack([every if mask is None else mask for mask in masks])
+        all_classes = np.ones(benchmark.num_classes, bool)
+        allowed = np.stack([all_classes if mask is None else mask for mask in masks])
         counts = np.zeros(len(masks), int)
-        known = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
+        weights = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
         for x, y in self._test_data[task]:
-            args = (*known, x, y, allowed)
+            args = (*weights, x, y, allowed)
             counts += np.asarray(self.compiled("evaluate", self._evaluate_program, args)(*args))
         return counts.tolist()
 
@@ -436,24 +426,21 @@ class JaxEngine(Engine):
         return (masked.argmax(-1) == y).sum(-1)
 
     def start_trace(self, folder: Path) -> None:
-        """Begin to trace programs."""
         jax.profiler.start_trace(folder, create_perfetto_trace=True)
 
     def stop_trace(self) -> None:
-        """Write plugins/profile/<time>/."""
+        """Write the trace into plugins/profile/<time>/."""
         jax.block_until_ready(self.carry)
         jax.profiler.stop_trace()
 
     # ---- state as data
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return everything that a run carries, by canonical name."""
         groups = dict(zip(("params", "stats", "optimizer", "state"), self.carry, strict=True))
         groups["kept"] = self.algorithm.persistent
         return {name: np.asarray(v) for name, v in flatten_state(groups).items()}
 
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays."""
         loaded = {n: self.to_device(a) for n, a in arrays.items() if not n.startswith("memory/")}
         groups = ("params", "stats", "optimizer", "state")
         self.carry = Carry(
@@ -467,15 +454,15 @@ def _copied(carry: Carry) -> Carry:
     return jax.tree.map(jnp.copy, carry)
 
 
-def _carried(step: Step) -> Carry:
+def _carry_of(step: Step) -> Carry:
     return Carry(step.params, step.stats, step.opt_state, step.state)
 
 
 def _row(arrays: dict[str, Array], s: Array) -> dict[str, Array]:
-    """Return step `s` of every plan array."""
+    """Return row `s` of every plan array."""
     return {n: jax.lax.dynamic_index_in_dim(a, s, keepdims=False) for n, a in arrays.items()}
 
 
-def _hits(step: Step) -> Array:
-    """Return how many of the batch's samples were classified correctly."""
+def _num_correct(step: Step) -> Array:
+    """Return the number of samples of the batch that were classified correctly."""
     return (step.logits.argmax(-1) == step.batch.y).sum()

@@ -5,16 +5,16 @@ from __future__ import annotations
 from seqrun.system import num_cores
 
 WORTH_THREADS = 5e7
-"""Multiply-adds of a batch's forward pass from which more than one thread pays.
+"""Multiply-adds of a batch's forward pass from which more than one thread is faster.
 
-A small network's operations take microseconds, less than waking another thread; beside another
-busy process two threads were measured 40 times slower than one. An MLP 784-256-256-10 at batch
-10 needs 2.7e6; ResNet18Thin at batch 10, about 5e8.
+The operations of a small network take microseconds, less than it takes to wake another thread. With
+another busy process on the machine, two threads were measured to be 40 times slower than one. At
+batch size 10, an MLP 784-256-256-10 needs 2.7e6 multiply-adds and ResNet18Thin about 5e8.
 """
 
 
 def default_num_threads(multiply_adds_per_batch: int) -> int:
-    """Return the CPU threads of one run: a function of shapes and cores, never of timing."""
+    """Return the number of CPU threads of one run, from shapes and cores, never from timing."""
     if multiply_adds_per_batch < WORTH_THREADS:
         return 1
     return num_cores()

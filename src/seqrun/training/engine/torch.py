@@ -1,4 +1,4 @@
-"""TorchEngine: walks the plan in a loop over live parameters, or over compiled steps."""
+"""TorchEngine: runs the steps of a plan eagerly or compiled."""
 
 from __future__ import annotations
 
@@ -37,29 +37,28 @@ from seqrun.training.limits import array_bytes, check_size, work_per_batch
 from seqrun.training.step import Batch, Step
 
 LAYOUT = torch.channels_last
-"""Of kernels, as of the images that they meet."""
+"""Memory layout of convolution kernels and images."""
 
 
 class TorchEngine(Engine):
     """Run an algorithm's steps on PyTorch.
 
     Args:
-        algorithm: whose steps are run.
+        algorithm: the algorithm to run.
 
     Attributes:
         module: the network, in train mode except inside `evaluating`.
-        network: what a training step calls: the module, or its compiled passes.
+        network: what a training step calls: the module, or its compiled version.
         opt_state: the optimizer's NamedTuple.
-        device: where they are.
+        device: the device of all arrays.
         dataset: the replay dataset of the task, on the device.
-        mask: (T, C) bool, the classes that a sample of each task may be given; None = all.
+        mask: (T, C) bool, the classes in the softmax of each task; None = all.
     """
 
     gathered_steps: ClassVar[int] = 64
-    """Steps whose inputs are gathered at a time: few enough to stay in a processor's cache."""
+    """Steps whose inputs are gathered at once: few enough to stay in a processor's cache."""
 
     def __init__(self, algorithm: BaseAlgorithm) -> None:
-        """Start nothing yet."""
         super().__init__()
         self.algorithm = algorithm
         self.device = torch.device("cpu")
@@ -76,27 +75,25 @@ class TorchEngine(Engine):
 
     @classmethod
     def find_device(cls, device: str) -> str:
-        """Return the kind of device: a GPU unless there is none or the CPU is asked for."""
         available = device != "cpu" and torch.cuda.is_available()
         if device == "cuda" and not available:
             raise ConfigError("device='cuda': torch finds no GPU here; must be auto or cpu")
         return "cuda" if available else "cpu"
 
     def start(self) -> None:
-        """Choose device and threads and build the module."""
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
         self.device_kind = self.find_device(algorithm.device)
         self.device = torch.device(self.device_kind)
-        check_size(algorithm)  # before anything is as large
-        with torch.random.fork_rng(devices=[]):  # for weights that a backbone keeps
+        check_size(algorithm)  # before anything large is allocated
+        with torch.random.fork_rng(devices=[]):  # seeds the initializers of weights that are kept
             torch.manual_seed(algorithm.random.key("init"))
             self.module = algorithm.build_module().to(self.device)
             self.module.to(memory_format=LAYOUT)
         self.network = self.module
         params, self._stats = canonical_names(self.module)
         self._params = {**params}
-        live = dict((*self.module.named_parameters(), *self.module.named_buffers()))
-        names = {id(value): name for name, value in live.items()}
+        tensors = dict((*self.module.named_parameters(), *self.module.named_buffers()))
+        names = {id(value): name for name, value in tensors.items()}
         self._module_names = {n: names[id(v)] for n, v in (self.params | self.stats).items()}
         self._built = {
             n: np.array(to_canonical(v.detach(), n).cpu().numpy())
@@ -113,7 +110,6 @@ class TorchEngine(Engine):
         self._test_data: dict[int, tuple[Tensor, Tensor]] = {}
 
     def stop(self) -> None:
-        """Give back the threads and torch's settings."""
         program: Program | None = self.__dict__.pop("_program", None)
         if program is not None:
             program.close()
@@ -124,17 +120,14 @@ class TorchEngine(Engine):
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """Canonical name -> live parameter (torch's layout)."""
         return self._params
 
     @property
     def stats(self) -> dict[str, Tensor]:
-        """Canonical name -> BatchNorm statistic (torch's layout)."""
         return self._stats
 
     @property
     def state(self) -> Any:
-        """The algorithm's NamedTuple."""
         return self._state
 
     @state.setter
@@ -142,40 +135,34 @@ class TorchEngine(Engine):
         self._state = state
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return canonical name -> canonical shape."""
         return {name: tuple(to_canonical(p, name).shape) for name, p in self.params.items()}
 
     def carried_bytes(self, *, states: bool) -> int:
-        """Return sizes by building the weights, and states if wanted, on torch's meta device."""
-        algorithm, blank = copy.copy(self.algorithm), copy.copy(self)
-        algorithm.engine, blank.algorithm = blank, algorithm
-        blank.device = torch.device("meta")
-        with blank.device:
-            blank.module = algorithm.build_module()
-            params, blank._stats = canonical_names(blank.module)
-            blank._params = {**params}
-            carried: list[Any] = [blank.params, blank.stats]
-            if states:  # some of these take torch a second of imports
-                blank.reset_optimizer()
-                carried += [blank.opt_state, algorithm.initial_state()]
+        algorithm, engine = copy.copy(self.algorithm), copy.copy(self)
+        algorithm.engine, engine.algorithm = engine, algorithm
+        engine.device = torch.device("meta")
+        with engine.device:
+            engine.module = algorithm.build_module()
+            params, engine._stats = canonical_names(engine.module)
+            engine._params = {**params}
+            carried: list[Any] = [engine.params, engine.stats]
+            if states:  # for some of these torch imports modules for a second
+                engine.reset_optimizer()
+                carried += [engine.opt_state, algorithm.initial_state()]
                 carried.append(algorithm.initial_persistent_state())
         return array_bytes(carried)
 
     def state_arrays(self) -> Sequence[Any]:
-        """Return statistics and states."""
         return self.stats, self.opt_state, self.state
 
     def weights_are_finite(self) -> bool:
-        """Return whether all parameters and statistics are finite."""
         return all(bool(v.isfinite().all()) for v in (self.params | self.stats).values())
 
     def built_weights(self) -> dict[str, np.ndarray]:
-        """Return the parameters and statistics that the backbone keeps as they were built."""
         return self._built
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Start from canonical weights."""
         for name, parameter in self.params.items():
             parameter.copy_(from_canonical(torch.from_numpy(weights[name]), name))
         for name, statistic in self.stats.items():
@@ -188,11 +175,10 @@ class TorchEngine(Engine):
     def module_values(
         self, params: Mapping[str, Tensor], stats: Mapping[str, Tensor], prefix: str = ""
     ) -> dict[str, Tensor]:
-        """Return parameters and statistics by the module's own names, for `functional_call`."""
+        """Return parameters and statistics under the module's own names, for `functional_call`."""
         return {f"{prefix}{self._module_names[n]}": v for n, v in {**params, **stats}.items()}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return copies of parameters and statistics, which training leaves alone."""
         params = {n: p.detach().clone() for n, p in self.params.items()}
         return params, {n: s.clone() for n, s in self.stats.items()}
 
@@ -200,17 +186,17 @@ class TorchEngine(Engine):
     def frozen_copy(self, params: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Any:
         """Return a copy of the module with these values, in eval mode and without gradients.
 
-        Calling it costs less than `functional_call` of the module itself.
+        Calling it is faster than `functional_call` of the module.
         """
         module = copy.deepcopy(self.module).eval().requires_grad_(False)
-        own_params, own_stats = canonical_names(module)
+        copied_params, copied_stats = canonical_names(module)
         for name, value in {**params, **stats}.items():
-            (own_params | own_stats)[name].copy_(value)
+            (copied_params | copied_stats)[name].copy_(value)
         return module
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put the module in eval mode for a while, then as it was."""
+        """Put the module in eval mode inside this block."""
         before = self.module.training
         self.module.eval()
         try:
@@ -220,7 +206,7 @@ class TorchEngine(Engine):
 
     @contextmanager
     def without_side_effects(self) -> Iterator[None]:
-        """Leave BatchNorm statistics, and what later steps draw as noise, as they are."""
+        """Restore BatchNorm statistics and the random generators after this block."""
         before = [statistic.clone() for statistic in self.stats.values()]
         devices = [self.device] if self.device_kind == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=self.algorithm.backbone.is_noisy):
@@ -229,17 +215,14 @@ class TorchEngine(Engine):
             statistic.copy_(value)
 
     def reset_optimizer(self) -> None:
-        """Make the optimizer's state fresh."""
         self.opt_state = self.algorithm.optimizer.init(self.params)
 
     def to_device(self, array: np.ndarray) -> Tensor:
-        """Return an array on the device."""
         return torch.from_numpy(array).to(self.device)
 
     # ---- training
 
     def load_dataset(self, dataset: Dataset, mask: np.ndarray | None) -> None:
-        """Put the task's samples on the device, and its class mask."""
         x, y, t = (self.to_device(a) for a in dataset)
         self.dataset = Batch(x, y.long(), t.long())
         self.mask = None if mask is None else self.to_device(mask)
@@ -249,20 +232,21 @@ class TorchEngine(Engine):
         return normalised_inputs(x, self._mean, self._std)
 
     def run_chunk(self, chunk: Chunk) -> None:
-        """Walk the chunk's steps, the batches of a few gathered at a time."""
+        """Run the chunk's steps; the inputs of `gathered_steps` steps are gathered at once."""
         rows = {n: self.to_device(a) for n, a in chunk.arrays.items()}
-        # Short parts of an epoch are not worth a program of their own.
+        # A segment shorter than a chunk is not worth compiling.
         program = self._program if chunk.segment_steps >= self.chunk_steps else None
         steps = program if isinstance(program, CompiledSteps) else None
         self.network = program if isinstance(program, CompiledNetwork) else self.module
-        compiled, hparams = program.seconds if program else 0.0, self.algorithm.hparams()
+        compile_seconds = program.seconds if program else 0.0
+        hparams = self.algorithm.hparams()
         run_steps = steps or self._run_steps
         losses, logits = [], []
         with self._noise(chunk.first_step):
             for segment in self.events.segments(chunk):
                 first = segment.first_step - chunk.first_step
                 lengths = (steps or self).lengths(segment.steps)
-                with flushed_denormals(self.execution["num_threads"]):
+                with flush_denormals(self.execution["num_threads"]):
                     for batches, plan in self._gathered(rows, first, lengths):
                         self.opt_state, self.state, loss, logit = run_steps(
                             batches, plan, self.opt_state, self.state, hparams
@@ -271,13 +255,13 @@ class TorchEngine(Engine):
                         logits.append(logit)
                 self.events.end_segment(segment.first_step + segment.steps)
         if program is not None:
-            self._note_program(program, program.seconds - compiled)
+            self._record_program(program, program.seconds - compile_seconds)
         chunk.losses = torch.cat(losses).cpu().numpy()
         labels = self.dataset.y[rows["index"]]
         chunk.correct = (torch.cat(logits).argmax(-1) == labels).sum(1).cpu().numpy()
 
-    def _note_program(self, program: Program, seconds: float) -> None:
-        """Record what was compiled for a chunk, and how long that took."""
+    def _record_program(self, program: Program, seconds: float) -> None:
+        """Record what was compiled and the time that it took in a chunk."""
         self.algorithm.progress.timing["compile_seconds"] += seconds
         self.execution["compiled"] = program.failure is None and program.part
         if program.failure is not None:
@@ -288,32 +272,35 @@ class TorchEngine(Engine):
                 self.execution["cuda_graphs"] = program.has_captured
 
     def lengths(self, steps: int) -> list[int]:
-        """Return how so many steps are cut into parts whose inputs are gathered together."""
+        """Return the number of steps whose inputs are gathered at once, part by part."""
         whole, rest = divmod(steps, self.gathered_steps)
         return [self.gathered_steps] * whole + [rest] * (rest > 0)
 
     def _gathered(
         self, rows: Mapping[str, Tensor], first: int, lengths: list[int]
     ) -> Iterator[tuple[dict[str, Batch], dict[str, Tensor]]]:
-        """Yield batches and plan rows of so many steps at a time, from a step of the chunk on.
+        """Yield the batches and plan rows of consecutive parts of a chunk.
 
-        No length is larger than the number of steps that are gathered together.
+        Args:
+            rows: the chunk's plan arrays, on the device.
+            first: 0-based step of the chunk at which the first part starts.
+            lengths: number of steps of each part, at most `gathered_steps`.
         """
         start = gathered = first
         last = first + sum(lengths)
         for n in lengths:
             if first + n > gathered:
                 start, gathered = first, min(first + self.gathered_steps, last)
-                found = self._batches(rows, slice(start, gathered))
+                batches = self._batches(rows, slice(start, gathered))
             cut = slice(first - start, first - start + n)
             yield (
-                {name: Batch(*(a[cut] for a in batch)) for name, batch in found.items()},
+                {name: Batch(*(a[cut] for a in batch)) for name, batch in batches.items()},
                 {name: row[first : first + n] for name, row in rows.items()},
             )
             first += n
 
     def _batches(self, rows: Mapping[str, Tensor], cut: slice) -> dict[str, Batch]:
-        """Return the batches of the steps in a slice of the plan, by name."""
+        """Return name -> batches of the steps in a slice of the plan."""
         offsets = {n: rows.get(f"augment/{n}") for n in self.algorithm.batch_names}
         return {
             n: self.gather(rows[n][cut], None if off is None else off[cut])
@@ -321,11 +308,11 @@ class TorchEngine(Engine):
         }
 
     def gather(self, index: Tensor, offsets: Tensor | None = None) -> Batch:
-        """Return samples of the replay dataset, augmented if there are offsets.
+        """Return samples of the replay dataset, augmented if `offsets` are given.
 
         Args:
-            index: (steps, B) rows of the dataset.
-            offsets: (steps, B, 3) crops and flips.
+            index: (steps, B) row indices into the dataset.
+            offsets: (steps, B, 3) crops and flips, see `seqrun.plan.augmentation`.
 
         Returns:
             Inputs (steps, B, H, W, C), labels and tasks (steps, B).
@@ -347,10 +334,15 @@ class TorchEngine(Engine):
         state: Any,
         hparams: dict[str, float],
     ) -> tuple[Any, Any, Tensor, Tensor]:
-        """Run the steps whose samples and plan rows are given, one after the other.
+        """Run consecutive steps.
+
+        Args:
+            batches: name -> batches of all steps.
+            rows: name -> plan array of all steps.
+            opt_state, state, hparams: as in Step, for the first step.
 
         Returns:
-            What they leave of both states, their losses (steps,) and logits (steps, B, C).
+            The new optimizer and algorithm state, the losses (steps,) and logits (steps, B, C).
         """
         singles = (map(Batch, *(a.unbind(0) for a in b)) for b in batches.values())
         plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
@@ -373,53 +365,53 @@ class TorchEngine(Engine):
             logits.append(step.logits)
         return opt_state, state, torch.stack(losses), torch.stack(logits)
 
-    def compiled_alone(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
-        """Return the part of a step as it is: nothing of a step with host hooks is compiled."""
-        return function
+    def compiled_part(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
+        return function  # steps with hooks on the host are not compiled
 
     @property
-    def _to_compile(self) -> str | None:
-        """What `training.compile` has compiled, if that can be: "steps" or "network"."""
+    def _part_to_compile(self) -> str | None:
+        """The part of the run to compile, "steps", "network" or None; see `to_compile`."""
         convolves = any(p.ndim == 4 for p in self.params.values())
         work = self.total_steps, work_per_batch(self.algorithm)
         choice, kind = self.algorithm.training.compile, self.device_kind
         always = choice == "always"
         part = None if choice == "never" else to_compile(*work, kind, convolves, always=always)
-        looks = self.events.looks_between_steps and choice == "auto"
-        keeps_steps = looks or self.events.has_host_step_hooks or not self.algorithm.is_compilable
-        return None if part == "steps" and keeps_steps else part
+        periodic = self.events.has_periodic_hooks and choice == "auto"
+        eager = periodic or self.events.has_host_step_hooks or not self.algorithm.is_compilable
+        return None if part == "steps" and eager else part
 
     @cached_property
     def _program(self) -> Program | None:
-        """The program of what is to be compiled, if there is a compiler.
+        """The compiled part of the run; None = nothing is compiled.
 
         Raises:
-            ConfigError: there is none and it has to be, or a callback has to look between steps.
+            ConfigError: compiling is required, but there is no compiler or a callback observes the
+                model between steps.
         """
-        choice, part = self.algorithm.training.compile, self._to_compile
+        choice, part = self.algorithm.training.compile, self._part_to_compile
         if part is None:
             return None
         started = time.perf_counter()  # importing torch's compiler takes seconds
         keep_programs()
-        if part == "steps" and self.events.looks_between_steps:
+        if part == "steps" and self.events.has_periodic_hooks:
             raise ConfigError(
-                f"training.compile={choice!r}: must be never with a callback that looks between "
-                "steps, as stability_gap does: several steps are one program, and others than it "
-                "would give other last bits"
+                f"training.compile={choice!r}: must be never with a callback that observes the "
+                "model between steps, such as stability_gap: several steps are one program, and "
+                "splitting it would change the last bits"
             )
         if not has_compiler(self.device_kind):
             if choice == "always":
                 raise ConfigError(
-                    "training.compile='always': there is no compiler here, as g++ is, or what the "
-                    "variable CXX names"
+                    "training.compile='always': needs a compiler, g++ or the one that the variable "
+                    "CXX names"
                 )
             return None
         program: Program
         if part == "network":
             program = CompiledNetwork(self.module)
         else:
-            # A replay moves torch's generator by itself; that it draws what eager steps would is
-            # not shown.
+            # A replay advances torch's generator itself; it has not been shown to draw the same
+            # numbers as eager steps.
             can_replay = self.device_kind == "cuda" and not self.algorithm.backbone.is_noisy
             program = CompiledSteps(
                 self._run_steps,
@@ -432,29 +424,27 @@ class TorchEngine(Engine):
 
     @contextmanager
     def _noise(self, first_step: int) -> Iterator[None]:
-        """Draw noise from the run's own key, leaving torch's global generator as it was."""
-        if not self.algorithm.backbone.is_noisy:
-            yield
-            return
+        """Seed torch's generator with the run's own key inside this block."""
+        is_noisy = self.algorithm.backbone.is_noisy
         devices = [self.device] if self.device_kind == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.algorithm.random.key("noise", first_step))
+        with torch.random.fork_rng(devices=devices, enabled=is_noisy):
+            if is_noisy:
+                torch.manual_seed(self.algorithm.random.key("noise", first_step))
             yield
 
     # ---- evaluation, tracing
 
     @torch.inference_mode()
     def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
-        """Count the correct predictions on a task's test data under each mask of classes."""
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
         if task not in self._test_data:
             data = benchmark.task_data(task, benchmark.evaluation_split)
             self._test_data[task] = self.to_device(data.x), self.to_device(data.y).long()
         x, y = self._test_data[task]
-        known = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
+        args = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
         parts = x.split(benchmark.eval_batch_size)
         logits = torch.cat(
-            [algorithm.evaluation_logits(*known, self.inputs(part)) for part in parts]
+            [algorithm.evaluation_logits(*args, self.inputs(part)) for part in parts]
         )
         counts = []
         for mask in masks:
@@ -465,21 +455,19 @@ class TorchEngine(Engine):
         return counts
 
     def start_trace(self, folder: Path) -> None:
-        """Begin to trace operators."""
         from torch import profiler
 
         self._trace, self._trace_file = profiler.profile(), folder / "trace.json"
         self._trace.start()
 
     def stop_trace(self) -> None:
-        """Write trace.json, in Chrome's format."""
+        """Write trace.json, in the format of Chrome's trace viewer."""
         self._trace.stop()
         self._trace.export_chrome_trace(str(self._trace_file))
 
     # ---- state as data
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return everything that a run carries, by canonical name and in canonical layout."""
         groups = {"params": self.params, "stats": self.stats, "optimizer": self.opt_state}
         groups |= {"state": self.state, "kept": self.algorithm.persistent}
         named = flatten_state(groups)
@@ -490,9 +478,8 @@ class TorchEngine(Engine):
 
     @torch.no_grad()
     def import_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from exported arrays."""
         loaded = {
-            name: laid_out(from_canonical(torch.from_numpy(np.array(a)), name)).to(self.device)
+            name: with_layout(from_canonical(torch.from_numpy(np.array(a)), name)).to(self.device)
             for name, a in arrays.items()
             if not name.startswith("memory/")
         }
@@ -507,21 +494,22 @@ class TorchEngine(Engine):
 
 
 @contextmanager
-def flushed_denormals(num_threads: int) -> Iterator[None]:
-    """Take numbers below 1e-38 for 0, as JAX does: a processor is many times slower on them.
+def flush_denormals(num_threads: int) -> Iterator[None]:
+    """Treat numbers below 1e-38 as 0 inside this block, as JAX does.
 
-    Momentum and penalties of weights that nothing moves fade into them. The setting is a thread's
-    own, and those of a pool keep what they began with, so that it changes one-threaded runs only.
+    Processors are many times slower on such denormal numbers. The momentum and the penalty of a
+    weight that no longer changes decay to them. The setting applies to a single thread, and a
+    pool's threads keep the setting they were started with: it only affects runs on one thread.
     """
-    np.finfo(np.float32), np.finfo(np.float64)  # first asked for within, it would warn
-    flushed_before = not bool(torch.tensor(1e-40) * 1.0)  # torch cannot be asked
-    torch.set_flush_denormal(flushed_before or num_threads == 1)
+    np.finfo(np.float32), np.finfo(np.float64)  # NumPy would warn at first use inside the block
+    was_set = not bool(torch.tensor(1e-40) * 1.0)  # torch has no getter
+    torch.set_flush_denormal(was_set or num_threads == 1)
     try:
         yield
     finally:
-        torch.set_flush_denormal(flushed_before)
+        torch.set_flush_denormal(was_set)
 
 
-def laid_out(value: Tensor) -> Tensor:
-    """Return an array in the memory layout that the engine's own have."""
+def with_layout(value: Tensor) -> Tensor:
+    """Return an array in the memory layout of the engine's arrays."""
     return value.contiguous(memory_format=LAYOUT if value.ndim == 4 else torch.contiguous_format)

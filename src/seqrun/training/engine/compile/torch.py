@@ -1,4 +1,4 @@
-"""Training steps, or the network in them, as compiled programs, where there is a compiler."""
+"""Compile training steps, or only the network, with torch.compile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
@@ -20,22 +20,21 @@ from seqrun.checks import first_line
 from seqrun.training.engine.cache import VARIABLES, compilation_cache
 
 STEPS_PER_PROGRAM = 8
-"""Steps of one program: calling one takes about as long as a small step itself."""
-SMALLEST_CAPABILITY = (7, 0)  # of a GPU that Triton, torch's compiler for it, supports
+"""Steps in one program. Calling a program takes about as long as a small step."""
+MIN_CAPABILITY = (7, 0)  # of a GPU that Triton supports
 
-
-_open: list[object] = []  # those that need torch's settings, which are the process's
-_settings = ExitStack()  # entered once, not around each call: that takes as long as a step
+_open_programs: list[Program] = []  # they need options of torch that are global
+_options = ExitStack()  # entered once, since entering takes as long as a step
 
 
 @cache
 def has_compiler(device_kind: str) -> bool:
-    """Return whether programs for this kind of device can be compiled here.
+    """Return whether torch can compile for this kind of device.
 
-    On a CPU torch looks for what CXX names, else for g++ (on macOS for clang++).
+    For a CPU it uses the compiler named by the variable CXX, by default g++ (clang++ on macOS).
     """
     if device_kind == "cuda":
-        return torch.cuda.get_device_capability() >= SMALLEST_CAPABILITY
+        return torch.cuda.get_device_capability() >= MIN_CAPABILITY
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:
@@ -46,60 +45,64 @@ def has_compiler(device_kind: str) -> bool:
 
 
 class Program:
-    """A function of which torch compiles one program per shape of its arguments.
+    """A function that torch compiles once per shape of its arguments.
 
-    Whatever is no tensor is part of the program. Random numbers are those of eager execution.
+    Arguments that are not tensors become constants of the program. Random numbers are the same as
+    in eager execution.
 
     Args:
-        function: to compile.
-        fullgraph: whether a function that is no single program fails.
+        function: the function to compile.
+        fullgraph: whether a graph break is an error.
 
     Attributes:
-        part: of the run that is compiled, as its record names it.
-        seconds: that compiling took so far.
-        failure: why the function cannot be compiled and is called as it is; None = it can.
+        part: the compiled part of a run, as it is named in the run's record.
+        seconds: time spent on compiling so far.
+        failure: why the function could not be compiled and runs eagerly; None = it did not fail.
     """
 
     part: ClassVar[str]
 
     def __init__(self, function: Callable[..., Any], *, fullgraph: bool) -> None:
-        """Compile nothing yet."""
         self.seconds = 0.0
         self.failure: str | None = None
         self._function = function
         self._program = torch.compile(function, fullgraph=fullgraph, dynamic=False)
-        _claim_settings(self)
+        if not _open_programs:
+            _set_options()
+        _open_programs.append(self)
 
     def close(self) -> None:
-        """Give back torch's settings, unless others compile yet."""
-        _release_settings(self)
+        """Restore torch's options, unless another program still needs them."""
+        _open_programs.remove(self)
+        if not _open_programs:
+            _options.close()
 
-    def _call(self, args: tuple[Any, ...], plain: tuple[Any, ...]) -> Any:
-        """Call the program, or the function with `plain` if it cannot be compiled."""
+    def _call(self, args: tuple[Any, ...], eager_args: tuple[Any, ...]) -> Any:
+        """Call the program, or the function with `eager_args` if it cannot be compiled."""
         if self.failure is not None:
-            return self._function(*plain)
+            return self._function(*eager_args)
         stats = torch._dynamo.utils.counters["stats"]
         graphs, started = stats["unique_graphs"], time.perf_counter()
         try:
-            with _shielded():
-                found = self._program(*args)
+            with _blocked_signals():
+                result = self._program(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
-            if _removes_damaged(error):
-                return self._call(args, plain)
+            if _remove_damaged_file(error):
+                return self._call(args, eager_args)
             self.failure = _reason(error)
             sys.stderr.write(f"warning: training runs uncompiled: {self.failure}\n")
-            return self._function(*plain)
+            return self._function(*eager_args)
         if stats["unique_graphs"] > graphs:
             self.seconds += time.perf_counter() - started
-        return found
+        return result
 
 
 @contextmanager
-def _shielded() -> Iterator[None]:
-    """Let signals wait, of this thread and of those and the processes that it starts.
+def _blocked_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM in this thread and in all threads and processes that it starts.
 
-    Ctrl-C goes to g++ as well, and what it leaves half written would be taken for a program.
-    Windows cannot do this.
+    Ctrl-C also reaches g++, which would leave a half-written file in the cache.
+    Windows cannot block signals.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -111,8 +114,8 @@ def _shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _removes_damaged(error: Exception) -> bool:
-    """Remove the kept program that could not be loaded, as after a kill, if that was the error."""
+def _remove_damaged_file(error: Exception) -> bool:
+    """Remove the cached program that could not be loaded, if that was the error."""
     cause = getattr(error, "inner_exception", None)
     folder = os.environ.get(VARIABLES["torch"])
     if not isinstance(cause, ImportError) or cause.path is None or folder is None:
@@ -125,14 +128,14 @@ def _removes_damaged(error: Exception) -> bool:
 
 
 Capture = Callable[[Callable[[], Any]], Callable[[], Any]]
-"""Takes a call without arguments; what it returns does the same, its results in the same places."""
-CALLS_BEFORE = 8
-"""With arguments of a kind, before one is captured: a capture waits for the GPU, and takes as long
-as several calls. The first one compiles, too."""
+"""Returns a function that replays a call; its results are in the same arrays every time."""
+WARMUP_CALLS = 8
+"""Calls with arguments of the same shapes before one is captured. The first one compiles. Capturing
+waits for the GPU and takes as long as several calls."""
 
 
 def capture_graph(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Capture a call's kernels in a CUDA graph, without running them."""
+    """Capture the kernels of a call in a CUDA graph without running them."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = call()
@@ -144,53 +147,41 @@ def capture_graph(call: Callable[[], Any]) -> Callable[[], Any]:
     return replay
 
 
-class Captured(NamedTuple):
-    """A call that can be replayed.
-
-    Attributes:
-        arrays: that it reads its arguments from.
-        replay: does it again.
-    """
-
-    arrays: list[torch.Tensor]
-    replay: Callable[[], Any]
-
-
 class CapturedProgram:
     """A compiled program whose calls are captured in CUDA graphs and replayed.
 
-    Starting the kernels of a small step one by one takes longer than they do. A replay reads what
-    the captured call read, at the same addresses: arguments are copied there, and whatever else
-    the program reads, as parameters, must lie where it did until `forget`. What is no array is
-    part of the graph, as is all that the host reckons, with arrays of its own too; calls with
-    arguments on several devices are not captured.
+    Launching the kernels of a small step one by one takes longer than running them. A replay reads
+    from the same addresses as the captured call. Arguments are copied there; everything else that
+    the program reads, such as parameters, must stay at its address until `clear` is called. Values
+    that are not arrays, and everything that is computed on the host, become constants of the graph.
+    Calls with arguments on several devices are therefore not captured.
 
     Args:
-        program: function of nested containers of arrays, which it may change.
+        program: function of nested containers of arrays, which it may change in place.
         capture: `capture_graph`, on a GPU.
 
     Attributes:
-        has_captured: whether a call has been, and none could not.
+        has_captured: whether a call was captured and no capture failed.
     """
 
     def __init__(self, program: Callable[..., Any], capture: Capture) -> None:
-        """Capture nothing yet."""
         self.has_captured = False
         self._program = program
         self._capture: Capture | None = capture
         self._calls: Counter[Any] = Counter()
-        self._captured: dict[Any, Captured] = {}
+        # Of each captured call: the static arrays that it reads its arguments from, and its replay.
+        self._captured: dict[Any, tuple[list[torch.Tensor], Callable[[], Any]]] = {}
 
-    def forget(self) -> None:
-        """Drop all that was captured."""
+    def clear(self) -> None:
+        """Drop all captured calls."""
         self._calls.clear()
         self._captured.clear()
 
     def __call__(self, *args: Any) -> Any:
-        """Call the program, or replay a call with arguments of these shapes.
+        """Call the program, or replay a captured call with arguments of the same shapes.
 
-        An array that the program only changes, or leaves as it is, is returned as the replay's
-        own, which later ones change again; all others are copies.
+        An argument that the program returns, possibly changed in place, is returned as the static
+        input, which later replays change again. All other results are copies.
         """
         given, containers = tree_flatten(args)
         arrays = [value for value in given if isinstance(value, torch.Tensor)]
@@ -199,55 +190,54 @@ class CapturedProgram:
         kind = containers, tuple((a.shape, a.stride(), a.dtype) for a in arrays)
         if kind not in self._captured:
             self._calls[kind] += 1
-            if self._calls[kind] <= CALLS_BEFORE or not self._capture_call(kind, given, containers):
+            if self._calls[kind] <= WARMUP_CALLS or not self._capture_call(kind, given, containers):
                 return self._program(*args)
-        own, replay = self._captured[kind]
-        own_ids = {id(array) for array in own}
+        inputs, replay = self._captured[kind]
+        input_ids = {id(array) for array in inputs}
 
-        def apart(array: torch.Tensor) -> torch.Tensor:
-            return array if id(array) in own_ids else array.clone()
+        def copied(array: torch.Tensor) -> torch.Tensor:
+            return array if id(array) in input_ids else array.clone()
 
-        moved = [pair for pair in zip(own, arrays, strict=True) if pair[0] is not pair[1]]
+        moved = [pair for pair in zip(inputs, arrays, strict=True) if pair[0] is not pair[1]]
         if moved:
-            # What lies in another's place must not be overwritten before it is copied.
-            values = [a.clone() if id(a) in own_ids else a for _, a in moved]
-            torch._foreach_copy_([place for place, _ in moved], values)
-        return tree_map_only(torch.Tensor, apart, replay())
+            # An argument may be the static input of another one: copy it before it is overwritten.
+            values = [a.clone() if id(a) in input_ids else a for _, a in moved]
+            torch._foreach_copy_([static for static, _ in moved], values)
+        return tree_map_only(torch.Tensor, copied, replay())
 
     def _capture_call(self, kind: Any, given: list[Any], containers: Any) -> bool:
-        """Capture a call with arguments of this kind, and return whether that could be done."""
+        """Capture a call with arguments of this kind; return whether it succeeded."""
         assert self._capture is not None
-        own = [v.clone() if isinstance(v, torch.Tensor) else v for v in given]
+        static = [v.clone() if isinstance(v, torch.Tensor) else v for v in given]
         try:
-            replay = self._capture(lambda: self._program(*tree_unflatten(own, containers)))
+            replay = self._capture(lambda: self._program(*tree_unflatten(static, containers)))
         except RuntimeError as error:
             self._capture, self.has_captured = None, False
             sys.stderr.write(f"warning: training runs without CUDA graphs: {first_line(error)}\n")
             return False
-        arrays = [value for value in own if isinstance(value, torch.Tensor)]
-        self._captured[kind], self.has_captured = Captured(arrays, replay), True
+        inputs = [value for value in static if isinstance(value, torch.Tensor)]
+        self._captured[kind], self.has_captured = (inputs, replay), True
         return True
 
 
 def _reason(error: Exception) -> str:
-    """Return what torch's compiler cannot do, and what it met, without its advice."""
-    first, others = first_line(error), str(error).splitlines()
-    marked = "Developer debug context:"
-    met = next((line.partition(marked)[2].strip() for line in others if marked in line), "")
-    return f"{first}: {met}" if met else first
+    """Return the first line of an error of torch's compiler and its debug context."""
+    first, marker = first_line(error), "Developer debug context:"
+    lines = str(error).splitlines()
+    context = next((line.partition(marker)[2].strip() for line in lines if marker in line), "")
+    return f"{first}: {context}" if context else first
 
 
 class CompiledNetwork(Program):
-    """A network's training passes, forward and backward.
+    """The forward and backward pass of a network, compiled for training.
 
     Args:
-        module: the network; others than this may go on calling it uncompiled.
+        module: the network; calling it directly still runs it eagerly.
     """
 
     part: ClassVar[str] = "network"
 
     def __init__(self, module: torch.nn.Module) -> None:
-        """Compile nothing yet."""
         super().__init__(module, fullgraph=False)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -256,16 +246,16 @@ class CompiledNetwork(Program):
 
 
 class CompiledSteps(Program):
-    """Training steps as programs of several at a time.
+    """Training steps, compiled as programs of several steps each.
 
-    The scalars of `hparams` (the learning rate, an algorithm's coefficients) are arguments of the
-    program, which serves other tasks and the other jobs of a grid.
+    The scalars of `hparams` (learning rate, coefficients of the algorithm) are arguments of the
+    program, so that other tasks and other jobs of a grid can use it too.
 
     Args:
         steps: function of (batches, plan rows, optimizer state, algorithm state, hparams).
-        constants: the scalars that are part of the program, which torch's fused updates want.
-        device: that the steps run on.
-        capture: how calls are captured for a CapturedProgram; None = they are not.
+        constants: names of scalars to compile into the program, as torch's fused updates require.
+        device: where the steps run.
+        capture: how a CapturedProgram captures calls; None = do not capture any.
     """
 
     part: ClassVar[str] = "steps"
@@ -278,7 +268,6 @@ class CompiledSteps(Program):
         device: torch.device | None = None,
         capture: Capture | None = None,
     ) -> None:
-        """Compile nothing yet."""
         super().__init__(steps, fullgraph=True)
         self._capturing = None if capture is None else CapturedProgram(self._program, capture)
         if self._capturing is not None:
@@ -288,22 +277,22 @@ class CompiledSteps(Program):
         self._scalars: dict[str, float | torch.Tensor] = {}
 
     def lengths(self, steps: int) -> list[int]:
-        """Return the lengths of the programs that run so many steps; the rest run singly."""
+        """Return the number of steps of each program call; the remainder is run step by step."""
         whole, rest = divmod(steps, STEPS_PER_PROGRAM)
         return [STEPS_PER_PROGRAM] * whole + [1] * rest
 
     @property
     def has_captured(self) -> bool | None:
-        """Whether a call has been captured, and none could not; None = that was not asked for."""
+        """Whether a call was captured and no capture failed; None = capturing is off."""
         return None if self._capturing is None else self._capturing.has_captured
 
     def end_chunk(self) -> None:
-        """Forget what was captured: hooks may put arrays elsewhere that the steps read."""
+        """Drop captured calls, because hooks may replace arrays that the steps read."""
         if self._capturing is not None:
-            self._capturing.forget()
+            self._capturing.clear()
 
     def __call__(self, batches: Any, row: Any, opt_state: Any, state: Any, hparams: Any) -> Any:
-        """Run steps."""
+        """Run the steps; see `TorchEngine._run_steps`."""
         if hparams != self._hparams:
             self._hparams = hparams
             self._scalars = {
@@ -315,33 +304,24 @@ class CompiledSteps(Program):
 
 
 def keep_programs() -> None:
-    """Have torch keep its programs where they outlast a restart, and jobs on other nodes find them.
+    """Have torch cache its programs where they survive a restart and other nodes find them.
 
-    By itself it keeps them in the folder for temporary files, as it still does where the home
-    cannot be written, or in a process that imported torch's compiler before.
+    By default torch uses the directory for temporary files. It still does so if the home directory
+    is not writable, or if this process has imported torch's compiler before.
 
     Raises:
-        ConfigError: the folder that its variable says cannot be written.
+        ConfigError: the environment variable names a folder that cannot be written to.
     """
     folder = compilation_cache("torch")
     if folder is not None:
         os.environ[VARIABLES["torch"]] = folder
 
 
-def _claim_settings(owner: object) -> None:
-    """Set what compiling a training step needs of torch."""
+def _set_options() -> None:
+    """Set the options of torch that compiling a training step needs."""
     import torch._dynamo
     import torch._inductor.config
 
-    if not _open:
-        limits: dict[str, Any] = {"recompile_limit": 4096, "accumulated_recompile_limit": 4096}
-        _settings.enter_context(torch._dynamo.config.patch(trace_autograd_ops=True, **limits))
-        _settings.enter_context(torch._inductor.config.patch(fallback_random=True))
-    _open.append(owner)
-
-
-def _release_settings(owner: object) -> None:
-    """Set them back once nobody needs them."""
-    _open.remove(owner)
-    if not _open:
-        _settings.close()
+    limits: dict[str, Any] = {"recompile_limit": 4096, "accumulated_recompile_limit": 4096}
+    _options.enter_context(torch._dynamo.config.patch(trace_autograd_ops=True, **limits))
+    _options.enter_context(torch._inductor.config.patch(fallback_random=True))

@@ -1,9 +1,10 @@
-"""Several runs in step, which meet at every compiled call.
+"""Several runs in lockstep: they wait for each other at every compiled call.
 
-Each run is an ordinary `fit` in a thread of its own, but only one thread works at a time, in a
-fixed order, and only until it asks for a compiled call: nothing that a run does has to be safe for
-threads, and the same command does the same in the same order. When all have asked, the calling
-thread answers all calls, an engine's ensemble as many of them as it can by one program.
+Each run is an ordinary `fit` in its own thread. Only one thread works at a time, in a fixed order,
+until it requests a compiled call. A run therefore needs no thread-safe code, and the same command
+always does the same things in the same order. When every run has requested a call, the thread that
+started the runs answers all of them. An engine's ensemble answers as many as possible with one
+program.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import numpy as np
 
 
 class Call(NamedTuple):
-    """A call that a participant waits for.
+    """A compiled call that a participant requests.
 
     Attributes:
-        name: of what is called: participants that ask for the same name ask for the same function.
-        function: pure, of arrays.
-        args: of it.
-        timing: the run's, whose "compile_seconds" count what was spent on compiling meanwhile.
+        name: of the function; participants that request the same name request the same function.
+        function: pure function of arrays.
+        args: its arguments.
+        timing: the run's timing, to whose "compile_seconds" compilation is added.
     """
 
     name: str
@@ -39,34 +40,38 @@ class Failure(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What a participant's work returned, or Failure."""
+    """The result of a participant's work, or Failure."""
 
     result: Any
 
 
 class Participant:
-    """One of the runs: what its thread and the ensemble's tell each other.
+    """One of the runs: its thread, and the messages between it and the ensemble's thread.
 
     Args:
-        ensemble: whose participant it is.
-        work: what its thread does; called with the participant.
+        ensemble: the ensemble that the run belongs to.
+        work: function that the thread calls with the participant.
+
+    Attributes:
+        ended: result of the work; None = not finished.
+        requested: the call that the participant waits for; None = it has ended or not started.
     """
 
     def __init__(self, ensemble: BaseEnsemble, work: Callable[[Participant], Any]) -> None:
         self.ensemble = ensemble
         self.ended: Ended | None = None
-        self.asked: Call | None = None
+        self.requested: Call | None = None
         self._work = work
         self._is_working = False
         self._answers: SimpleQueue[Any] = SimpleQueue()
-        self._told: SimpleQueue[Call | Ended] = SimpleQueue()
+        self._messages: SimpleQueue[Call | Ended] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     # ---- in the participant's thread
 
     def call(self, call: Call) -> Any:
-        """Return the call's result, after all other participants have asked for theirs."""
-        self._told.put(call)
+        """Return the result of a call, after all other participants have requested a call too."""
+        self._messages.put(call)
         answer = self._answers.get()
         if isinstance(answer, Failure):
             raise answer.error
@@ -77,12 +82,12 @@ class Participant:
             result = self._work(self)
         except BaseException as error:
             result = Failure(error)
-        self._told.put(Ended(result))
+        self._messages.put(Ended(result))
 
     # ---- in the ensemble's thread
 
     def resume(self, answer: Any) -> None:
-        """Give the participant what it waits for; let it work until it asks again or has ended."""
+        """Give the participant its answer; wait until it requests another call or ends."""
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -91,16 +96,16 @@ class Participant:
         self._wait()
 
     def _wait(self) -> None:
-        told = self._told.get()
+        message = self._messages.get()
         self._is_working = False
-        if isinstance(told, Ended):
-            self.ended, self.asked = told, None
+        if isinstance(message, Ended):
+            self.ended, self.requested = message, None
             self._thread.join()
         else:
-            self.asked = told
+            self.requested = message
 
     def stop(self, error: BaseException) -> None:
-        """End the work with `error`, wherever it stands."""
+        """End the work by raising `error` in it."""
         if self._thread.ident is None:
             self.ended = Ended(Failure(error))
         if self._is_working:
@@ -110,10 +115,10 @@ class Participant:
 
 
 class BaseEnsemble:
-    """Runs that meet at every call; an engine says how calls are answered."""
+    """Runs that wait for each other at every call; subclasses define how calls are answered."""
 
     def place(self, array: np.ndarray, device: Any) -> Any:
-        """Return a participant's array on the device."""
+        """Return `array` on the device, for a participant."""
         raise NotImplementedError
 
     def answer(self, calls: Mapping[Participant, Call]) -> Mapping[Participant, Any]:
@@ -125,26 +130,26 @@ class BaseEnsemble:
         works: Sequence[Callable[[Participant], Any]],
         ended: Callable[[int, Any], None],
     ) -> None:
-        """Do all works in step. One that ends, or fails, leaves; the others go on.
+        """Run all functions in lockstep. When one ends or fails, the others continue.
 
         Args:
-            works: each called with a participant, which its algorithm's `participant` is to be.
-            ended: called with the place of each work and its result, or Failure, when it ends.
+            works: functions of a Participant, which they must set as `engine.participant`.
+            ended: called with the index of a function and its result, or Failure, when it ends.
 
         Raises:
-            BaseException: whatever came up here, a signal or an error of `ended`; the works have
-                been ended with it.
+            BaseException: a signal, or an error of `ended`; it has been raised in all functions
+                that were still running.
         """
         participants = [Participant(self, work) for work in works]
         try:
             answers: Mapping[Participant, Any] = dict.fromkeys(participants)
             while answers:
-                for place, participant in enumerate(participants):
+                for index, participant in enumerate(participants):
                     if participant.ended is None:
                         participant.resume(answers[participant])
                         if participant.ended is not None:
-                            ended(place, participant.ended.result)
-                calls = {p: p.asked for p in participants if p.asked is not None}
+                            ended(index, participant.ended.result)
+                calls = {p: p.requested for p in participants if p.requested is not None}
                 answers = self.answer(calls)
         except BaseException as error:
             for participant in participants:
