@@ -49,7 +49,7 @@ def test_python_api_runs_as_it_stands(backend: str, tmp_path: Path, monkeypatch)
     """Both backends give the accuracies of the page's code."""
     (code,) = blocks(README, "python")
     script = tmp_path / "script.py"
-    script.write_text(code.replace(".torch import", f".{backend} import"))
+    script.write_text(code.replace(".torch import", f".{backend} import"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         record = runpy.run_path(str(script))["record"]
@@ -66,7 +66,9 @@ def test_table_is_that_of_make_list():
 
 def test_make_verbs_exist():
     """Every verb that a page names, and those that CI calls."""
-    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    verbs = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     files = [*PAGES, ROOT / ".ci" / "run", *(ROOT / ".github" / "workflows").glob("*.yml")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     named = set(re.findall(r"(?:^|`|run: )make ([a-z-]+)", text, re.MULTILINE))
@@ -128,7 +130,7 @@ def written(folder: Path, suffix: str) -> list[Path]:
         assert name, "the first line of a block names its file"
         path = folder / name[1]
         path.parent.mkdir(exist_ok=True)
-        path.write_text(block)
+        path.write_text(block, encoding="utf-8")
         paths.append(path)
     return [path for path in paths if path.as_posix().endswith(suffix)]
 
@@ -143,7 +145,7 @@ def test_algorithm_in_one_file_runs_from_the_command_line(tmp_path):
         [sys.executable, str(ROOT / "run.py"), *overrides, *small],
         env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").exists()

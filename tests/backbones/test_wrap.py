@@ -320,7 +320,7 @@ class MyNet(Wrapped):
 
 def test_a_custom_class_is_a_backbone_for_yaml(tmp_path, monkeypatch):
     """Its arguments are keys, and the weights that it draws itself depend on the seed."""
-    (tmp_path / "my_net.py").write_text(OWN)
+    (tmp_path / "my_net.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     from experiments import CONF
 

@@ -157,7 +157,7 @@ def test_normalize_states_the_mean_and_standard_deviation():
 def test_configuration_files_list_every_argument_with_its_default(name, source):
     """A key is a constructor argument, and none is missing."""
     path = Path(__file__).parents[2] / "conf" / "benchmark" / f"{name}_{source}.yaml"
-    keys = yaml.safe_load(path.read_text())
+    keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     kind = getattr(seqrun.benchmarks, keys.pop("_target_").removeprefix("seqrun.benchmarks."))
     assert kind.name == path.stem
     defaults = {k: p.default for k, p in inspect.signature(kind).parameters.items()}

@@ -259,7 +259,7 @@ def test_empty_class_and_paths(tmp_path):
 def test_place_of_the_decoded_images(tmp_path, monkeypatch):
     """The user's cache if nothing can be written beside the data; a message if neither."""
     path = make(tmp_path / "x", image_tree())
-    (path / ".seqrun").write_text("a file in the folder's place")
+    (path / ".seqrun").write_text("a file in the folder's place", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stream = SplitImageFolder(path=path, num_tasks=2)
     stream.check_data()
@@ -307,7 +307,7 @@ def test_two_processes_at_once(tmp_path):
     started = str(time.time() + 1.5)
     command = [sys.executable, "-c", textwrap.dedent(code), str(path), started]
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         for _ in range(2)
     ]
     outputs = [process.communicate(timeout=60) for process in processes]

@@ -184,7 +184,7 @@ def test_one_missing_file_is_named_alone(offline, archives):
 
 def test_a_data_dir_that_cannot_be_written_is_refused(offline, tmp_path):
     """A file in the folder's place."""
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="MNIST is missing"):
         SplitMNIST(data_dir=tmp_path / "file").check_data()
 

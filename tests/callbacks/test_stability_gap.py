@@ -76,7 +76,7 @@ def test_every_step_is_measured(backend, tmp_path):
     gap, snapshots = StabilityGapCallback(every_steps=1), Snapshots()
     algorithm = tiny(backend, gap, run_dir=tmp_path)
     tiny("torch", snapshots)
-    record = json.loads((tmp_path / "stability_gap.json").read_text())
+    record = json.loads((tmp_path / "stability_gap.json").read_text(encoding="utf-8"))
     within = [
         p for p in range(len(record["steps"])) if p % 7 < 6
     ]  # every seventh row is one of the matrix

@@ -35,7 +35,10 @@ def make(directory: Path, *callbacks: BaseCallback) -> Any:
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "timing.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (directory / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 PLACES = ["phase", "task", "epoch", "steps"]

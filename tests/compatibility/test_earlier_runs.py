@@ -32,11 +32,11 @@ TOLERANCE = 2e-4
 
 def same_machine() -> bool:
     """Return whether versions and processor are those with which the runs were made."""
-    about = json.loads((RUNS / "made_by.json").read_text())
+    about = json.loads((RUNS / "made_by.json").read_text(encoding="utf-8"))
     if any(metadata.version(name) != version for name, version in about["versions"].items()):
         return False
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
     return about["processor"] == {"machine": platform.machine(), "flags": flags}
 
@@ -52,7 +52,7 @@ def commands() -> dict[str, Any]:
 
 def composed(case: str, commands: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     """Return a case's experiment, its hash today, and its hash at the time of the run."""
-    recorded = json.loads((RUNS / case / "command.json").read_text())
+    recorded = json.loads((RUNS / case / "command.json").read_text(encoding="utf-8"))
     if case not in commands:
         (commands[case],) = preflight.check(recorded["overrides"], CONF)
     return commands[case].config, commands[case].hash, recorded["config_hash"]
@@ -81,9 +81,11 @@ def test_a_stopped_run_ends_as_it_would_have(
         own = results.seed_directory(seed)
         last = max((own / "checkpoints").iterdir())
         assert_same_tensors(load_file(last / "tensors.safetensors"), ended)
-        assert_same_state(json.loads((last / "state.json").read_text()), ended)
+        assert_same_state(json.loads((last / "state.json").read_text(encoding="utf-8")), ended)
         if EXACT:
-            assert (own / "metrics.jsonl").read_text() == (ended / "metrics.jsonl").read_text()
+            assert (own / "metrics.jsonl").read_text(encoding="utf-8") == (
+                ended / "metrics.jsonl"
+            ).read_text(encoding="utf-8")
         (run,) = (run for run in results.runs if run.seed == seed)
         expected = load_file(ended / "tensors.safetensors")["record/accuracy_matrix"]
         np.testing.assert_allclose(run.accuracy_matrix, expected, atol=0 if EXACT else 0.05)
@@ -103,7 +105,7 @@ def assert_same_tensors(found: dict[str, np.ndarray], ended: Path) -> None:
 
 def assert_same_state(found: dict[str, Any], ended: Path) -> None:
     """Raise AssertionError unless counters and the states of callbacks and loggers agree."""
-    expected = json.loads((ended / "state.json").read_text())
+    expected = json.loads((ended / "state.json").read_text(encoding="utf-8"))
     assert found["config_hash"] == expected["config_hash"]
     for part in ("callbacks", "loggers"):
         assert found[part].keys() == expected[part].keys()

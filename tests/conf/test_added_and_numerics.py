@@ -68,7 +68,7 @@ QUIET = ("logger=[local]", "logger.local.figures=false")
 @pytest.fixture
 def config_of(jobs_of, tmp_path, monkeypatch):
     """Return the experiment of a command, which may use a user's package, as plain data."""
-    (tmp_path / "parts_of_mine.py").write_text(PARTS)
+    (tmp_path / "parts_of_mine.py").write_text(PARTS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return lambda *overrides: jobs_of(*SHORT, *QUIET, *overrides)[0].config
 
@@ -231,14 +231,18 @@ def test_the_version_of_a_callback_that_only_observes_is_not_hashed(config_of, m
 
 def test_the_record_has_the_versions_above_1(config, elsewhere, monkeypatch):
     runner.run_experiment(config, elsewhere / "old")
-    assert "numerics" not in json.loads((elsewhere / "old" / "results.json").read_text())
+    assert "numerics" not in json.loads(
+        (elsewhere / "old" / "results.json").read_text(encoding="utf-8")
+    )
     monkeypatch.setattr(Naive, "numerics", 2, raising=False)
     results = runner.run_experiment(config, elsewhere / "new")
-    kept = json.loads((elsewhere / "new" / "results.json").read_text())
+    kept = json.loads((elsewhere / "new" / "results.json").read_text(encoding="utf-8"))
     assert kept["numerics"] == {"algo": 2} == Results.read(elsewhere / "new").numerics
     assert kept["config_hash"] == results.config_hash == Experiment.of(config).hash
     assert is_done(elsewhere / "new", config)
-    (elsewhere / "new" / "results.json").write_text(json.dumps({**kept, "numerics": {"algo": "x"}}))
+    (elsewhere / "new" / "results.json").write_text(
+        json.dumps({**kept, "numerics": {"algo": "x"}}), encoding="utf-8"
+    )
     with pytest.raises(RecordError, match=r"Expected `int`, got `str` - at `\$.numerics"):
         Results.read(elsewhere / "new")
 
@@ -292,5 +296,5 @@ def test_a_run_hashes_its_experiment_once(elsewhere: Path, monkeypatch):
         assert not ended.value.code
         assert len(hashed) == number
     (directory,) = (elsewhere / "runs").iterdir()
-    kept = yaml.safe_load((directory / "config.yaml").read_text())
+    kept = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     assert directory.name == Experiment.of(kept).name

@@ -277,9 +277,9 @@ OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
 def test_what_a_sweep_file_must_not_set(tmp_path, elsewhere, content, message):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
-    (conf / "sweeps" / "mine.yaml").write_text(f"# @package _global_\n{content}")
+    (conf / "sweeps" / "mine.yaml").write_text(f"# @package _global_\n{content}", encoding="utf-8")
     evil = "# @package _global_\nhydra:\n  job: {env_set: {PATH: x}}\n"
-    (conf / "sweeps" / "evil.yaml").write_text(evil)
+    (conf / "sweeps" / "evil.yaml").write_text(evil, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         preflight.check(["-m", "sweeps=mine", "algo=ewc"], conf)
 
@@ -288,7 +288,9 @@ def test_an_unknown_reproduction_gets_a_suggestion(tmp_path, elsewhere):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "reproductions" / "paper").mkdir(parents=True)
-    (conf / "reproductions" / "paper" / "table_1.yaml").write_text("# @package _global_\nseed: 3\n")
+    (conf / "reproductions" / "paper" / "table_1.yaml").write_text(
+        "# @package _global_\nseed: 3\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=r"paper/table_2: .*did you mean paper/table_1\?"):
         preflight.check(["reproductions=paper/table_2"], conf)
     (job,) = preflight.check(["reproductions=paper/table_1"], conf)
@@ -299,8 +301,10 @@ def test_included_files_are_checked_too(tmp_path, elsewhere):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     header = "# @package _global_\n"
-    (conf / "sweeps" / "outer.yaml").write_text(f"{header}defaults: [inner]\n")
-    (conf / "sweeps" / "inner.yaml").write_text(f"{header}hydra:\n  run: {{dir: /somewhere}}\n")
+    (conf / "sweeps" / "outer.yaml").write_text(f"{header}defaults: [inner]\n", encoding="utf-8")
+    (conf / "sweeps" / "inner.yaml").write_text(
+        f"{header}hydra:\n  run: {{dir: /somewhere}}\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match="sweeps=outer: sets hydra.run"):
         preflight.check(["-m", "sweeps=outer"], conf)
     assert preflight.check(["hydra.run.dir=mine"], conf)  # the command line may set it
@@ -331,7 +335,7 @@ def test_yaml_that_cannot_be_loaded(tmp_path, elsewhere, content, message):
             preflight.check(argv, conf)
     (own / "algo" / "mine.yaml").unlink()
     aliased = "# @package _global_\ntraining: {lr_decay: &a 0.5, lr_min: *a}\n"
-    (conf / "sweeps" / "mine.yaml").write_text(aliased)
+    (conf / "sweeps" / "mine.yaml").write_text(aliased, encoding="utf-8")
     (job,) = preflight.check(["-m", "sweeps=mine"], conf)
     assert job.config["training"]["lr_min"] == 0.5
 

@@ -77,7 +77,7 @@ def test_default_experiment(jobs_of):
 
 
 def test_conf_repeats_the_defaults_of_the_classes():
-    config = yaml.safe_load((CONF / "config.yaml").read_text())
+    config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     assert TrainingOptions(**config["training"]) == TrainingOptions()
     assert config["streams"] == dict.fromkeys(STREAMS)
 

@@ -22,7 +22,7 @@ def test_card_says_everything(name: str):
     lines = shown.splitlines()
     assert lines[0].startswith(f"{name} [")
     assert "Paper: " in shown
-    keys = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text())
+    keys = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text(encoding="utf-8"))
     for key, value in keys.items():
         if key != "_target_":
             (place,) = (i for i, line in enumerate(lines) if line.startswith(f"  {key} = "))
@@ -63,11 +63,14 @@ def test_a_member_of_a_family_shows_its_own_hyper_parameters():
 def test_verified_names_every_test_of_the_algorithm(tmp_path):
     """And of the shared tests, those that run for every algorithm."""
     path = CONF.parent / "tests" / "algorithms" / "test_icarl.py"
-    nodes = ast.parse(path.read_text()).body
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
     tests = [n.name for n in nodes if isinstance(n, ast.FunctionDef) and n.name[:5] == "test_"]
     assert len(explain._tests(path)) == len(tests) > 5
     shared = tmp_path / "test_x.py"
-    shared.write_text('def test_a_b(algo):\n    """Told."""\ndef test_c(): pass\ndef no(): pass\n')
+    shared.write_text(
+        'def test_a_b(algo):\n    """Told."""\ndef test_c(): pass\ndef no(): pass\n',
+        encoding="utf-8",
+    )
     assert explain._tests(shared) == [("a b", "Told."), ("c", "")]
     assert explain._tests(shared, of_all=True) == [("a b", "Told.")]
 
@@ -77,7 +80,7 @@ def test_no_framework_is_imported():
         "import sys; from seqrun import explain; explain.main(['derpp'])\n"
         "sys.exit(bool({'torch', 'jax', 'flax', 'hydra'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("derpp [torch, jax]")
 

@@ -92,7 +92,7 @@ def by_name(source: str) -> set[str]:
 
 
 def packages(path: Path, **options: bool) -> set[str]:
-    return {name.split(".")[0] for name in imports(path.read_text(), **options)}
+    return {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), **options)}
 
 
 def name_of(path: Path) -> str:
@@ -114,7 +114,9 @@ def graph(source: Path = SOURCE, package: str = "seqrun") -> dict[str, set[str]]
     files = {module_of(p, source): p for p in (source / package).rglob("*.py")}
     found: dict[str, set[str]] = {}
     for module, path in files.items():
-        names = imports(path.read_text(), types=True) | by_name(path.read_text())
+        names = imports(path.read_text(encoding="utf-8"), types=True) | by_name(
+            path.read_text(encoding="utf-8")
+        )
         names = {seqrun._MOVED.get(name.removeprefix(f"{package}."), name) for name in names}
         targets = {name if name in files else name.rpartition(".")[0] for name in names}
         found[module] = {t for t in targets if t in files and t != module}
@@ -191,14 +193,18 @@ def test_frameworks(path):
     if path.name != "jax.py":
         assert not used & JAX
     if path.name not in ("torch.py", "jax.py"):
-        twins = {m for m in imports(path.read_text()) if {"torch", "jax"} & set(m.split(".")[1:])}
+        twins = {
+            m
+            for m in imports(path.read_text(encoding="utf-8"))
+            if {"torch", "jax"} & set(m.split(".")[1:])
+        }
         assert not twins, "a framework-free module would import a framework through these"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_twins_never_import_the_other_framework(path):
     other = {"torch.py": "jax", "jax.py": "torch"}.get(path.name)
-    modules = imports(path.read_text())
+    modules = imports(path.read_text(encoding="utf-8"))
     assert not {m for m in modules if m.startswith("seqrun.") and other in m.split(".")}
 
 
@@ -212,7 +218,9 @@ def test_hydra_stays_at_the_top(path):
 def test_algorithms_know_loggers_by_their_interface(path):
     if name_of(path).startswith("algorithms/"):
         allowed = ("seqrun.loggers.base.", "seqrun.loggers.BaseLogger", "seqrun.loggers.RunInfo")
-        loggers = {m for m in imports(path.read_text()) if m.startswith("seqrun.loggers")}
+        loggers = {
+            m for m in imports(path.read_text(encoding="utf-8")) if m.startswith("seqrun.loggers")
+        }
         assert not {m for m in loggers if not m.startswith(allowed)}, "the interface alone"
 
 
@@ -249,16 +257,19 @@ def test_the_rules_can_fail(tmp_path):
     assert imports("if TYPE_CHECKING:\n    from hydra import x\n", types=True) == {"hydra.x"}
     assert imports("from seqrun import runner\n") == {"seqrun.runner"}
     (tmp_path / "seqrun" / "files").mkdir(parents=True)
-    (tmp_path / "seqrun" / "files" / "a.py").write_text("def f():\n    from seqrun.cli import b\n")
+    (tmp_path / "seqrun" / "files" / "a.py").write_text(
+        "def f():\n    from seqrun.cli import b\n", encoding="utf-8"
+    )
     (tmp_path / "seqrun" / "cli").mkdir()
     (tmp_path / "seqrun" / "cli" / "b.py").write_text(
-        "if TYPE_CHECKING:\n    import seqrun.files.a\n"
+        "if TYPE_CHECKING:\n    import seqrun.files.a\n", encoding="utf-8"
     )
     (tmp_path / "seqrun" / "files" / "c.py").write_text(
-        "def f():\n    from seqrun import runner\n    import_module('seqrun.cli.b')\n"
+        "def f():\n    from seqrun import runner\n    import_module('seqrun.cli.b')\n",
+        encoding="utf-8",
     )
     (tmp_path / "seqrun" / "runs").mkdir()
-    (tmp_path / "seqrun" / "runs" / "runner.py").write_text("")
+    (tmp_path / "seqrun" / "runs" / "runner.py").write_text("", encoding="utf-8")
     drawn = graph(tmp_path)
     assert upwards({"seqrun.files.c": drawn.pop("seqrun.files.c")}) == [
         "seqrun.files.c -> seqrun.cli.b",

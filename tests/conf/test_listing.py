@@ -23,7 +23,9 @@ def test_everything_in_conf_is_listed_once(capsys):
 
 def test_backend_without_the_class_is_not_claimed(tmp_path):
     (tmp_path / "algo").mkdir()
-    (tmp_path / "algo" / "x.yaml").write_text("# Ours.\n_target_: seqrun.plan.${backend}.X\n")
+    (tmp_path / "algo" / "x.yaml").write_text(
+        "# Ours.\n_target_: seqrun.plan.${backend}.X\n", encoding="utf-8"
+    )
     (option,) = listing.options(tmp_path, "algo")
     assert option == listing.Option("x", "Ours.", ())
 
@@ -31,10 +33,11 @@ def test_backend_without_the_class_is_not_claimed(tmp_path):
 def test_a_users_own_class_is_listed_with_its_one_backend(tmp_path, monkeypatch):
     (tmp_path / "my_l2.py").write_text(
         "from seqrun.algorithms.regularization.torch import RegularizationAlgorithm\n"
-        "class L2(RegularizationAlgorithm):\n    pass\n"
+        "class L2(RegularizationAlgorithm):\n    pass\n",
+        encoding="utf-8",
     )
     (tmp_path / "algo").mkdir()
-    (tmp_path / "algo" / "l2.yaml").write_text("# Ours.\n_target_: my_l2.L2\n")
+    (tmp_path / "algo" / "l2.yaml").write_text("# Ours.\n_target_: my_l2.L2\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     (option,) = listing.options(tmp_path, "algo")
     assert option == listing.Option("l2", "Ours.", ("torch",))

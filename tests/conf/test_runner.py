@@ -19,7 +19,7 @@ SHORT = ("algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=40",
 
 
 def record(directory: Path) -> dict:
-    return json.loads((directory / "results.json").read_text())
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_run_leaves_the_documented_files(config, elsewhere):
         "backend": "torch",
     }
     assert [run["seed"] for run in kept["runs"]] == [0]
-    assert yaml.safe_load((elsewhere / "run" / "config.yaml").read_text()) == config
+    assert yaml.safe_load((elsewhere / "run" / "config.yaml").read_text(encoding="utf-8")) == config
     assert (elsewhere / "run" / "accuracy_matrix.csv").exists()
 
 
@@ -86,24 +86,24 @@ def test_preflight_refuses_before_hydra_overwrites_its_record(config, elsewhere,
 def test_resume_never_sets_the_old_directory_aside(config, elsewhere):
     run = elsewhere / "run"
     (run / ".hydra").mkdir(parents=True)
-    (run / ".hydra" / "config.yaml").write_text("old")
+    (run / ".hydra" / "config.yaml").write_text("old", encoding="utf-8")
     for _ in range(3):
         runner.run_experiment({**config, "resume": "never"}, run)
     assert sorted(p.name for p in elsewhere.iterdir()) == ["run", "run.1", "run.2"]
     assert {record(p)["status"] for p in elsewhere.iterdir()} == {"completed"}
-    assert (run / ".hydra" / "config.yaml").read_text() == "old"
+    assert (run / ".hydra" / "config.yaml").read_text(encoding="utf-8") == "old"
 
 
 def test_an_unfinished_run_starts_again(config, elsewhere):
     results = runner.run_experiment(config, elsewhere)
     expected = (elsewhere / "accuracy_matrix.csv").read_bytes()
     results.finish("interrupted")
-    (elsewhere / "metrics.jsonl").write_text("half a li")
-    (elsewhere / "notes.txt").write_text("mine")
+    (elsewhere / "metrics.jsonl").write_text("half a li", encoding="utf-8")
+    (elsewhere / "notes.txt").write_text("mine", encoding="utf-8")
     runner.run_experiment(config, elsewhere)
     assert record(elsewhere)["status"] == "completed"
     assert (elsewhere / "accuracy_matrix.csv").read_bytes() == expected
-    assert (elsewhere / "notes.txt").read_text() == "mine"
+    assert (elsewhere / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_failure_is_recorded(config, elsewhere, mypkg):
@@ -137,14 +137,15 @@ def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
         "    def __init__(self, api_key, options):\n"
         "        assert api_key == options[0]['token'] == 'TOPSECRET'\n"
         "    def open(self, run):\n"
-        "        (run.directory / 'told.json').write_text(json.dumps(run.config))\n"
+        "        (run.directory / 'told.json').write_text(json.dumps(run.config))\n",
+        encoding="utf-8",
     )
     key = "${oc.env:SEQRUN_KEY}"
     mine = ["allow_targets=[keyed]", "logger=[local]", "+logger.my._target_=keyed.Keyed"]
     mine += [f"+logger.my.api_key={key}", f"+logger.my.options=[{{token:{key}}}]"]
     done = run_py(*SHORT, *mine, "hydra.run.dir=run", PYTHONPATH=str(mypkg), SEQRUN_KEY="TOPSECRET")
     assert done.returncode == 0, done.stderr
-    told = json.loads((elsewhere / "run" / "told.json").read_text())
+    told = json.loads((elsewhere / "run" / "told.json").read_text(encoding="utf-8"))
     assert told["logger"]["my"]["api_key"] == told["logger"]["my"]["options"][0]["token"] == "***"
     files = [path for path in (elsewhere / "run").rglob("*") if path.is_file()]
     assert len(files) > 5

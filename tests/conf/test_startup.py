@@ -20,7 +20,7 @@ def imported(elsewhere, *argv: str) -> tuple[set[str], str]:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *argv],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

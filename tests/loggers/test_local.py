@@ -28,7 +28,7 @@ def opened(directory: Path, **options) -> LocalLogger:
 
 
 def lines(directory: Path) -> list[str]:
-    return (directory / "metrics.jsonl").read_text().splitlines()
+    return (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 def test_lines(tmp_path):
@@ -82,7 +82,7 @@ def test_lines_reach_the_file_at_each_validation(tmp_path):
     logger.log({"a": 1.0}, step=0, epoch=1, task=1)
     logger.log_matrix("accuracy_matrix", MATRIX, step=1, task=1)
     assert len(lines(tmp_path)) == 1
-    matrix = matrix_from_csv((tmp_path / "accuracy_matrix.csv").read_text())
+    matrix = matrix_from_csv((tmp_path / "accuracy_matrix.csv").read_text(encoding="utf-8"))
     np.testing.assert_array_equal(matrix, MATRIX)
     logger.close("interrupted")
 
@@ -153,7 +153,7 @@ def test_a_directory_of_its_own(tmp_path):
 
 
 def test_the_directory_of_another_run_is_refused(tmp_path):
-    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match="logger.local.directory=.*: holds another run"):
         LocalLogger(directory=tmp_path).check()
 

@@ -196,7 +196,7 @@ def test_one_that_falls_behind(tmp_path, capsys, monkeypatch):
 
 
 def test_a_real_client_that_fails(tmp_path, capsys, plain_run):
-    (tmp_path / "tensorboard").write_text("not a directory")
+    (tmp_path / "tensorboard").write_text("not a directory", encoding="utf-8")
     algorithm = fit(tmp_path, TensorBoardLogger())
     assert_same_bits(algorithm, plain_run)
     (warning,) = warnings(capsys)

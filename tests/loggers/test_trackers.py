@@ -50,7 +50,7 @@ def directory(tmp_path_factory) -> Path:
         [sys.executable, "-W", "ignore", str(CONF.parent / "run.py"), *RUN],
         cwd=place,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=240,
         env={**os.environ, **keys},
     )
@@ -62,7 +62,7 @@ def directory(tmp_path_factory) -> Path:
 def logged(directory: Path) -> dict[str, list[tuple[int, float]]]:
     """Return name -> (step, value) of the values in metrics.jsonl."""
     named = defaultdict(list)
-    for line in (directory / "metrics.jsonl").read_text().splitlines():
+    for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         step, _, _ = values.pop("step"), values.pop("epoch"), values.pop("task")
         for name, value in values.items():
@@ -77,11 +77,13 @@ def close(a: list, b: list) -> None:
 
 
 def config_of(directory: Path) -> dict[str, Any]:
-    return yaml.safe_load((directory / "config.yaml").read_text())
+    return yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
 
 
 def metrics_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())["runs"][0]["metrics"]
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))["runs"][0][
+        "metrics"
+    ]
 
 
 def every_tenth(named: dict[str, list]) -> dict[str, list]:
@@ -161,13 +163,13 @@ def test_callbacks_left_their_files(directory):
     inputs = sorted(p.name for p in (directory / "figures" / "inputs").iterdir())
     assert inputs == ["task_1.png", "task_2.png"]
     assert (directory / "figures" / "stability_gap.png").exists()
-    gap = json.loads((directory / "stability_gap.json").read_text())
+    gap = json.loads((directory / "stability_gap.json").read_text(encoding="utf-8"))
     assert gap["steps"] == [10, 20, 20, 30, 40, 40]  # and after each task
     named = logged(directory)
     first, second = gap["worst_case_accuracy"]
     assert named["worst_case_accuracy"] == [(20, first), (40, second)]
     assert [step for step, _ in named["validation_accuracy"]] == [10, 20, 30, 40]
-    matrix = matrix_from_csv((directory / "accuracy_matrix.csv").read_text())
+    matrix = matrix_from_csv((directory / "accuracy_matrix.csv").read_text(encoding="utf-8"))
     assert gap["accuracy"][-1] == matrix[2].tolist()
     phases = [json.loads(line)["phase"] for line in open(directory / "timing.jsonl")]
     assert phases.count("epoch") == 4 and phases.count("task") == 2
@@ -290,7 +292,7 @@ def test_runs_in_one_program_keep_their_trackers_apart(tmp_path):
     """No client ends or changes the run of another seed in the same process."""
     command = [sys.executable, "-W", "ignore", str(CONF.parent / "run.py"), *RUN, "backend=jax"]
     command += ["seed=[0,1]", "seeds_strategy=vmap"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     losses = []
     for seed in (0, 1):

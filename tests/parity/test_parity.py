@@ -86,14 +86,14 @@ def test_curve_is_golden(algo: str, backend: str, request: pytest.FixtureRequest
     case = suited(algo, SETTINGS["momentum"])
     trace = shared_run(algo, backend, stepped=True, **case.spec)
     last = trace.matrix[-1]
-    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     if request.config.getoption("--write-golden") and backend == "torch":
         golden[algo] = {
             "losses": [float(f"{loss:.6g}") for loss in trace.losses],
             "accuracies": [round(float(accuracy), 4) for accuracy in last],
         }
         lines = [f"{json.dumps(a)}: {json.dumps(golden[a])}" for a in sorted(golden)]
-        GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     assert algo in golden, "`make golden` writes its curve"
     np.testing.assert_allclose(trace.losses, golden[algo]["losses"], GOLDEN_SLACK * case.tolerance)
     # One prediction of a task's 71 or more may flip.

@@ -126,7 +126,7 @@ def test_the_record_says_so(tmp_path: Path):
     for _ in range(2):
         with pytest.raises(TrainingDiverged):
             runner.run_experiment(config, tmp_path / "run")
-        record = json.loads((tmp_path / "run" / "results.json").read_text())
+        record = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
         assert record["status"] == "failed"
         assert record["error"]["type"] == "TrainingDiverged"
         assert "task 1, epoch 1, step" in record["error"]["message"]

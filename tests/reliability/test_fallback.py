@@ -96,14 +96,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 
 def tamper(path: Path, change: Callable[[dict, dict], None]) -> None:
     """Change state and arrays of a checkpoint, and correct its checksums."""
-    state = json.loads((path / STATE_FILE).read_text())
+    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     arrays = load_file(path / TENSORS_FILE)
     change(state, arrays)
     tensors = save(arrays)
     state.pop("state_sha256")
     state["sha256"] = hashlib.sha256(tensors).hexdigest()
     state["state_sha256"] = _checksum(state)
-    (path / STATE_FILE).write_text(json.dumps(state))
+    (path / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     (path / TENSORS_FILE).write_bytes(tensors)
 
 

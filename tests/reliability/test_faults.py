@@ -70,7 +70,7 @@ def assert_intact(directory: Path, hashed: str) -> None:
     """Assert that every file in a run directory is complete."""
     record = directory / "results.json"
     if record.exists():
-        assert json.loads(record.read_text())["status"] in STATUSES
+        assert json.loads(record.read_text(encoding="utf-8"))["status"] in STATUSES
     good_checkpoints(directory, hashed)
     assert not [p for p in directory.rglob(f"*{TEMPORARY}")]
 
@@ -144,7 +144,7 @@ else:
 def test_killed_between_writing_and_naming(kind: str, tmp_path: Path):
     """The old file is still there, and the temporary file can be removed."""
     if kind != "checkpoint":
-        (tmp_path / kind).write_text("old")
+        (tmp_path / kind).write_text("old", encoding="utf-8")
     process = subprocess.run([sys.executable, "-c", KILLED, kind, tmp_path], timeout=100)
     assert process.returncode == -signal.SIGKILL
     left = list(tmp_path.rglob(f"*{TEMPORARY}"))
@@ -152,7 +152,7 @@ def test_killed_between_writing_and_naming(kind: str, tmp_path: Path):
     if kind == "checkpoint":
         assert good_checkpoints_named(tmp_path) == []
     else:
-        assert (tmp_path / kind).read_text() == "old"
+        assert (tmp_path / kind).read_text(encoding="utf-8") == "old"
     remove_temporaries(left[0].parent)
     assert not left[0].exists()
 
@@ -171,7 +171,7 @@ def test_a_process_says_it_in_one_line(tmp_path: Path):
         f"sys.argv = ['run.py', *sys.argv[1:]]\nrunpy.run_path({str(RUN)!r}, run_name='__main__')"
     )
     command = [sys.executable, "-B", "-c", code, *SMALL, "algo=er", f"hydra.run.dir={tmp_path}/r"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=200)
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "File too large" in done.stderr and "checkpoints" in done.stderr

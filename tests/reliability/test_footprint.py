@@ -142,16 +142,18 @@ def test_limit_of_a_container(version: int, tmp_path: Path, monkeypatch: pytest.
     )
     cache = "total_inactive_file" if version == 1 else "inactive_file"
     for folder, most in ((top / "jobs", 5000), (top / "jobs" / "job_1", "max")):
-        (folder / limit).write_text(f"{most}\n")
-        (folder / used).write_text("3000\n")
-        (folder / "memory.stat").write_text(f"anon 2000\n{cache} 700\n")
-    own.write_text("3:cpu:/x\n4:memory:/jobs/job_1\n" if version == 1 else "0::/jobs/job_1\n")
+        (folder / limit).write_text(f"{most}\n", encoding="utf-8")
+        (folder / used).write_text("3000\n", encoding="utf-8")
+        (folder / "memory.stat").write_text(f"anon 2000\n{cache} 700\n", encoding="utf-8")
+    own.write_text(
+        "3:cpu:/x\n4:memory:/jobs/job_1\n" if version == 1 else "0::/jobs/job_1\n", encoding="utf-8"
+    )
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50 * 1024))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=5 * 1024))
     monkeypatch.setattr(footprint, "OWN_CGROUP", own)
     monkeypatch.setattr(footprint, "CGROUPS", tmp_path / "fs")
     assert available_bytes() == 2700
-    (top / "jobs" / limit).write_text("max\n")
+    (top / "jobs" / limit).write_text("max\n", encoding="utf-8")
     assert available_bytes() == 55 * 1024
     monkeypatch.setattr(footprint, "OWN_CGROUP", tmp_path / "missing")
     assert available_bytes() == 55 * 1024

@@ -32,7 +32,7 @@ class Resident:
         """Record the resident memory, after returning free memory to the system."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         self.num_bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
@@ -65,7 +65,7 @@ def slope(algo: str, backend: str, num_tasks: int) -> float:
 def measured(algo: str, backend: str, num_tasks: int) -> float:
     """Return the slope, measured in another process."""
     command = [sys.executable, __file__, algo, backend, str(num_tasks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0, done.stderr
     return float(done.stdout.split()[0])
 

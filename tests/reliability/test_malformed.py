@@ -98,7 +98,7 @@ def test_all_configurations(overrides: tuple[str, ...]):
 
 def try_records(run: Path, directory: Path, every: int) -> int:
     """Read damaged and mutated records and return how many were refused; the others are of use."""
-    text = (run / "results.json").read_text()
+    text = (run / "results.json").read_text(encoding="utf-8")
     record = json.loads(text)
     rng = np.random.default_rng(0)
     texts = [text[: int(n)] for n in rng.integers(0, len(text) - 5, 20)]
@@ -142,14 +142,16 @@ def write(folder: Path, state: Mapping[str, Any], tensors: bytes, *, sign: bool 
         state.pop("state_sha256", None)
         state["sha256"] = hashlib.sha256(tensors).hexdigest()
         state["state_sha256"] = _checksum(json.loads(json.dumps(state)))
-    (folder / STATE_FILE).write_text(json.dumps(state))
+    (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     (folder / TENSORS_FILE).write_bytes(tensors)
 
 
 def stored(run: tuple[Path, str]) -> tuple[dict[str, Any], bytes]:
     """Return state.json and the tensors of a run's last checkpoint."""
     folder = max((run[0] / FOLDER).iterdir())
-    return json.loads((folder / STATE_FILE).read_text()), (folder / TENSORS_FILE).read_bytes()
+    return json.loads((folder / STATE_FILE).read_text(encoding="utf-8")), (
+        folder / TENSORS_FILE
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -43,7 +43,10 @@ def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -
     """Run until a signal interrupts the run, and return its number."""
     with pytest.raises(Interrupted) as caught, callback.listening():
         runner.run_experiment(config, directory, callback)
-    assert json.loads((directory / "results.json").read_text())["status"] == "interrupted"
+    assert (
+        json.loads((directory / "results.json").read_text(encoding="utf-8"))["status"]
+        == "interrupted"
+    )
     return caught.value.number
 
 

@@ -32,7 +32,7 @@ def test_lines_are_averaged_by_position_and_names(tmp_path):
     files = []
     for name, lines in (("a", first), ("b", second)):
         files.append(tmp_path / name)
-        files[-1].write_text("".join(json.dumps(line) + "\n" for line in lines))
+        files[-1].write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     found = [json.loads(line) for line in mean_lines(files)]
     at = {"epoch": 1, "task": 1}
     assert found == [
@@ -74,7 +74,7 @@ def test_a_run_of_two_seeds(tmp_path):
     command = [sys.executable, "run.py", "algo=naive", "seed=[3,5]", "backbone.width=8"]
     command += ["benchmark.num_tasks=2", "benchmark.samples_per_task=30"]
     command += [f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy (%) on test data") == 1, "one table, over both seeds"
     assert done.stdout.count("\naverage accuracy ") == 3, "a last line for each seed and for all"

@@ -93,7 +93,7 @@ def test_text_is_escaped_without_a_browser_too(tmp_path):
     tags: list[tuple[str, dict[str, str | None]]] = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, given: tags.append((tag, dict(given)))  # type: ignore
-    parser.feed((tmp_path / "out" / "index.html").read_text())
+    parser.feed((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert [tag for tag, _ in tags].count("script") == 1
     assert not [given for _, given in tags if any(name.startswith("on") for name in given)]
     loaded = [value for _, given in tags for name, value in given.items() if name in LOADING]

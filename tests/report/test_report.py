@@ -127,7 +127,7 @@ def test_mean_and_interval_by_hand(tmp_path):
     assert row["average_accuracy_n"] == "3"
     assert row["forward_transfer_mean"] == "" and row["forward_transfer_n"] == "0"
     assert row["completed_seeds"] == "0 1 2" and row["directories"] == "0;1;2"
-    page = (tmp_path / "summary.md").read_text()
+    page = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert "| ewc | 3 | 65.0 ± 12.4 | 40.0 ± 0.0 | -40.0 ± 0.0 | – |" in page
 
 
@@ -189,24 +189,26 @@ def test_no_runs(tmp_path):
         write_report([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     write_summary([], tmp_path / "s")
-    assert "0 completed runs of 0 experiments." in (tmp_path / "s" / "summary.md").read_text()
+    assert "0 completed runs of 0 experiments." in (tmp_path / "s" / "summary.md").read_text(
+        encoding="utf-8"
+    )
     assert csv_rows(tmp_path / "s" / "summary.csv") == []
 
 
 def test_one_run_of_one_task(tmp_path):
     record(tmp_path / "a", {0: np.array([[0.1], [0.8]])})
     write_report([tmp_path], tmp_path / "out")
-    page = (tmp_path / "out" / "summary.md").read_text()
+    page = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert "| ewc | 1 | 80.0 | – | – | – | 80.0 | 80.0 |" in page  # forgetting undefined, not 0
     assert "Paired" not in page
-    assert "80.0" in (tmp_path / "out" / "index.html").read_text()
+    assert "80.0" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_matrix_with_nothing_measured(tmp_path):
     record(tmp_path / "a", {0: np.full((3, 2), np.nan)})
     record(tmp_path / "b", {0: 0.5}, algo="er")
     write_report([tmp_path], tmp_path / "out")
-    page = (tmp_path / "out" / "summary.md").read_text()
+    page = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert "| ewc | 1 | – | – | – | – | – | – |" in page
 
 
@@ -217,22 +219,22 @@ def test_failed_and_interrupted_runs_are_listed(tmp_path):
     live = record(tmp_path / "live", {}, seeds=[4], status="running")
     with locked(live):
         write_report([tmp_path], tmp_path / "out")
-    page = (tmp_path / "out" / "summary.md").read_text()
+    page = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert "2 completed runs of 1 experiment, 1 failed, 1 interrupted, 1 running." in page
     assert r"| failed | 1 | ValueError: loss \| NaN at 3 | ../bad |" in page
     assert "| interrupted | 3 |  | ../half |" in page
     assert "| running | 4 |  | ../live |" in page
-    html = (tmp_path / "out" / "index.html").read_text()
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "ValueError: loss | NaN at 3" in html
 
 
 def test_unreadable_records_are_named_and_the_rest_reported(tmp_path):
     record(tmp_path / "good", {0: 0.5})
     (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "results.json").write_text('{"schema": 1')
+    (tmp_path / "torn" / "results.json").write_text('{"schema": 1', encoding="utf-8")
     write_json(tmp_path / "old" / "results.json", {"schema": 0})
     command = [sys.executable, "-m", "seqrun.report", "good", "torn", "old"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 1
     assert [line.split(":")[:2] for line in done.stderr.splitlines()] == [
         ["skipped", " old/results.json"],
@@ -240,7 +242,7 @@ def test_unreadable_records_are_named_and_the_rest_reported(tmp_path):
     ]
     made = {p.name for p in (tmp_path / "report").iterdir()}
     assert made == {"summary.csv", "summary.md", "summary.tex", "index.html", "figures"}
-    assert "torn/results.json" in (tmp_path / "report" / "summary.md").read_text()
+    assert "torn/results.json" in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_unreadable_records_are_named_and_the_rest_reported(tmp_path):
 )
 def test_a_wrong_command(tmp_path, directories, message):
     command = [sys.executable, "-m", "seqrun.report", *directories]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,7 @@ from seqrun.reproductions.records import protocol_of
 from seqrun.runs import runner
 
 FOLDER = CONF.parent / "reproductions"
-RECORDS = json.loads((FOLDER / "results.json").read_text())
+RECORDS = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
 ROWS = tuple(f"der2020/split_mnist_{name}" for name in ("naive", "online_ewc", "der_200"))
 """Plain SGD on small networks: another framework or machine moves a seed by a tenth of a point."""
 POINTS = 0.005

@@ -129,14 +129,14 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 def test_only_the_page(elsewhere):
     """From results.json, with a line for each row that there is, and nothing run."""
     records = {"hsu2018/class_si": {"torch": record(9.0, average_accuracy=ACCURACY)}}
-    (elsewhere / kept.RECORDS).write_text(json.dumps(records))
+    (elsewhere / kept.RECORDS).write_text(json.dumps(records), encoding="utf-8")
     assert reproduce.main(["--page"]) == 0
-    page = (elsewhere / kept.PAGE).read_text()
+    page = (elsewhere / kept.PAGE).read_text(encoding="utf-8")
     line = "| class_si | average accuracy | 19.67 ± 0.09 | 51.23 ± 0.45 | not run | 3 |"
     assert f"{line} above (of an earlier protocol) |" in page
     assert "| permuted_mnist | average accuracy | 96.94 | not run | not run |" in page
     assert "protocols" not in page
-    assert json.loads((elsewhere / kept.RECORDS).read_text()) == records
+    assert json.loads((elsewhere / kept.RECORDS).read_text(encoding="utf-8")) == records
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,10 @@ def test_rows_at_once_are_at_least_one(capsys, number):
 def test_rows_that_take_least_time_come_first(elsewhere):
     """A protocol is no row."""
     path = elsewhere / "hsu2018" / "class_si.yaml"
-    path.write_text(path.read_text().replace("num_seeds: 10", "num_seeds: 10\n  minutes: 2.5"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("num_seeds: 10", "num_seeds: 10\n  minutes: 2.5"),
+        encoding="utf-8",
+    )
     names = [found.name for found in kept.rows_of(elsewhere)]
     assert names == ["si2017/permuted_mnist", "hsu2018/class_si"]
 
@@ -177,13 +180,18 @@ def test_protocol_is_what_the_files_say(elsewhere):
     name = "hsu2018/class_si"
     path, protocol = elsewhere / f"{name}.yaml", elsewhere / "protocols" / "hsu2018.yaml"
     before = kept.protocol_of(elsewhere, name)
-    path.write_text(path.read_text().replace("mean: 0.1967", "mean: 0.2") + "# more\n")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("mean: 0.1967", "mean: 0.2") + "# more\n",
+        encoding="utf-8",
+    )
     assert kept.protocol_of(elsewhere, name) == before
-    text = protocol.read_text()
-    protocol.write_text(text.replace("lr: 0.001", "lr: 0.002"))
-    assert protocol.read_text() != text
+    text = protocol.read_text(encoding="utf-8")
+    protocol.write_text(text.replace("lr: 0.001", "lr: 0.002"), encoding="utf-8")
+    assert protocol.read_text(encoding="utf-8") != text
     changed = kept.protocol_of(elsewhere, name)
-    path.write_text(path.read_text().replace("xi: 0.1", "xi: 0.2"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("xi: 0.1", "xi: 0.2"), encoding="utf-8"
+    )
     assert len({before, changed, kept.protocol_of(elsewhere, name)}) == 3
 
 
@@ -196,9 +204,9 @@ def test_damaged_records_are_told(elsewhere, capsys, text):
     if text == "NaN":
         measured = record(1.0, average_accuracy={"mean": float("nan"), "half_width": 0.1})
         text = json.dumps({"hsu2018/class_si": {"torch": measured}})
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="is no record of reproductions"):
         kept.Records(elsewhere)
     assert reproduce.main(["--page"]) == 2
     assert capsys.readouterr().err.startswith("error: reproductions/results.json: ")
-    assert path.read_text() == text and not (elsewhere / kept.PAGE).exists()
+    assert path.read_text(encoding="utf-8") == text and not (elsewhere / kept.PAGE).exists()

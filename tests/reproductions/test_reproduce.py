@@ -60,11 +60,13 @@ def place(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / kept.FOLDER / PAPER
     folder.mkdir(parents=True)
     for name, minutes in (("long", 9), ("short", 1)):
-        (folder / f"{name}.yaml").write_text(ROW.format(lr=0.1, minutes=minutes))
+        (folder / f"{name}.yaml").write_text(ROW.format(lr=0.1, minutes=minutes), encoding="utf-8")
         for backend, accuracies in ACCURACIES.items():
-            (tmp_path / f"{name}-{backend}.json").write_text(finished(tmp_path, accuracies))
+            (tmp_path / f"{name}-{backend}.json").write_text(
+                finished(tmp_path, accuracies), encoding="utf-8"
+            )
     script = RUN.format(root=tmp_path, log=tmp_path / "commands")
-    (tmp_path / "run.py").write_text(script)
+    (tmp_path / "run.py").write_text(script, encoding="utf-8")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     monkeypatch.setattr(reproduce, "checked_row", lambda argv: SimpleNamespace(hash=hashed(argv)))
     return tmp_path
@@ -99,7 +101,7 @@ def finished(root: Path, accuracies: tuple[float, ...]) -> str:
     row = kept.rows_of(root / kept.FOLDER)[0]
     verdict = judge(row.expected, results.runs, measured_on="test")
     results.finish("completed", verdict=verdict)
-    text = (root / "made" / "results.json").read_text()
+    text = (root / "made" / "results.json").read_text(encoding="utf-8")
     (root / "made" / "results.json").unlink()
     return text
 
@@ -107,13 +109,13 @@ def finished(root: Path, accuracies: tuple[float, ...]) -> str:
 def ran(place: Path) -> list[str]:
     """Return the commands since last asked."""
     path = place / "commands"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
 
 
 def recorded(place: Path) -> dict[str, Any]:
-    return json.loads((place / kept.FOLDER / kept.RECORDS).read_text())
+    return json.loads((place / kept.FOLDER / kept.RECORDS).read_text(encoding="utf-8"))
 
 
 def test_each_row_on_each_backend(place, capsys):
@@ -137,7 +139,7 @@ def test_each_row_on_each_backend(place, capsys):
     assert measured == pytest.approx(
         {"mean": 0.61, "std": 0.01, "half_width": 4.30265 * 0.01 / 3**0.5, "seeds": 3}, rel=1e-5
     )
-    page = (place / kept.FOLDER / kept.PAGE).read_text()
+    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
     numbers = "51.00 ± 2.48 | 61.00 ± 2.48 | 3 | reproduced, above | 8, 8 |"
     assert f"| long | average accuracy | 50.00 ± 2.00 | {numbers}" in page
     output = capsys.readouterr().out.splitlines()
@@ -150,7 +152,7 @@ def test_a_row_that_expects_more_is_measured_again(place):
     assert reproduce.main(["--only", "*/short", "--backend", "jax"]) == 0
     path = place / kept.FOLDER / PAPER / "short.yaml"
     more = ROW.format(lr=0.1, minutes=1).replace("mean: 0.5,", "mean: 0.6,")
-    path.write_text(more + "    average_incremental_accuracy: {mean: 0.7}\n")
+    path.write_text(more + "    average_incremental_accuracy: {mean: 0.7}\n", encoding="utf-8")
     for finished_run in place.glob("runs/*/*/*/*/results.json"):
         finished_run.unlink()
         finished_run.parent.rmdir()
@@ -158,7 +160,7 @@ def test_a_row_that_expects_more_is_measured_again(place):
     assert len(ran(place)) == 2
     found = recorded(place)[f"{PAPER}/short"]["jax"]
     assert found["values"]["average_incremental_accuracy"] == [0.6, 0.61, 0.62]
-    assert "| reproduced | 8 |" in (place / kept.FOLDER / kept.PAGE).read_text()
+    assert "| reproduced | 8 |" in (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
 
 
 def test_rows_side_by_side_have_their_seeds_in_turn(place):
@@ -174,13 +176,15 @@ def test_what_was_measured_is_left_out(place, capsys):
     (command,) = ran(place)
     assert "backend=torch" in command and "resume=never" not in command
     assert "1 of 2 measured already" in capsys.readouterr().out
-    (place / kept.FOLDER / PAPER / "short.yaml").write_text(ROW.format(lr=0.2, minutes=1))
+    (place / kept.FOLDER / PAPER / "short.yaml").write_text(
+        ROW.format(lr=0.2, minutes=1), encoding="utf-8"
+    )
     reproduce.Records(place / kept.FOLDER).write_page()
-    page = (place / kept.FOLDER / kept.PAGE).read_text()
+    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
     assert page.count("(of an earlier protocol)") == 2
     assert reproduce.main([]) == 0
     assert len(ran(place)) == 3  # short on both, and long on PyTorch
-    assert "earlier" not in (place / kept.FOLDER / kept.PAGE).read_text()
+    assert "earlier" not in (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
     for path in place.glob("runs/*/*/*/*/results.json"):
         path.unlink()
         path.parent.rmdir()
@@ -193,13 +197,13 @@ def test_what_was_measured_is_left_out(place, capsys):
 def test_a_row_that_fails_is_told(place, capsys, how):
     """The others are kept; the exit status says so."""
     path = place / "short-torch.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     if how == "exits":
         path.unlink()
     elif how == "writes nothing whole":
-        path.write_text(path.read_text()[:-9])
+        path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
     else:
-        path.write_text(json.dumps({**record, "verdict": None}))
+        path.write_text(json.dumps({**record, "verdict": None}), encoding="utf-8")
     assert reproduce.main(["--jobs", "1"]) == 1
     output = capsys.readouterr().out
     log = f"runs/{kept.FOLDER}/{PAPER}/short/torch-"
@@ -218,12 +222,12 @@ def test_a_signal_ends_it(place, number):
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a script's &
     )
     deadline = time.monotonic() + 60
     commands = place / "commands"
-    while not commands.exists() or len(commands.read_text().splitlines()) < 2:
+    while not commands.exists() or len(commands.read_text(encoding="utf-8").splitlines()) < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)

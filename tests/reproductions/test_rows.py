@@ -30,7 +30,7 @@ GPU = [row.name for row in rows_of(FOLDER) if row.expected.machine == "gpu"]
 SHOWN = {"torch": "PyTorch", "jax": "JAX"}
 MEASURED = {
     name: [SHOWN[backend] for backend in found]
-    for name, found in json.loads((FOLDER / "results.json").read_text()).items()
+    for name, found in json.loads((FOLDER / "results.json").read_text(encoding="utf-8")).items()
 }
 """Row -> the backends that it was measured on."""
 WHOLE = "mcsgd2021/rotated_mnist_mcsgd", "protocols/der_split_mnist"
@@ -64,7 +64,10 @@ def _siblings() -> set[str]:
     seen: set[str] = set()
     found = set()
     for name in ROWS:
-        kinds = {str(entry) for entry in yaml.safe_load(FILES[name].read_text())["defaults"]}
+        kinds = {
+            str(entry)
+            for entry in yaml.safe_load(FILES[name].read_text(encoding="utf-8"))["defaults"]
+        }
         if kinds <= seen:
             found.add(name)
         seen |= kinds
@@ -81,7 +84,7 @@ SIBLINGS = _siblings() | set(PROTOCOLS)  # what a row adds to both is numbers
 def test_composes_on_both_backends(name):
     """The same experiment on both, with the numbers that the file states."""
     torch, jax = composed(f"reproductions={name}")
-    stated = yaml.safe_load(FILES[name].read_text())
+    stated = yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
     for config in (torch, jax):
         for group in ("algo", "benchmark", "backbone", "optimizer", "training"):
             for key, value in stated.get(group, {}).items():
@@ -109,7 +112,7 @@ def test_command_passes_the_preflight(without_data, tmp_path, monkeypatch, name,
 @pytest.mark.parametrize("name", ROWS)
 def test_row_says_what_it_reproduces(name):
     """In its first lines and in `expected`, with seeds enough for a verdict."""
-    text = FILES[name].read_text()
+    text = FILES[name].read_text(encoding="utf-8")
     package, first, command, *_ = text.splitlines()
     assert package == "# @package _global_"
     assert first.startswith("# ") and "%" in first and "(" in first
@@ -129,8 +132,8 @@ def test_row_says_what_it_reproduces(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_row_says_how_long_it_takes(name):
     """As soon as that was measured, as a comment for readers and as a key for the order of rows."""
-    line = FILES[name].read_text().splitlines()[3]
-    expected = Expected.of(yaml.safe_load(FILES[name].read_text())["expected"])
+    line = FILES[name].read_text(encoding="utf-8").splitlines()[3]
+    expected = Expected.of(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))["expected"])
     if name in GPU:
         assert line == "# Meant for a GPU; not timed."
     elif name in MEASURED:
@@ -141,10 +144,10 @@ def test_row_says_how_long_it_takes(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_seeds_are_enough_for_an_interval(name):
     """Three at least, each another; CPU rows state their threads, so that bits repeat."""
-    nodes = [yaml.safe_load(FILES[name].read_text())]
+    nodes = [yaml.safe_load(FILES[name].read_text(encoding="utf-8"))]
     while inherited := [d for d in nodes[-1].get("defaults", []) if isinstance(d, str)]:
         protocol = inherited[0].removeprefix("/reproductions/").removesuffix("@_global_")
-        nodes.append(yaml.safe_load(FILES[protocol].read_text()))
+        nodes.append(yaml.safe_load(FILES[protocol].read_text(encoding="utf-8")))
     seeds = next(node["seed"] for node in nodes if "seed" in node)
     assert len(set(seeds)) == len(seeds) >= 3
     if nodes[0]["expected"].get("machine", "cpu") == "cpu":
@@ -154,10 +157,13 @@ def test_seeds_are_enough_for_an_interval(name):
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocol_has_no_number(name):
     """It is shared by rows, each with its own."""
-    text = FILES[name].read_text()
+    text = FILES[name].read_text(encoding="utf-8")
     assert text.startswith("# @package _global_\n# ")
     assert "expected" not in yaml.safe_load(text)
-    assert any(f"/reproductions/{name}@_global_" in path.read_text() for path in FILES.values())
+    assert any(
+        f"/reproductions/{name}@_global_" in path.read_text(encoding="utf-8")
+        for path in FILES.values()
+    )
 
 
 def test_protocol_takes_any_algorithm():
@@ -172,7 +178,9 @@ def test_all_are_listed():
     listed = {option.name: option for option in options(CONF, "reproductions")}
     assert sorted(listed) == sorted(FILES)
     for name, option in listed.items():
-        assert option.description == FILES[name].read_text().splitlines()[1].removeprefix("# ")
+        assert option.description == FILES[name].read_text(encoding="utf-8").splitlines()[
+            1
+        ].removeprefix("# ")
         assert option.backends == BACKENDS
 
 
@@ -188,7 +196,7 @@ def test_gpu_row_runs_two_tasks(tmp_path, monkeypatch, name, backend):
     """On generated data that go through the real loading code, to a verdict that is kept."""
     tiny_data.install(tmp_path / "data", monkeypatch)
     monkeypatch.chdir(tmp_path)
-    algo = (FILES[name].read_text().partition("/algo: ")[2].split() or [""])[0]
+    algo = (FILES[name].read_text(encoding="utf-8").partition("/algo: ")[2].split() or [""])[0]
     keys = ["benchmark.num_tasks=2", "benchmark.batch_size=4", "benchmark.samples_per_task=24"]
     keys += ["training.epochs_per_task=1", "seed=[0]", *SMALL.get(algo, [])]
     if "split_cifar100" in name:

@@ -55,7 +55,7 @@ def test_files_of_other_programs_are_neither_moved_nor_used(
     for name in content:
         path = project / name
         path.parent.mkdir(exist_ok=True)
-        path.mkdir() if name.endswith("/") else path.write_text("a: 1")
+        path.mkdir() if name.endswith("/") else path.write_text("a: 1", encoding="utf-8")
     for never in ([], NEVER):
         if content[0] == "results.json" and not never:
             continue  # a record that cannot be read has a message of its own
@@ -102,7 +102,7 @@ def test_a_run_with_an_unreadable_record_can_be_moved(config: dict, tmp_path: Pa
     """As the message about the record says."""
     run = tmp_path / "run"
     runner.run_experiment(config, run)
-    (run / "results.json").write_text("{")
+    (run / "results.json").write_text("{", encoding="utf-8")
     run_directory.set_aside(run)
     assert not run.exists()
 

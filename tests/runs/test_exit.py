@@ -34,13 +34,13 @@ sys.stderr.write("unfinished line")
 def test_without_it_python_collects_the_object():
     """Otherwise the other tests would prove nothing."""
     code = ENDING.replace("atexit.register(exit_process, 3)", "")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and done.stdout.endswith("collected\n")
 
 
 def test_everything_else_is_done():
     """First threads, then registered functions; the output is flushed, into a pipe too."""
-    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stderr) == (3, "unfinished line")
     assert done.stdout == "thread\nregistered\nlogged\n"
 
@@ -58,7 +58,7 @@ def test_everything_else_is_done():
 def test_status_of_the_command(tmp_path: Path, argv: list[str], status: int):
     """Whether Hydra, the preflight or the run ends it."""
     command = [sys.executable, str(RUN), *argv, f"hydra.run.dir={tmp_path}/run"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == status, done.stderr
     assert bool(done.stderr) == (status != 0)
 
@@ -67,7 +67,7 @@ def test_an_unexpected_error_shows_its_traceback(tmp_path: Path):
     """Here stdout cannot be written."""
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-u", str(RUN), "--help"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8")
     assert done.returncode == 1 and "No space left" in done.stderr
 
 
@@ -86,10 +86,12 @@ def test_an_unexpected_error_shows_its_traceback(tmp_path: Path):
 def test_the_command_exits_with_its_status(tmp_path: Path, ending: str, status: int):
     """Python collects nothing any more."""
     collected = ENDING[ENDING.index("class") : ENDING.index("atexit.register(exit_process")]
-    source = RUN.read_text().replace("    from seqrun.cli import preflight\n", f"    {ending}\n")
+    source = RUN.read_text(encoding="utf-8").replace(
+        "    from seqrun.cli import preflight\n", f"    {ending}\n"
+    )
     source = source.replace("if __name__", f"{collected}kept = Collected()\nif __name__")
-    (file := tmp_path / "run.py").write_text(source)
-    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
+    (file := tmp_path / "run.py").write_text(source, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert ("message" in done.stderr) == ("message" in ending)
 
@@ -106,7 +108,7 @@ def test_a_full_disk():
         command = [sys.executable, "-c", f"{first}print('text')"]
         with open("/dev/full", "w") as full:
             done = subprocess.run(
-                command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered
+                command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", env=buffered
             )
         found.append((done.returncode, done.stderr))
     assert found[0] == found[1] and found[0][0] == 120
@@ -119,7 +121,7 @@ class Collected:
         self.itself, self.path = self, path
 
     def __del__(self) -> None:
-        Path(self.path).write_text("collected")
+        Path(self.path).write_text("collected", encoding="utf-8")
 
 
 kept = []

@@ -35,7 +35,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     monkeypatch.setattr(files.os, call, fail)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["results.json"]
 
 
@@ -45,13 +45,13 @@ def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
     replace, seen = os.replace, []
 
     def look_first(source, target):
-        seen.append(path.read_text())
+        seen.append(path.read_text(encoding="utf-8"))
         replace(source, target)
 
     monkeypatch.setattr(files.os, "replace", look_first)
     write_atomically(path, "new")
     assert seen == ["old"]
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
 
 
 def test_files_have_the_permissions_of_the_umask(tmp_path):
@@ -70,7 +70,7 @@ def test_json_has_no_nan_and_keeps_the_order(tmp_path):
         "m": {"path": tmp_path, "none": None, 1: (1, 2)},
     }
     write_json(tmp_path / "x.json", value)
-    text = (tmp_path / "x.json").read_text()
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {
         "z": [[0.5, None]],

@@ -56,7 +56,7 @@ def checkpoints(directory: Path) -> list[str]:
 
 def status(directory: Path) -> str:
     """Return the status in a run's record."""
-    return json.loads((directory / "results.json").read_text())["status"]
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))["status"]
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +144,11 @@ def test_one_process_at_a_time(tmp_path: Path):
 def test_files_that_no_run_made_are_left_alone(tmp_path: Path):
     """A directory with files of the same names but without a record is refused."""
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "mine.txt").write_text("thesis")
+    (tmp_path / "figures" / "mine.txt").write_text("thesis", encoding="utf-8")
     process = start(tmp_path)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2
     assert "has figures but no record of a run" in err
-    assert (tmp_path / "figures" / "mine.txt").read_text() == "thesis"
+    assert (tmp_path / "figures" / "mine.txt").read_text(encoding="utf-8") == "thesis"
     assert os.listdir(tmp_path) == ["figures"]
     assert run_directory.PRODUCTS[0] == "results.json"

@@ -42,7 +42,7 @@ def run(seed: int = 0, final: float = 0.6, aware: bool = False) -> RunRecord:
 
 
 def read_json(directory: Path) -> dict:
-    return json.loads((directory / "results.json").read_text())
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
 def test_the_documented_keys(tmp_path):
@@ -104,7 +104,7 @@ def test_states_of_a_run(tmp_path):
     assert read_json(directory)["runs"][0]["metrics"]["average_accuracy"] is None
     results.update(run(final=0.7))
     assert len(read_json(directory)["runs"]) == 1
-    matrix = matrix_from_csv((directory / "accuracy_matrix.csv").read_text())
+    matrix = matrix_from_csv((directory / "accuracy_matrix.csv").read_text(encoding="utf-8"))
     np.testing.assert_array_equal(matrix, run(final=0.7).accuracy_matrix)
     try:
         raise RuntimeError("the loss is nan")
@@ -123,10 +123,10 @@ def test_reading_gives_the_same_record_back(tmp_path):
     results.update(run(1, aware=True))
     results.update(run(3, aware=True))
     results.finish("completed", verdict={"verdict": "reproduced"})
-    text = (tmp_path / "results.json").read_text()
+    text = (tmp_path / "results.json").read_text(encoding="utf-8")
     again = Results.read(tmp_path)
     again.write()
-    assert (tmp_path / "results.json").read_text() == text
+    assert (tmp_path / "results.json").read_text(encoding="utf-8") == text
     assert [r.seed for r in again.runs] == [3, 1]
     assert again.runs[0].metrics["average_accuracy_task_aware"] == pytest.approx(0.55)
     assert np.isnan(again.runs[0].accuracy_matrix[1, 1])
@@ -147,10 +147,10 @@ def test_several_seeds_aggregate_at_the_top(tmp_path):
     assert summary["mean"] == pytest.approx(values.mean())
     assert summary["std"] == pytest.approx(values.std(ddof=1))
     assert summary["n"] == 3
-    top = matrix_from_csv((tmp_path / "accuracy_matrix.csv").read_text())
+    top = matrix_from_csv((tmp_path / "accuracy_matrix.csv").read_text(encoding="utf-8"))
     np.testing.assert_allclose(top[2], [0.5, 2.2 / 3])
     for seed, final in ((0, 0.6), (1, 0.7), (2, 0.9)):
-        text = (tmp_path / "seeds" / str(seed) / "accuracy_matrix.csv").read_text()
+        text = (tmp_path / "seeds" / str(seed) / "accuracy_matrix.csv").read_text(encoding="utf-8")
         np.testing.assert_array_equal(matrix_from_csv(text)[2], [0.5, final])
     assert results.seed_directory(1) == tmp_path / "seeds" / "1"
 
@@ -216,7 +216,7 @@ def test_other_content_than_the_schemas_is_refused(tmp_path, change, message):
     start(tmp_path).update(run())
     record = read_json(tmp_path)
     change(record)
-    (tmp_path / "results.json").write_text(json.dumps(record))
+    (tmp_path / "results.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(RecordError, match=message) as caught:
         Results.read(tmp_path)
     assert str(tmp_path / "results.json") in str(caught.value)
@@ -225,7 +225,7 @@ def test_other_content_than_the_schemas_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null"])
 def test_no_record_at_all(tmp_path, text):
     if text is not None:
-        (tmp_path / "results.json").write_text(text)
+        (tmp_path / "results.json").write_text(text, encoding="utf-8")
     with pytest.raises(RecordError, match=r"results\.json"):
         Results.read(tmp_path)
 
@@ -300,7 +300,7 @@ def test_peak_memory_is_in_bytes():
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("no /proc here")
-    (line,) = [x for x in status.read_text().splitlines() if x.startswith("VmHWM")]
+    (line,) = [x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM")]
     assert peak_rss_bytes() == pytest.approx(int(line.split()[1]) * 1024, rel=0.05)
 
 
@@ -312,7 +312,7 @@ def test_nothing_heavy_is_imported():
         "heavy = ['torch', 'jax', 'matplotlib', 'rich', 'tqdm', 'scipy', 'hydra', 'omegaconf']\n"
         "sys.exit(', '.join(name for name in heavy if name in sys.modules) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 
@@ -324,12 +324,14 @@ def checkout(tmp_path):
     """A git checkout whose directory `package` holds one tracked file."""
     package = tmp_path / "package"
     package.mkdir()
-    (package / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("", encoding="utf-8")
 
     def git(*arguments):
         identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
         command = ["git", *identity, "-C", str(tmp_path), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            command, check=True, capture_output=True, encoding="utf-8"
+        ).stdout.strip()
 
     git("init", "-q")
     git("add", "package")
@@ -342,7 +344,7 @@ def checkout(tmp_path):
 def test_commit_of_the_checkout(checkout):
     package, commit = checkout
     assert results_module._git_commit(package) == (commit, False)
-    (package / "__init__.py").write_text("changed = True")
+    (package / "__init__.py").write_text("changed = True", encoding="utf-8")
     assert results_module._git_commit(package) == (commit, True)
 
 
@@ -351,12 +353,12 @@ def test_an_untracked_package_claims_no_commit(checkout):
     package, _ = checkout
     installed = package.parent / ".venv" / "seqrun"
     installed.mkdir(parents=True)
-    (installed / "__init__.py").write_text("")
+    (installed / "__init__.py").write_text("", encoding="utf-8")
     assert results_module._git_commit(installed) == (None, None)
 
 
 def test_no_checkout_no_commit(tmp_path, monkeypatch):
-    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "__init__.py").write_text("", encoding="utf-8")
     assert results_module._git_commit(tmp_path) == (None, None)
     monkeypatch.setenv("PATH", str(tmp_path))  # without git
     assert results_module._git_commit(tmp_path) == (None, None)

@@ -33,13 +33,13 @@ def command(directory: Path, *overrides: str) -> list[str]:
 def call(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        command(directory, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=300
+        command(directory, *overrides), cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300
     )
 
 
 def record(directory: Path) -> dict[str, Any]:
     """Return results.json."""
-    return json.loads((directory / "results.json").read_text())
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
 def facts(directory: Path) -> list[Any]:
@@ -72,7 +72,7 @@ def test_a_failed_seed_does_not_stop_the_others(tmp_path: Path):
     assert done.returncode == 1
     assert "seed 0:" in done.stderr and "seed 1:" in done.stderr and "the loss is" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "Traceback" in (tmp_path / "seeds" / "1" / "output.log").read_text()
+    assert "Traceback" in (tmp_path / "seeds" / "1" / "output.log").read_text(encoding="utf-8")
     found = record(tmp_path)
     assert found["status"] == "failed" and "seed 0" in found["error"]["message"]
 
@@ -124,7 +124,7 @@ def living(group: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+            state, _, of = path.read_text(encoding="utf-8").rpartition(")")[2].split()[:3]
         except OSError:  # it has just ended
             continue
         if int(of) == group and state != "Z":

@@ -62,7 +62,10 @@ def finish(begin) -> Callable[..., str]:
 
 def records() -> dict[int, dict]:
     """Return seed -> record of every run so far."""
-    found = [json.loads(path.read_text()) for path in Path("cluster").glob("*/results.json")]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in Path("cluster").glob("*/results.json")
+    ]
     return {record["seeds"][0]: record for record in found}
 
 
@@ -73,7 +76,7 @@ def directory(seed: int) -> Path:
 
 def job_id(seed: int) -> str:
     """Return SLURM's job id of a seed."""
-    submitted = json.loads(Path("cluster/.slurm/submitted.json").read_text())
+    submitted = json.loads(Path("cluster/.slurm/submitted.json").read_text(encoding="utf-8"))
     return submitted[str(directory(seed).absolute())]
 
 
@@ -84,7 +87,7 @@ def kept(seed: int) -> list[Path]:
 
 def control(*command: str) -> str:
     """Run a SLURM command."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -109,7 +112,7 @@ def test_preempted_and_killed_jobs_end_the_same(begin, finish):
     assert process.returncode == 1
     assert records()[0]["status"] == "completed"
     assert control("squeue", "-h", "--states=all", "-o", "%i", "-j", job_id(0))
-    log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text()
+    log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text(encoding="utf-8")
     assert log.count("Starting with") == 2 and "continues at step" in log
     assert "seed=1: failed: SLURM's job" in err
     assert "1 of 2 jobs completed, 1 failed" in out.splitlines()[-1]
@@ -127,7 +130,7 @@ def test_a_requeued_job_saves_first(begin):
     control("scontrol", "requeue", job_id(0))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text()
+    log = Path("cluster", ".slurm", f"{job_id(0)}_0_log.out").read_text(encoding="utf-8")
     assert "continues at step" in log  # a checkpoint that the signal caused
 
 
@@ -142,18 +145,18 @@ def test_jobs_are_frozen_and_found_again(begin, finish, tmp_path):
     wait_for(submitted.exists, process)
     process.kill()
     process.communicate()
-    (number,) = json.loads(submitted.read_text()).values()
+    (number,) = json.loads(submitted.read_text(encoding="utf-8")).values()
     file = conf / "optimizer" / "sgd.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("lr:", "lr: 9 #"))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("lr:", "lr: 9 #"), encoding="utf-8")
     control("scontrol", "release", number)
     deadline = time.monotonic() + 100
     while not any(record["status"] == "completed" for record in records().values()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     (path,) = Path("cluster").glob("*/config.yaml")
-    assert yaml.safe_load(path.read_text())["optimizer"]["lr"] == 0.05
-    file.write_text(text)
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["optimizer"]["lr"] == 0.05
+    file.write_text(text, encoding="utf-8")
     printed = finish(*argv)
     assert "submitted" not in printed and "1 of 1 jobs completed" in printed
 

@@ -22,7 +22,7 @@ LONGER = (
 def completed(directory: Path) -> int:
     """Return how many runs of a sweep are completed."""
     records = directory.glob("*/results.json")
-    return sum('"status": "completed"' in path.read_text() for path in records)
+    return sum('"status": "completed"' in path.read_text(encoding="utf-8") for path in records)
 
 
 def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
@@ -78,7 +78,7 @@ def test_a_killed_worker_loses_no_job(start, cli, mypkg, elsewhere):
     """Another process continues its job; the other workers are not affected."""
     grid = ("-m", *LONGER, *MINE, "seed=0,1,2,3")
     assert cli(*grid, "hydra.sweep.dir=whole")[0] == 0
-    (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGKILL)")
+    (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGKILL)", encoding="utf-8")
     launcher = ("hydra/launcher=local_processes", "hydra.launcher.n_jobs=2")
     process = start(*grid, *launcher, "hydra.sweep.dir=cut")
     out, err = process.communicate(timeout=300)
@@ -104,5 +104,5 @@ def test_a_signal_ends_all_processes(start, cli, number, status, group):
     out, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert err.endswith("interrupted: 0 of 4 jobs are done; the same command continues\n")
-    records = [path.read_text() for path in kept("*/results.json")]
+    records = [path.read_text(encoding="utf-8") for path in kept("*/results.json")]
     assert len(records) == 2 and all('"status": "interrupted"' in text for text in records)

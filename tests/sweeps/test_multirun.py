@@ -18,7 +18,9 @@ GRID = Path("sweep_runs") / "grid"
 
 def records(directory: Path = GRID) -> dict[int, dict]:
     """Return seed -> record of every run in the sweep's directory."""
-    found = [json.loads(path.read_text()) for path in directory.glob("*/results.json")]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*/results.json")
+    ]
     return {record["seeds"][0]: record for record in found}
 
 
@@ -45,7 +47,7 @@ def test_a_multirun_ends_with_a_summary_and_continues(cli):
 
 
 def test_a_failed_job_stops_no_other_and_is_tried_again(cli, mypkg):
-    (mypkg / "do").write_text("raise RuntimeError('the disk is full')")
+    (mypkg / "do").write_text("raise RuntimeError('the disk is full')", encoding="utf-8")
     status, out, err = cli(*SEEDS, *MINE)
     assert status == 1
     assert "[2/3] seed=1: failed: RuntimeError: the disk is full" in err
@@ -55,7 +57,7 @@ def test_a_failed_job_stops_no_other_and_is_tried_again(cli, mypkg):
     }  # fmt: skip
     assert "failed: seed=1: RuntimeError: the disk is full (in " in out
     assert out.splitlines()[-1].startswith("2 of 3 jobs completed, 1 failed: the same command")
-    assert "the disk is full" in (GRID / "summary.md").read_text()
+    assert "the disk is full" in (GRID / "summary.md").read_text(encoding="utf-8")
     status, out, err = cli(*SEEDS, *MINE)  # the disk is no longer full
     assert status == 0 and err.count("completed before") == 2
     assert {r["status"] for r in records().values()} == {"completed"}
@@ -66,13 +68,13 @@ def test_a_failed_job_stops_no_other_and_is_tried_again(cli, mypkg):
     [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.full)],
 )
 def test_a_signal_ends_the_multirun_after_a_checkpoint(cli, mypkg, name, status):
-    (mypkg / "do").write_text(f"os.kill(os.getpid(), signal.{name})")
+    (mypkg / "do").write_text(f"os.kill(os.getpid(), signal.{name})", encoding="utf-8")
     ended, out, err = cli(*SEEDS, *MINE)
     assert ended == status
     assert err.endswith("interrupted: 1 of 3 jobs are done; the same command continues\n")
     assert {s: r["status"] for s, r in records().items()} == {0: "completed", 1: "interrupted"}
     for path in GRID.glob("*/config.yaml"):  # as after a kill of a run that has just begun
-        if '"interrupted"' in (path.parent / "results.json").read_text():
+        if '"interrupted"' in (path.parent / "results.json").read_text(encoding="utf-8"):
             path.unlink()
     ended, out, err = cli(*SEEDS, *MINE)
     assert ended == 0 and err.count("completed before") == 1
@@ -87,10 +89,13 @@ def test_jobs_are_frozen_when_the_multirun_starts(cli, mypkg, tmp_path):
     (conf / "sweeps").mkdir(exist_ok=True)
     file = conf / "optimizer" / "sgd.yaml"
     edit = "p.write_text(p.read_text().replace('lr:', 'lr: 9 #'))"
-    (mypkg / "do").write_text(f"p = pathlib.Path({str(file)!r}); {edit}")
+    (mypkg / "do").write_text(f"p = pathlib.Path({str(file)!r}); {edit}", encoding="utf-8")
     status, out, _ = cli("--config-path", str(conf), *SEEDS, *MINE)
-    assert status == 0 and "lr: 9 #" in file.read_text()
-    rates = [yaml.safe_load(p.read_text())["optimizer"]["lr"] for p in GRID.glob("*/config.yaml")]
+    assert status == 0 and "lr: 9 #" in file.read_text(encoding="utf-8")
+    rates = [
+        yaml.safe_load(p.read_text(encoding="utf-8"))["optimizer"]["lr"]
+        for p in GRID.glob("*/config.yaml")
+    ]
     assert len(rates) == 3 and set(rates) == {0.05}
 
 
@@ -102,9 +107,9 @@ def test_dry_run_lists_the_jobs_and_touches_nothing(cli, elsewhere):
     cli("-m", *TINY, "seed=0,1")
     before = sorted(elsewhere.rglob("*"))
     for path, seconds in zip(sorted(GRID.glob("*/results.json")), (100.0, 140.0), strict=True):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         record["runs"][0]["timing"] = {"train_seconds": seconds - 10, "eval_seconds": 10}
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
     status, out, err = cli("-m", *TINY, "seed=0,1,2,3,4", "--dry-run")
     assert sorted(elsewhere.rglob("*")) == before
     assert out.count("completed  seed=") == 2
@@ -115,9 +120,11 @@ def test_dry_run_lists_the_jobs_and_touches_nothing(cli, elsewhere):
     assert "2 jobs, 0 completed, 2 to run: about 8 min one after the other, judging by 2" in out
     # The time of a run in a group is that of the whole group.
     record["execution"]["strategy"] = "vmap"
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record), encoding="utf-8")
     _, out, _ = cli("-m", *TINY, "seed=0,1,2,3,4", "--dry-run")
-    alone = json.loads(min(GRID.glob("*/results.json")).read_text())["runs"][0]["timing"]
+    alone = json.loads(min(GRID.glob("*/results.json")).read_text(encoding="utf-8"))["runs"][0][
+        "timing"
+    ]
     minutes = round(3 * sum(alone.values()) / 60)
     assert f"about {minutes} min one after the other, judging by 1 completed" in out
     status, out, err = cli(*SEEDS, "--dry-run", "optimizer.lr=-1")

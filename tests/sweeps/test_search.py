@@ -49,13 +49,15 @@ def test_a_search_continues_where_it_stopped(cli):
     for trial in trials():
         if trial.value is not None:
             record = json.loads(
-                Path("search", trial.user_attrs["directory"], "results.json").read_text()
+                Path("search", trial.user_attrs["directory"], "results.json").read_text(
+                    encoding="utf-8"
+                )
             )
             assert trial.value == record["summary"]["average_accuracy"]["mean"]
 
 
 def test_a_failed_trial_fails_in_optuna_and_is_tried_again(cli, mypkg):
-    (mypkg / "do").write_text("raise RuntimeError('the disk is full')")
+    (mypkg / "do").write_text("raise RuntimeError('the disk is full')", encoding="utf-8")
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=2")
     assert status == 1 and states() == ["FAIL", "COMPLETE"]
     assert trials()[0].user_attrs["error"] == "RuntimeError: the disk is full"
@@ -66,7 +68,7 @@ def test_a_failed_trial_fails_in_optuna_and_is_tried_again(cli, mypkg):
 
 @pytest.mark.full
 def test_an_interrupted_trial_is_tried_by_the_next_search(cli, mypkg):
-    (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGTERM)")
+    (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGTERM)", encoding="utf-8")
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=1")
     assert status == 143 and states() == ["RUNNING"]
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=1")
@@ -86,7 +88,7 @@ def test_the_checked_in_search_selects_on_validation(cli):
     status, out, _ = cli("sweeps=optuna_ewc", *TINY, "algo=ewc", "hydra.sweeper.n_trials=1")
     assert status == 0
     (record,) = Path("sweep_runs/optuna_ewc").glob("*/results.json")
-    assert json.loads(record.read_text())["measured_on"] == "validation"
+    assert json.loads(record.read_text(encoding="utf-8"))["measured_on"] == "validation"
     assert "to measure it on the test data, once: python run.py" in out.splitlines()[-1]
     assert "sweeps=" not in out.splitlines()[-1]
 
@@ -94,7 +96,7 @@ def test_the_checked_in_search_selects_on_validation(cli):
 def measured_on(directory: Path) -> set[str]:
     """Return the data that the runs in a sweep's directory were measured on."""
     paths = directory.glob("*/results.json")
-    return {json.loads(path.read_text())["measured_on"] for path in paths}
+    return {json.loads(path.read_text(encoding="utf-8"))["measured_on"] for path in paths}
 
 
 def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):

@@ -34,7 +34,7 @@ def test_a_secret_stays_in_its_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", "k3y-of-mine")
     written = job(tmp_path, api_key="k3y-of-mine")
     serialize(written, SECRETS)
-    assert "k3y-of-mine" not in (tmp_path / FILE).read_text()
+    assert "k3y-of-mine" not in (tmp_path / FILE).read_text(encoding="utf-8")
     assert load_job(tmp_path) == written
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY"):

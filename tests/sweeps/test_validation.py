@@ -51,7 +51,7 @@ def test_a_sweep_file_may_set_the_fraction(tmp_path, elsewhere, content, expecte
         shutil.copytree(CONF, conf)
     (conf / "sweeps").mkdir(parents=True, exist_ok=True)
     node = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {optimizer.lr: 'interval(0.1,1)'}\n"
-    (conf / "sweeps" / "mine.yaml").write_text(FILE + content + node)
+    (conf / "sweeps" / "mine.yaml").write_text(FILE + content + node, encoding="utf-8")
     found = fractions([*flags, "sweeps=mine"], CONF if beside else conf)
     assert found == [expected, expected]
 

@@ -20,7 +20,9 @@ LR, LAMBDA = "optimizer.lr=0.05,1e18", "algo.ewc_lambda=10,300"
 
 def records(directory: Path) -> dict[str, dict[str, Any]]:
     """Return config hash -> record."""
-    found = [json.loads(path.read_text()) for path in directory.glob("*/results.json")]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*/results.json")
+    ]
     return {record["config_hash"]: record for record in found}
 
 
@@ -38,9 +40,9 @@ def assert_same_jobs(one: Path, other: Path, digests: set[str]) -> None:
         np.testing.assert_allclose(
             x["train_loss"]["per_task"], y["train_loss"]["per_task"], rtol=1e-5
         )
-        assert (one / digest / "config.yaml").read_text().splitlines()[1:] == (
+        assert (one / digest / "config.yaml").read_text(encoding="utf-8").splitlines()[1:] == (
             other / digest / "config.yaml"
-        ).read_text().splitlines()[1:]
+        ).read_text(encoding="utf-8").splitlines()[1:]
         assert files(one / digest) == files(other / digest)
 
 
@@ -142,7 +144,8 @@ def test_a_callback_that_sees_every_step(cli, mypkg):
     (mypkg / "mypkg.py").write_text(
         "from seqrun.callbacks import BaseCallback\n"
         "class Does(BaseCallback):\n"
-        "    def on_after_backward(self, run, step): ...\n"
+        "    def on_after_backward(self, run, step): ...\n",
+        encoding="utf-8",
     )
     status, _, err = cli("-m", *SHORT, *MINE, "seed=0,1")
     assert status == 0

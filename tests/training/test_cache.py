@@ -46,7 +46,7 @@ def test_where_a_variable_says(
     monkeypatch.setenv(VARIABLES[framework], str(tmp_path / "mine" / "programs"))
     assert compilation_cache(framework) == str(tmp_path / "mine" / "programs")
     assert not home.exists()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv(VARIABLES[framework], str(tmp_path / "file"))
     with pytest.raises(ConfigError, match=f"{VARIABLES[framework]}=.*: is no folder"):
         compilation_cache(framework)
@@ -59,7 +59,7 @@ def test_without_a_home_that_can_be_written(
 ):
     """None are kept, or where the framework itself keeps them."""
     if why == "a file":
-        home.write_text("")
+        home.write_text("", encoding="utf-8")
     elif why == "read-only":  # which root is not refused
         monkeypatch.setattr(os, "access", lambda *_: False)
     else:

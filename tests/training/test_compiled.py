@@ -35,9 +35,9 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
         command = [sys.executable, "run.py", "algo=naive", "benchmark.samples_per_task=105"]
         command += ["backbone.width=16", "benchmark.num_tasks=3", "training.chunk_steps=8"]
         command += [f"training.compile={how}", f"hydra.run.dir={tmp_path / how}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
         assert done.returncode == 0, done.stderr
-        record = json.loads((tmp_path / how / "results.json").read_text())
+        record = json.loads((tmp_path / how / "results.json").read_text(encoding="utf-8"))
         assert record["execution"]["compiled"] == ("steps" if how == "always" else False)
         losses[how] = record["runs"][0]["train_loss"]["per_task"]
     np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
@@ -60,7 +60,7 @@ print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/training", "src"))
     told = outer | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": paths}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], env=told, capture_output=True, encoding="utf-8", timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith(str(tmp_path / "seqrun" / "torch-"))
@@ -349,7 +349,7 @@ def only_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     from torch._inductor.cpp_builder import cpp_compiler_search
 
     for name in ("clang++", "c++"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).write_text("#!/bin/sh\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     cpp_compiler_search.cache_clear()
@@ -399,10 +399,10 @@ def test_a_half_written_program_in_the_cache(tmp_path: Path):
     caches = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/caches"}
     for _ in range(2):
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=caches
+            command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300, env=caches
         )
         assert done.returncode == 0 and "uncompiled" not in done.stderr, done.stderr
-        record = json.loads((tmp_path / "run" / "results.json").read_text())
+        record = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
         assert record["execution"]["compiled"] == "steps"
         kept = sorted((tmp_path / "caches").rglob("*.main.so"))
         kept[0].write_bytes(kept[0].read_bytes()[:100])

@@ -101,7 +101,7 @@ def test_another_process_gives_the_same_bits(backend: str):
         "sys.stdout.write(digest)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8", timeout=300
     )
     here = run("ewc", backend, **NOISY)
     assert done.stdout == digest(here.arrays, here.matrix)

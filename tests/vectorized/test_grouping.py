@@ -130,7 +130,7 @@ def test_numbers_that_shapes_follow_from(key: str):
 
 
 def test_the_page_lists_what_is_declared():
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.read_text(), re.M))
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.read_text(encoding="utf-8"), re.M))
     for algo in ALGORITHMS:
         row = next(text for names, text in rows.items() if f"`{algo}`" in names)
         told = row.split("; ")[-1 if algo == "derpp" else 0]
@@ -286,12 +286,12 @@ def test_memory_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The machine's, or the limit of a cgroup, whatever is used of it."""
     own, top = tmp_path / "own", tmp_path / "fs"
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=100 * 1024))
-    own.write_text("0::/jobs\n")
+    own.write_text("0::/jobs\n", encoding="utf-8")
     (top / "jobs").mkdir(parents=True)
     for name, value in (("OWN_CGROUP", own), ("CGROUPS", top)):
         monkeypatch.setattr(footprint, name, value)
     assert footprint.total_bytes() == 100 * 1024
-    (top / "jobs" / "memory.max").write_text("7000\n")
+    (top / "jobs" / "memory.max").write_text("7000\n", encoding="utf-8")
     assert footprint.total_bytes() == 7000
-    (top / "jobs" / "memory.max").write_text("max\n")
+    (top / "jobs" / "memory.max").write_text("max\n", encoding="utf-8")
     assert footprint.total_bytes() == 100 * 1024

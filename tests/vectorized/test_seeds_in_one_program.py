@@ -26,7 +26,7 @@ def config(strategy: str, *more: str) -> dict[str, Any]:
 
 
 def record(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())
+    return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
 def files(directory: Path) -> set[str]:
@@ -44,7 +44,7 @@ def assert_same_record(one: Path, other: Path) -> None:
         np.testing.assert_allclose(*losses, rtol=1e-5)
     assert a["summary"] == b["summary"] and a["config_hash"] == b["config_hash"]
     for name in (name for name in files(one) if name.endswith("metrics.jsonl")):
-        lines = [(place / name).read_text().splitlines() for place in (one, other)]
+        lines = [(place / name).read_text(encoding="utf-8").splitlines() for place in (one, other)]
         for x, y in zip(*lines, strict=True):
             values = json.loads(x), json.loads(y)
             assert values[0].keys() == values[1].keys()
