@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,11 @@ def overriding(base: type, name: str, value: Any) -> type:
         ),
         ("on_before_chunk", lambda self: None, r"must be on_before_chunk\(self, chunk\)"),
         ("setup", lambda self: None, r"override on_before_setup\(self\)"),
+        ("training_step", lambda self, step: None, r"override on_before_training_step\(self, step"),
+        ("start_engine", lambda self: None, r"override start\(self\) of an engine"),
+        ("hyper_names", ("lr",), "override hparam_names"),
+        ("initial_kept", lambda self: None, r"override initial_persistent_state\(self\)"),
+        ("evaluation_reads", lambda self, task: (), r"override evaluation_arrays\(self, task\)"),
     ],
 )
 def test_an_algorithm_with_old_hooks_is_refused(backend: str, name: str, value: Any, remedy: str):
@@ -227,3 +233,36 @@ def test_hooks_with_more_general_signatures_are_accepted():
     hooks.append(lambda self, run, extra=1: None)
     callbacks = [overriding(BaseCallback, "on_after_task", hook)() for hook in hooks]
     assert build("naive", "torch", kind=kind, callbacks=callbacks, **SHORT).fit()
+
+
+@every_backend
+def test_an_optimizer_with_old_names_is_refused(backend: str):
+    algorithm = build("naive", backend, **SHORT)
+    old = overriding(type(algorithm.optimizer), "hyper", lambda self: {})(lr=0.1)
+    with pytest.raises(ConfigError, match=r"Mine.hyper: is no longer called: override hparams"):
+        dataclasses.replace(algorithm, optimizer=old)
+
+
+def test_static_hooks_are_accepted():
+    steps = []
+    hook = staticmethod(lambda run: steps.append(run.step))
+    own = classmethod(lambda cls, run: steps.append(run.task))
+    callbacks = [overriding(BaseCallback, "on_after_task", h)() for h in (hook, own)]
+    assert build("naive", "torch", callbacks=callbacks, **SHORT).fit()
+    assert steps == [3, 1]
+
+
+def test_a_callback_that_takes_the_run_for_the_algorithm_is_told():
+    """Its hook has an argument of any name, so that only its use shows the mistake."""
+    hook = overriding(BaseCallback, "on_after_epoch", lambda self, algo: algo.params)
+    with pytest.raises(AttributeError, match="run.params: .* it is run.algorithm.params"):
+        build("naive", "torch", callbacks=[hook()], **SHORT).fit()
+
+
+@every_backend
+def test_losses_of_another_kind_are_refused(backend: str):
+    kind = algorithm_class("naive", backend)
+    bare = overriding(kind, "losses", lambda self, step: tuple(kind.losses(self, step)))
+    message = r"Mine.losses: must return Losses\(task, total, logits\)"
+    with pytest.raises(TypeError, match=message):
+        build("naive", backend, kind=bare, **SHORT).fit()

@@ -73,12 +73,11 @@ class Progress:
         named = {name: getattr(self, name) for name in MATRICES}
         return {name: matrix for name, matrix in named.items() if matrix is not None}
 
-    def restore(self, counters: Mapping[str, Any], matrices: Mapping[str, np.ndarray]) -> None:
-        """Go on from counters and matrices that were taken from a run of the same experiment."""
-        for name in COUNTERS:
-            setattr(self, name, counters[name])
-        for name, matrix in self.matrices.items():
-            matrix[:] = matrices[name]
+    @classmethod
+    def restored(cls, counters: Mapping[str, Any], matrices: Mapping[str, np.ndarray]) -> Progress:
+        """Return the progress whose `counters` and `matrices` these are."""
+        copies: dict[str, Any] = {name: matrix.copy() for name, matrix in matrices.items()}
+        return cls(**counters, **copies)
 
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Add to the time that a phase took."""

@@ -45,6 +45,7 @@ RENAMED_IN_CALLBACKS = {
     "pause_every": "every_n_steps",
     "on_pause": "on_every_n_steps(self, run, step)",
 }
+RENAMED_IN_OPTIMIZERS = {"hyper_names": "hparam_names", "hyper": "hparams(self)"}
 CALLBACK_STATE_METHODS = ("export_state", "check_state", "import_state")
 
 
@@ -165,6 +166,7 @@ class BaseAlgorithm(ABC):
         )
         self.engine = self.engine_type(self)  # type: ignore[call-arg]  # subclasses take it
         check_overrides(type(self))
+        check_overrides(type(self.optimizer))
         for callback in self.callbacks:
             check_overrides(type(callback))
             callback.check(self)
@@ -427,29 +429,39 @@ def check_overrides(kind: type) -> None:
     """Raise ConfigError if a class overrides a renamed method, or a hook with other arguments.
 
     Args:
-        kind: class of an algorithm or a callback.
+        kind: class of an algorithm, a callback or an optimizer.
     """
-    is_callback = issubclass(kind, BaseCallback)
-    renamed = RENAMED_IN_CALLBACKS if is_callback else RENAMED_IN_ALGORITHMS
-    for name, remedy in renamed.items():
-        if hasattr(kind, name):
-            raise ConfigError(f"{kind.__name__}.{name}: is no longer called: override {remedy}")
-    base: type = BaseCallback if is_callback else BaseAlgorithm
-    for name in (*HOOKS, *CALLBACK_STATE_METHODS) if is_callback else HOOKS:
-        own = getattr(kind, name)
-        if own.__module__.startswith("seqrun."):
+    for base, renamed, methods in (
+        (BaseAlgorithm, RENAMED_IN_ALGORITHMS, HOOKS),
+        (BaseCallback, RENAMED_IN_CALLBACKS, (*HOOKS, *CALLBACK_STATE_METHODS)),
+        (BaseOptimizer, RENAMED_IN_OPTIMIZERS, ()),
+    ):
+        if not issubclass(kind, base):
             continue
-        given, wanted = inspect.signature(own), inspect.signature(getattr(base, name))
-        if "algorithm" in given.parameters or not _accepts(given, len(wanted.parameters)):
-            raise ConfigError(
-                f"{kind.__name__}.{name}({', '.join(given.parameters)}): must be "
-                f"{name}({', '.join(wanted.parameters)}): "
-                + (
-                    "a callback gets the run; the algorithm is run.algorithm"
-                    if is_callback
-                    else "an algorithm's own hooks get no algorithm, because it is self"
-                )
+        for name, remedy in renamed.items():
+            if hasattr(kind, name):
+                raise ConfigError(f"{kind.__name__}.{name}: is no longer called: override {remedy}")
+        for name in methods:
+            _check_arguments(kind, base, name)
+
+
+def _check_arguments(kind: type, base: type, name: str) -> None:
+    """Raise ConfigError if a method cannot be called with the arguments of the base's."""
+    own = getattr(kind, name)
+    if own.__module__.startswith("seqrun."):
+        return
+    given, wanted = inspect.signature(own), inspect.signature(getattr(base, name))
+    has_no_self = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
+    if "algorithm" in given.parameters or not _accepts(given, len(wanted.parameters) - has_no_self):
+        raise ConfigError(
+            f"{kind.__name__}.{name}({', '.join(given.parameters)}): must be "
+            f"{name}({', '.join(wanted.parameters)}): "
+            + (
+                "a callback gets the run; the algorithm is run.algorithm"
+                if base is BaseCallback
+                else "an algorithm's own hooks get no algorithm, because it is self"
             )
+        )
 
 
 def _accepts(signature: inspect.Signature, count: int) -> bool:

@@ -22,7 +22,7 @@ from seqrun.records.checkpoint_checks import (
     check_whole,
     require_like,
 )
-from seqrun.records.progress import MATRICES
+from seqrun.records.progress import MATRICES, Progress
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.callback import Run
 
@@ -57,7 +57,7 @@ def restore_progress(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:
     stored = sum(array.nbytes for array in checkpoint.arrays.values())
     check_whole("checkpoint: memory_bytes", counters["memory_bytes"], stored)
     matrices = _checked_matrices(checkpoint.arrays, algorithm)
-    algorithm.progress.restore(counters, matrices)
+    algorithm.progress = Progress.restored(counters, matrices)
 
 
 def restore_arrays(checkpoint: Checkpoint, algorithm: BaseAlgorithm) -> None:

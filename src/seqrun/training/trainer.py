@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,6 @@ class Trainer:
 
     Attributes:
         algorithm: the algorithm to train.
-        progress: counters, matrices, losses and times of the run.
         total_steps: training steps planned for the run, known after its setup.
         epoch_steps: training steps of the current epoch.
         stop_task: set by a callback to end the task after the current epoch.
@@ -36,7 +36,6 @@ class Trainer:
 
     def __init__(self, algorithm: BaseAlgorithm) -> None:
         self.algorithm = algorithm
-        self.progress: Progress = algorithm.progress
         self.epoch_steps = 0
         self.stop_task = False
         self._engine = algorithm.engine
@@ -44,6 +43,10 @@ class Trainer:
         self._checkpoint: Checkpoint | None = None
 
     # ---- the interface for callbacks; see Run
+
+    @property
+    def progress(self) -> Progress:
+        return self.algorithm.progress
 
     @property
     def task(self) -> int:
@@ -102,6 +105,13 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         return resume.checkpoint_of(self, self.algorithm)
+
+    def __getattr__(self, name: str) -> Any:
+        """Tell a callback what it gets; it was the algorithm in earlier versions."""
+        raise AttributeError(
+            f"run.{name}: a callback gets the run, which has no {name}; "
+            f"if the algorithm has it, it is run.algorithm.{name}"
+        )
 
     def start_trace(self, folder: Path) -> None:
         self._engine.start_trace(folder)
