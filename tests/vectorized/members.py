@@ -11,7 +11,7 @@ from comparison import assert_same_run
 from experiments import LossRecorder, RowRecorder, Trace, build, run
 
 from seqrun.training.engine.vmap import Failure
-from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.engine.vmap.jax import VmapGroup
 
 TOLERANCE = 1e-5
 """On every number, absolute plus relative: sums within a product are ordered otherwise."""
@@ -23,10 +23,10 @@ PATIENCE = 300
 
 
 def train(
-    algo: str, specs: Sequence[Mapping[str, Any]], ensemble: Ensemble | None = None
+    algo: str, specs: Sequence[Mapping[str, Any]], group: VmapGroup | None = None
 ) -> list[Trace | BaseException]:
     """Train one run for each specification of `experiments.build`, in step."""
-    ensemble = ensemble or Ensemble()
+    group = group or VmapGroup()
     recorders = [(LossRecorder(), RowRecorder()) for _ in specs]
     algorithms = []
     for spec, own in zip(specs, recorders, strict=True):
@@ -42,7 +42,7 @@ def train(
         return work
 
     def in_time() -> None:
-        ensemble.run([work_of(a) for a in algorithms], found.__setitem__)
+        group.run([work_of(a) for a in algorithms], found.__setitem__)
 
     thread = threading.Thread(target=in_time, daemon=True)
     thread.start()
@@ -80,7 +80,7 @@ def assert_like_single(
         np.testing.assert_array_equal(trace.correct, alone.correct)
 
 
-def together(ensemble: Ensemble, name: str = "chunk") -> int:
+def together(group: VmapGroup, name: str = "chunk") -> int:
     """Return the most runs whose call of a name was one program."""
-    keys = [key for key in ensemble._programs if isinstance(key[-1], int)]
+    keys = [key for key in group._programs if isinstance(key[-1], int)]
     return max((key[-1] for key in keys if key[0][0] == name), default=1)

@@ -26,12 +26,12 @@ from seqrun.config.build import build, check
 from seqrun.config.experiment import Experiment
 from seqrun.loggers import ConsoleLogger, LocalLogger
 from seqrun.records.results import Results
-from seqrun.runs import vmapped as together
+from seqrun.runs import vmapped
 from seqrun.sweeps import jobs
 from seqrun.sweeps.grouping import group, structure_of, vectorizable_keys
 from seqrun.sweeps.summary import Outcome, SweepJob
 from seqrun.training import limits as footprint
-from seqrun.training.engine.vmap import BaseEnsemble
+from seqrun.training.engine.vmap import BaseVmapGroup
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectorized.md"
 EWC_ON_JAX = ("backend=jax", "algo=ewc")
@@ -176,23 +176,23 @@ def test_vmap_needs_jax():
 def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
     """By the estimate of one run, and never by what happens to be free."""
     algorithm = build(config_of("backend=jax"), 0)
-    assert together.runs_at_once(algorithm) == together.MAX_RUNS
+    assert vmapped.runs_at_once(algorithm) == vmapped.MAX_RUNS
     needed = sum(part.num_bytes for part in footprint.needs_of(algorithm))
     for room, runs in ((10.0, 5), (7.9, 3), (0.1, 1)):
-        monkeypatch.setattr(together, "total_bytes", lambda room=room: int(room * needed))
-        assert together.runs_at_once(algorithm) == runs
+        monkeypatch.setattr(vmapped, "total_bytes", lambda room=room: int(room * needed))
+        assert vmapped.runs_at_once(algorithm) == runs
 
 
 def test_groups_fit_the_device_s_own_memory(monkeypatch: pytest.MonkeyPatch):
     """The smaller of the two memories counts."""
     algorithm = build(config_of("backend=jax"), 0)
-    together.runs_at_once(algorithm)
+    vmapped.runs_at_once(algorithm)
     needed = sum(part.num_bytes for part in footprint.needs_of(algorithm))
-    monkeypatch.setattr(together, "total_bytes", lambda: 100 * needed)
+    monkeypatch.setattr(vmapped, "total_bytes", lambda: 100 * needed)
     for room, runs in ((6.1, 3), (None, 50), (1000, 50)):
         own = None if room is None else int(room * needed)
         monkeypatch.setattr(algorithm.engine_type, "device_bytes", own)
-        assert together.runs_at_once(algorithm) == runs
+        assert vmapped.runs_at_once(algorithm) == runs
 
 
 def test_a_member_prints_nothing():
@@ -204,7 +204,7 @@ def test_a_member_prints_nothing():
         loggers=[ConsoleLogger(), files],
     )
     member: Any = object()
-    together._join(algorithm, member)
+    vmapped._join(algorithm, member)
     assert algorithm.engine.participant is member
     assert algorithm.engine.execution == {"strategy": "vmap"}
     assert algorithm.callbacks == [metrics] and algorithm.loggers == [files]
@@ -214,9 +214,9 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
     """Five runs, two at a time, one of which fails: each is told of with its own place."""
 
     class First:
-        """Stands for a run whose engine has ensembles."""
+        """Stands for a run whose engine makes groups."""
 
-        engine = SimpleNamespace(new_ensemble=BaseEnsemble)
+        engine = SimpleNamespace(new_vmap_group=BaseVmapGroup)
 
     def work_of(place: int) -> Any:
         def work(join: Any) -> str:
@@ -227,10 +227,10 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
         return work
 
     told: list[tuple[int, Any]] = []
-    monkeypatch.setattr(BaseEnsemble, "answer", lambda self, calls: {})
+    monkeypatch.setattr(BaseVmapGroup, "answer", lambda self, calls: {})
     first: Any = First()
     works = [work_of(n) for n in range(5)]
-    together.run_vmapped(first, 2, works, lambda place, result: told.append((place, result)))
+    vmapped.run_vmapped(first, 2, works, lambda place, result: told.append((place, result)))
     assert [place for place, _ in told] == [0, 1, 2, 3, 4]
     assert [result for place, result in told if place != 3] == [f"run {n}" for n in (0, 1, 2, 4)]
     assert isinstance(told[3][1], ValueError)
@@ -248,7 +248,7 @@ def test_what_fails_before_a_group_is_told_of_each_job(
     monkeypatch.setattr("seqrun.benchmarks.RotatedDigits.prepare", prepare)
     made = [job(n, *EWC_ON_JAX, "benchmark=rotated_digits", f"seed={n}") for n in range(2)]
     both = [dataclasses.replace(one, directory=tmp_path / str(one.number)) for one in made]
-    jobs.run_jobs_together(both, InterruptionCallback(), lambda *found: told.append(found))
+    jobs.run_jobs_vmapped(both, InterruptionCallback(), lambda *found: told.append(found))
     assert [one for one, _ in told] == both
     assert "2 jobs run alone: OSError: stale file handle" in capsys.readouterr().err
     for one, outcome in told:
@@ -264,14 +264,14 @@ def test_a_job_s_variables_are_set_while_it_runs(monkeypatch: pytest.MonkeyPatch
         seen[job.number] = os.environ.get("MINE")
         return Outcome(overrides=(), directory=job.directory, status="completed", value=1.0)
 
-    def run_jobs_together(members: list[SweepJob], interruption: Any, ended: Any) -> None:
+    def run_jobs_vmapped(members: list[SweepJob], interruption: Any, ended: Any) -> None:
         for member in members:
             ended(member, note(member))
 
     monkeypatch.delenv("MINE", raising=False)
     monkeypatch.setattr(jobs, "has_ended", lambda job: False)
     monkeypatch.setattr(jobs, "run_job", lambda job, interruption: note(job))
-    monkeypatch.setattr(jobs, "run_jobs_together", run_jobs_together)
+    monkeypatch.setattr(jobs, "run_jobs_vmapped", run_jobs_vmapped)
     values = ("one", "one", "two", None)
     grid = [
         job(n, *EWC_ON_JAX, f"seed={n}", environment={"MINE": value} if value else {})

@@ -14,8 +14,8 @@ from vectorized.members import SHORT, TOLERANCE, UNEVEN, assert_like_single, tog
 from seqrun.algorithms.ewc.jax import EWC
 from seqrun.callbacks import EarlyStoppingCallback
 from seqrun.training.divergence import TrainingDiverged
-from seqrun.training.engine.vmap import jax as ensembles
-from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.engine.vmap import jax as vmap_groups
+from seqrun.training.engine.vmap.jax import VmapGroup
 from seqrun.training.step import Step
 
 BRIEF = ("naive", "ewc", "er", "agem")
@@ -39,12 +39,12 @@ SMALL = {"n_hidden_layers": 1}
 
 def assert_seeds(algo: str, specs: list[dict[str, Any]]) -> list[Any]:
     """Raise AssertionError unless runs are shared, and are those that they would have been."""
-    ensemble = Ensemble()
-    traces = train(algo, specs, ensemble)
+    group = VmapGroup()
+    traces = train(algo, specs, group)
     assert_like_single(algo, specs, traces, TOLERANCE)
-    assert together(ensemble) == 3
-    assert all(ensemble._same_function.values())
-    assert {key[0][0] for key in ensemble._programs} == {key[0] for key in ensemble._same_function}
+    assert together(group) == 3
+    assert all(group._same_function.values())
+    assert {key[0][0] for key in group._programs} == {key[0] for key in group._same_function}
     return traces
 
 
@@ -63,8 +63,8 @@ def test_equal_data_are_held_once(monkeypatch: pytest.MonkeyPatch):
         put.append(array.shape)
         return original(array, device)
 
-    monkeypatch.setattr(ensembles, "SHARED_BYTES", 1)
-    monkeypatch.setattr(ensembles.jax, "device_put", counted)
+    monkeypatch.setattr(vmap_groups, "SHARED_BYTES", 1)
+    monkeypatch.setattr(vmap_groups.jax, "device_put", counted)
     same = {"stream": SHORT, "backbone": SMALL, "streams": {"tasks": 0}}
     specs = [same | {"seed": s} for s in (0, 1, 2)]
     traces = train("naive", specs)
@@ -97,10 +97,10 @@ def test_every_option_that_may_differ(algo: str):
     clipping[-1] = {"grad_clip": 0.5, "lr_decay": 1.0 if algo == "stable_sgd" else 0.8}
     for spec, options, training in zip(specs, optimizers, clipping, strict=True):
         spec |= {"optimizer_options": options, "training": training}
-    ensemble = Ensemble()
-    traces = train(algo, specs, ensemble)
-    assert all(ensemble._same_function.values())
-    assert together(ensemble) == len(specs)
+    group = VmapGroup()
+    traces = train(algo, specs, group)
+    assert all(group._same_function.values())
+    assert together(group) == len(specs)
     assert_like_single(algo, specs, traces, TOLERANCE)
     network = ("params/", "kept/")
     results = {
@@ -120,9 +120,9 @@ def test_convolutions_and_adam(network: str):
          "optimizer_options": {"lr": lr}, "training": {"epochs_per_task": 1}}
         for seed, lr in ((0, 1e-3), (1, 2e-3))
     ]  # fmt: skip
-    ensemble = Ensemble()
-    traces = train("naive", specs, ensemble)
-    assert together(ensemble, "step") == 2
+    group = VmapGroup()
+    traces = train("naive", specs, group)
+    assert together(group, "step") == 2
     assert_like_single("naive", specs, traces, 1e-3)
 
 
@@ -165,10 +165,10 @@ class Stale(EWC):
 def test_a_value_that_is_caught_is_not_used_for_others(capsys: pytest.CaptureFixture[str]):
     """The programs differ, so each run has its own, and it is said."""
     specs = [{"stream": SHORT, "kind": Stale, "ewc_lambda": v} for v in (0.1, 0.2)]
-    ensemble = Ensemble()
-    traces = train("ewc", specs, ensemble)
+    group = VmapGroup()
+    traces = train("ewc", specs, group)
     assert "chunk: differs from run to run" in capsys.readouterr().err
-    assert together(ensemble) == 1
+    assert together(group) == 1
     assert_like_single("ewc", specs, traces, 0.0)
 
 
@@ -186,7 +186,7 @@ def test_constants_are_part_of_a_fingerprint():
         return lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y + np.asarray(values), x)
 
     a, b, c = (
-        ensembles._fingerprint(program(np.array(v)), (np.zeros(2),))
+        vmap_groups._fingerprint(program(np.array(v)), (np.zeros(2),))
         for v in ([1.0, 2.0], [1.0, 2.0], [1.0, 3.0])
     )
     assert a == b != c

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Participant
-from seqrun.training.engine.vmap import jax as ensembles
-from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.engine.vmap import BaseVmapGroup, Call, Failure, Participant
+from seqrun.training.engine.vmap import jax as vmap_groups
+from seqrun.training.engine.vmap.jax import VmapGroup
 
 
-class Adding(BaseEnsemble):
+class Adding(BaseVmapGroup):
     """Answers each call by the number of those who asked with it."""
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ def ask(member: Participant, name: str = "call", *args: Any, function: Any = Non
     return member.call(Call(name, function, args, timing))
 
 
-def run(ensemble: BaseEnsemble, works: list[Any]) -> dict[int, Any]:
+def run(group: BaseVmapGroup, works: list[Any]) -> dict[int, Any]:
     """Run them with a limit of time; return what each ended with."""
     found: dict[int, Any] = {}
-    thread = threading.Thread(target=ensemble.run, args=(works, found.__setitem__), daemon=True)
+    thread = threading.Thread(target=group.run, args=(works, found.__setitem__), daemon=True)
     thread.start()
     thread.join(30)
     assert not thread.is_alive()
@@ -63,11 +63,11 @@ def test_those_who_end_are_waited_for_no_more():
 
         return work
 
-    ensemble = Adding()
-    found = run(ensemble, [work_of(*w) for w in (("a", 0), ("b", 3), ("c", 1), ("d", 3))])
+    group = Adding()
+    found = run(group, [work_of(*w) for w in (("a", 0), ("b", 3), ("c", 1), ("d", 3))])
     assert found == {0: [], 1: [3, 2, 2], 2: [3], 3: [3, 2, 2]}
     assert "".join(log) == "bcdbdbd"
-    assert ensemble.rounds == [3, 2, 2, 0]
+    assert group.rounds == [3, 2, 2, 0]
 
 
 def test_an_error_reaches_those_who_asked():
@@ -122,16 +122,16 @@ def test_groups_of_an_engine():
 
         return work
 
-    ensemble = Ensemble()
+    group = VmapGroup()
     works = [(1.0, 3, 3), (2.0, 3, 3), (3.0, 3, 3), (4.0, 2, 3), (5.0, 1, 3), (6.0, 2, 4)]
-    found = run(ensemble, [work_of(*w) for w in works])
+    found = run(group, [work_of(*w) for w in works])
     for place, (value, calls, size) in enumerate(works):
         assert len(found[place]) == calls
         for array in found[place]:
             np.testing.assert_array_equal(array, np.full(size, value + 1, np.float32))
-    sizes = [key[2] for key in ensemble._programs if key[1] != "alone"]
+    sizes = [key[2] for key in group._programs if key[1] != "alone"]
     assert sorted(sizes) == [4, 6], "five members fill six, four and three fill four"
-    assert {key[1] for key in ensemble._programs} - {"alone"} == {(True, False)}
+    assert {key[1] for key in group._programs} - {"alone"} == {(True, False)}
 
 
 def test_a_program_without_memory_is_cut(
@@ -139,21 +139,21 @@ def test_a_program_without_memory_is_cut(
 ):
     """A device with room for seven of ten: parts of eight are too large, of four are not."""
     tried: list[int] = []
-    original = Ensemble._compiled
+    original = VmapGroup._compiled
 
-    def compiled(self: Ensemble, key: Any, make: Any, args: Any) -> Any:
+    def compiled(self: VmapGroup, key: Any, make: Any, args: Any) -> Any:
         tried.append(len(args[1][0]) if len(key) == 3 else 1)
         if tried[-1] > 7:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return original(self, key, make, args)
 
-    monkeypatch.setattr(Ensemble, "_compiled", compiled)
+    monkeypatch.setattr(VmapGroup, "_compiled", compiled)
 
     def work_of(value: float) -> Any:
         x = np.full(3, value, np.float32)
         return lambda member: [np.asarray(ask(member, "add", x, x, function=add)) for _ in "ab"]
 
-    found = run(Ensemble(), [work_of(v) for v in range(10)])
+    found = run(VmapGroup(), [work_of(v) for v in range(10)])
     for place in range(10):
         np.testing.assert_array_equal(found[place], np.full((2, 3), 2 * place))
     assert tried == [10, 8, 4, 4, 2] + [4, 4, 2]
@@ -167,14 +167,14 @@ def test_a_program_without_memory_is_cut(
 def test_an_error_that_is_none_of_memory_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
     tried: list[int] = []
 
-    def compiled(self: Ensemble, key: Any, make: Any, args: Any) -> Any:
+    def compiled(self: VmapGroup, key: Any, make: Any, args: Any) -> Any:
         tried.append(1)
         raise jax.errors.JaxRuntimeError("INTERNAL: no")
 
-    monkeypatch.setattr(Ensemble, "_compiled", compiled)
+    monkeypatch.setattr(VmapGroup, "_compiled", compiled)
     x = np.arange(2, dtype=np.float32)
     works = [lambda m, x=x + n: ask(m, "add", x, x, function=add) for n in range(4)]
-    found = run(Ensemble(), works)
+    found = run(VmapGroup(), works)
     assert len(tried) == 1
     assert all("INTERNAL" in str(found[place].error) for place in range(4))
 
@@ -187,7 +187,7 @@ def test_one_alone_without_memory_fails(capsys: pytest.CaptureFixture[str]):
 
     xs = [np.float32(n) for n in range(3)]
     works = [lambda m, x=x: ask(m, "sort", x, function=too_large) for x in xs]
-    found = run(Ensemble(), works)
+    found = run(VmapGroup(), works)
     assert all("RESOURCE_EXHAUSTED" in str(found[place].error) for place in range(3))
     assert [line[-11:] for line in capsys.readouterr().err.splitlines()] == [
         "2 at a time",
@@ -200,7 +200,7 @@ def test_functions_that_differ_are_kept_apart(capsys: pytest.CaptureFixture[str]
         x = np.arange(3, dtype=np.float32) + value
         return lambda member: ask(member, "scale", x, function=lambda x: value * x)
 
-    found = run(Ensemble(), [work_of(v) for v in (2.0, 3.0, 4.0)])
+    found = run(VmapGroup(), [work_of(v) for v in (2.0, 3.0, 4.0)])
     for place, value in enumerate((2.0, 3.0, 4.0)):
         expected = value * (np.arange(3, dtype=np.float32) + value)
         np.testing.assert_array_equal(found[place], expected)
@@ -219,7 +219,7 @@ def test_values_between_the_ends_count(kind: Any):
         return lambda member: ask(member, "scale", value, x, function=scale)
 
     two, three = kind(2), kind(3)
-    found = run(Ensemble(), [work_of(value) for value in (two, three, two)])
+    found = run(VmapGroup(), [work_of(value) for value in (two, three, two)])
     for place, value in enumerate((2, 3, 2)):
         np.testing.assert_array_equal(found[place], value * x)
 
@@ -237,23 +237,23 @@ def test_compiling_is_told_to_all_who_waited_for_it():
 
         return work
 
-    run(Ensemble(), [work_of(timing) for timing in timings])
+    run(VmapGroup(), [work_of(timing) for timing in timings])
     assert all(seconds > 0 for seconds in seen[0])
     assert len(set(seen)) == 1
 
 
 def test_equal_data_are_found_while_they_are_held(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ensembles, "SHARED_BYTES", 16)
-    ensemble = Ensemble()
-    first = ensemble.place(np.arange(8, dtype=np.float32), None)
-    assert ensemble.place(np.arange(8, dtype=np.float32), None) is first
-    assert ensemble.place(np.arange(8, dtype=np.int32), None) is not first
-    assert ensemble.place(np.arange(8, dtype=np.float32)[::-1], None) is not first
-    assert ensemble.place(np.arange(8, dtype=np.float32).reshape(2, 4), None).shape == (2, 4)
+    monkeypatch.setattr(vmap_groups, "SHARED_BYTES", 16)
+    group = VmapGroup()
+    first = group.place(np.arange(8, dtype=np.float32), None)
+    assert group.place(np.arange(8, dtype=np.float32), None) is first
+    assert group.place(np.arange(8, dtype=np.int32), None) is not first
+    assert group.place(np.arange(8, dtype=np.float32)[::-1], None) is not first
+    assert group.place(np.arange(8, dtype=np.float32).reshape(2, 4), None).shape == (2, 4)
     tiny = np.zeros(1, np.float32)
-    assert ensemble.place(tiny, None) is not ensemble.place(tiny, None)
+    assert group.place(tiny, None) is not group.place(tiny, None)
     del first
-    assert len(ensemble._placed) == 0
+    assert len(group._placed) == 0
 
 
 def test_calls_made_alone_are_kept_apart_too():
@@ -263,14 +263,14 @@ def test_calls_made_alone_are_kept_apart_too():
         x = np.arange(3, dtype=np.float32)
         return lambda member: [ask(member, name, x, function=lambda x: value * x) for name in order]
 
-    ensemble = Ensemble()
+    group = VmapGroup()
     orders = ("a", "b"), ("b", "a")
-    found = run(ensemble, [work_of(v, o) for v, o in zip((2.0, 3.0), orders, strict=True)])
+    found = run(group, [work_of(v, o) for v, o in zip((2.0, 3.0), orders, strict=True)])
     for place, value in enumerate((2.0, 3.0)):
         for answer in found[place]:
             np.testing.assert_array_equal(answer, value * np.arange(3, dtype=np.float32))
-    assert len(ensemble._programs) == 4
+    assert len(group._programs) == 4
 
-    found = run(alike := Ensemble(), [work_of(2.0, o) for o in orders])
+    found = run(alike := VmapGroup(), [work_of(2.0, o) for o in orders])
     np.testing.assert_array_equal(found[0], found[1])
     assert len(alike._programs) == 2

@@ -115,9 +115,9 @@ def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.full
 def test_groups_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where memory is for two, the third seed is trained after them."""
-    from seqrun.runs import vmapped as together
+    from seqrun.runs import vmapped
 
-    monkeypatch.setattr(together, "MAX_RUNS", 2)
+    monkeypatch.setattr(vmapped, "MAX_RUNS", 2)
     run_experiment(config("vmap"), tmp_path / "two")
     run_experiment(config("sequential"), tmp_path / "one")
     assert_same_record(tmp_path / "two", tmp_path / "one")

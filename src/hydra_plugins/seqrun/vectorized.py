@@ -24,7 +24,7 @@ class VectorizedLauncher(BaseLauncher):
         """Run every job; after a signal, running jobs save a checkpoint and the multirun ends."""
         from seqrun.callbacks import InterruptionCallback
         from seqrun.sweeps.grouping import group
-        from seqrun.sweeps.jobs import has_ended, run_job, run_jobs_together
+        from seqrun.sweeps.jobs import has_ended, run_job, run_jobs_vmapped
 
         outcomes: dict[int, Outcome] = {}
 
@@ -43,7 +43,7 @@ class VectorizedLauncher(BaseLauncher):
                     self._advise(members[0])
                     sys.stderr.write(f"{len(members)} jobs in one program\n")
                     with env_override(members[0].environment):
-                        run_jobs_together(members, interruption, ended)
+                        run_jobs_vmapped(members, interruption, ended)
                 for job, reason in alone:
                     sys.stderr.write(f"{job.name}: runs alone: {reason}\n")
                     with env_override(job.environment):

@@ -3,8 +3,8 @@
 `<run>/checkpoints/<global step>/` holds `tensors.safetensors` (which cannot execute code when it is
 read) and `state.json`, whose checksums of the tensors and of itself tell a damaged checkpoint. A
 checkpoint takes its name when all of it is on the disk. A run that continues from one ends with the
-same bits as one that was never stopped: positions lie on the fixed grid of chunks, and all chance
-is derived from the seed and the position.
+same bits as one that was never stopped: positions lie on the fixed grid of chunks, and all
+randomness is derived from the seed and the position.
 """
 
 from __future__ import annotations

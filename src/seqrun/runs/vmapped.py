@@ -20,7 +20,7 @@ MAX_RUNS = 256
 SHARE = 0.5
 """Share of the memory that the estimates for a group's runs may add up to.
 
-The estimates leave out activations; if those do not fit on the device, the ensemble splits the
+The estimates leave out activations; if those do not fit on the device, the group splits the
 program.
 """
 
@@ -60,7 +60,7 @@ def run_vmapped(
                 ended(start + place, result.error if error else result)
 
         group = [work_of(work) for work in works[start : start + size]]
-        first.engine.new_ensemble().run(group, ended_here)
+        first.engine.new_vmap_group().run(group, ended_here)
         if interruptions:
             raise interruptions[0]
 

@@ -56,7 +56,7 @@ def has_ended(job: SweepJob) -> bool:
         return True
 
 
-def run_jobs_together(
+def run_jobs_vmapped(
     jobs: Sequence[SweepJob],
     interruption: InterruptionCallback,
     ended: Callable[[SweepJob, Outcome], None],

@@ -64,8 +64,8 @@ class Engine(ABC):
         """
 
     @classmethod
-    def new_ensemble(cls) -> Any:
-        """Return a new `vmap.BaseEnsemble`; None = runs cannot share compiled calls."""
+    def new_vmap_group(cls) -> Any:
+        """Return a new `vmap.BaseVmapGroup`; None = runs cannot share compiled calls."""
         return None
 
     @property

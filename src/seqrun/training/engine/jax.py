@@ -31,7 +31,7 @@ from seqrun.training.engine.base import Engine
 from seqrun.training.engine.cache import compilation_cache
 from seqrun.training.engine.threads import default_num_threads
 from seqrun.training.engine.vmap import Call, Participant
-from seqrun.training.engine.vmap.jax import Ensemble
+from seqrun.training.engine.vmap.jax import VmapGroup
 from seqrun.training.limits import work_per_batch
 from seqrun.training.step import Batch, Step
 
@@ -95,8 +95,8 @@ class JaxEngine(Engine):
         return "cuda" if available else "cpu"
 
     @classmethod
-    def new_ensemble(cls) -> Ensemble:
-        return Ensemble()
+    def new_vmap_group(cls) -> VmapGroup:
+        return VmapGroup()
 
     @property
     def device_bytes(self) -> int | None:
@@ -195,7 +195,7 @@ class JaxEngine(Engine):
 
     def to_device(self, array: np.ndarray) -> Array:
         if self.participant is not None:
-            return self.participant.ensemble.place(array, self.device)
+            return self.participant.group.place(array, self.device)
         return jax.device_put(array, self.device)
 
     # ---- values carried from step to step

@@ -3,7 +3,7 @@
 Each run is an ordinary `fit` in its own thread. Only one thread works at a time, in a fixed order,
 until it requests a compiled call. A run therefore needs no thread-safe code, and the same command
 always does the same things in the same order. When every run has requested a call, the thread that
-started the runs answers all of them. An engine's ensemble answers as many as possible with one
+started the runs answers all of them. An engine's group answers as many as possible with one
 program.
 """
 
@@ -46,10 +46,10 @@ class Ended(NamedTuple):
 
 
 class Participant:
-    """One of the runs: its thread, and the messages between it and the ensemble's thread.
+    """One of the runs: its thread, and the messages between it and the group's thread.
 
     Args:
-        ensemble: the ensemble that the run belongs to.
+        group: the group that the run belongs to.
         work: function that the thread calls with the participant.
 
     Attributes:
@@ -57,8 +57,8 @@ class Participant:
         requested: the call that the participant waits for; None = it has ended or not started.
     """
 
-    def __init__(self, ensemble: BaseEnsemble, work: Callable[[Participant], Any]) -> None:
-        self.ensemble = ensemble
+    def __init__(self, group: BaseVmapGroup, work: Callable[[Participant], Any]) -> None:
+        self.group = group
         self.ended: Ended | None = None
         self.requested: Call | None = None
         self._work = work
@@ -84,7 +84,7 @@ class Participant:
             result = Failure(error)
         self._messages.put(Ended(result))
 
-    # ---- in the ensemble's thread
+    # ---- in the group's thread
 
     def resume(self, answer: Any) -> None:
         """Give the participant its answer; wait until it requests another call or ends."""
@@ -114,7 +114,7 @@ class Participant:
             self.resume(Failure(error))
 
 
-class BaseEnsemble:
+class BaseVmapGroup:
     """Runs that wait for each other at every call; subclasses define how calls are answered."""
 
     def place(self, array: np.ndarray, device: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ensemble: calls of several runs that differ only in values, as one vmapped program."""
+"""VmapGroup: calls of several runs that differ only in values, as one vmapped program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from seqrun.training.engine.vmap import BaseEnsemble, Call, Failure, Participant
+from seqrun.training.engine.vmap import BaseVmapGroup, Call, Failure, Participant
 
 SHARED_BYTES = 1 << 16
 """Size in bytes from which equal arrays of several runs share memory on the device."""
@@ -27,7 +27,7 @@ Group = list[tuple[Participant, Call, list[Any]]]
 """Participants that call the same function with arrays of the same shapes, and these arrays."""
 
 
-class Ensemble(BaseEnsemble):
+class VmapGroup(BaseVmapGroup):
     """Answer the calls of several runs with as few programs as possible.
 
     Calls with the same name, structure, shapes and dtypes are answered by one program. It stacks
