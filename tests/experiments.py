@@ -5,17 +5,18 @@ An algorithm joins the suites by having a file in conf/algo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from _pytest.mark import ParameterSet
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import BaseCallback
@@ -29,6 +30,25 @@ ALGORITHMS = tuple(sorted(path.stem for path in (CONF / "algo").glob("*.yaml")))
 
 every_algorithm = pytest.mark.parametrize("algo", ALGORITHMS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
+jax_in_full = pytest.mark.parametrize(
+    "backend", ["torch", pytest.param("jax", marks=pytest.mark.full)]
+)
+"""For tests that say the same on both backends: `make test` runs PyTorch's alone."""
+
+
+def cases(*axes: Iterable[Any], **marked: Iterable[tuple]) -> list[ParameterSet]:
+    """Return every combination of some axes for `parametrize`.
+
+    Args:
+        axes: values of each argument.
+        marked: mark -> the combinations that have it.
+    """
+    marks = {case: getattr(pytest.mark, mark) for mark, those in marked.items() for case in those}
+    return [
+        pytest.param(*case, id="-".join(map(str, case)), marks=marks.get(case, ()))
+        for case in product(*axes)
+    ]
+
 
 SMALL: dict[str, dict[str, Any]] = {
     # 9 steps an epoch, the last of 5 samples

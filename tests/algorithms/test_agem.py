@@ -19,7 +19,7 @@ from algorithms.replay_by_hand import (
 )
 from algorithms.side_effects import assert_reduces_to_naive
 from comparison import assert_close, assert_same_run
-from experiments import BACKENDS, build, every_backend, run, shared_run
+from experiments import BACKENDS, build, every_backend, jax_in_full, run, shared_run
 
 from seqrun.checks import ConfigError
 
@@ -67,7 +67,7 @@ def test_a_vanishing_opposed_reference_is_safe(backend: str):
     assert abs(result - 1).max() < 1e-6
 
 
-@every_backend
+@jax_in_full
 def test_every_step_is_as_by_hand(backend: str):
     """In task 2 with all 6 stored samples, fewer than memory_batch_size, in task 3 with 8 of 12."""
     projections = []
@@ -91,7 +91,7 @@ def test_every_step_is_as_by_hand(backend: str):
     assert 0 < sum(projections) < len(projections)
 
 
-@every_backend
+@jax_in_full
 def test_first_task_is_naive(backend: str):
     """To the bit on PyTorch; later tasks differ."""
     naive = shared_run("naive", backend, **SETTING)

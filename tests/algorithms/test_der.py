@@ -16,7 +16,7 @@ from algorithms.replay_by_hand import (
     tiny_run,
 )
 from comparison import assert_close, assert_same_arrays, assert_same_run
-from experiments import BACKENDS, build, every_backend, run, shared_run
+from experiments import BACKENDS, build, every_backend, jax_in_full, run, shared_run
 
 from seqrun.checks import ConfigError
 
@@ -32,7 +32,7 @@ def distance_gradient(w: Arrays, x: np.ndarray, z: np.ndarray) -> Arrays:
     return {KERNEL: x.T @ delta, BIAS: delta.sum(0)}
 
 
-@every_backend
+@jax_in_full
 def test_every_step_of_der_is_as_by_hand(backend: str):
     """CE(B) + alpha mean((h(x') - z')^2), z' the logits of the step that first saw x'.
 
@@ -51,7 +51,7 @@ def test_every_step_of_der_is_as_by_hand(backend: str):
     assert_steps_as_by_hand(tiny_run("der", backend, **options), rule)
 
 
-@every_backend
+@jax_in_full
 def test_every_step_of_derpp_is_as_by_hand(backend: str):
     """DER + beta CE(h(x''), y'') on a second batch, with a reservoir that observes every epoch."""
 
@@ -80,7 +80,7 @@ def test_one_distance_in_numbers():
 
 
 @every_algo
-@every_backend
+@jax_in_full
 def test_reduces_to_naive(algo: str, backend: str):
     """With alpha = beta = 0, to the bit on PyTorch, in the counted correct predictions too."""
     tolerance = 0.0 if backend == "torch" else 1e-5
@@ -94,7 +94,7 @@ def test_reduces_to_naive(algo: str, backend: str):
 
 
 @pytest.mark.parametrize(("algo", "option"), [("der", {"alpha": 0.1}), ("derpp", {"beta": 0.1})])
-@every_backend
+@jax_in_full
 def test_a_coefficient_above_zero_differs_from_naive(algo: str, option: dict, backend: str):
     """Each term alone changes the run."""
     naive = shared_run("naive", backend, **SETTING)

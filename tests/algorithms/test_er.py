@@ -15,14 +15,22 @@ from algorithms.replay_by_hand import (
     tiny_run,
 )
 from comparison import assert_close, assert_same_arrays, assert_same_run
-from experiments import BACKENDS, algorithm_class, build, every_backend, run, shared_run
+from experiments import (
+    BACKENDS,
+    algorithm_class,
+    build,
+    every_backend,
+    jax_in_full,
+    run,
+    shared_run,
+)
 
 from seqrun.checks import ConfigError
 
 SPEC = SETTING | {"memory_size": 60}
 
 
-@every_backend
+@jax_in_full
 def test_every_step_is_as_by_hand(backend: str):
     """The mean over the concatenation: 3 + 2 samples have weight 1/5 each, 3 samples 1/3."""
 
@@ -40,7 +48,7 @@ def test_every_step_is_as_by_hand(backend: str):
     assert past.any() and not past.all()
 
 
-@every_backend
+@jax_in_full
 def test_memory_weight_is_as_by_hand(backend: str):
     """(1 - w) CE(batch) + w CE(memory); CE(batch) while the memory is empty."""
 
@@ -57,7 +65,7 @@ def test_memory_weight_is_as_by_hand(backend: str):
     assert_steps_as_by_hand(tiny_run("er", backend, **options), rule)
 
 
-@every_backend
+@jax_in_full
 def test_reduces_to_naive_with_an_empty_memory(backend: str):
     """To the bit on PyTorch; with a memory it differs."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from algorithms.ewc_by_hand import BIAS, KERNEL, ewc_by_hand
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive
-from experiments import algorithm_class, build, every_backend, run
+from experiments import algorithm_class, build, every_backend, jax_in_full, run
 from tiny import Linear, TinyBenchmark
 
 from seqrun.algorithms.base import TrainingOptions
@@ -43,7 +43,7 @@ def fitted(backend: str, **options):
     return algorithm
 
 
-@every_backend
+@jax_in_full
 @pytest.mark.parametrize("name", OPTIONS)
 def test_three_tasks_are_as_by_hand(name: str, backend: str):
     """Compare with float64 and an explicit penalty for every past task.
@@ -73,7 +73,7 @@ def test_every_option_matters():
             assert any(abs(ends[a][k] - ends[b][k]).max() > 1e-4 for k in keys), (a, b)
 
 
-@every_backend
+@jax_in_full
 def test_lambda_zero_is_naive(backend: str):
     """To the bit on PyTorch, since the Fisher has no side effects; up to rounding on JAX."""
     assert_reduces_to_naive("ewc", backend, ewc_lambda=0.0)
@@ -112,7 +112,7 @@ def test_every_past_task_is_protected(task: int, backend: str):
     assert moved > 1e-3
 
 
-@every_backend
+@jax_in_full
 def test_heads_of_later_tasks_have_no_importance(backend: str):
     """With one head per task, outputs of later tasks have no importance yet."""
     stream = {"scenario": "task", "num_tasks": 5}

@@ -76,6 +76,7 @@ def test_the_current_task_is_evaluated_with_the_model_in_training(backend: str):
     assert len({row[0] for row in second}) == len({row[2] for row in second}) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "spec",
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from algorithms.replay_by_hand import PlanRecorder
 from comparison import assert_same_arrays
-from experiments import StepRecorder, build, every_backend, run, shared_run
+from experiments import StepRecorder, build, every_backend, jax_in_full, run, shared_run
 
 from seqrun.checks import ConfigError
 from seqrun.training.trainer import Trainer
@@ -81,7 +81,7 @@ def test_ridge_regression_agrees_with_float64(backend: str):
     assert np.isnan(np.asarray(bad)).any()
 
 
-@every_backend
+@jax_in_full
 def test_divergence_by_hand(backend: str):
     """KL(N(1, 4) || N(0, 1)) = (4 + 1 - 1)/2 - ln 2; KL(N(0, 1) || N(2, 4)) = ln 2 + 5/8 - 1/2."""
     formulas, array = kernels(backend)
@@ -203,7 +203,7 @@ def test_loss_is_the_cross_entropy_alone():
 # ---- scalars
 
 
-@every_backend
+@jax_in_full
 def test_scalars_are_registered(backend: str):
     """There is one per task; they are exported and trained."""
     arrays = shared_run("kcl", backend, **SMALL).arrays

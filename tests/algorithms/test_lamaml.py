@@ -23,7 +23,7 @@ from experiments import (
     algorithm_class,
     build,
     component,
-    every_backend,
+    jax_in_full,
     run,
     shared_run,
 )
@@ -179,7 +179,7 @@ def assert_as_by_hand(
     return rates
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@jax_in_full
 @pytest.mark.parametrize("second_order", [False, True], ids=["first", "second"])
 def test_both_gradients_are_as_by_hand(backend: str, second_order: bool):
     """Compare with finite differences of the meta-loss, in first order also with the closed form.
@@ -197,7 +197,7 @@ def test_both_gradients_are_as_by_hand(backend: str, second_order: bool):
         ("torch", {"sync_update": True, "learn_lr": False}),
         ("torch", {"learn_lr": False}),
         ("torch", {"clip": 0.05}),
-        ("jax", {"clip": 0.05}),
+        pytest.param("jax", {"clip": 0.05}, marks=pytest.mark.full),
         pytest.param("jax", {"sync_update": True}, marks=pytest.mark.full),
         pytest.param("jax", {"learn_lr": False}, marks=pytest.mark.full),
     ],
@@ -219,7 +219,7 @@ def test_alpha_goes_below_zero_and_then_stays():
             assert (before[n][stopped[n]] == after[n][stopped[n]]).all()
 
 
-@every_backend
+@jax_in_full
 def test_alpha_of_zero_learns_nothing(backend: str):
     """relu'(0) = 0 on both backends: theta and alpha keep their bits."""
     spec = {"stream": {"num_tasks": 1, "samples_per_task": 20}, "inner_chunk_size": 5}
@@ -289,7 +289,7 @@ def forgetful(backend: str) -> type:
     return Forgetful
 
 
-@every_backend
+@jax_in_full
 def test_reduces_to_naive(backend: str):
     """With the options in the docstring of the package; to the bit on PyTorch."""
     naive = shared_run("naive", backend, **SETTING)

@@ -60,7 +60,7 @@ def by_hand(w: Arrays, old: Arrays, x: np.ndarray, y: np.ndarray, weight: float,
     return -np.log(p[np.arange(len(y)), y]).mean(), gradient
 
 
-@every_backend
+@jax_in_full
 @pytest.mark.parametrize(
     ("options", "weight"),
     [
@@ -139,7 +139,7 @@ def test_frozen_outputs_take_no_part_in_clipping(backend: str):
     np.testing.assert_allclose(norm, 0.05, rtol=1e-4)
 
 
-@every_backend
+@jax_in_full
 def test_the_copy_is_the_network_from_before_the_task(backend: str):
     """It keeps the parameters and statistics from then; the network itself is in train mode."""
     recorder = BatchRecorder()
@@ -155,7 +155,7 @@ def test_the_copy_is_the_network_from_before_the_task(backend: str):
     assert all((a != b).any() for a, b in zip(moved, moved[1:], strict=False))
 
 
-@every_backend
+@jax_in_full
 def test_reduces_to_naive(backend: str):
     """lfl_lambda = 0 without freezing is naive; lambda or freezing alone differs from task 2 on."""
     assert_reduces_to_naive("lfl", backend, lfl_lambda=0.0, freeze_classifier=False)

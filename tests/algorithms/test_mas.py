@@ -42,7 +42,7 @@ def rule(past: float, new: float, size: int = 1):
     return importance
 
 
-@every_backend
+@jax_in_full
 @pytest.mark.parametrize(
     ("past", "new", "size", "options"),
     [

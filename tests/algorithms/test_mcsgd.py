@@ -131,7 +131,7 @@ def problems(tasks: TaskRecorder, algorithm, includes_current: bool = False):
         yield Problem(before, after, algorithm.benchmark.task_data(task), past), found
 
 
-@every_backend
+@jax_in_full
 @pytest.mark.parametrize("loss", ["mean", "authors"])
 @pytest.mark.parametrize("gradient", ["paper", "unscaled", "authors"])
 def test_full_batch_steps_by_hand(backend: str, gradient: str, loss: str):
@@ -169,7 +169,7 @@ def test_papers_gradient_is_that_of_the_sum_over_the_line():
             np.testing.assert_allclose((start[name] - found[name]) / lr, slope, atol=5e-5)
 
 
-@every_backend
+@jax_in_full
 def test_minibatch_steps_by_hand(backend: str):
     """Two epochs of 3 steps, on 3, 3 and 1 current samples and 3 of memory each."""
     setting = SETTING | {"epochs": 2, "momentum": 0.5, "weight": 0.65, "loss": "authors"}
@@ -364,6 +364,7 @@ def test_padding_of_sides_has_no_weight():
 full = pytest.mark.full
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("spec", "tolerance"),
     [

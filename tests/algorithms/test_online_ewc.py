@@ -41,7 +41,7 @@ def rule(gamma: float, kind: str):
     return lambda end: {n: gamma * end.past[n] + f for n, f in fisher(end, kind).items()}
 
 
-@every_backend
+@jax_in_full
 @pytest.mark.parametrize(
     ("gamma", "kind"),
     [
@@ -96,7 +96,7 @@ def test_beside_ewc(backend: str):
         assert (faded[f"state/importance/{n}"] < online[f"state/importance/{n}"]).all()
 
 
-@every_backend
+@jax_in_full
 def test_the_running_fisher_is_reset_and_fades(backend: str):
     """Each task's Fisher is scaled to [0, 1], and gamma weights the past."""
     trace = shared_run("online_ewc", backend, stepped=True, **RUNNING)

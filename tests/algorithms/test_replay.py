@@ -7,7 +7,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from experiments import every_backend, run, shared_run
+from experiments import every_backend, jax_in_full, run, shared_run
 
 from seqrun.memory import MemoryMechanism
 
@@ -34,7 +34,7 @@ def method(backend: str, policy: str) -> type:
     return NewMethod
 
 
-@every_backend
+@jax_in_full
 @pytest.mark.parametrize("policy", BUDGETS)
 def test_a_method_with_every_policy(backend: str, policy: str):
     """It trains, replays samples of past tasks and stays within its budget."""

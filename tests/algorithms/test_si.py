@@ -38,9 +38,9 @@ def rule(xi: float, clip: str):
         ("torch", "increment", CLIPPED),
         ("torch", "none", CLIPPED),
         pytest.param("jax", "total", PLAIN, marks=pytest.mark.full),
-        ("jax", "total", CLIPPED),
-        ("jax", "increment", CLIPPED),
-        ("jax", "none", CLIPPED),
+        pytest.param("jax", "total", CLIPPED, marks=pytest.mark.full),
+        pytest.param("jax", "increment", CLIPPED, marks=pytest.mark.full),
+        pytest.param("jax", "none", CLIPPED, marks=pytest.mark.full),
     ],
 )
 def test_every_step_is_as_by_hand(backend: str, clip: str, setting: dict):

@@ -207,8 +207,15 @@ def test_a_network_without_convolutions_keeps_its_programs(backend):
     assert "steps_per_call" not in algorithm.engine.execution
 
 
-@every_backend
-@pytest.mark.parametrize("network", ["cnn", pytest.param("resnet18_thin", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("network", "backend"),
+    [
+        ("cnn", "torch"),
+        pytest.param("cnn", "jax", marks=pytest.mark.full),
+        pytest.param("resnet18_thin", "torch", marks=pytest.mark.full),
+        pytest.param("resnet18_thin", "jax", marks=pytest.mark.full),
+    ],
+)
 def test_dropout_depends_on_the_run_only(backend, network):
     """It repeats, differs with another key, and is off in evaluation."""
     name, keys, _ = NETWORKS[network]

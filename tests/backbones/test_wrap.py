@@ -190,8 +190,8 @@ def test_nnx_keeps_its_weights_and_linen_draws_by_its_own_initializers():
     "make",
     [
         lambda rate: wrap(torch_norm(rate), layout="flat"),
-        lambda rate: wrap(LinenNorm(rate), layout="flat"),
-        lambda rate: wrap(NnxNorm(rate), layout="flat"),
+        pytest.param(lambda rate: wrap(LinenNorm(rate), layout="flat"), marks=pytest.mark.full),
+        pytest.param(lambda rate: wrap(NnxNorm(rate), layout="flat"), marks=pytest.mark.full),
     ],
     ids=["torch", "linen", "nnx"],
 )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from seqrun.cli.listing import CONF
 from seqrun.system import num_cores
 
@@ -28,6 +30,8 @@ def rows(arguments: str) -> list[list[Any]]:
     return json.loads(done.splitlines()[-1])
 
 
+@pytest.mark.ci
+@pytest.mark.full
 def test_path_runs_on_the_cpu():
     """Both backends' loops are measured, and seeds in one program."""
     found = rows(SMALL)
@@ -46,6 +50,7 @@ def test_path_runs_on_the_cpu():
     assert all("x those of 1 seed(s)" in told for _, _, told in found[-2:])
 
 
+@pytest.mark.ci
 def test_rows_without_a_gpu_say_so():
     """Every row that would be measured is there, with nothing measured."""
     found = rows(NO_GPU)

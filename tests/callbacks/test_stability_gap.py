@@ -112,8 +112,15 @@ def test_steps_are_multiples_wherever_chunks_end(backend, every):
     assert sorted(gap._steps) == sorted([*of_matrix, *range(every, 37, every)])
 
 
-@every_backend
-@pytest.mark.parametrize("algo", ["er", pytest.param("mcsgd", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("algo", "backend"),
+    [
+        ("er", "torch"),
+        pytest.param("er", "jax", marks=pytest.mark.full),
+        pytest.param("mcsgd", "torch", marks=pytest.mark.full),
+        pytest.param("mcsgd", "jax", marks=pytest.mark.full),
+    ],
+)
 def test_looking_changes_no_bit(backend, algo):
     spec = {"training": {"epochs_per_task": 1, "chunk_steps": 4}, "backbone": {"dropout": 0.2}}
     spec["stream"] = {"num_tasks": 2, "samples_per_task": 85}

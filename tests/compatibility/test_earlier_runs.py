@@ -26,6 +26,8 @@ from seqrun.runs import runner
 
 RUNS = Path(__file__).parent / "runs"
 CASES = sorted(path.name for path in RUNS.iterdir() if path.is_dir())
+QUICK = ("er-torch", "ewc_adam-torch")
+"""The runs that `make test` continues."""
 TOLERANCE = 2e-4
 """For weights after 54 steps on another machine: Adam and BatchNorm amplify rounding errors."""
 
@@ -65,7 +67,9 @@ def test_a_command_finds_the_run_that_it_made(case: str, commands: dict[str, Any
 
 
 @pytest.mark.parametrize("stopped", ["within_task", "after_task"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.ci) for c in CASES]
+)
 def test_a_stopped_run_ends_as_it_would_have(
     case: str, stopped: str, commands: dict[str, Any], tmp_path: Path, capsys
 ):

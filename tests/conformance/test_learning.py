@@ -44,7 +44,9 @@ def scores(
     return {name: np.mean([m[name] for m in metrics]) for name in measured}
 
 
-@pytest.mark.parametrize(("backend", "seeds"), [("torch", (0, 1, 2)), ("jax", (0,))])
+@pytest.mark.parametrize(
+    ("backend", "seeds"), [("torch", (0, 1, 2)), pytest.param("jax", (0,), marks=pytest.mark.full)]
+)
 def test_ewc_forgets_less_than_naive(backend: str, seeds: tuple[int, ...]):
     """With defaults over seeds 0-2, naive forgets 0.39 and EWC 0.24; two thirds of that suffice."""
     naive, ewc = (scores(algo, backend, seeds) for algo in ("naive", "ewc"))

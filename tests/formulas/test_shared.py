@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from experiments import every_backend
+from experiments import cases, every_backend
 
 RNG = np.random.default_rng(0)
 
@@ -617,9 +618,20 @@ def of_jax(kind: str, x: np.ndarray) -> tuple[Any, list[Any]]:
     return found, [jax.tree.map(np.asarray, gradient(params, image)) for image in x]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("platform", ["cpu", "default"])
+ON_JAX = list(product(("cpu", "default"), (1, 2), KINDS))
+QUICK_ON_JAX = [case for case in ON_JAX if case[:2] == ("cpu", 2) or case[2].startswith("cnn")]
+
+
+@pytest.mark.parametrize(
+    ("platform", "power", "kind"),
+    cases(
+        ("cpu", "default"),
+        (1, 2),
+        KINDS,
+        full=[case for case in ON_JAX if case not in QUICK_ON_JAX],
+        ci=[("cpu", 2, "resnet")],
+    ),
+)
 def test_per_sample_powers_on_jax(
     kind: str, power: int, platform: str, monkeypatch: pytest.MonkeyPatch
 ):

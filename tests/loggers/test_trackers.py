@@ -90,6 +90,7 @@ def every_tenth(named: dict[str, list]) -> dict[str, list]:
     return {**named, "loss": [p for p in named["loss"] if p[0] % 10 == 0]}
 
 
+@pytest.mark.ci
 def test_tensorboard(directory):
     reader = events(directory / "tensorboard")
     expected = logged(directory)
@@ -109,6 +110,7 @@ def test_tensorboard(directory):
     assert hyper.plugin_name == "hparams" and b"memory_size" in hyper.content
 
 
+@pytest.mark.ci
 def test_wandb(directory):
     (path,) = (directory / "wandb").glob("offline-run-*/*.wandb")
     run = wandb_run(path)
@@ -128,6 +130,7 @@ def test_wandb(directory):
     assert run["exit_code"] == 0
 
 
+@pytest.mark.ci
 def test_comet(directory):
     (archive,) = (directory / "comet").glob("*.zip")
     named = comet_metrics(archive)
@@ -148,6 +151,7 @@ def test_comet(directory):
         assert any(file.read(name)[:4] == b"\x89PNG" for name in file.namelist())
 
 
+@pytest.mark.ci
 def test_no_file_holds_a_key(directory):
     files = [path for path in directory.rglob("*") if path.is_file()]
     assert len(files) > 15
@@ -159,6 +163,7 @@ def test_no_file_holds_a_key(directory):
                     assert SECRET.encode() not in archive.read(name), name
 
 
+@pytest.mark.ci
 def test_callbacks_left_their_files(directory):
     inputs = sorted(p.name for p in (directory / "figures" / "inputs").iterdir())
     assert inputs == ["task_1.png", "task_2.png"]
@@ -204,6 +209,7 @@ def resumed(directory: Path, *trackers: Any) -> Any:
     return algorithm
 
 
+@pytest.mark.ci
 def test_a_resumed_tensorboard_file_holds_every_value_once(tmp_path):
     resumed(tmp_path, TensorBoardLogger)
     (path,) = (tmp_path / "tensorboard").iterdir()
@@ -213,6 +219,7 @@ def test_a_resumed_tensorboard_file_holds_every_value_once(tmp_path):
     assert len(reader.Tensors("config")) == len(reader.Tensors("metrics")) == 1
 
 
+@pytest.mark.ci
 def test_a_run_that_begins_anew_starts_the_event_file_anew(tmp_path):
     for stop in (0, None):
         try:
@@ -224,6 +231,7 @@ def test_a_run_that_begins_anew_starts_the_event_file_anew(tmp_path):
         close(points(reader, name), values)
 
 
+@pytest.mark.ci
 def test_an_event_file_that_was_cut_off_is_continued(tmp_path):
     """An incomplete record at the end of a killed run is dropped."""
     info = RunInfo(
@@ -248,6 +256,7 @@ def test_an_event_file_that_was_cut_off_is_continued(tmp_path):
     assert points(events(path.parent), "a") == [(s, float(s)) for s in (0, 1, 2, 3, 5)]
 
 
+@pytest.mark.ci
 def test_resumed_wandb_and_comet_parts_belong_together(tmp_path):
     resumed(tmp_path, WandbLogger, CometLogger)
     parts = [wandb_run(path) for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb")]
@@ -272,6 +281,7 @@ def test_resumed_wandb_and_comet_parts_belong_together(tmp_path):
         close(sorted(union[name]), values)
 
 
+@pytest.mark.ci
 def test_tensorboard_needs_no_framework(tmp_path):
     code = (
         "import sys\n"
@@ -288,6 +298,7 @@ def test_tensorboard_needs_no_framework(tmp_path):
     assert points(events(tmp_path / "tensorboard"), "a") == [(0, 1.0)]
 
 
+@pytest.mark.ci
 def test_runs_in_one_program_keep_their_trackers_apart(tmp_path):
     """No client ends or changes the run of another seed in the same process."""
     command = [sys.executable, "-W", "ignore", str(CONF.parent / "run.py"), *RUN, "backend=jax"]

@@ -27,21 +27,14 @@ class Case:
     Attributes:
         spec: arguments of `experiments.build`.
         tolerance: on every number.
-        default: for which algorithms `make test` runs it: "all", only "naive" (which tests the
-            engine), or None; `make test-all` runs it for every algorithm.
     """
 
     spec: dict[str, Any] = field(default_factory=dict)
     tolerance: float = TOLERANCE
-    default: str | None = None
-
-    def in_default_suite(self, algo: str) -> bool:
-        """Whether `make test` runs the case for `algo`."""
-        return self.default in ("all", algo)
 
 
 SETTINGS = {
-    "sgd": Case(default="naive"),
+    "sgd": Case(),
     "momentum": Case(
         {
             "optimizer_options": {
@@ -52,14 +45,12 @@ SETTINGS = {
             },
             "training": {"epochs_per_task": [1, 3, 2], "reinit_optimizer": "never"},
         },
-        default="all",
     ),
     # A step is lr m / (sqrt(v) + eps). Where the gradient vanishes, its rounding error du changes
     # the step by lr du / eps: with du = 1e-8 and eps = 1e-4 by 1e-4 lr. (With the default eps of
     # 1e-8, rounding decides such a step; tests/formulas computes Adam by hand.)
     "adam": Case(
         {"optimizer": "adam", "optimizer_options": {"eps": 1e-4, "weight_decay": 0.01}},
-        default="naive",
     ),
     "clip": Case(
         {
@@ -73,16 +64,13 @@ SETTINGS = {
                 "epochs_per_task": 2,
             },
         },
-        default="naive",
     ),
     # Dividing by a batch's standard deviation, here down to 0.05, multiplies rounding errors by up
     # to 20. A bias before BatchNorm has a Fisher of 0.8 (in eval mode), so that a larger lr is
     # unstable with ewc_lambda.
-    "batch_norm": Case(
-        {"backbone": {"batch_norm": True}, "optimizer_options": {"lr": 0.01}}, 1e-4, default="all"
-    ),
-    "task": Case({"benchmark": "split_digits", "stream": {"scenario": "task"}}, default="naive"),
-    "class": Case({"benchmark": "split_digits", "stream": {"scenario": "class"}}, default="all"),
+    "batch_norm": Case({"backbone": {"batch_norm": True}, "optimizer_options": {"lr": 0.01}}, 1e-4),
+    "task": Case({"benchmark": "split_digits", "stream": {"scenario": "task"}}),
+    "class": Case({"benchmark": "split_digits", "stream": {"scenario": "class"}}),
     "class_all": Case(
         {
             "benchmark": "split_digits",
@@ -131,7 +119,7 @@ _SYNC = {"sync_update": True, "optimizer_options": {"lr": 0.05, "momentum": 0.5}
 
 VARIANTS = {
     "lamaml": {
-        "second_order": Case(_SHORT | {"second_order": True}, default="all"),
+        "second_order": Case(_SHORT | {"second_order": True}),
         "sync": Case(_SHORT | _SYNC),
         "cmaml": Case(_SHORT | _SYNC | {"learn_lr": False}),
         "one_by_one": Case(_SHORT | {"glances": 1, "inner_chunk_size": 1}),
@@ -152,13 +140,13 @@ VARIANTS = {
         "authors": Case(_SHORT | {"scaling": "authors"}),
     },
     "icarl": {
-        "mean": Case({"reduction": "mean", "stream": {"softmax_over": "all"}}, default="all"),
+        "mean": Case({"reduction": "mean", "stream": {"softmax_over": "all"}}),
         "outputs": Case(_SHORT | {"classify_by": "outputs", "memory_size": 35}),
         "smallest": Case(_SHORT | {"memory_size": 10}),
     },
     # Each of these is also computed by hand on both backends (tests/algorithms/test_ewc.py).
     "ewc": {
-        "exact": Case(_SHORT | {"fisher": "exact"}, default="all"),
+        "exact": Case(_SHORT | {"fisher": "exact"}),
         "sample": Case(_SHORT | {"fisher": "sample"}),
         # For a poor model the most probable label has a large Fisher, as do all classes together.
         "pred": Case(_SHORT | {"fisher": "pred", "ewc_lambda": 10.0}),
@@ -167,7 +155,7 @@ VARIANTS = {
         "weighted_pred": Case(_SHORT | {"fisher": "pred", "fisher_weight": "p"}),
         "some": Case(_SHORT | {"fisher_samples": 37}),
         # Min-max scaling divides by the range, here of the order of 1e-3.
-        "running": Case({"fisher_running": True, "ewc_lambda": 5.0}, 1e-4, default="all"),
+        "running": Case({"fisher_running": True, "ewc_lambda": 5.0}, 1e-4),
         "batch_norm_exact": Case(
             _SHORT
             | {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from comparison import assert_same_arrays, assert_same_run
-from experiments import ALGORITHMS, admits, shared_run
+from experiments import ALGORITHMS, BACKENDS, admits, cases, shared_run
 from parity.cases import AMPLIFIES, EXACT_STEPS, HEALTHY, SETTINGS, VARIANTS, Case, suited
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -16,25 +17,27 @@ GOLDEN = Path(__file__).with_name("golden.json")
 GOLDEN_SLACK = 10
 """Factor of the tolerance between backends: other processors and versions round differently."""
 
-COSTLY = ("agem", "icarl", "kcl", "lamaml")
-"""Their steps take long to compile: `make test` runs one case of each, `make test-all` runs all. Of
-those with a second forward pass it also runs the case that distinguishes train from eval mode."""
+QUICK = {
+    "naive": ("sgd", "momentum", "adam", "clip", "task", "class"),
+    "ewc": ("momentum", "batch_norm"),
+    "er": ("momentum", "batch_norm", "class"),
+}
+"""Cases that `make test` runs; of the other algorithms it is "momentum"."""
+SLOW_TO_COMPILE = ("agem", "derpp", "icarl", "kcl", "lamaml", "mcsgd")
+"""Algorithms whose cases are left to `make ci`."""
 
 
-def by_default(algo: str, name: str, case: Case) -> bool:
-    """Return whether `make test` runs a case."""
-    if algo in COSTLY:
-        return name == "momentum" or (name == "batch_norm" and algo in ("agem", "icarl"))
-    return case.in_default_suite(algo)
+def marks_of(algo: str, name: str) -> Any:
+    """Return the mark of a case, if `make test` does not run it."""
+    if name in QUICK.get(algo, ("momentum",)):
+        return pytest.mark.ci if algo in SLOW_TO_COMPILE else ()
+    return pytest.mark.ci if (algo, name) == ("ewc", "class") else pytest.mark.full
 
 
+GOLDEN_IN_FULL = [(algo, "jax") for algo in SLOW_TO_COMPILE if algo != "derpp"]
+COMPILED = ("naive-momentum", "ewc-momentum", "er-momentum")
 CASES = [
-    pytest.param(
-        algo,
-        suited(algo, case),
-        id=f"{algo}-{name}",
-        marks=[] if by_default(algo, name, case) else pytest.mark.full,
-    )
+    pytest.param(algo, suited(algo, case), id=f"{algo}-{name}", marks=marks_of(algo, name))
     for algo in ALGORITHMS
     for name, case in {**SETTINGS, **VARIANTS.get(algo, {})}.items()
     if admits(algo, case.spec)
@@ -57,9 +60,7 @@ def test_twins_agree_at_every_step(algo: str, case: Case):
 @pytest.mark.parametrize(
     ("algo", "case"),
     [
-        pytest.param(
-            *p.values, id=p.id, marks=[] if p.id.endswith("-momentum") else pytest.mark.full
-        )
+        pytest.param(*p.values, id=p.id, marks=() if p.id in COMPILED else pytest.mark.full)
         for p in CASES
     ],
 )
@@ -72,15 +73,16 @@ def test_compiled_chunks_agree_with_single_steps(algo: str, case: Case):
     assert_same_run(compiled, shared_run(algo, "torch", **case.spec), case.tolerance)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algo", [pytest.param(a, marks=pytest.mark.full if a == "lamaml" else ()) for a in ALGORITHMS]
+)
 def test_watching_steps_changes_nothing_on_pytorch(algo: str):
     """A step hook that only reads leaves every bit as it is."""
     watched, alone = (shared_run(algo, "torch", stepped=s) for s in (True, False))
     assert_same_run(watched, alone, 0.0)
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(("algo", "backend"), cases(ALGORITHMS, BACKENDS, full=GOLDEN_IN_FULL))
 def test_curve_is_golden(algo: str, backend: str, request: pytest.FixtureRequest):
     """The losses equal the checked-in ones, so that a change of numbers is noticed."""
     case = suited(algo, SETTINGS["momentum"])

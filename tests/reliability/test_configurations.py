@@ -84,6 +84,7 @@ QUIET: dict[str, Any] = {
 }
 
 
+@pytest.mark.ci
 @settings(max_examples=10, **QUIET)
 @given(experiments())
 def test_a_few(config: dict[str, Any]):
@@ -91,6 +92,7 @@ def test_a_few(config: dict[str, Any]):
     try_out(config)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 @settings(max_examples=400, **QUIET)
 @given(experiments())

@@ -162,6 +162,7 @@ def good_checkpoints_named(directory: Path) -> list[str]:
     return [p.name for p in (directory / "checkpoints").iterdir() if p.name[0] != "."]
 
 
+@pytest.mark.ci
 def test_a_process_says_it_in_one_line(tmp_path: Path):
     """A limit on file sizes imitates a full disk; the exit status is 1."""
     code = (

@@ -70,12 +70,14 @@ def measured(algo: str, backend: str, num_tasks: int) -> float:
     return float(done.stdout.split()[0])
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_forty_tasks():
     """Replay needs the most memory."""
     assert measured("er", "torch", 40) < BOUND
 
 
+@pytest.mark.ci
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("backend", ["torch", "jax"])
@@ -85,6 +87,7 @@ def test_two_hundred_tasks(algo: str, backend: str):
     assert measured(algo, backend, 200) < BOUND
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_a_run_is_freed_before_the_next(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +118,7 @@ def test_a_run_is_freed_before_the_next(
     assert left == [0, 0, 0, 0]
 
 
+@pytest.mark.ci
 def test_a_run_that_could_not_continue_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is freed before another run tries the previous checkpoint."""
     from reliability.small_runs import config_of

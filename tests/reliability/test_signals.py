@@ -50,6 +50,7 @@ def interrupted(config: dict, directory: Path, callback: InterruptionCallback) -
     return caught.value.number
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("seeds", "backend"),
     [
@@ -99,6 +100,7 @@ def test_several_seeds_and_signals(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.ci
 def test_a_second_interrupt_does_not_wait(tmp_path: Path):
     """It ends the run within the chunk, without a checkpoint; the run can still continue."""
     config = config_of("algo=er", "callbacks.checkpoint.every_epoch=false")
@@ -111,6 +113,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path):
     runner.run_experiment(config, tmp_path / "run")
 
 
+@pytest.mark.ci
 def test_a_scheduler_may_repeat_itself(tmp_path: Path):
     """After SIGTERM and SIGUSR1 the run ends once, with a checkpoint."""
     config = config_of("algo=naive")

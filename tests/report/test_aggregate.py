@@ -70,6 +70,7 @@ def test_bands_of_the_figure():
     assert not lines_figure(mean).axes[0].collections
 
 
+@pytest.mark.ci
 def test_a_run_of_two_seeds(tmp_path):
     command = [sys.executable, "run.py", "algo=naive", "seed=[3,5]", "backbone.width=8"]
     command += ["benchmark.num_tasks=2", "benchmark.samples_per_task=30"]

@@ -79,7 +79,15 @@ def assert_same_end(directory: Path, whole: Path) -> None:
     assert a == b
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.full),
+        pytest.param(signal.SIGINT, marks=pytest.mark.full),
+        signal.SIGKILL,
+    ],
+)
 def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Path):
     """The run ends soon, reports it and continues to the same result; after SIGKILL, too."""
     process = start(tmp_path / "run")
@@ -98,6 +106,7 @@ def test_a_signal_costs_no_bit(number: signal.Signals, whole: Path, tmp_path: Pa
     assert_same_end(tmp_path / "run", whole)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_a_killed_run_on_jax(tmp_path: Path):
     """Killed at any step, it compiles the same programs and ends with the same bits."""
@@ -110,6 +119,7 @@ def test_a_killed_run_on_jax(tmp_path: Path):
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.ci
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole: Path, tmp_path: Path):
     """And a warning names the file."""
     process = start(tmp_path / "run")
@@ -125,6 +135,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(whole: Path, tmp_pat
     assert_same_end(tmp_path / "run", whole)
 
 
+@pytest.mark.ci
 def test_one_process_at_a_time(tmp_path: Path):
     """The second reports it and leaves the first alone."""
     process = start(tmp_path / "run")
@@ -141,6 +152,7 @@ def test_one_process_at_a_time(tmp_path: Path):
             pass
 
 
+@pytest.mark.ci
 def test_files_that_no_run_made_are_left_alone(tmp_path: Path):
     """A directory with files of the same names but without a record is refused."""
     (tmp_path / "figures").mkdir()

@@ -92,8 +92,16 @@ def assert_resumes(algo: str, backend: str, folder: Path, stops: list[int], **sp
     assert_same_end(resumed, whole)
 
 
+def marks_of(algo: str, backend: str) -> Any:
+    """Return the mark of a case: on JAX it compiles for long."""
+    if algo not in KINDS_OF_STATE:
+        return pytest.mark.full
+    return JAX_MARKS.get(algo, pytest.mark.full) if backend == "jax" else ()
+
+
+JAX_MARKS = {"ewc": (), "er": pytest.mark.ci, "icarl": pytest.mark.ci}
 BOTH = [
-    pytest.param(algo, backend, marks=[] if algo in KINDS_OF_STATE else pytest.mark.full)
+    pytest.param(algo, backend, marks=marks_of(algo, backend))
     for algo in ALGORITHMS
     for backend in ("torch", "jax")
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from experiments import jax_in_full
 
 from seqrun.callbacks import BaseCallback
 from seqrun.config.experiment import Experiment
@@ -49,7 +50,8 @@ def facts(directory: Path) -> list[Any]:
     return [[run[key] for key in keys] for run in runs]
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.ci
+@jax_in_full
 def test_processes_give_the_same_numbers_as_sequential_runs(backend: str, tmp_path: Path):
     """To the bit, with one thread each; the files of the seeds and those at the top, too."""
     for strategy in ("sequential", "processes"):
@@ -65,6 +67,7 @@ def test_processes_give_the_same_numbers_as_sequential_runs(backend: str, tmp_pa
     assert record(one)["config_hash"] == record(other)["config_hash"]
 
 
+@pytest.mark.ci
 def test_a_failed_seed_does_not_stop_the_others(tmp_path: Path):
     """The record says which failed and why; the others are kept, and the same command continues."""
     diverging = ["optimizer.lr=1e18", "seed=[0,1]", "seeds_strategy=processes"]
@@ -90,7 +93,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGKILL]
+)
 def test_stopped_and_continued(number: int, whole: Path, tmp_path: Path):
     """The same command ends with the numbers of a run without interruption."""
     stopped = tmp_path / "stopped"
@@ -132,6 +138,7 @@ def living(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.ci
 def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """For the libraries that it imports, and for its engine unless num_threads is set."""
     told: list[Any] = []
@@ -145,6 +152,7 @@ def test_a_process_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert runner._build_for_process(job).num_threads == given
 
 
+@pytest.mark.ci
 def test_a_record_that_arrives_after_a_seed_has_ended(capsys: pytest.CaptureFixture[str]):
     """Is outdated, so it is neither recorded nor printed."""
     updated: list[tuple[int, bool]] = []

@@ -101,6 +101,7 @@ def assert_same(*folders: Path) -> None:
     assert a == b
 
 
+@pytest.mark.ci
 def test_preempted_and_killed_jobs_end_the_same(begin, finish):
     """One is preempted, requeued and resumes; one is killed, and the next command runs it."""
     process = begin(*LONG, *ON_SLURM)
@@ -122,6 +123,7 @@ def test_preempted_and_killed_jobs_end_the_same(begin, finish):
     assert_same(Path("cluster"), Path("local"))
 
 
+@pytest.mark.ci
 def test_a_requeued_job_saves_first(begin):
     """`scontrol requeue` and preemption by priority send SIGTERM, and SLURM requeues the job."""
     process = begin(*LONG, *ON_SLURM, "callbacks.checkpoint.every_steps=100000")
@@ -134,6 +136,7 @@ def test_a_requeued_job_saves_first(begin):
     assert "continues at step" in log  # a checkpoint that the signal caused
 
 
+@pytest.mark.ci
 def test_jobs_are_frozen_and_found_again(begin, finish, tmp_path):
     """conf/ is edited while a job waits, and the launcher is killed; the next waits for the job."""
     conf = tmp_path / "conf"
@@ -161,6 +164,7 @@ def test_jobs_are_frozen_and_found_again(begin, finish, tmp_path):
     assert "submitted" not in printed and "1 of 1 jobs completed" in printed
 
 
+@pytest.mark.ci
 def test_a_failed_job_is_reported_with_its_reason(finish):
     argv = ("-m", *SMALL, "algo=naive", "optimizer.lr=1e30,0.1", *ON_SLURM)
     printed = finish(*argv, status=1)
@@ -168,6 +172,7 @@ def test_a_failed_job_is_reported_with_its_reason(finish):
     assert "1 of 2 jobs completed, 1 failed" in printed
 
 
+@pytest.mark.ci
 def test_a_partition_that_does_not_exist(finish):
     argv = ("-m", *SMALL, "seed=0,1", *ON_SLURM, "hydra.launcher.partition=gpu")
     printed = finish(*argv, status=2)
@@ -175,6 +180,7 @@ def test_a_partition_that_does_not_exist(finish):
     assert "Traceback" not in printed
 
 
+@pytest.mark.ci
 def test_without_slurm(finish, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     printed = finish("-m", *SMALL, "seed=0,1", *ON_SLURM, status=2)

@@ -11,6 +11,7 @@ SWEEPS = [path_name(CONF / "sweeps", path) for path in files(CONF / "sweeps")]
 JOBS = {"seeds": 5, "learning_rate": 7, "ewc_lambda": 7, "batch_size_lr": 12}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", SWEEPS)
 @pytest.mark.parametrize(
     "experiment",
@@ -24,10 +25,12 @@ def test_composes(elsewhere, name, experiment):
     assert held_out == ({0.0} if name == "seeds" else {0.1})  # searches leave the test data alone
 
 
+@pytest.mark.ci
 def test_lists_are_complete():
     assert set(JOBS) | {"optuna_ewc"} <= set(SWEEPS)
 
 
+@pytest.mark.ci
 def test_a_search_over_a_key_that_the_algorithm_lacks_is_refused(elsewhere, capsys):
     assert preflight.main(["sweeps=ewc_lambda", "algo=si"], CONF) == preflight.BAD_INPUT
     assert "algo.ewc_lambda=0: no such key" in capsys.readouterr().err

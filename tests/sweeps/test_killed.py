@@ -62,10 +62,12 @@ def assert_survives(start, cli, kills: int, *argv: str) -> None:
     assert products(cut) == expected
 
 
+@pytest.mark.ci
 def test_a_killed_grid_ends_the_same(start, cli):
     assert_survives(start, cli, 1, "-m", *LONGER, "seed=0,1,2,3", "optimizer.lr=0.05,0.1")
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_forty_jobs_killed_three_times(start, cli):
     grid = ("seed=range(10)", "optimizer.lr=0.03,0.1", "algo.memory_size=20,40")
@@ -73,6 +75,7 @@ def test_forty_jobs_killed_three_times(start, cli):
     assert_survives(start, cli, 3, "-m", *LONGER, *launcher, *grid)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_a_killed_worker_loses_no_job(start, cli, mypkg, elsewhere):
     """Another process continues its job; the other workers are not affected."""
@@ -88,6 +91,7 @@ def test_a_killed_worker_loses_no_job(start, cli, mypkg, elsewhere):
     assert (elsewhere / "cut" / "logs").is_dir()
 
 
+@pytest.mark.ci
 @pytest.mark.full
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("group", [False, True])

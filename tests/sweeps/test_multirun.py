@@ -24,6 +24,7 @@ def records(directory: Path = GRID) -> dict[int, dict]:
     return {record["seeds"][0]: record for record in found}
 
 
+@pytest.mark.ci
 def test_a_multirun_ends_with_a_summary_and_continues(cli):
     status, out, err = cli(*SEEDS)
     assert status == 0
@@ -46,6 +47,7 @@ def test_a_multirun_ends_with_a_summary_and_continues(cli):
     assert out.splitlines()[-1].startswith("4 of 4 jobs completed")
 
 
+@pytest.mark.ci
 def test_a_failed_job_stops_no_other_and_is_tried_again(cli, mypkg):
     (mypkg / "do").write_text("raise RuntimeError('the disk is full')", encoding="utf-8")
     status, out, err = cli(*SEEDS, *MINE)
@@ -63,6 +65,7 @@ def test_a_failed_job_stops_no_other_and_is_tried_again(cli, mypkg):
     assert {r["status"] for r in records().values()} == {"completed"}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "status"),
     [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.full)],
@@ -82,6 +85,7 @@ def test_a_signal_ends_the_multirun_after_a_checkpoint(cli, mypkg, name, status)
     assert out.splitlines()[-1].startswith("3 of 3 jobs completed")
 
 
+@pytest.mark.ci
 def test_jobs_are_frozen_when_the_multirun_starts(cli, mypkg, tmp_path):
     """Editing conf/ while the second of three jobs runs changes none of them."""
     conf = tmp_path / "conf"
@@ -99,6 +103,7 @@ def test_jobs_are_frozen_when_the_multirun_starts(cli, mypkg, tmp_path):
     assert len(rates) == 3 and set(rates) == {0.05}
 
 
+@pytest.mark.ci
 def test_dry_run_lists_the_jobs_and_touches_nothing(cli, elsewhere):
     status, out, err = cli(*SEEDS, "--dry-run")
     assert (status, err, list(elsewhere.iterdir())) == (0, "", [])
@@ -131,6 +136,7 @@ def test_dry_run_lists_the_jobs_and_touches_nothing(cli, elsewhere):
     assert status == 2 and "optimizer.lr=-1" in err
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_resume_never_sets_done_jobs_aside_once(cli):
     cli("-m", *TINY, "seed=0,1")
@@ -139,6 +145,7 @@ def test_resume_never_sets_done_jobs_aside_once(cli):
     assert len(names) == 4 and sum(name.endswith(".1") for name in names) == 2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -27,6 +27,7 @@ def states() -> list[str]:
     return [trial.state.name for trial in trials()]
 
 
+@pytest.mark.ci
 def test_a_search_continues_where_it_stopped(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=2")
     assert status == 0 and states() == ["COMPLETE"] * 2
@@ -56,6 +57,7 @@ def test_a_search_continues_where_it_stopped(cli):
             assert trial.value == record["summary"]["average_accuracy"]["mean"]
 
 
+@pytest.mark.ci
 def test_a_failed_trial_fails_in_optuna_and_is_tried_again(cli, mypkg):
     (mypkg / "do").write_text("raise RuntimeError('the disk is full')", encoding="utf-8")
     status, out, err = cli(*SEARCH, *MINE, "hydra.sweeper.n_trials=2")
@@ -66,6 +68,7 @@ def test_a_failed_trial_fails_in_optuna_and_is_tried_again(cli, mypkg):
     assert trials()[2].params == trials()[0].params
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_an_interrupted_trial_is_tried_by_the_next_search(cli, mypkg):
     (mypkg / "do").write_text("os.kill(os.getpid(), signal.SIGTERM)", encoding="utf-8")
@@ -76,6 +79,7 @@ def test_an_interrupted_trial_is_tried_by_the_next_search(cli, mypkg):
     assert trials()[1].params == trials()[0].params
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_every_experiment_has_its_own_study(cli):
     """Trials of another experiment in the same directory do not count."""
@@ -84,6 +88,7 @@ def test_every_experiment_has_its_own_study(cli):
     assert len(optuna.get_all_study_summaries("sqlite:///search/optuna.db")) == 2
 
 
+@pytest.mark.ci
 def test_the_checked_in_search_selects_on_validation(cli):
     status, out, _ = cli("sweeps=optuna_ewc", *TINY, "algo=ewc", "hydra.sweeper.n_trials=1")
     assert status == 0
@@ -99,6 +104,7 @@ def measured_on(directory: Path) -> set[str]:
     return {json.loads(path.read_text(encoding="utf-8"))["measured_on"] for path in paths}
 
 
+@pytest.mark.ci
 def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=2")
     assert status == 0 and measured_on(Path("search")) == {"validation"}
@@ -111,6 +117,7 @@ def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
     assert status == 0 and measured_on(Path("tested")) == {"test"}
 
 
+@pytest.mark.ci
 def test_a_selection_on_the_test_data_is_reported(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=1", "benchmark.validation_fraction=0")
     assert status == 0 and measured_on(Path("search")) == {"test"}
@@ -119,6 +126,7 @@ def test_a_selection_on_the_test_data_is_reported(cli):
     assert "benchmark.validation_fraction=0 " in f"{told} "
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -28,6 +28,7 @@ ALWAYS = {"training": {"compile": "always", "chunk_steps": 8}}
 EAGER = {"training": {"compile": "never", "chunk_steps": 8}}
 
 
+@pytest.mark.ci
 def test_a_compiled_run_from_the_command_line(tmp_path: Path):
     """The record says that the run was compiled, and its losses equal those of an eager run."""
     losses = {}
@@ -43,6 +44,7 @@ def test_a_compiled_run_from_the_command_line(tmp_path: Path):
     np.testing.assert_allclose(losses["always"], losses["never"], rtol=1e-4)
 
 
+@pytest.mark.ci
 def test_a_run_tells_torch_in_time(tmp_path: Path):
     """The cache folder is set before torch's compiler is imported, which reads it once."""
     code = """
@@ -158,6 +160,7 @@ CONVOLVES: dict[str, Any] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.ci
 @pytest.mark.parametrize("algo", ["naive", pytest.param("er", marks=pytest.mark.full)])
 def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
@@ -421,6 +424,7 @@ def test_the_reason_why_something_cannot_be_compiled():
     assert "RuntimeError('no such rate')" in steps.failure
 
 
+@pytest.mark.ci
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):
     """The running Fisher branches on a count: a warning and the record say so."""
     how = {"fisher_running": True}

@@ -55,7 +55,7 @@ def test_arrays_that_were_read_are_not_overwritten():
     assert callback.deleted and not any(callback.deleted)
 
 
-@pytest.mark.parametrize("algo", ["naive", "ewc", "lfl"])
+@pytest.mark.parametrize("algo", ["naive", "ewc", pytest.param("lfl", marks=pytest.mark.full)])
 def test_reading_changes_no_bit(algo):
     runs = [trained(Watcher(reads=reads), algo=algo) for reads in (True, False)]
     first, second = (run.export_arrays() for run in runs)

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from comparison import assert_same_run
 from experiments import (
+    BACKENDS,
     LossRecorder,
     algorithm_class,
     build,
+    cases,
     component,
     every_backend,
+    jax_in_full,
     run,
     shared_run,
 )
@@ -78,8 +81,9 @@ def test_a_partial_last_batch_is_trained_on_exactly(backend: str):
     assert (algorithm.progress.global_step, algorithm.progress.samples_seen) == (3, 7)
 
 
-@every_backend
-@pytest.mark.parametrize("algo", ["naive", "ewc"])
+@pytest.mark.parametrize(
+    ("algo", "backend"), cases(("naive", "ewc"), BACKENDS, full=[("ewc", "jax")])
+)
 def test_the_same_run_twice_is_the_same_to_the_bit(algo: str, backend: str):
     first, second = (run(algo, backend, **NOISY) for _ in range(2))
     assert digest(first.arrays, first.matrix) == digest(second.arrays, second.matrix)
@@ -199,7 +203,7 @@ def test_epochs_per_task(training: dict, steps: int):
     assert len(run("naive", "torch", training=training).losses) == steps
 
 
-@every_backend
+@jax_in_full
 def test_when_the_optimizer_starts_afresh(backend: str):
     epochs, momentum = {"epochs_per_task": 2}, {"optimizer_options": {"momentum": 0.9}}
     traces = {

@@ -48,12 +48,14 @@ def assert_seeds(algo: str, specs: list[dict[str, Any]]) -> list[Any]:
     return traces
 
 
+@pytest.mark.ci
 @algorithms
 def test_seeds(algo: str):
     """Three seeds: losses, parameters, states, memory, matrix; one program for their chunks."""
     assert_seeds(algo, [{"seed": s, "stream": SHORT, "backbone": SMALL} for s in (0, 1, 2)])
 
 
+@pytest.mark.ci
 def test_equal_data_are_held_once(monkeypatch: pytest.MonkeyPatch):
     """Of three runs on the same tasks, trained in another order each."""
     put: list[tuple[int, ...]] = []
@@ -74,12 +76,14 @@ def test_equal_data_are_held_once(monkeypatch: pytest.MonkeyPatch):
     assert_like_single("naive", specs, traces, TOLERANCE)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 @pytest.mark.parametrize("algo", ["er", "ewc", "derpp", "lamaml"])
 def test_partial_batches(algo: str):
     assert_seeds(algo, [{"seed": seed, "stream": UNEVEN} for seed in (0, 1, 2)])
 
 
+@pytest.mark.ci
 @pytest.mark.full
 @every_algorithm
 def test_every_option_that_may_differ(algo: str):
@@ -110,6 +114,7 @@ def test_every_option_that_may_differ(algo: str):
     assert len(results) == len(specs), "an option of no effect proves nothing"
 
 
+@pytest.mark.ci
 @pytest.mark.full
 @pytest.mark.parametrize("network", ["cnn", "resnet18_thin"])
 def test_convolutions_and_adam(network: str):
@@ -126,6 +131,7 @@ def test_convolutions_and_adam(network: str):
     assert_like_single("naive", specs, traces, 1e-3)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_one_diverges():
     """It fails alone, and the others' numbers are their own."""
@@ -135,6 +141,7 @@ def test_one_diverges():
     assert_like_single("naive", [specs[0], specs[2]], [first, last], TOLERANCE)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_early_stopping_at_different_times():
     """Runs are at different tasks, leave at different times, and none waits for ever."""
@@ -161,6 +168,7 @@ class Stale(EWC):
         step.gradients = {n: g + self.ewc_lambda for n, g in step.gradients.items()}
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_a_value_that_is_caught_is_not_used_for_others(capsys: pytest.CaptureFixture[str]):
     """The programs differ, so each run has its own, and it is said."""
@@ -172,6 +180,7 @@ def test_a_value_that_is_caught_is_not_used_for_others(capsys: pytest.CaptureFix
     assert_like_single("ewc", specs, traces, 0.0)
 
 
+@pytest.mark.ci
 @every_algorithm
 def test_options_are_arguments(algo: str):
     """Every key that is declared is one of the class's, on both backends alike."""
@@ -181,6 +190,7 @@ def test_options_are_arguments(algo: str):
     assert set(kinds[0].vectorizable) <= options
 
 
+@pytest.mark.ci
 def test_constants_are_part_of_a_fingerprint():
     def program(values: np.ndarray) -> Any:
         return lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y + np.asarray(values), x)

@@ -65,6 +65,7 @@ class After(InterruptionCallback):
         super().on_after_chunk(run, chunk)
 
 
+@pytest.mark.ci
 def test_interrupted_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Every seed saves where it stands; the end is that of seeds one after the other."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -87,6 +88,7 @@ def test_interrupted_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture
     assert_same_record(cut, whole)
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The record says which; the same command tries it alone again."""
@@ -112,6 +114,7 @@ def test_a_seed_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert_same_record(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.ci
 @pytest.mark.full
 def test_groups_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where memory is for two, the third seed is trained after them."""
