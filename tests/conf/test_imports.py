@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import seqrun
 from seqrun.cli.listing import CONF
@@ -47,6 +47,9 @@ ORDER: list[tuple[str, ...]] = [
 """Rooms from the top to the bottom: one may import those of its own line and of lines below."""
 
 
+parsed = cache(ast.parse)
+
+
 def imports(source: str, *, top_level: bool = False, types: bool = False) -> set[str]:
     """Return the modules that a source imports.
 
@@ -55,7 +58,7 @@ def imports(source: str, *, top_level: bool = False, types: bool = False) -> set
         top_level: whether to leave out imports inside functions.
         types: whether to include imports that are for type checkers only.
     """
-    tree = ast.parse(source)
+    tree = parsed(source)
     skipped = {
         id(inner)
         for node in ast.walk(tree)
@@ -83,7 +86,7 @@ def imports(source: str, *, top_level: bool = False, types: bool = False) -> set
 
 def by_name(source: str) -> set[str]:
     """Return the modules that a source imports by `import_module` or `__import__`, by a literal."""
-    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    calls = (node for node in ast.walk(parsed(source)) if isinstance(node, ast.Call))
     importing = (c for c in calls if ast.unparse(c.func).endswith(("import_module", "__import__")))
     given = (arg for c in importing for arg in (*c.args[:1], *(k.value for k in c.keywords)))
     return {
@@ -91,8 +94,12 @@ def by_name(source: str) -> set[str]:
     }
 
 
+def modules_of(path: Path, **options: bool) -> set[str]:
+    return imports(path.read_text(encoding="utf-8"), **options)
+
+
 def packages(path: Path, **options: bool) -> set[str]:
-    return {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), **options)}
+    return {name.split(".")[0] for name in modules_of(path, **options)}
 
 
 def name_of(path: Path) -> str:
@@ -185,43 +192,51 @@ def test_few_files_are_in_no_room():
     assert len(list((SOURCE / "seqrun").glob("*.py"))) <= 6
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_frameworks(path):
-    used = packages(path)
-    if path.name != "torch.py":
-        assert not used & TORCH
-    if path.name != "jax.py":
-        assert not used & JAX
-    if path.name not in ("torch.py", "jax.py"):
-        twins = {
-            m
-            for m in imports(path.read_text(encoding="utf-8"))
-            if {"torch", "jax"} & set(m.split(".")[1:])
-        }
-        assert not twins, "a framework-free module would import a framework through these"
+def offenders(found: Callable[[Path], set[str]]) -> dict[str, set[str]]:
+    """Return the file -> what it must not import, of all files that import such modules."""
+    return {name_of(path): modules for path in FILES if (modules := found(path))}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_twins_never_import_the_other_framework(path):
-    other = {"torch.py": "jax", "jax.py": "torch"}.get(path.name)
-    modules = imports(path.read_text(encoding="utf-8"))
-    assert not {m for m in modules if m.startswith("seqrun.") and other in m.split(".")}
+def test_frameworks():
+    """A framework-free file imports neither framework, nor a file that does."""
+
+    def found(path: Path) -> set[str]:
+        used = packages(path)
+        wrong = used & TORCH if path.name != "torch.py" else set()
+        wrong |= used & JAX if path.name != "jax.py" else set()
+        if path.name in ("torch.py", "jax.py"):
+            return wrong
+        return wrong | {m for m in modules_of(path) if {"torch", "jax"} & set(m.split(".")[1:])}
+
+    assert offenders(found) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_hydra_stays_at_the_top(path):
-    if room(module_of(path)) not in HYDRA:
-        assert not packages(path) & {"hydra", "omegaconf"}
+def test_twins_never_import_the_other_framework():
+    def found(path: Path) -> set[str]:
+        other = {"torch.py": "jax", "jax.py": "torch"}.get(path.name)
+        return {m for m in modules_of(path) if m.startswith("seqrun.") and other in m.split(".")}
+
+    assert offenders(found) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_algorithms_know_loggers_by_their_interface(path):
-    if name_of(path).startswith("algorithms/"):
-        allowed = ("seqrun.loggers.base.", "seqrun.loggers.BaseLogger", "seqrun.loggers.RunInfo")
-        loggers = {
-            m for m in imports(path.read_text(encoding="utf-8")) if m.startswith("seqrun.loggers")
-        }
-        assert not {m for m in loggers if not m.startswith(allowed)}, "the interface alone"
+def test_hydra_stays_at_the_top():
+    def found(path: Path) -> set[str]:
+        used = packages(path) & {"hydra", "omegaconf"}
+        return set() if room(module_of(path)) in HYDRA else used
+
+    assert offenders(found) == {}
+
+
+def test_algorithms_know_loggers_by_their_interface():
+    allowed = ("seqrun.loggers.base.", "seqrun.loggers.BaseLogger", "seqrun.loggers.RunInfo")
+
+    def found(path: Path) -> set[str]:
+        if not name_of(path).startswith("algorithms/"):
+            return set()
+        loggers = {m for m in modules_of(path) if m.startswith("seqrun.loggers")}
+        return {m for m in loggers if not m.startswith(allowed)}
+
+    assert offenders(found) == {}
 
 
 SHARED = {"base", "regularization", "replay"}
@@ -245,9 +260,8 @@ def test_algorithms_import_no_other_and_no_callback():
     assert {m: found for m, others in arrows.items() if (found := foreign(m, others))} == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_heavy_packages_wait_until_they_are_used(path):
-    assert not packages(path, top_level=True) & LAZY
+def test_heavy_packages_wait_until_they_are_used():
+    assert offenders(lambda path: packages(path, top_level=True) & LAZY) == {}
 
 
 def test_the_rules_can_fail(tmp_path):
