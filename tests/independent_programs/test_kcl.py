@@ -1,0 +1,17 @@
+"""KCL ends where an independent program in float64 ends."""
+
+from __future__ import annotations
+
+from experiments import every_backend
+from independent_programs import kcl as programs
+from independent_programs.product import compare, product
+
+KCL = {"coreset_per_class": 2, "num_bases": 16, "lambda_init": 0.1, "tau": 0.01}
+
+
+@every_backend
+def test_kcl(backend: str):
+    """Kernel regression, bases, divergence, and the way back through all of them."""
+    plain = {"lr": 0.02, "momentum": 0.0, "weight_decay": 0.0}
+    run = product("kcl", backend, "sgd", optimizer_options=plain, **KCL)
+    compare(programs.kcl, run, "sgd", learner=programs.KCL, optimizer_options=plain, tau=0.01)

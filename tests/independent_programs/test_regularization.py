@@ -1,0 +1,55 @@
+"""EWC, online EWC, SI, MAS and LFL end where independent programs in float64 end."""
+
+from __future__ import annotations
+
+from itertools import product as product_of
+
+import pytest
+from experiments import BACKENDS
+from independent_programs import regularization as programs
+from independent_programs.product import CLASS, compare, on_both, product
+
+FISHERS = ("empirical", "exact", "sample", "pred", "batched")
+OPTIMIZERS = ("sgd", "adam_decay")
+QUICK = [("empirical", "jax", OPTIMIZERS[-1])]  # of JAX
+CASES = [
+    pytest.param(*case, marks=[pytest.mark.full] if case[1] == "jax" and case not in QUICK else [])
+    for case in product_of(FISHERS, BACKENDS, OPTIMIZERS)
+]
+
+
+@pytest.mark.parametrize(("fisher", "backend", "optimizer"), CASES)
+def test_ewc(fisher: str, optimizer: str, backend: str):
+    """The sum of one penalty per past task, of every Fisher."""
+    run = product("ewc", backend, optimizer, ewc_lambda=30.0, fisher=fisher)
+    compare(programs.ewc, run, optimizer, ewc_lambda=30.0, how=fisher)
+
+
+@on_both
+def test_online_ewc(optimizer: str, backend: str):
+    """Its anchor is the latest task's, its Fisher fades."""
+    options = {"ewc_lambda": 30.0, "gamma": 0.8}
+    run = product("online_ewc", backend, optimizer, **options)
+    compare(programs.online_ewc, run, optimizer, **options)
+
+
+@on_both
+def test_si(optimizer: str, backend: str):
+    """The path is of the task's gradient before clipping, the change that of the optimizer."""
+    options = {"si_lambda": 1.0, "xi": 0.1}
+    run = product("si", backend, optimizer, training={"grad_clip": 0.5}, **options)
+    compare(programs.si, run, optimizer, grad_clip=0.5, **options)
+
+
+@on_both
+def test_mas(optimizer: str, backend: str):
+    """In a class-incremental stream: the outputs are those of the classes seen."""
+    run = product("mas", backend, optimizer, **CLASS, mas_lambda=0.5)
+    compare(programs.mas, run, optimizer, mas_lambda=0.5)
+
+
+@on_both
+def test_lfl(optimizer: str, backend: str):
+    """Features stay near the old ones, the classifier where it is."""
+    run = product("lfl", backend, optimizer, lfl_lambda=0.5)
+    compare(programs.lfl, run, optimizer, lfl_lambda=0.5)
