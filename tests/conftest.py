@@ -38,3 +38,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the cache."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ[_FOLDER], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say last how to run what was skipped for want of data."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    number = sum("set SEQRUN_DATA" in str(report.longrepr) for report in skipped)
+    if number:
+        terminalreporter.write_line(
+            f"{number} skipped tests need MNIST: `SEQRUN_DATA=DIR make test` runs them, "
+            "if DIR has MNIST/raw"
+        )
