@@ -35,17 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the cache."""
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ[_FOLDER], ignore_errors=True)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say last how to run what was skipped for want of data."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    number = sum("set SEQRUN_DATA" in str(report.longrepr) for report in skipped)
-    if number:
-        terminalreporter.write_line(
+    """Remove the cache; say last how to run what was skipped for want of data."""
+    if hasattr(config, "workerinput"):
+        return
+    shutil.rmtree(os.environ[_FOLDER], ignore_errors=True)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
+    if number := sum("set SEQRUN_DATA" in str(report.longrepr) for report in skipped):
+        reporter.write_line(
             f"{number} skipped tests need MNIST: `SEQRUN_DATA=DIR make test` runs them, "
             "if DIR has MNIST/raw"
         )
