@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 ARGS ?=
 
-.PHONY: help run test ci test-all golden lint format list readme tables reproduce bench peers
+.PHONY: help run test ci test-all parity golden lint format list readme tables reproduce bench peers
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ ci: $(STAMP) ## run the tests that start many processes or compile for long: kil
 
 test-all: $(STAMP) ## run all tests, also the full matrices
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n auto --dist loadfile $(ARGS)
+	$(if $(ARGS),,$(MAKE) parity)
+
+parity: $(STAMP) ## compare the backends in double precision, to 1e-9: make parity ARGS="-k ewc"
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -m "" -p parity.double_precision \
+		tests/parity/test_parity.py::test_twins_agree_at_every_step -n auto $(ARGS)
 
 golden: $(STAMP) ## rewrite the golden loss curves, after a change that is meant to move numbers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 -q tests/parity -k golden --write-golden

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from comparison import assert_same_arrays, assert_same_run
-from experiments import ALGORITHMS, BACKENDS, admits, cases, shared_run
-from parity.cases import AMPLIFIES, EXACT_STEPS, HEALTHY, SETTINGS, VARIANTS, Case, suited
+from comparison import assert_close, assert_same_arrays, assert_same_run
+from experiments import ALGORITHMS, BACKENDS, Trace, admits, cases, shared_run
+from parity.cases import (
+    AMPLIFIES,
+    DOUBLE_PRECISION,
+    EXACT_STEPS,
+    HEALTHY,
+    SETTINGS,
+    VARIANTS,
+    Case,
+    suited,
+)
 
 GOLDEN = Path(__file__).with_name("golden.json")
 """Written by `make golden`: algorithm -> task loss of every step, and the final accuracies."""
@@ -44,17 +57,45 @@ CASES = [
 ]
 
 
+def assert_same_case(actual: Trace, desired: Trace, case: Case) -> None:
+    """Raise AssertionError unless two runs of a case agree for as long as they must."""
+    if case.float32_steps is None:
+        assert_same_run(actual, desired, case.tolerance)
+        return
+    first = slice(case.float32_steps)
+    assert_close("losses", actual.losses[first], desired.losses[first], case.tolerance)
+    for number, (a, b) in enumerate(zip(actual.steps[first], desired.steps[first], strict=False)):
+        assert_same_arrays(a, b, case.tolerance, f"step {number}: ")
+
+
 @pytest.mark.parametrize(("algo", "case"), CASES)
 def test_twins_agree_at_every_step(algo: str, case: Case):
     """Losses, gradients, parameters, statistics, every state field, and the accuracy matrix."""
     by_torch = shared_run(algo, "torch", stepped=True, **case.spec)
     by_jax = shared_run(algo, "jax", stepped=True, **case.spec)
     assert len(by_torch.steps) == len(by_torch.losses) > 0
+    wanted = np.float32 if DOUBLE_PRECISION is None else np.float64
+    assert by_torch.losses.dtype == by_jax.losses.dtype == wanted
     assert by_torch.losses.max() < HEALTHY, "choose a setting in which this algorithm trains"
-    assert_same_run(by_jax, by_torch, case.tolerance)
-    pairs = zip(by_jax.steps[:EXACT_STEPS], by_torch.steps, strict=False)
-    for number, (a, b) in enumerate(pairs):
-        assert_same_arrays(a, b, case.tolerance / AMPLIFIES.get(algo, 1.0), f"step {number}: ")
+    assert_same_case(by_jax, by_torch, case)
+    if algo in AMPLIFIES:
+        exactly = replace(case, tolerance=case.tolerance / AMPLIFIES[algo])
+        assert_same_case(by_jax, by_torch, replace(exactly, float32_steps=EXACT_STEPS))
+
+
+@pytest.mark.ci
+def test_twins_agree_in_double_precision(tmp_path: Path):
+    """So do the cases that float32 is too coarse for, to 1e-9; `make parity` runs all cases."""
+    test = f"{__file__}::{test_twins_agree_at_every_step.__name__}"
+    chosen = [f"{test}[{name}]" for name in ("kcl-momentum", "lamaml-second_order")]
+    plugins = ["-p", "parity.double_precision", "-p", "no:cacheprovider"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "", "-n0", *plugins, *chosen]
+        + [f"--basetemp={tmp_path / 'pytest'}"],
+        check=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,9 +109,9 @@ def test_compiled_chunks_agree_with_single_steps(algo: str, case: Case):
     """JAX's program of many steps agrees with its single steps, and with PyTorch's loop."""
     stepped = shared_run(algo, "jax", stepped=True, **case.spec)
     compiled = shared_run(algo, "jax", **case.spec)
-    assert_same_run(compiled, stepped, case.tolerance)
+    assert_same_case(compiled, stepped, case)
     assert (compiled.correct == stepped.correct).mean() > 0.98
-    assert_same_run(compiled, shared_run(algo, "torch", **case.spec), case.tolerance)
+    assert_same_case(compiled, shared_run(algo, "torch", **case.spec), case)
 
 
 @pytest.mark.parametrize(
