@@ -168,8 +168,13 @@ def boolean(name: str, value: Any) -> None:
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise ConfigError unless `value` is one of `allowed`; suggest the closest match."""
     if value not in allowed:
-        listed = ", ".join(str(a) for a in allowed)
-        raise ConfigError(f"{name}={value!r}: must be one of {listed}{nearest(value, allowed)}")
+        raise ConfigError(f"{name}={value!r}: {must_be_one_of(allowed, value)}")
+
+
+def must_be_one_of(allowed: Iterable[Any], word: Any) -> str:
+    """Return 'must be one of X, Y', and the one that was probably meant instead of `word`."""
+    allowed = [str(a) for a in allowed]
+    return f"must be one of {', '.join(allowed)}{nearest(word, allowed)}"
 
 
 def nearest(word: Any, allowed: Iterable[Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seqrun.checks import ConfigError, nearest, whole
+from seqrun.checks import ConfigError, must_be_one_of, whole
 
 STREAMS = ("init", "tasks", "data", "memory", "noise")
 """Names of the independent random streams.
@@ -44,10 +44,7 @@ class RandomStreams:
         whole("seed", self.seed, 0)
         for name, seed in self.overrides.items():
             if name not in STREAMS:
-                allowed = ", ".join(STREAMS)
-                raise ConfigError(
-                    f"streams.{name}: must be one of {allowed}{nearest(name, STREAMS)}"
-                )
+                raise ConfigError(f"streams.{name}: {must_be_one_of(STREAMS, name)}")
             if seed is not None:
                 whole(f"streams.{name}", seed, 0)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from seqrun.cli.job import Job
 from seqrun.config.build import build
 from seqrun.records.locks import is_locked
+from seqrun.records.progress import PHASES
 from seqrun.records.results import FILE, RecordError, Results
 from seqrun.runs.directory import is_done
 from seqrun.sweeps.summary import differing
@@ -18,7 +19,6 @@ from seqrun.training.limits import planned_samples
 
 RUNS = Path("runs")
 """Folder of single runs, whose times are also used for the estimate."""
-PHASES = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from pathlib import Path
 
+from seqrun.config.targets import BACKENDS
+
 GROUPS = {
     "algo": "algorithms",
     "benchmark": "benchmarks",
@@ -26,7 +28,6 @@ GROUPS = {
     "reproductions": "reproductions",
 }
 """Config group -> heading."""
-BACKENDS = ("torch", "jax")
 MARKS = ("<!-- list -->", "<!-- /list -->")
 CONF = Path(__file__).parents[3] / "conf"
 USAGE = """\

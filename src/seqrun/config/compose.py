@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from seqrun.checks import ConfigError, first_line, nearest
+from seqrun.checks import ConfigError, first_line, must_be_one_of, nearest
 from seqrun.config.experiment import Experiment
 from seqrun.config.schema import GROUPS, Schema
 from seqrun.config.secrets import read_variable
@@ -122,8 +122,8 @@ def _missing_option(error: MissingConfigException) -> str:
     depth = path.rindex("/") if path.startswith("hydra/") else path.index("/")
     group, option = path[:depth], path[depth + 1 :]
     options = options_of(group)
-    allowed = f"must be one of {', '.join(options)}" if options else "this group has no option"
-    return f"{group}={option}: {allowed}{nearest(option, options)}"
+    allowed = must_be_one_of(options, option) if options else "this group has no option"
+    return f"{group}={option}: {allowed}"
 
 
 def options_of(group: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from omegaconf import MISSING as REQUIRED
 
 from seqrun.algorithms.base import TrainingOptions
-from seqrun.checks import ConfigError, nearest, one_of, whole
+from seqrun.checks import ConfigError, must_be_one_of, one_of, whole
 from seqrun.config.targets import TARGET, check_backend
 from seqrun.evaluation.verdict import Expected
 from seqrun.plan import STREAMS, RandomStreams
@@ -92,8 +92,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     known = [f.name for f in fields(Schema)]
     for key, value in config.items():  # +key=value passes Hydra's own check
         if key not in known:
-            allowed = f"must be one of {', '.join(known)}{nearest(key, known)}"
-            raise ConfigError(f"{key}={value}: no such key; {allowed}")
+            raise ConfigError(f"{key}={value}: no such key; {must_be_one_of(known, key)}")
     for key in known:
         if key not in config:
             raise ConfigError(f"{key}: must be given")
@@ -102,7 +101,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     for key, names in (("training", of_training), ("streams", list(STREAMS))):
         for name, value in config[key].items():
             if name not in names:
-                allowed = f"must be one of {', '.join(names)}{nearest(name, names)}"
+                allowed = must_be_one_of(names, name)
                 raise ConfigError(f"{key}.{name}={value}: no such key; {allowed}")
     check_backend(config["backend"])
     one_of("device", config["device"], ("auto", "cpu", "cuda"))

@@ -11,19 +11,19 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from seqrun.checks import ConfigError, nearest
+from seqrun.checks import ConfigError, must_be_one_of, nearest
 from seqrun.config.secrets import names_secret
 
 TARGET = "_target_"
 INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
+BACKENDS = tuple(INSTALL)
 """Backend (also the name of its framework's package) -> the command that installs it."""
 
 
 def check_backend(backend: str) -> None:
     """Raise ConfigError unless `backend` exists and its framework is installed."""
     if backend not in INSTALL:
-        allowed = ", ".join(INSTALL)
-        raise ConfigError(f"backend={backend}: must be one of {allowed}{nearest(backend, INSTALL)}")
+        raise ConfigError(f"backend={backend}: {must_be_one_of(INSTALL, backend)}")
     if importlib.util.find_spec(backend) is None:
         raise ConfigError(
             f"backend={backend}: the package {backend} is not installed: {INSTALL[backend]}"

@@ -13,13 +13,13 @@ import numpy as np
 import yaml
 
 from seqrun.callbacks import OBSERVERS
+from seqrun.config.targets import TARGET
 from seqrun.evaluation.metrics import mean_matrix, summarise
 from seqrun.files import flatten
 from seqrun.records.locks import is_locked
 from seqrun.records.results import FILE, NAMES, RecordError, Results, RunRecord
+from seqrun.runs.directory import CONFIG_FILE
 
-CONFIG_FILE = "config.yaml"
-TARGET = "_target_"
 NOT_COMPARED = (
     "seed",
     "logger",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from seqrun.checks import ConfigError
 from seqrun.files import write_atomically
+from seqrun.loggers.local import FIGURES
 from seqrun.records.results import FILE
 from seqrun.report.drawing import Drawing, heat_maps, overview
 from seqrun.report.pairing import MAX_ALL_PAIRS, compare_pairs, streams, titles
@@ -21,8 +22,6 @@ from seqrun.report.tables import (
     unfinished_table,
 )
 from seqrun.report.words import PAIRED, UNITS, counts, left_out
-
-FIGURES = "figures"
 
 
 def write_summary(run_directories: Sequence[Path], out: Path) -> None:

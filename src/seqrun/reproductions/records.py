@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from seqrun.checks import ConfigError
+from seqrun.config.targets import BACKENDS
 from seqrun.evaluation.metrics import published_metrics
 from seqrun.evaluation.text import metric_label, percent
 from seqrun.evaluation.verdict import KEY, VERDICTS, Expected, compare, judge
@@ -20,7 +21,6 @@ from seqrun.files import write_atomically, write_json
 from seqrun.records.progress import PHASES
 from seqrun.records.results import Results
 
-BACKENDS = ("torch", "jax")
 FOLDER = "reproductions"
 RECORDS = "results.json"
 PAGE = "RESULTS.md"

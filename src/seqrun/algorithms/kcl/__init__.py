@@ -39,6 +39,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.algorithms.base.memory import PREFIX
 from seqrun.benchmarks import Dataset
 from seqrun.checks import at_least, one_of, whole
 from seqrun.formulas.kernels import KERNELS, SCALINGS
@@ -47,7 +48,6 @@ from seqrun.plan import Chunk
 
 RIDGE = 0.01
 """Constant that is added to |lambda_t|."""
-PREFIX = "memory/"
 
 
 class KCLState(NamedTuple):
