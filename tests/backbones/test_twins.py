@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 from comparison import assert_close, assert_same_arrays, assert_same_run
-from experiments import BACKENDS, LossRecorder, build, component, every_backend, exported, run
+from experiments import (
+    BACKENDS,
+    LossRecorder,
+    algorithm_class,
+    build,
+    component,
+    every_backend,
+    exported,
+    run,
+)
 
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.formulas.jax import cross_entropy as jax_cross_entropy
@@ -236,3 +245,46 @@ def test_initial_weights_are_drawn_by_name(network):
     assert_same_arrays(second, first, 0.0)
     kernels = [n for n in first if n.endswith("kernel")]
     assert all((first[n] != other[n]).any() for n in kernels)
+
+
+CHAOTIC = {"training": TRAINING, "optimizer_options": {"lr": 0.05}, "stream": {"num_tasks": 1}}
+"""Here rounding errors grow without bound in ResNet18Thin, so that runs cannot be compared."""
+
+
+@pytest.mark.parametrize("network", ["mlp", pytest.param("resnet18_thin", marks=pytest.mark.full)])
+def test_single_steps_agree_along_a_run(network):
+    """From equal states, wherever training has led, also where runs part."""
+    name, keys, tolerance = NETWORKS[network]
+    trace = run("naive", "torch", stepped=True, network=name, backbone=keys, **CHAOTIC)
+    twins = [ready(network, backend) for backend in BACKENDS]
+    data = trace.algorithm.benchmark.task_data(1, "train")
+    assert len(trace.steps) == 9
+    for number, arrays in enumerate(trace.steps):
+        names = [n for n in arrays if n.startswith(("params/", "stats/"))]
+        weights = {n.partition("/")[2]: arrays[n] for n in names}
+        rows = slice(8 * number, 8 * number + 8)
+        x, y = data.x[rows].astype(np.float32) / 255, data.y[rows].astype(np.int64)
+        for algorithm in twins:
+            algorithm.engine.set_weights(weights)
+        by_torch, by_jax = (training_pass(algorithm, x, y) for algorithm in twins)
+        assert_same_arrays(by_jax, by_torch, tolerance, f"after step {number + 1}: ")
+
+
+class Nudged(algorithm_class("naive", "torch")):  # type: ignore[misc]
+    """Plain training from weights of which one differs by one unit in the last place."""
+
+    def initial_weights(self) -> dict[str, np.ndarray]:
+        weights = {name: array.copy() for name, array in super().initial_weights().items()}
+        kernel = weights["stem/kernel"].reshape(-1)
+        kernel[0] = np.nextafter(kernel[0], np.float32(1))
+        return weights
+
+
+@pytest.mark.full
+def test_a_backend_parts_from_itself():
+    """The control: nudged by one rounding error, PyTorch's loss differs in its second digit."""
+    name, keys, _ = NETWORKS["resnet18_thin"]
+    made = {"network": name, "backbone": keys, **CHAOTIC}
+    losses, nudged = (run("naive", "torch", kind=k, **made).losses for k in (None, Nudged))
+    differences = np.abs(nudged - losses)
+    assert differences[0] < 1e-5 and differences.max() > 1e-2
