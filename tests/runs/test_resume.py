@@ -230,6 +230,52 @@ def test_a_memory_of_a_callback(policy: str, stop: int, tmp_path: Path):
         np.testing.assert_array_equal(a, b)
 
 
+@dataclass
+class Keeps(BaseCallback):
+    """Count the chunks and validations of the whole run, in numbers and in an array."""
+
+    chunks: int = 0
+    validations: int = 0
+
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
+        """Count up."""
+        self.chunks += 1
+
+    def on_after_validation(self, run: Run) -> None:
+        """Count up."""
+        self.validations += 1
+
+    def export_state(self, run: Run) -> dict[str, Any]:
+        """Return both."""
+        return {"chunks": self.chunks, "validations": np.array([self.validations])}
+
+    def import_state(self, run: Run, state: Any) -> None:
+        """Take both."""
+        self.chunks, self.validations = state["chunks"], int(state["validations"][0])
+
+
+def test_parts_continue_from_every_checkpoint(tmp_path: Path):
+    """A callback's state and a logger's: within a task, at an epoch's end and at a task's end."""
+
+    def run(folder: str) -> tuple[Any, Keeps]:
+        keeps = Keeps()
+        made = make("naive", "torch", tmp_path / folder, None)
+        made.callbacks = [keeps, MetricCallback(), CheckpointCallback(every_steps=1, keep=99)]
+        return made, keeps
+
+    whole, expected = run("whole")
+    whole.fit()
+    folders = sorted((tmp_path / "whole" / checkpoint.FOLDER).iterdir())
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert sum(folder.name.endswith("-end") for folder in folders) == 3
+    for folder in folders:
+        resumed, keeps = run("whole")
+        resumed.fit(resume_from=checkpoint.load(folder, config_hash="abc"))
+        assert (keeps.chunks, keeps.validations) == (expected.chunks, expected.validations), folder
+        assert_same_end(resumed, whole)
+        assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == lines
+
+
 @pytest.mark.parametrize(
     "algo",
     [pytest.param(a, marks=[] if a == "lamaml" else pytest.mark.full) for a in ALGORITHMS],
