@@ -220,6 +220,15 @@ def test_a_version_of_some_options_only(config, monkeypatch):
     assert numerics_of({**config, "optimizer": optimizer}) == {}
 
 
+def test_the_precision_of_products(config, monkeypatch):
+    """A run on a GPU has other numbers than before there was the key; one on a CPU does not."""
+    tf32 = {**config, "training": {**config["training"], "matmul_precision": "tf32"}}
+    assert numerics_of(config) == {} and config_hash(tf32) != config_hash(config)
+    monkeypatch.setattr(Naive.engine_type, "find_device", staticmethod(lambda device: "cuda"))
+    assert numerics_of(config) == {"training": 2}
+    assert config_hash(tf32) != config_hash(config) != config_hash(config, {})
+
+
 def test_the_version_of_a_callback_that_only_observes_is_not_hashed(config_of, monkeypatch):
     from seqrun.callbacks import EarlyStoppingCallback, TqdmCallback
 

@@ -55,6 +55,30 @@ def test_other_hash(jobs_of, base_hash, mypkg, overrides):
     assert jobs_of(*BASE, *overrides)[0].hash != base_hash
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1e-7, 2e-7),
+        (0.1, 0.1000001),
+        (1e-300, 1e-301),
+        (123456.25, 123456.5),
+        (0.1, 0.1 + 2**-56),
+        (1e15, 1e15 + 1),
+        (1, True),
+        (0.5, "0.5"),
+    ],
+)
+def test_values_that_differ_at_all(jobs_of, one, other):
+    """Floats are not rounded, and types are told apart."""
+    config = jobs_of(*BASE)[0].config
+
+    def with_rate(lr):
+        return config_hash({**config, "optimizer": {**config["optimizer"], "lr": lr}})
+
+    assert with_rate(one) != with_rate(other)
+    assert with_rate(one) == with_rate(one)
+
+
 def _reversed(value):
     if isinstance(value, dict):
         return {key: _reversed(value[key]) for key in reversed(value)}

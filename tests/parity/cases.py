@@ -148,6 +148,7 @@ VARIANTS = {
         "linear": Case(_SHORT | {"kernel_type": "linear", "scaling": "l2"}),
         "poly": Case(_SHORT | {"kernel_type": "poly", "tau": 1.0}),
         "authors": Case(_SHORT | {"scaling": "authors"}),
+        "unit features": Case(_SHORT | {"scaling": "l2"}),
     },
     "icarl": {
         "mean": Case({"reduction": "mean", "stream": {"softmax_over": "all"}}),

@@ -50,6 +50,19 @@ def test_lines_are_averaged_by_position_and_names(tmp_path):
     ]
 
 
+def test_lines_are_in_the_order_of_steps(tmp_path):
+    """Whatever each seed logged, such as one whose training stopped early."""
+    files = [tmp_path / name for name in "abc"]
+    for file, steps in zip(files, ([2, 9], [1, 2, 3], [0, 3, 10]), strict=True):
+        lines = [{"step": step, "epoch": 1, "task": 1, "loss": float(step)} for step in steps]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for order in (files, files[::-1]):
+        found = [json.loads(line) for line in mean_lines(order)]
+        assert [line["step"] for line in found] == [0, 1, 2, 3, 9, 10]
+        assert [line["loss"] for line in found] == [0, 1, 2, 3, 9, 10]
+        assert found == [json.loads(line) for line in mean_lines(files)]
+
+
 def test_half_widths_are_those_of_the_summary():
     values = np.array([[0.1, 0.5], [0.4, np.nan], [0.2, 0.7], [0.9, np.nan]])
     expected = []

@@ -44,6 +44,17 @@ class StopAfter(BaseCallback):
             raise Stopped
 
 
+@dataclass
+class CountChunks(BaseCallback):
+    """Count the chunks of a run."""
+
+    chunks: int = 0
+
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
+        """Count up."""
+        self.chunks += 1
+
+
 def make(algo: str, backend: str, directory: Path, stop_after: int | None, **spec: Any) -> Any:
     """Build a run that saves a checkpoint after every chunk."""
     callbacks: list[BaseCallback] = [MetricCallback()]
@@ -81,6 +92,13 @@ def assert_resumes(algo: str, backend: str, folder: Path, stops: list[int], **sp
     """Stop a run after each of some numbers of chunks, and continue it each time."""
     whole = make(algo, backend, folder / "whole", None, **spec)
     whole.fit()
+    assert_continues(whole, algo, backend, folder, stops, **spec)
+
+
+def assert_continues(
+    whole: Any, algo: str, backend: str, folder: Path, stops: list[int], **spec: Any
+) -> None:
+    """As `assert_resumes`, given the run that is not stopped."""
     for stop in stops:
         with pytest.raises(Stopped):
             run = make(algo, backend, folder / "cut", stop, **spec)
@@ -99,7 +117,10 @@ def marks_of(algo: str, backend: str) -> Any:
     return JAX_MARKS.get(algo, pytest.mark.full) if backend == "jax" else ()
 
 
+FULL = pytest.mark.full
 JAX_MARKS = {"ewc": (), "er": pytest.mark.ci, "icarl": pytest.mark.ci}
+JAX_LATE = {"lamaml": (), "joint": pytest.mark.ci, "kcl": pytest.mark.ci, "mcsgd": pytest.mark.ci}
+"""The same for stops in the last third: those whose plan is not one of plain batches."""
 BOTH = [
     pytest.param(algo, backend, marks=marks_of(algo, backend))
     for algo in ALGORITHMS
@@ -112,6 +133,25 @@ def test_stopped_within_tasks(algo: str, backend: str, tmp_path: Path):
     """In the first task and later ones, within epochs and at their ends, and at random chunks."""
     drawn = np.random.default_rng(sum(map(ord, algo))).integers(3)
     assert_resumes(algo, backend, tmp_path, [3, 3, int(drawn)])
+
+
+ANYWHERE = [
+    pytest.param(algo, backend, marks=() if backend == "torch" else JAX_LATE.get(algo, FULL))
+    for algo in ALGORITHMS
+    for backend in ("torch", "jax")
+]
+
+
+@pytest.mark.parametrize(("algo", "backend"), ANYWHERE)
+def test_stopped_in_the_last_third(algo: str, backend: str, tmp_path: Path):
+    """A run continues from there; the steps that it planned are those that it does."""
+    count = CountChunks()
+    whole = make(algo, backend, tmp_path / "whole", None)
+    whole.callbacks.append(count)
+    whole.fit()
+    assert whole.engine.total_steps == whole.progress.global_step
+    drawn = np.random.default_rng(sum(map(ord, algo))).integers(1, count.chunks // 3)
+    assert_continues(whole, algo, backend, tmp_path, [count.chunks - 1 - int(drawn)])
 
 
 CONVOLVING = [
@@ -188,6 +228,52 @@ def test_a_memory_of_a_callback(policy: str, stop: int, tmp_path: Path):
     assert memory.seen == expected.seen
     for a, b in zip(memory.data, expected.data, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@dataclass
+class Keeps(BaseCallback):
+    """Count the chunks and validations of the whole run, in numbers and in an array."""
+
+    chunks: int = 0
+    validations: int = 0
+
+    def on_after_chunk(self, run: Run, chunk: Any) -> None:
+        """Count up."""
+        self.chunks += 1
+
+    def on_after_validation(self, run: Run) -> None:
+        """Count up."""
+        self.validations += 1
+
+    def export_state(self, run: Run) -> dict[str, Any]:
+        """Return both."""
+        return {"chunks": self.chunks, "validations": np.array([self.validations])}
+
+    def import_state(self, run: Run, state: Any) -> None:
+        """Take both."""
+        self.chunks, self.validations = state["chunks"], int(state["validations"][0])
+
+
+def test_parts_continue_from_every_checkpoint(tmp_path: Path):
+    """A callback's state and a logger's: within a task, at an epoch's end and at a task's end."""
+
+    def run(folder: str) -> tuple[Any, Keeps]:
+        keeps = Keeps()
+        made = make("naive", "torch", tmp_path / folder, None)
+        made.callbacks = [keeps, MetricCallback(), CheckpointCallback(every_steps=1, keep=99)]
+        return made, keeps
+
+    whole, expected = run("whole")
+    whole.fit()
+    folders = sorted((tmp_path / "whole" / checkpoint.FOLDER).iterdir())
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert sum(folder.name.endswith("-end") for folder in folders) == 3
+    for folder in folders:
+        resumed, keeps = run("whole")
+        resumed.fit(resume_from=checkpoint.load(folder, config_hash="abc"))
+        assert (keeps.chunks, keeps.validations) == (expected.chunks, expected.validations), folder
+        assert_same_end(resumed, whole)
+        assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == lines
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from experiments import ALGORITHMS, admits, build, run
+from experiments import ALGORITHMS, admits, algorithm_class, build, run
 
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
@@ -132,6 +132,52 @@ def test_steps_with_adam_are_compiled():
         np.testing.assert_allclose(compiled.arrays[name], array, atol=2e-5, err_msg=name)
 
 
+NOISY = {"width": 16, "batch_norm": True, "dropout": 0.2}
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a running Fisher": ("ewc", {"fisher_running": True}),
+    "agem with BatchNorm and dropout": ("agem", {"backbone": NOISY}),
+    "icarl with BatchNorm and dropout": (
+        "icarl",
+        {"benchmark": "split_digits", "stream": {"scenario": "class"}, "backbone": NOISY},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.full if "agem" in name else pytest.mark.ci)
+        for name in OPTIONS
+    ],
+)
+def test_numbers_of_compiled_options(name: str):
+    """What an option adds to a step is compiled too, with the numbers of eager steps."""
+    algo, spec = OPTIONS[name]
+    eager, compiled = (run(algo, "torch", **spec, **how) for how in (EAGER, ALWAYS))
+    assert compiled.algorithm.engine.execution["compiled"] == "steps"
+    np.testing.assert_allclose(compiled.losses, eager.losses, atol=5e-5)
+    for part, array in eager.arrays.items():
+        np.testing.assert_allclose(compiled.arrays[part], array, atol=5e-5, err_msg=part)
+
+
+def test_the_running_fisher_does_not_branch():
+    """Its count is an array, which a compiled step cannot look at."""
+    from seqrun.algorithms.ewc import RUNNING_EVERY, EWCState
+    from seqrun.algorithms.ewc.fisher.torch import running_state
+
+    torch = of_torch.torch
+    zero = {"w": torch.zeros(2)}
+    state = EWCState({}, {}, zero, zero, torch.zeros((), dtype=torch.int32))
+    program = torch.compile(running_state, backend="eager", fullgraph=True)
+    for count in range(1, 2 * RUNNING_EVERY + 1):
+        state = program(state, {"w": torch.tensor([1.0, float(count)])})
+    second = sum(k * k for k in range(1, RUNNING_EVERY + 1))
+    third = sum(k * k for k in range(RUNNING_EVERY + 1, 2 * RUNNING_EVERY + 1))
+    expected = [0.9 + 0.09, 0.09 * (0.1 * second + third)]
+    np.testing.assert_allclose(state.running["w"], expected, rtol=1e-6)
+    assert not state.squares["w"].any()
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "algo",
@@ -160,7 +206,6 @@ CONVOLVES: dict[str, Any] = {
 }
 
 
-@pytest.mark.ci
 @pytest.mark.ci
 @pytest.mark.parametrize("algo", ["naive", pytest.param("er", marks=pytest.mark.full)])
 def test_a_compiled_network(algo: str, monkeypatch: pytest.MonkeyPatch):
@@ -424,11 +469,19 @@ def test_the_reason_why_something_cannot_be_compiled():
     assert "RuntimeError('no such rate')" in steps.failure
 
 
+class Branching(algorithm_class("naive", "torch")):  # type: ignore[misc]
+    """Its step looks at an array, which no program can."""
+
+    def losses(self, step: Any) -> Any:
+        """Return naive's."""
+        assert bool((step.batch.y >= 0).all())
+        return super().losses(step)
+
+
 @pytest.mark.ci
 def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]):
-    """The running Fisher branches on a count: a warning and the record say so."""
-    how = {"fisher_running": True}
-    compiled, eager = (run("ewc", "torch", **how, **h) for h in (ALWAYS, EAGER))
+    """A warning and the record say so."""
+    compiled, eager = (run("naive", "torch", kind=Branching, **h) for h in (ALWAYS, EAGER))
     assert not compiled.algorithm.engine.execution["compiled"]
     reason = compiled.algorithm.engine.execution["not_compiled_because"]
     assert f"warning: training runs uncompiled: {reason}\n" in capsys.readouterr().err

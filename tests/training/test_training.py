@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,13 @@ from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 from seqrun.plan import RandomStreams, batch_order
+from seqrun.records.checkpoint import Checkpoint
 from seqrun.training.callback import Run
 from seqrun.training.divergence import TrainingDiverged
 from seqrun.training.engine.threads import default_num_threads
 from seqrun.training.limits import chunk_rule
+from seqrun.training.options import matmul_precision
+from seqrun.training.trainer import Trainer
 
 NOISY = {"backbone": {"dropout": 0.4, "batch_norm": True}, "training": {"epochs_per_task": 1}}
 
@@ -238,7 +243,147 @@ def test_fixed_rules():
     assert chunk_rule(10**9, 4 * 3072 * 10) == 3
     assert chunk_rule(10**12, 4) == 1
     assert default_num_threads(w1) == 1
-    assert default_num_threads(10**9) >= 1
+    assert default_num_threads(10**9) == 2
+
+
+WIDE: dict[str, Any] = {
+    "backbone": {"width": 1500},
+    "stream": {"num_tasks": 1, "samples_per_task": 256, "batch_size": 256},
+    "training": {"epochs_per_task": 3},
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
+def test_the_cores_at_hand_change_no_bit():
+    """Enough work for more than one thread; on one core and on all of them."""
+    cores, runs = os.sched_getaffinity(0), []
+    for allowed in (cores, {min(cores)}):
+        os.sched_setaffinity(0, allowed)
+        try:
+            runs.append(run("naive", "torch", **WIDE))
+        finally:
+            os.sched_setaffinity(0, cores)
+    both = [one.algorithm.engine.execution["num_threads"] for one in runs]
+    assert both == [2, 2]  # the rule of shapes, not the number of cores
+    for name, array in runs[0].arrays.items():
+        assert array.tobytes() == runs[1].arrays[name].tobytes(), name
+
+
+def test_a_run_continues_with_the_threads_that_it_began_with():
+    """A checkpoint keeps their number, which changes the last bits."""
+    began = build("naive", "torch", **WIDE)
+    began.fit()
+    checkpoint = Trainer(began).checkpoint()
+    assert checkpoint.state["num_threads"] == 2
+    before = Checkpoint(checkpoint.arrays, {**checkpoint.state, "num_threads": 3})
+    none = Checkpoint(checkpoint.arrays, {**checkpoint.state, "num_threads": None})  # of 0.1
+    for start, expected in ((before, 3), (none, 2), (checkpoint, 2)):
+        continued = build("naive", "torch", **WIDE)
+        continued.fit(resume_from=start)
+        assert continued.engine.execution["num_threads"] == expected
+
+
+def test_jax_says_that_it_cannot_have_the_threads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The first run of a process fixes them; a run that began with others is refused."""
+    from seqrun.training.engine import jax as engine
+
+    monkeypatch.setattr(engine, "_process_threads", [])
+    monkeypatch.setenv("NPROC", "7")  # of the user: the rule goes by shapes alone
+    small = build("naive", "jax")
+    small.engine.start()
+    assert os.environ["NPROC"] == "1" and small.engine.execution["num_threads"] == 1
+    small.engine.start(1)
+    assert capsys.readouterr().err == ""
+    wide = build("naive", "jax", **WIDE)
+    wide.engine.start()
+    assert wide.engine.execution["num_threads"] == 1
+    assert "warning: num_threads is 1 in this run, not 2" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="num_threads=1: must be 2, with which this run began"):
+        small.engine.start(2)
+
+
+@every_backend
+def test_precision_of_a_gpus_products(backend: str, monkeypatch: pytest.MonkeyPatch):
+    """What is set: float32 on both backends unless tf32 is asked for; their defaults differ."""
+    for precision in ("float32", "tf32"):
+        algorithm = build("naive", backend, training={"matmul_precision": precision})
+        if backend == "jax":
+            import jax
+
+            find_device = staticmethod(lambda device: "cuda")
+            monkeypatch.setattr(type(algorithm.engine), "find_device", find_device)
+            name = "jax_default_matmul_precision"
+            before = getattr(jax.config, name)
+            monkeypatch.setattr(jax, "devices", lambda kind: [None])
+            try:
+                algorithm.engine.start()
+                expected = "tensorfloat32" if precision == "tf32" else "float32"
+                assert getattr(jax.config, name) == expected
+            finally:
+                jax.config.update(name, before)
+        else:
+            import torch
+
+            from seqrun.training.engine import torch as engine
+
+            def on_gpu(training: TrainingOptions, device_kind: str) -> str:
+                return matmul_precision(training, "cuda")
+
+            def settings() -> tuple[str, bool, bool]:
+                products = torch.get_float32_matmul_precision()
+                backends = torch.backends
+                return products, backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+
+            before = settings()
+            monkeypatch.setattr(engine, "matmul_precision", on_gpu)
+            algorithm.engine.start()
+            is_tf32 = precision == "tf32"
+            assert settings() == ("high" if is_tf32 else "highest", is_tf32, is_tf32)
+            algorithm.engine.stop()
+            assert settings() == before
+        assert algorithm.engine.execution["matmul_precision"] == precision
+
+
+@dataclass
+class Predictions(BaseCallback):
+    """Count each step's correct predictions from its logits and its batch."""
+
+    counted: list[int] = field(default_factory=list)
+
+    def on_after_backward(self, run: Run, step: Any) -> None:
+        """Compare by sample."""
+        logits, labels = (np.asarray(a.tolist()) for a in (step.logits, step.batch.y))
+        self.counted.append(int((logits.argmax(1) == labels).sum()))
+
+
+@pytest.mark.parametrize("algo", ["naive", pytest.param("er", marks=pytest.mark.full)])
+@every_backend
+def test_training_accuracy_is_that_of_each_sample(algo: str, backend: str):
+    """The samples of a batch that its own logits classify as their own labels say."""
+    predictions, losses = Predictions(), LossRecorder()
+    one_task: dict[str, Any] = {
+        "stream": {"num_tasks": 1},
+        "optimizer": "adam",
+        "optimizer_options": {"lr": 0.01},
+        "training": {"epochs_per_task": 8},
+    }
+    algorithm = build(algo, backend, callbacks=[predictions, losses], **one_task)
+    algorithm.fit()
+    assert np.concatenate(losses.correct).tolist() == predictions.counted
+    assert sum(predictions.counted[-9:]) > 40  # of 85: chance would be 8
+    whole = shared_run(algo, backend, **one_task)  # in chunks, without step hooks
+    assert whole.correct.tolist() == predictions.counted
+
+
+@every_backend
+def test_a_cpu_multiplies_in_float32(backend: str):
+    """Whatever is asked for; the record says so."""
+    algorithm = build("naive", backend, training={"matmul_precision": "tf32"})
+    algorithm.engine.start()
+    assert algorithm.engine.execution["matmul_precision"] == "float32"
+    algorithm.engine.stop()
 
 
 @pytest.mark.parametrize("sizes", [[10, 40, 25], [85, 1, 2]])

@@ -68,6 +68,8 @@ def device_of(config: Mapping[str, Any]) -> str:
 def numerics_of(config: Mapping[str, Any]) -> dict[str, int]:
     """Return key -> version of the numbers, for every hashed part above version 1."""
     found = {key: _numerics(key, node, config) for key, node in _hashed_parts(config)}
+    if device_of(config) == "cuda":  # products were in TF32 on JAX, convolutions on PyTorch
+        found["training"] = 2
     return {key: number for key, number in found.items() if number > 1}
 
 

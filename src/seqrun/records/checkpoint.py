@@ -56,7 +56,7 @@ class Checkpoint:
     Attributes:
         arrays: name -> array: parameters, statistics, optimizer, algorithm state and memory in
             canonical layout, matrices, and what callbacks keep.
-        state: plain data: counters, and what callbacks and loggers keep.
+        state: plain data: counters, the number of CPU threads, and what callbacks and loggers keep.
         path: the folder that it was read from; None = it was not.
     """
 
@@ -190,6 +190,7 @@ def load(path: Path, *, config_hash: str | None) -> Checkpoint:
     for name in not_finite(arrays, besides=(RECORD, CALLBACK)):
         raise CheckpointError(f"{path / TENSORS_FILE}: {name} is not finite")
     kept = {key: state[key] for key in ("counters", "callbacks", "loggers")}
+    kept["num_threads"] = state.get("num_threads")  # earlier versions did not store it
     return Checkpoint(arrays, kept, path)
 
 

@@ -51,6 +51,7 @@ class State(msgspec.Struct):
     counters: Counters
     callbacks: dict[str, dict[str, Any]]
     loggers: dict[str, dict[str, Any]]
+    num_threads: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_INT)] | None = None
 
 
 def check_state(state: Mapping[str, Any], where: Path) -> None:

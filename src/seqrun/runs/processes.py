@@ -1,4 +1,4 @@
-"""Work in several single-threaded processes of one machine.
+"""Work in several processes of one machine, with one thread each unless a run sets another number.
 
 Every process is an executor of one worker, driven by a thread: an executor whose worker is killed
 is broken for good, so none is shared, and a new one takes its place.
@@ -28,9 +28,14 @@ from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.runs.exit import exit_process
 
 ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), "1"),
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""What numerical libraries read when a process starts; the last is XLA's."""
+"""What numerical libraries read when a process starts; NPROC is XLA's.
+
+An engine sets its own number, the same in any process, which may be larger. Threads that wait must
+then leave the cores to the other processes.
+"""
 
 _updates: Any = None
 """In a worker: where `send` puts what the parent is told."""

@@ -150,7 +150,7 @@ def _run_seeds(
     local_loggers = [each for each in first.loggers if isinstance(each, LocalLogger)]
     try:
         remaining = [seed for seed in seeds if not results.has_completed(seed)]
-        # For all seeds, not only the remaining: it decides the number of threads, and so the bits.
+        # For all seeds, not only the remaining: a program of several runs may round differently.
         strategy = choose_strategy(experiment.config["seeds_strategy"], first, len(seeds))
         if strategy == "processes":
             jobs = [
@@ -268,7 +268,6 @@ def run_seed_job(job: SeedJob) -> RunRecord | Exception | None:
 
 def _build_for_process(job: SeedJob) -> BaseAlgorithm:
     algorithm = build(job.experiment, job.seed, job.directory)
-    algorithm.num_threads = algorithm.num_threads or 1
     algorithm.engine.execution["strategy"] = "processes"
     return algorithm
 

@@ -98,7 +98,7 @@ def choose_strategy(choice: str, first: BaseAlgorithm, num_seeds: int) -> str:
     """Return how to run the seeds: as chosen or, with "auto", as is usually fastest.
 
     On a GPU: all in one program (JAX only), unless a callback must see every step. On a CPU: in
-    single-threaded processes, one per core, unless there is so little work that it would be done
+    processes, one per core, unless there is so little work that it would be done
     before they have started. In all other cases, and in a worker process of a sweep on a CPU: one
     after the other. The choice never depends on timing.
 

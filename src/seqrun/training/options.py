@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from seqrun.checks import (
+    added,
     at_least,
     boolean,
     of_task,
@@ -37,6 +38,9 @@ class TrainingOptions:
             compiles.
         chunk_steps: largest number of steps in one call of the engine, >= 1; None = by the fixed
             rule of `chunk_rule`.
+        matmul_precision: how a GPU multiplies float32 matrices, "float32" or "tf32" (faster, with
+            10 bits of mantissa instead of 23), the same on both backends. On a CPU always
+            "float32".
 
     Raises:
         ConfigError: a value out of range.
@@ -52,6 +56,7 @@ class TrainingOptions:
     evaluate_on: str = "seen_and_next"
     compile: str = "auto"
     chunk_steps: int | None = None
+    matmul_precision: str = added("float32")
 
     vectorizable: ClassVar[tuple[str, ...]] = ("lr_decay", "lr_min", "grad_clip")
     """As in BaseAlgorithm."""
@@ -67,6 +72,7 @@ class TrainingOptions:
         one_of("training.evaluate_every", self.evaluate_every, ("task", "epoch"))
         one_of("training.evaluate_on", self.evaluate_on, ("seen_and_next", "seen", "all"))
         one_of("training.compile", self.compile, ("auto", "always", "never"))
+        one_of("training.matmul_precision", self.matmul_precision, ("float32", "tf32"))
         if self.chunk_steps is not None:
             whole("training.chunk_steps", self.chunk_steps, 1)
 
@@ -82,3 +88,8 @@ class TrainingOptions:
         """Return the learning rate of `task` (1-based), given the optimizer's `lr`."""
         power = task if self.decay_first_task else task - 1
         return max(lr * self.lr_decay**power, self.lr_min)
+
+
+def matmul_precision(training: TrainingOptions, device_kind: str) -> str:
+    """Return the precision of a run's float32 products, "float32" or "tf32"."""
+    return training.matmul_precision if device_kind == "cuda" else "float32"

@@ -40,6 +40,7 @@ def checkpoint_of(run: Run, algorithm: BaseAlgorithm) -> Checkpoint:
     loggers = named(run.loggers)
     state = {
         "counters": run.progress.counters,
+        "num_threads": algorithm.engine.execution["num_threads"],
         "callbacks": callbacks,
         "loggers": {name: logger.export_state() for name, logger in loggers.items()},
     }

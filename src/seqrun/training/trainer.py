@@ -153,7 +153,8 @@ class Trainer:
         algorithm, checkpoint = self.algorithm, resume_from
         self._checkpoint = checkpoint
         algorithm.benchmark.prepare(algorithm.random)
-        self._engine.start()
+        began_with = None if checkpoint is None else checkpoint.state.get("num_threads")
+        self._engine.start(began_with)
         limits.check_lengths(algorithm)
         limits.plan_lengths(algorithm)
         limits.refuse_what_cannot_fit(limits.needs_of(algorithm))

@@ -25,7 +25,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
     def initial_state(self) -> EWCState:
         anchor, importance = super().initial_state()
         running = dict(importance) if self.fisher_running else {}
-        count = torch.zeros((), dtype=torch.int32) if self.fisher_running else None
+        device = self.engine.device
+        count = torch.zeros((), dtype=torch.int32, device=device) if self.fisher_running else None
         return EWCState(anchor, importance, dict(running), running, count)
 
     def calculate_parameter_importance(self) -> Tensors:

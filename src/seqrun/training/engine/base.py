@@ -74,8 +74,16 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def start(self) -> None:
-        """Choose device and threads, and build the module; its weights are not set yet."""
+    def start(self, num_threads: int | None = None) -> None:
+        """Choose device and threads, and build the module; its weights are not set yet.
+
+        Args:
+            num_threads: those with which the run that is continued began; None = as the options or
+                the fixed rule say.
+
+        Raises:
+            ConfigError: this process cannot have `num_threads`.
+        """
 
     @abstractmethod
     def stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -33,9 +34,14 @@ from seqrun.training.engine.threads import default_num_threads
 from seqrun.training.engine.vmap import Call, Participant
 from seqrun.training.engine.vmap.jax import VmapGroup
 from seqrun.training.limits import work_per_batch
+from seqrun.training.options import matmul_precision
 from seqrun.training.step import Batch, Step
 
 jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
+
+
+JAX_NAMES = {"float32": "float32", "tf32": "tensorfloat32"}
+"""`training.matmul_precision` -> jax_default_matmul_precision, which is tf32 unless it is set."""
 
 
 class Carry(NamedTuple):
@@ -104,21 +110,25 @@ class JaxEngine(Engine):
             return None
         return (self.device.memory_stats() or {}).get("bytes_limit")
 
-    def start(self) -> None:
+    def start(self, num_threads: int | None = None) -> None:
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
         self.module = algorithm.build_module()
         sample = jax.ShapeDtypeStruct((2, *benchmark.input_shape), jnp.float32)
         shapes = jax.eval_shape(lambda x: self.module.init(jax.random.key(0), x), sample)
         self._param_shapes = canonical(shapes["params"])
         self._stat_shapes = canonical(shapes.get("batch_stats", {}))
-        threads = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
-        os.environ.setdefault("NPROC", str(threads))  # read when jax initializes its devices
+        rule = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
+        threads = _threads_of_process(num_threads or rule, began_with=num_threads)
         self.device_kind = self.find_device(algorithm.device)
+        precision = matmul_precision(algorithm.training, self.device_kind)
+        if self.device_kind == "cuda":  # on a CPU it changes nothing but the programs' names
+            jax.config.update("jax_default_matmul_precision", JAX_NAMES[precision])
         jax.config.update("jax_compilation_cache_dir", compilation_cache("jax"))  # None = no cache
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self.device = jax.devices("gpu" if self.device_kind == "cuda" else "cpu")[0]
         self.execution |= {"num_threads": threads, "compiled": True}
+        self.execution["matmul_precision"] = precision
         convolves = any(kernel.ndim == 4 for kernel in self._param_shapes.values())
         rows = UNROLLED if self.device_kind == "cpu" else CHUNK
         self.per_sample_rows = rows if convolves else benchmark.eval_batch_size
@@ -447,6 +457,38 @@ class JaxEngine(Engine):
             *(unflatten_state(part, g, loaded) for part, g in zip(self.carry, groups, strict=True))
         )
         self.algorithm.persistent = unflatten_state(self.algorithm.persistent, "kept", loaded)
+
+
+_process_threads: list[int] = []
+"""The number of threads of this process's JAX, once a run has initialized it."""
+
+
+def _threads_of_process(wanted: int, began_with: int | None) -> int:
+    """Return the number of threads of this process's JAX, which its first run fixes.
+
+    Args:
+        wanted: by a run's options or the fixed rule.
+        began_with: as `num_threads` of `JaxEngine.start`.
+
+    Raises:
+        ConfigError: a run cannot continue with as many threads as it began with.
+    """
+    if not _process_threads:
+        os.environ["NPROC"] = str(wanted)  # read when jax initializes its devices
+        _process_threads.append(wanted)
+    (threads,) = _process_threads
+    if began_with is not None and threads != began_with:
+        raise ConfigError(
+            f"num_threads={threads}: must be {began_with}, with which this run began, because "
+            "the number changes the last bits; an earlier run of this process has fixed JAX's: "
+            "continue in a process of its own"
+        )
+    if threads != wanted:
+        sys.stderr.write(
+            f"warning: num_threads is {threads} in this run, not {wanted}, which may change its "
+            "last bits: an earlier run of this process has fixed JAX's\n"
+        )
+    return threads
 
 
 @jax.jit

@@ -34,6 +34,7 @@ from seqrun.training.engine.compile.torch import (
 )
 from seqrun.training.engine.threads import default_num_threads
 from seqrun.training.limits import array_bytes, check_size, work_per_batch
+from seqrun.training.options import matmul_precision
 from seqrun.training.step import Batch, Step
 
 LAYOUT = torch.channels_last
@@ -72,6 +73,7 @@ class TorchEngine(Engine):
         self.mask: Tensor | None = None
         self._module_names: dict[str, str] = {}
         self._threads_before: int | None = None
+        self._precision_before: tuple[str, bool] | None = None
 
     @classmethod
     def find_device(cls, device: str) -> str:
@@ -80,7 +82,7 @@ class TorchEngine(Engine):
             raise ConfigError("device='cuda': torch finds no GPU here; must be auto or cpu")
         return "cuda" if available else "cpu"
 
-    def start(self) -> None:
+    def start(self, num_threads: int | None = None) -> None:
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
         self.device_kind = self.find_device(algorithm.device)
         self.device = torch.device(self.device_kind)
@@ -101,9 +103,14 @@ class TorchEngine(Engine):
             if algorithm.backbone.keeps(n)
         }
         self._threads_before = torch.get_num_threads()
-        threads = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
+        rule = algorithm.num_threads or default_num_threads(work_per_batch(algorithm))
+        threads = num_threads or rule
         torch.set_num_threads(threads)
         self.execution |= {"num_threads": threads, "compiled": False}
+        self._precision_before = _precision()
+        precision = matmul_precision(algorithm.training, self.device_kind)
+        _set_precision("high" if precision == "tf32" else "highest", precision == "tf32")
+        self.execution["matmul_precision"] = precision
         mean, std = benchmark.transform.mean, benchmark.transform.std
         self._mean = None if mean is None else torch.tensor(mean, device=self.device)
         self._std = None if std is None else torch.tensor(std, device=self.device)
@@ -115,6 +122,8 @@ class TorchEngine(Engine):
             program.close()
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
+        if self._precision_before is not None:
+            _set_precision(*self._precision_before)
 
     # ---- the network
 
@@ -491,6 +500,16 @@ class TorchEngine(Engine):
         self.state = unflatten_state(self.state, "state", loaded)
         kept = unflatten_state(self.algorithm.persistent, "kept", loaded)
         self.algorithm.persistent = kept
+
+
+def _precision() -> tuple[str, bool]:
+    """Return torch's precision of float32 products, and whether cuDNN's convolutions use TF32."""
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+def _set_precision(products: str, convolutions_in_tf32: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions_in_tf32
 
 
 @contextmanager

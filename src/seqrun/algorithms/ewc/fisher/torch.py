@@ -33,11 +33,14 @@ def label_losses(fisher: str, weight: str, logits: Tensor, y: Tensor, draw: Tens
 def running_state(state: EWCState, gradients: Tensors) -> EWCState:
     """Return the state after another batch gradient entered the running Fisher."""
     squares = {n: state.squares[n] + g**2 for n, g in gradients.items()}
-    running, count = state.running, state.count + 1
-    if count % RUNNING_EVERY == 0:
-        rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
-        running = {n: RUNNING_DECAY * running[n] + rate * s for n, s in squares.items()}
-        squares = {n: torch.zeros_like(s) for n, s in squares.items()}
+    count = state.count + 1
+    due = count % RUNNING_EVERY == 0  # an array, on which a compiled step cannot branch
+    rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
+    running = {
+        n: torch.where(due, RUNNING_DECAY * f + rate * squares[n], f)
+        for n, f in state.running.items()
+    }
+    squares = {n: torch.where(due, 0.0, s) for n, s in squares.items()}
     return state._replace(squares=squares, running=running, count=count)
 
 

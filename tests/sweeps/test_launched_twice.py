@@ -1,0 +1,85 @@
+"""A search's own bookkeeping, without a search: duplicates, and what Optuna is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hydra_plugins.seqrun._jobs import BaseLauncher, outcome_of
+from seqrun.sweeps.summary import Outcome, SweepJob
+
+
+class Launcher(BaseLauncher):
+    """Make one experiment of all jobs with the same learning rate; run them in no time."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str, ...]] = []
+        self.experiments: dict[str, Any] = {}
+
+    def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
+        """Return the rate of each as its value."""
+        self.ran += [job.overrides for job in jobs]
+        return [
+            Outcome(
+                overrides=job.overrides,
+                directory=job.directory,
+                status="completed",
+                value=float(job.directory.name),
+            )
+            for job in jobs
+        ]
+
+    def _job(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
+        rate = str(float(overrides[0].partition("=")[2]))
+        experiment: Any = SimpleNamespace(rate=rate)
+        return SweepJob(
+            number=number,
+            name=name,
+            overrides=overrides,
+            experiment=self.experiments.setdefault(rate, experiment),
+            directory=Path(rate),
+        )
+
+
+def test_a_job_that_is_launched_twice():
+    """It runs once; each of both has the outcome, and the overrides that it was launched with."""
+    launcher = Launcher()
+    batch = [("lr=0.1",), ("lr=0.20",), ("lr=0.10",), ("lr=0.2",)]
+    outcomes = [outcome_of(job) for job in launcher.launch(batch, initial_job_idx=3)]
+    assert launcher.ran == batch[:2]
+    assert [outcome.overrides for outcome in outcomes] == batch
+    assert [outcome.value for outcome in outcomes] == [0.1, 0.2, 0.1, 0.2]
+    returned = launcher.launch(batch, initial_job_idx=0)
+    assert [tuple(job.overrides or ()) for job in returned] == batch
+
+
+@pytest.mark.parametrize("value", [0.5, 0.0, None, math.nan, math.inf, -math.inf])
+def test_what_optuna_is_told(value: float | None, tmp_path: Path):
+    """A value that is not finite is a failure: infinity would win, or lose, every search."""
+    optuna = pytest.importorskip("optuna")
+    from hydra_plugins.seqrun.search import _earlier, _tell
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    outcome = Outcome(
+        overrides=("lr=0.1",), directory=tmp_path / "job", status="completed", value=value
+    )
+    _tell(study, study.ask(), outcome, tmp_path)
+    (trial,) = study.trials
+    assert trial.user_attrs["overrides"] == ["lr=0.1"] and trial.user_attrs["directory"] == "job"
+    if value is None or not math.isfinite(value):
+        assert trial.state.name == "FAIL" and trial.user_attrs["error"] == "no average accuracy"
+    else:
+        assert (trial.state.name, trial.value) == ("COMPLETE", value)
+        again = _earlier(trial, tmp_path)
+        assert (again.overrides, again.directory, again.value, again.was_done) == (
+            outcome.overrides,
+            outcome.directory,
+            value,
+            True,
+        )
