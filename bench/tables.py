@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from seqrun.benchmarks.base import evaluation_sizes
 from seqrun.checks import ConfigError
 from seqrun.cli import preflight
 from seqrun.config import build as experiment
@@ -36,7 +37,8 @@ def metrics(overrides: list[str], seed: int) -> dict[str, float | None]:
     algorithm = experiment.build(job.config, seed)
     algorithm.fit()
     progress = algorithm.progress
-    return run_metrics(progress.accuracy_matrix, progress.accuracy_matrix_task_aware, None)
+    sizes = evaluation_sizes(algorithm.benchmark)
+    return run_metrics(progress.accuracy_matrix, progress.accuracy_matrix_task_aware, sizes)
 
 
 def refusal(overrides: list[str]) -> str | None:

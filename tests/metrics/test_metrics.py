@@ -69,10 +69,14 @@ def test_forgetting_counts_from_the_best_and_transfer_from_the_diagonal():
     assert backward_transfer(R) == pytest.approx(((0.4 - 0.5) + (0.6 - 0.8)) / 2)
 
 
-def test_forgetting_looks_at_rows_before_the_task_but_not_at_the_untrained_one():
-    R = np.array([[1.0, 1.0, 1.0], [0.5, 0.9, 0.1], [0.5, 0.8, 0.1], [0.5, 0.6, 0.7]])
-    # task 2 was at 0.9 before it was trained on; row 0's 1.0 does not count
-    assert average_forgetting(R) == pytest.approx((0.0 + 0.3) / 2)
+def test_forgetting_is_the_same_whatever_was_evaluated():
+    """Task 2 was at 0.9 before it was trained on: that row counts for none of `evaluate_on`."""
+    everything = np.array([[1.0, 1.0, 1.0], [0.5, 0.9, 0.1], [0.5, 0.8, 0.1], [0.5, 0.6, 0.7]])
+    seen_and_next, seen = everything.copy(), everything.copy()
+    seen_and_next[1, 2] = NAN
+    seen[0] = seen[1, 1:] = seen[2, 2] = NAN
+    for R in (everything, seen_and_next, seen):
+        assert average_forgetting(R) == pytest.approx(((0.5 - 0.5) + (0.8 - 0.6)) / 2)
 
 
 def test_forgetting_ignores_the_last_row_when_it_looks_for_the_best():
@@ -85,7 +89,7 @@ def test_forgetting_over_all_rows_counts_a_task_that_is_best_at_the_end_as_0():
     """Task 1: 0.9 - 0.8. Task 2: best at the end; its 0.95 before training does not count."""
     R = np.array([[0.1, 0.1, 0.1], [0.9, 0.95, 0.1], [0.7, 0.5, 0.1], [0.8, 0.6, 0.9]])
     assert average_forgetting_over_all(R) == pytest.approx((0.1 + 0.0) / 2)
-    assert average_forgetting(R) == pytest.approx((0.1 + 0.35) / 2)
+    assert average_forgetting(R) == pytest.approx((0.1 - 0.1) / 2)
     R[2, 0] = np.nan
     assert average_forgetting_over_all(R) is None
     assert average_forgetting_over_all(R[:2, :1]) is None  # one task
@@ -148,6 +152,16 @@ def test_task_aware_metrics_have_names_of_their_own(stream):
     assert metrics["average_accuracy"] == pytest.approx(0.8)
     assert metrics["average_accuracy_task_aware"] == pytest.approx(0.85)
     assert list(run_metrics(stream)) == NAMES
+
+
+def test_forward_transfer_in_scenario_class_is_that_with_the_task_given_alone():
+    """Classes to come are never predicted: minus row 0 would be every method's."""
+    R = np.array([[0.1, 0.3], [0.9, 0.0], [0.7, 0.8]])
+    aware = np.array([[0.5, 0.5], [0.9, 0.6], [0.8, 0.9]])
+    metrics = run_metrics(R, aware)
+    assert metrics["forward_transfer"] is None
+    assert metrics["forward_transfer_task_aware"] == pytest.approx(0.1)
+    assert run_metrics(R)["forward_transfer"] == pytest.approx(-0.3)  # any other scenario
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (1, 0), (4,)])

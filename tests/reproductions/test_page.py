@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,86 +30,132 @@ def record(seconds: float, seeds: int = 3, **metrics: dict[str, Any]) -> dict[st
     return {**found, "commit": COMMIT, "protocol": PROTOCOL}
 
 
+NAIVE = row("alpha2020/naive", average_accuracy={"mean": 0.2})
+BOTH = row(
+    "alpha2020/both",
+    average_accuracy={"mean": 0.5, "std": 0.0125},
+    average_accuracy_task_aware={"mean": 0.9},
+)
 ROWS = [
-    row(
-        "alpha2020/both",
-        average_accuracy={"mean": 0.5, "std": 0.0125},
-        average_accuracy_task_aware={"mean": 0.9},
-    ),
-    row("alpha2020/one", "unconfirmed", average_accuracy={"mean": 0.25}),
+    replace(BOTH, control=NAIVE),
+    NAIVE,
+    row("alpha2020/one", "unconfirmed", average_accuracy={"mean": 0.25, "tolerance": 0.02}),
     row("beta2021/none", average_forgetting={"mean": 0.01}),
 ]
-ACCURACY = {"mean": 0.5123, "half_width": 0.0045}
+
+
+def measured(mean: float | None, std: float | None, seeds: int = 3) -> dict[str, Any]:
+    """Return what is kept of a metric; t(0.975) = 4.302653 of three seeds, 2.776445 of five."""
+    quantile = {3: 4.302653, 5: 2.776445}.get(seeds, 0.0)
+    half_width = None if std is None else quantile * std / seeds**0.5
+    return {"mean": mean, "std": std, "half_width": half_width, "seeds": seeds}
+
+
+ACCURACY = measured(0.5123, 0.002)
 CONTENT = {
     "alpha2020/both": {
         "torch": record(
-            61.4,
-            average_accuracy=ACCURACY,
-            average_accuracy_task_aware={"mean": 0.9512, "half_width": None},
+            61.4, average_accuracy=ACCURACY, average_accuracy_task_aware=measured(0.9512, None, 1)
         ),
         "jax": record(
             30.6,
             5,
-            average_accuracy={"mean": 0.53, "half_width": 0.002},
-            average_accuracy_task_aware={"mean": None, "half_width": None},
+            average_accuracy=measured(0.56, 0.002, 5),
+            average_accuracy_task_aware=measured(None, None, 0),
         ),
     },
-    "alpha2020/one": {"jax": record(5.0, average_accuracy=ACCURACY)},
+    "alpha2020/naive": {"torch": record(3.0, average_accuracy=measured(0.201, 0.001))},
+    "alpha2020/one": {"jax": record(5.0, average_accuracy=measured(0.27, 0.01))},
     "alpha2020/gone": {b: record(5.0, average_accuracy=ACCURACY) for b in kept.BACKENDS},
 }
 
 
 def test_page():
-    """Every line, by hand; a row that is no longer there counts nowhere."""
+    """Every line, by hand; a row that is no longer there counts nowhere.
+
+    0.0125 of one published run (their number is not known): sqrt(0.002^2 / 3 + 0.0125^2) = 0.01255,
+    times 4.302653 = 0.0540; with five seeds of 2.776445, 0.0348. The naive row's own deviation
+    stands for theirs: 4.302653 * 0.001 * sqrt(1 + 1 / 3) = 0.0050.
+    """
     page = kept.results_page(ROWS, CONTENT)
     assert page.startswith(kept.HEAD) and page.endswith("|\n")
+    heads = "| row | metric | published | torch | jax | difference | verdict | tells | seeds | s "
     assert page[len(kept.HEAD) :].strip().splitlines() == [
-        "| numbers | backend | reproduced | above | below | inconclusive | not run |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| confirmed, average accuracy | torch | 1 | 0 | 0 | 0 | 1 |",
-        "| confirmed, average accuracy | jax | 0 | 1 | 0 | 0 | 1 |",
-        "| confirmed, other metrics | torch | 0 | 0 | 0 | 1 | 0 |",
-        "| confirmed, other metrics | jax | 0 | 0 | 0 | 1 | 0 |",
-        "| recalled, average accuracy | torch | 0 | 0 | 0 | 0 | 1 |",
-        "| recalled, average accuracy | jax | 0 | 1 | 0 | 0 | 0 |",
+        "| rows | backend | reproduced | above | below | inconclusive | not measured "
+        "| cannot tell |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| confirmed | torch | 1 | 0 | 0 | 1 | 1 | 0 |",
+        "| confirmed | jax | 0 | 1 | 0 | 0 | 2 | 0 |",
+        "| recalled | torch | 0 | 0 | 0 | 0 | 1 | 0 |",
+        "| recalled | jax | 0 | 0 | 0 | 1 | 0 | 0 |",
         "",
-        "Torch's and JAX's intervals overlap in 0 of 1 numbers",
-        "measured on both; not in alpha2020/both (average accuracy).",
+        "JAX minus PyTorch, paired over common seeds, has a 95 % interval that holds 0 in",
+        "0 of 0 numbers measured on both, where chance alone",
+        "leaves 0.",
         "",
         "## alpha2020",
         "",
         "Someone 2020",
         "",
-        "| row | metric | published | torch | jax | seeds | verdict | s | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| both | average accuracy | 50.00 ± 1.25 | 51.23 ± 0.45 | 53.00 ± 0.20 | 3, 5 "
-        "| reproduced, above | 61, 31 | 01234567 |",
-        "|  | average accuracy, task given | 90.00 | 95.12 | undefined |  | inconclusive |  |  |",
-        "| one | average accuracy | 25.00 *recalled* | not run | 51.23 ± 0.45 | 3 | above | 5 "
+        heads + "| commit |",
+        "| --- " * 11 + "|",
+        "| both | average accuracy | 50.00 ± 1.25 | 51.23 ± 0.50 | 56.00 ± 0.25 "
+        "| +1.23 ± 5.40 in ± 2.50, +6.00 ± 3.48 in ± 2.50 "
+        "| inconclusive (no number of seeds would decide), above "
+        "| yes, ? | 3, 5 | 61, 31 | 01234567 |",
+        "|  | average accuracy, task given | 90.00° | 95.12 | undefined "
+        "| +5.12 in ± 1.00, undefined in ± 1.00 | inconclusive | ? |  |  |  |",
+        "| naive | average accuracy | 20.00° | 20.10 ± 0.25 | not run | +0.10 ± 0.50 in ± 1.00 "
+        "| reproduced |  | 3 | 3 | 01234567 |",
+        "| one | average accuracy | 25.00 *recalled* | not run | 27.00 ± 2.48 "
+        "| +2.00 ± 2.48 in ± 2.00 | inconclusive (no number of seeds would decide) |  | 3 | 5 "
         "| 01234567 |",
         "",
         "## beta2021",
         "",
         "Someone 2020",
         "",
-        "| row | metric | published | torch | jax | seeds | verdict | s | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| none | average forgetting | 1.00 | not run | not run |  |  |  |  |",
+        heads + "| commit |",
+        "| --- " * 11 + "|",
+        "| none | average forgetting | 1.00° | not run | not run |  |  |  |  |  |  |",
     ]
 
 
+def test_a_row_that_cannot_tell_says_so():
+    """Its control, at 0.5123, would be reproduced as well; an earlier record is not counted."""
+    content = {name: {"torch": CONTENT["alpha2020/both"]["torch"]} for name in ("a/b", "a/c")}
+    control = row("a/c", average_accuracy={"mean": 0.5, "tolerance": 0.05})
+    found = replace(control, name="a/b", control=control)
+    assert "| reproduced | no | 3 |" in (page := kept.results_page([found], content))
+    assert "| confirmed | torch | 1 | 0 | 0 | 0 | 0 | 1 |" in page
+    content["a/b"]["torch"] = {**content["a/b"]["torch"], "outdated": True}
+    page = kept.results_page([found], content)
+    assert "| reproduced (before its numbers changed) |" in page
+    assert "| confirmed | torch | 0 | 0 | 0 | 0 | 1 | 1 |" in page
+
+
 @pytest.mark.parametrize(
-    ("mean", "said"),
-    [(0.5187, "in 1 of 1 numbers\nmeasured on both.\n"), (0.5189, "in 0 of 1 numbers\n")],
+    ("jax", "said"),
+    [
+        # differences 0.01, 0.02, 0.03: mean 0.02, half 4.302653 * 0.01 / sqrt(3) = 0.0248
+        ((0.61, 0.32, 0.83), "1 of 1 numbers measured on both, where chance alone\nleaves 1."),
+        # 0.018, 0.020, 0.022: half 0.0050, though seeds are far apart
+        (
+            (0.618, 0.320, 0.822),
+            "0 of 1 numbers measured on both, where chance alone\n"
+            "leaves 1; not in: alpha2020/both (average accuracy: +2.00 ± 0.50).",
+        ),
+    ],
 )
-def test_backends_agree_where_their_intervals_overlap(mean, said):
-    """0.5123 + 0.0045 = 0.5168 is the upper end of one, `mean` - 0.002 the lower of the other."""
-    other = {"mean": mean, "half_width": 0.002}
-    measured = {
-        "torch": record(1.0, average_accuracy=ACCURACY),
-        "jax": record(1.0, average_accuracy=other),
+def test_backends_agree_by_the_paired_difference(jax: tuple[float, ...], said: str):
+    """Over common seeds; what one backend alone has, in another order, does not count."""
+    torch = {"seeds": [0, 1, 2, 9], "values": {"average_accuracy": [0.6, 0.3, 0.8, 0.0]}}
+    other = {"seeds": [5, 2, 1, 0], "values": {"average_accuracy": [1.0, *reversed(jax)]}}
+    pair = {
+        backend: record(1.0, average_accuracy=ACCURACY) | found
+        for backend, found in (("torch", torch), ("jax", other))
     }
-    assert said in kept.results_page(ROWS[:1], {"alpha2020/both": measured})
+    assert said in kept.results_page([BOTH], {"alpha2020/both": pair})
 
 
 FORM = "must be <paper>/<row>, with * for any text"
@@ -132,9 +179,9 @@ def test_only_the_page(elsewhere):
     (elsewhere / kept.RECORDS).write_text(json.dumps(records), encoding="utf-8")
     assert reproduce.main(["--page"]) == 0
     page = (elsewhere / kept.PAGE).read_text(encoding="utf-8")
-    line = "| class_si | average accuracy | 19.67 ± 0.09 | 51.23 ± 0.45 | not run | 3 |"
-    assert f"{line} above (of an earlier protocol) |" in page
-    assert "| permuted_mnist | average accuracy | 96.94 | not run | not run |" in page
+    line = "| class_si | average accuracy | 19.67 ± 0.09 | 51.23 ± 0.50 | not run | +31.56 ± 0.46"
+    assert f"{line} in ± 1.00 | above (of an earlier protocol) |" in page
+    assert "| permuted_mnist | average accuracy | 96.94° | not run | not run |" in page
     assert "protocols" not in page
     assert json.loads((elsewhere / kept.RECORDS).read_text(encoding="utf-8")) == records
 
@@ -192,7 +239,11 @@ def test_protocol_is_what_the_files_say(elsewhere):
     path.write_text(
         path.read_text(encoding="utf-8").replace("xi: 0.1", "xi: 0.2"), encoding="utf-8"
     )
-    assert len({before, changed, kept.protocol_of(elsewhere, name)}) == 3
+    assert len({before, changed, again := kept.protocol_of(elsewhere, name)}) == 3
+    text = protocol.read_text(encoding="utf-8")
+    protocol.write_text(text.replace("seed: [0,", "seed: [7, 0,"), encoding="utf-8")
+    assert protocol.read_text(encoding="utf-8") != text, "more seeds are no other row"
+    assert kept.protocol_of(elsewhere, name) == again
 
 
 @pytest.mark.parametrize(
@@ -202,8 +253,8 @@ def test_damaged_records_are_told(elsewhere, capsys, text):
     """In one line, and the file stays as it is; NaN is no number either."""
     path = elsewhere / kept.RECORDS
     if text == "NaN":
-        measured = record(1.0, average_accuracy={"mean": float("nan"), "half_width": 0.1})
-        text = json.dumps({"hsu2018/class_si": {"torch": measured}})
+        accuracy = measured(0.5, 0.1) | {"mean": float("nan")}
+        text = json.dumps({"hsu2018/class_si": {"torch": record(1.0, average_accuracy=accuracy)}})
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="is no record of reproductions"):
         kept.Records(elsewhere)

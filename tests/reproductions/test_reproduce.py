@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,14 +29,15 @@ expected:
   table: '1'
   source: there
   status: confirmed
+  num_seeds: 10
   minutes: {minutes}
   metrics:
     average_accuracy: {{mean: 0.5, std: 0.02}}
 """
 RUN = """\
-import sys, time
+import json, sys, time
 from pathlib import Path
-keys = dict(argument.split("=") for argument in sys.argv[1:])
+keys = dict(argument.split("=") for argument in sys.argv[1:] if argument[0] != "~")
 log = Path("{log}")
 with log.open("a") as told:
     told.write(" ".join(sys.argv[1:]) + "\\n")
@@ -47,10 +49,22 @@ if not made.exists():
     sys.exit("no such luck")
 directory = Path(keys["hydra.run.dir"])
 directory.mkdir(parents=True)
-of_this = '"config_hash": "' + directory.name.split("-")[1] + '"'
-(directory / "results.json").write_text(made.read_text().replace('"config_hash": "h"', of_this))
+text = made.read_text()
+if text.endswith("}}\\n"):
+    found = json.loads(text)
+    found["seeds"] = json.loads(keys["seed"])
+    found["runs"] = [run for run in found["runs"] if run["seed"] in found["seeds"]]
+    text = json.dumps(found)
+(directory / "results.json").write_text(text)
 """
-ACCURACIES = {"torch": (0.5, 0.51, 0.52), "jax": (0.6, 0.61, 0.62)}
+SEEDS = range(30)
+ACCURACIES = {
+    "torch": [0.5 + s % 3 / 100 for s in SEEDS],
+    "jax": [0.6 + s % 3 / 100 for s in SEEDS],
+}
+"""Five seeds: mean 0.508 (0.608), deviation 0.00837, which asks for no more."""
+WIDE = [0.5 + 0.0175 * (s % 5 - 2) for s in SEEDS]
+"""Five seeds: deviation 0.02767, which asks for ten."""
 
 
 @pytest.fixture
@@ -74,14 +88,19 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def hashed(overrides: list[str]) -> str:
     """Return a config hash."""
-    name, backend = (override.split("=")[1] for override in overrides)
-    return f"{kept.protocol_of(Path(kept.FOLDER), name)}{backend}"
+    name, backend, *others = (override.rpartition("=")[2] for override in overrides)
+    more = "x".join([*others, VERSION["numerics"]])
+    return f"{kept.protocol_of(Path(kept.FOLDER), name)}{backend}{more}"
 
 
-def finished(root: Path, accuracies: tuple[float, ...]) -> str:
+VERSION = {"numerics": ""}
+"""Of an algorithm's numbers."""
+
+
+def finished(root: Path, accuracies: Sequence[float]) -> str:
     """Return results.json of seeds with these final accuracies, judged."""
     names = {"algo": "ewc", "benchmark": "b", "backbone": "mlp", "backend": "torch"}
-    seeds = tuple(range(3, 3 + len(accuracies)))
+    seeds = tuple(range(len(accuracies)))
     results = Results.start(
         root / "made", name=names, config_hash="h", measured_on="test", seeds=seeds
     )
@@ -133,15 +152,14 @@ def test_each_row_on_each_backend(place, capsys):
         f"{PAPER}/{name}": ["jax", "torch"] for name in ("long", "short")
     }
     found = records[f"{PAPER}/long"]["jax"]
-    assert found["values"] == {"average_accuracy": [0.6, 0.61, 0.62]}
-    assert found["seeds"] == [3, 4, 5] and found["seconds"] == 7.5
-    measured = found["metrics"]["average_accuracy"]
-    assert measured == pytest.approx(
-        {"mean": 0.61, "std": 0.01, "half_width": 4.30265 * 0.01 / 3**0.5, "seeds": 3}, rel=1e-5
+    assert found["values"] == {"average_accuracy": [0.6, 0.61, 0.62, 0.6, 0.61]}
+    assert found["seeds"] == [0, 1, 2, 3, 4] and found["seconds"] == 12.5
+    std = 0.01 * 0.7**0.5
+    assert found["metrics"]["average_accuracy"] == pytest.approx(
+        {"mean": 0.608, "std": std, "half_width": 2.776445 * std / 5**0.5, "seeds": 5}, rel=1e-5
     )
     page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
-    numbers = "51.00 ± 2.48 | 61.00 ± 2.48 | 3 | reproduced, above | 8, 8 |"
-    assert f"| long | average accuracy | 50.00 ± 2.00 | {numbers}" in page
+    assert "| long | average accuracy | 50.00 ± 2.00 | 50.80 ± 1.04 | 60.80 ± 1.04 |" in page
     output = capsys.readouterr().out.splitlines()
     assert output[0] == "0 of 4 measured already" and output[-1].endswith("; 0 failed to run")
     assert output[1].startswith(f"1/4 {PAPER}/short torch: reproduced (")
@@ -157,10 +175,88 @@ def test_a_row_that_expects_more_is_measured_again(place):
         finished_run.unlink()
         finished_run.parent.rmdir()
     assert reproduce.main(["--only", "*/short", "--backend", "jax"]) == 0
-    assert len(ran(place)) == 2
+    assert seeds_of(ran(place)) == ["seed=[0,1,2,3,4]"] * 2 + ["seed=[5,6]"]  # band: 2 x 0.00837
     found = recorded(place)[f"{PAPER}/short"]["jax"]
-    assert found["values"]["average_incremental_accuracy"] == [0.6, 0.61, 0.62]
-    assert "| reproduced | 8 |" in (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    assert found["values"]["average_incremental_accuracy"] == ACCURACIES["jax"][:7]
+    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    assert "in ± 4.00 | reproduced |" in page
+
+
+def seeds_of(commands: list[str]) -> list[str]:
+    return [word for command in commands for word in command.split() if word.startswith("seed=")]
+
+
+def test_as_many_seeds_as_their_deviation_asks_for(place, capsys):
+    """Five, then the rest at once, judged together; the directory keeps its name."""
+    (place / "short-jax.json").write_text(finished(place, WIDE), encoding="utf-8")
+    command = ["--only", "*/short", "--backend", "jax"]
+    assert reproduce.main(command) == 0
+    assert seeds_of(ran(place)) == ["seed=[0,1,2,3,4]", "seed=[5,6,7,8,9]"]
+    found = recorded(place)[f"{PAPER}/short"]["jax"]
+    assert found["seeds"] == list(range(10)) and found["seconds"] == 25.0
+    assert found["metrics"]["average_accuracy"]["mean"] == pytest.approx(0.5)
+    assert found["values"]["average_accuracy"] == pytest.approx(WIDE[:10])
+    names = sorted(path.name for path in place.glob("runs/*/*/short/*") if path.is_dir())
+    assert names[1] == f"{names[0]}-5-9"
+    assert "1/1 paper2020/short jax: reproduced" in capsys.readouterr().out
+    assert reproduce.main(command) == 0
+    assert ran(place) == [] and "1 of 1 measured already" in capsys.readouterr().out
+
+
+def test_earlier_seeds_are_kept(place):
+    """A record of three is of the same row: what is left is run, and both commits are named."""
+    command = ["--only", "*/short", "--backend", "jax"]
+    assert reproduce.main(command) == 0
+    path = place / kept.FOLDER / kept.RECORDS
+    content = recorded(place)
+    found = content[f"{PAPER}/short"]["jax"]
+    found |= {"seeds": [0, 1, 2], "values": {"average_accuracy": [0.6, 0.6, 0.63]}, "commit": "c"}
+    row = [f"reproductions={PAPER}/short", "backend=jax", "seed=[0,1,2]"]
+    found["config_hash"] = hashed(row)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    ran(place)
+    assert reproduce.main(command) == 0
+    assert seeds_of(ran(place)) == ["seed=[3,4]"]
+    found = recorded(place)[f"{PAPER}/short"]["jax"]
+    assert found["values"] == {"average_accuracy": [0.6, 0.6, 0.63, 0.6, 0.61]}
+    (earlier,) = found["earlier"]
+    assert earlier["seeds"] == [0, 1, 2] and earlier["commit"] == "c"
+    assert found["config_hash"] == hashed([*row[:2], "seed=[0,1,2,3,4]"])
+
+
+def test_a_row_whose_numbers_changed_is_not_measured(place, monkeypatch):
+    """A hash with other `numerics`: marked until it is measured again, from the first seed on."""
+    command = ["--only", "*/short", "--backend", "jax"]
+    assert reproduce.main(command) == 0
+    monkeypatch.setitem(VERSION, "numerics", "2")
+    (place / "short-jax.json").rename(place / "aside")
+    assert reproduce.main(command) == 1
+    assert recorded(place)[f"{PAPER}/short"]["jax"]["outdated"] is True
+    page = place / kept.FOLDER / kept.PAGE
+    assert "| confirmed | jax | 0 | 0 | 0 | 0 | 2 | 0 |" in page.read_text(encoding="utf-8")
+    assert "(before its numbers changed)" in page.read_text(encoding="utf-8")
+    (place / "aside").rename(place / "short-jax.json")
+    ran(place)
+    assert reproduce.main(command) == 0
+    assert seeds_of(ran(place)) == ["seed=[0,1,2,3,4]"]
+    assert "outdated" not in recorded(place)[f"{PAPER}/short"]["jax"]
+
+
+def test_controls_are_run_beside_their_rows(place, capsys):
+    """With what turns the method off; the page judges the row's power by them."""
+    path = place / kept.FOLDER / PAPER / "short.yaml"
+    text = path.read_text(encoding="utf-8").replace("  num_seeds", "  control: naive\n  num_seeds")
+    text = text.replace("optimizer:", "algo: {alpha: 1, size: 2}\noptimizer:")
+    path.write_text(text, encoding="utf-8")
+    assert reproduce.main(["--only", "*/short", "--backend", "torch", "--jobs", "1"]) == 0
+    row, control = (command.split() for command in ran(place))
+    assert row[2] == control[5] == "seed=[0,1,2,3,4]"
+    assert control[:5] == [*row[:2], "algo=naive", "~algo.alpha", "~algo.size"]
+    name = f"{PAPER}/short algo=naive ~algo.alpha ~algo.size"
+    assert sorted(recorded(place)) == [f"{PAPER}/short", name]
+    assert f"2/2 {name} torch: control measured" in capsys.readouterr().out
+    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    assert "| reproduced | no | 5 |" in page and "algo=naive" not in page
 
 
 def test_rows_side_by_side_have_their_seeds_in_turn(place):

@@ -10,10 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
+from scipy.stats import ttest_ind_from_stats
 
 from seqrun.checks import ConfigError
-from seqrun.evaluation.verdict import Expected, judge, protocol_changes
+from seqrun.evaluation.verdict import (
+    Expected,
+    Number,
+    Sample,
+    compare,
+    judge,
+    protocol_changes,
+    seeds_needed,
+    tells_apart,
+    worst,
+)
 from seqrun.loggers.console import show_verdict
 
 NODE: dict[str, Any] = {
@@ -34,6 +47,7 @@ class Run:
 
     accuracy_matrix: np.ndarray
     accuracy_matrix_task_aware: np.ndarray | None = None
+    test_sizes: list[int] | None = None
 
 
 def runs(*accuracies: float) -> list[Run]:
@@ -41,28 +55,127 @@ def runs(*accuracies: float) -> list[Run]:
     return [Run(np.array([[0.1], [accuracy]])) for accuracy in accuracies]
 
 
+TEN = {**NODE, "num_seeds": 10}
+"""0.5 +- 0.02 over ten runs: the band is 0.04, the published mean's own error 0.0063."""
+
+
 @pytest.mark.parametrize(
-    ("accuracies", "verdict"),
+    ("accuracies", "verdict", "seeds"),
     [
-        ((0.53, 0.535, 0.54), "reproduced"),  # 0.035 is within 2 std = 0.04
-        ((0.54, 0.54, 0.54), "reproduced"),  # as far as it may be: 0.54 - 0.5 > 0.04 in floats
-        ((0.46, 0.46, 0.46), "reproduced"),
-        ((0.545, 0.546, 0.547), "above"),
-        ((0.44, 0.45, 0.46), "below"),
-        ((0.47, 0.50, 0.53), "inconclusive"),  # half width 4.303 * 0.03 / sqrt(3) = 0.075
-        ((0.5,), "inconclusive"),  # one seed has no interval
-        ((0.50, 0.505), "reproduced"),  # 12.706 * 0.0035 / sqrt(2) = 0.032
-        ((0.50, 0.507), "inconclusive"),  # 12.706 * 0.0049 / sqrt(2) = 0.044
+        ((0.50, 0.51, 0.52), "reproduced", None),
+        ((0.50, 0.52, 0.54), "inconclusive", 9),  # half the interval: 0.0404; of nine seeds 0.0194
+        ((0.52, 0.53, 0.54), "inconclusive", "none"),  # it never gets below that of theirs, 0.0143
+        ((0.56, 0.57, 0.58), "above", None),
+        ((0.42, 0.43, 0.44), "below", None),
+        ((0.53, 0.54, 0.55), "inconclusive", "none"),  # on the band's edge
+        ((0.5,), "inconclusive", None),  # one seed has no interval
     ],
 )
-def test_by_the_first_metric(accuracies: tuple[float, ...], verdict: str):
-    """Half width above the tolerance: inconclusive; else by the difference, both sides."""
-    found = judge(Expected.of(NODE), runs(*accuracies), measured_on="test")
+def test_by_the_interval_of_the_difference(accuracies: tuple[float, ...], verdict: str, seeds: Any):
+    """Within the band, wholly outside, or neither."""
+    found = judge(Expected.of(TEN), runs(*accuracies), measured_on="test")
     assert found["verdict"] == verdict
     comparison = found["metrics"]["average_accuracy"]
-    assert math.isclose(comparison["tolerance"], 0.04)
+    assert math.isclose(comparison["band"], 0.04)
     assert math.isclose(comparison["difference"], np.mean(accuracies) - 0.5, abs_tol=1e-12)
     assert comparison["seeds"] == len(accuracies)
+    assert comparison["seeds_that_decide"] == seeds
+
+
+@given(st.integers(2, 30), st.integers(2, 30), st.floats(1e-3, 0.2), st.floats(1e-3, 0.2))
+def test_the_interval_is_welchs(n: int, num_runs: int, std: float, published: float):
+    """Where the difference is at its end, SciPy's test of unequal variances has p = 0.05."""
+    number = Number(mean=0.5, std=published)
+    found = compare(number, num_runs, Sample(0.6, std, n))
+    half = found["difference_half_width"]
+    told = ttest_ind_from_stats(half, std, n, 0.0, published, num_runs, equal_var=False)
+    assert math.isclose(told.pvalue, 0.05, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("number", "num_runs", "half", "band", "deviation"),
+    [
+        # t(0.975, 4) = 2.776445; ours: 0.05 over five seeds
+        ({"std": 0.03}, None, 2.776445 * math.sqrt(0.0025 / 5 + 0.0009), 0.06, "published"),
+        ({}, 1, 2.776445 * 0.05 * math.sqrt(1 + 1 / 5), 0.1, "ours"),
+        ({}, None, 2.776445 * 0.05 * math.sqrt(1 + 1 / 5), 0.1, "ours"),
+        ({}, 10, 2.776445 * 0.05 * math.sqrt(1 / 10 + 1 / 5), 0.1, "ours"),
+        ({"std": 0.03, "tolerance": 0.02}, 10, 2.776445 * 0.05 / math.sqrt(5), 0.02, "none"),
+        ({"tolerance": 0.02}, 1, 2.776445 * 0.05 / math.sqrt(5), 0.02, "none"),
+    ],
+)
+def test_what_is_not_known(number, num_runs, half, band, deviation):
+    """No number of runs: one; no deviation: ours; a sourced tolerance: an exact number."""
+    found = compare(Number(mean=0.5, **number), num_runs, Sample(0.5, 0.05, 5))
+    assert math.isclose(found["difference_half_width"], half, rel_tol=1e-6)
+    assert math.isclose(found["band"], band) and found["deviation_of"] == deviation
+
+
+def test_seeds_that_would_decide_are_the_fewest():
+    """One seed less leaves it open; none helps where the published mean is too uncertain."""
+    number, ours = Number(mean=0.5, std=0.02), Sample(0.52, 0.04, 5)
+    seeds = compare(number, 10, ours)["seeds_that_decide"]
+    assert compare(number, 10, ours._replace(n=seeds))["verdict"] == "reproduced"
+    assert compare(number, 10, ours._replace(n=seeds - 1))["verdict"] == "inconclusive"
+    assert compare(number, 1, ours)["seeds_that_decide"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "row"),
+    [
+        (("reproduced", "inconclusive", "reproduced"), "inconclusive"),
+        (("inconclusive", "below", "reproduced"), "below"),
+        (("above", "inconclusive"), "above"),
+        (("reproduced",), "reproduced"),
+    ],
+)
+def test_a_row_is_as_good_as_its_worst_metric(verdicts, row):
+    assert worst(verdicts) == row
+
+
+@pytest.mark.parametrize(
+    ("control", "told"),
+    [
+        (Sample(0.30, 0.02, 5), True),  # far outside
+        (Sample(0.48, 0.02, 5), False),  # it would be reproduced itself
+        (Sample(0.44, 0.02, 5), False),  # outside, but its interval is not
+        (Sample(0.30, None, 1), None),
+        (Sample(None, None, 0), None),
+    ],
+)
+def test_power_is_the_control_outside_the_band(control: Sample, told: bool | None):
+    """Band 0.04; the control's half interval is about 0.02."""
+    ours = Sample(0.5, 0.02, 5)
+    assert tells_apart(Number(mean=0.5, std=0.02), 10, ours, control) is told
+
+
+def test_the_band_of_the_control_is_the_methods():
+    """A control that scatters widely gets no wider band where no deviation was published."""
+    ours, control = Sample(0.5, 0.01, 5), Sample(0.1, 0.1, 5)
+    half = 2.776445 * math.sqrt(0.1**2 / 5 + 0.01**2 / 3)
+    at_the_end = control._replace(mean=0.5 - 0.02 - half - 1e-6)
+    assert tells_apart(Number(mean=0.5), 3, ours, at_the_end) is True
+    assert tells_apart(Number(mean=0.5), 3, ours, at_the_end._replace(mean=0.5 - half)) is False
+
+
+@pytest.mark.parametrize(
+    ("step", "needed"),
+    [
+        (0.0, 5),
+        (0.001, 5),
+        (0.0175, 10),  # s = 0.0277; 2.262 s / sqrt(10) = 0.0198, 2.306 s / sqrt(9) = 0.0213
+        (0.5, 30),  # more would be asked for
+    ],
+)
+@pytest.mark.parametrize("mean", [0.5, 0.9])
+def test_seeds_needed_follow_the_first_deviation_alone(step: float, needed: int, mean: float):
+    """Half our own interval is to be within half the band, 0.02."""
+    values = [mean + step * k for k in (-2, -1, 0, 1, 2)]
+    measured = [{"average_accuracy": value} for value in values]
+    found = seeds_needed(Expected.of(TEN), measured)
+    assert found == needed
+    more = [{"average_accuracy": 0.0}, {"average_accuracy": 1.0}]
+    assert seeds_needed(Expected.of(TEN), measured + more) == needed
 
 
 def test_the_half_width_is_students():
@@ -73,7 +186,7 @@ def test_the_half_width_is_students():
 
 
 @pytest.mark.parametrize(
-    ("number", "tolerance"),
+    ("number", "band"),
     [
         ({"mean": 0.5}, 0.01),
         ({"mean": 0.5, "std": 0.001}, 0.01),
@@ -81,10 +194,18 @@ def test_the_half_width_is_students():
         ({"mean": 0.5, "std": 0.03, "tolerance": 0.02}, 0.02),
     ],
 )
-def test_tolerance(number: dict[str, float], tolerance: float):
+def test_band(number: dict[str, float], band: float):
     """max(2 published std, 1 point), unless the row says otherwise."""
     expected = Expected.of({**NODE, "metrics": {"average_accuracy": number}})
-    assert math.isclose(expected.metrics["average_accuracy"].largest_difference, tolerance)
+    assert math.isclose(expected.metrics["average_accuracy"].band(0.004), band)
+
+
+def test_weighs_by_test_sizes():
+    """(0.9 + (0.5 * 100 + 0.9 * 300) / 400) / 2 = 0.85: tasks are not alike."""
+    matrix = np.array([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]])
+    node = {**NODE, "metrics": {"average_incremental_accuracy": {"mean": 0.85}}}
+    found = judge(Expected.of(node), [Run(matrix, None, [100, 300])] * 2, measured_on="test")
+    assert math.isclose(found["metrics"]["average_incremental_accuracy"]["mean"], 0.85)
 
 
 def test_a_papers_own_metric():
@@ -101,7 +222,8 @@ def test_task_aware_metrics_are_of_their_own_matrix():
     metrics = {"average_accuracy": {"mean": 0.2}, "average_accuracy_task_aware": {"mean": 0.9}}
     both = [Run(np.array([[0.1], [0.2]]), np.array([[0.5], [0.95]])) for _ in range(2)]
     found = judge(Expected.of({**NODE, "metrics": metrics}), both, measured_on="test")
-    assert found["verdict"] == "reproduced"
+    assert found["verdict"] == "above"
+    assert found["metrics"]["average_accuracy"]["verdict"] == "reproduced"
     assert found["metrics"]["average_accuracy_task_aware"]["verdict"] == "above"
 
 
@@ -114,7 +236,8 @@ def test_a_metric_that_was_not_measured_is_inconclusive():
 def test_changes_of_the_protocol_are_told():
     """Where and on what a reproduction runs is free; anything else is a change."""
     free = ["reproductions=a/b", "backend=jax", "hydra.run.dir=x", "logger=local", "resume=never"]
-    changes = ["seed=1", "training.lr_min=0.1", "+training.grad_clip=1", "algo=ewc"]
+    free.append("seed=[0,1,2,3,4,5]")  # more seeds measure the same row better
+    changes = ["training.lr_min=0.1", "+training.grad_clip=1", "algo=ewc"]
     assert protocol_changes([*free, *changes]) == changes
 
 
@@ -125,6 +248,7 @@ def test_changes_of_the_protocol_are_told():
         ({"machine": "tpu"}, "expected.machine='tpu': must be one of cpu"),
         ({"paper": ""}, "expected.paper='': must be text"),
         ({"num_seeds": 0}, "expected.num_seeds=0: must be an integer >= 1"),
+        ({"control": 3}, "expected.control=3: must be <paper>/<row>, naive or a list"),
         ({"minutes": 0}, "expected.minutes=0: must be a number > 0"),
         ({"papr": "x"}, "expected.papr: no such key; .*did you mean paper"),
         ({"metrics": {}}, "expected.metrics={}: must be a node of metrics"),

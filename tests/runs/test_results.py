@@ -258,6 +258,15 @@ def record_of(progress):
     )
 
 
+def test_a_metric_without_a_value_says_why(progress):
+    """Forward transfer in scenario class, which alone has a second matrix."""
+    assert "undefined" not in record_of(progress).as_dict()
+    progress.accuracy_matrix_task_aware = progress.accuracy_matrix.copy()
+    entry = record_of(progress).as_dict()
+    assert entry["metrics"]["forward_transfer"] is None
+    assert "never predicted" in entry["undefined"]["forward_transfer"]
+
+
 def test_record_of_a_run(progress):
     record = record_of(progress)
     entry = record.as_dict()

@@ -24,22 +24,15 @@ def average_accuracy(R: np.ndarray) -> float | None:
 
 
 def average_forgetting(R: np.ndarray) -> float | None:
-    """Return mean_{j<T} (max_{1<=l<T} R[l, j] - R[T, j]), in [-1, 1]; None for one task.
+    """Return mean_{j<T} (max_{j<=l<T} R[l, j] - R[T, j]), in [-1, 1]; None for one task.
 
     Chaudhry et al. 2018 (Riemannian Walk), "Forgetting Measure": the average over old tasks of
-    f_j = max_{l<T} a[l, j] - a[T, j]. Negative if old tasks improved.
+    f_j = max_{l<T} a[l, j] - a[T, j], with a[l, j] = 0 for l < j. Negative if old tasks improved.
 
-    Task j must be measured in row j and all later rows. Earlier rows count if they were measured,
-    since the accuracy on a task can be high before training on it.
+    Rows before task j was trained on never count, so that the value does not depend on which tasks
+    to come were measured too.
     """
-    tasks = _num_tasks(R)
-    if tasks < 2:
-        return None
-    best = [
-        math.nan if np.isnan(R[j:tasks, j - 1]).any() else np.nanmax(R[1:tasks, j - 1])
-        for j in range(1, tasks)
-    ]
-    return _mean(np.array(best) - R[tasks, : tasks - 1])
+    return _mean(_best(R, _num_tasks(R)) - _final_row(R)[:-1])
 
 
 def backward_transfer(R: np.ndarray) -> float | None:
@@ -112,12 +105,23 @@ def compute_metrics(
 def run_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:
-    """Return a run's metrics; "<metric>_task_aware" is the metric with the task given at test."""
+    """Return a run's metrics; "<metric>_task_aware" is the metric with the task given at test.
+
+    A second matrix is that of scenario "class", where UNDEFINED_BY_CLASS has no value.
+    """
     metrics = compute_metrics(R, test_sizes)
     if R_task_aware is not None:
+        metrics.update(dict.fromkeys(UNDEFINED_BY_CLASS))
         task_aware = compute_metrics(R_task_aware, test_sizes)
         metrics.update({f"{name}_task_aware": value for name, value in task_aware.items()})
     return metrics
+
+
+UNDEFINED_BY_CLASS = {
+    "forward_transfer": "classes not seen yet are never predicted, so that it would be minus the "
+    "untrained network's accuracy, whatever the method; forward_transfer_task_aware is defined"
+}
+"""Metric -> why it has no value in scenario "class"."""
 
 
 def published_metrics(
@@ -146,9 +150,7 @@ def average_forgetting_over_all(R: np.ndarray) -> float | None:
     Mirzadeh et al. 2020 (Stable SGD) and 2021 (MC-SGD), as in their code: the maximum includes the
     last row, so that a task that is best at the end counts as 0.
     """
-    tasks = _num_tasks(R)
-    best = [R[j:, j - 1].max() for j in range(1, tasks)]  # NaN if an entry is not measured
-    return _mean(np.array(best) - R[tasks, : tasks - 1])
+    return _mean(_best(R, _num_tasks(R) + 1) - _final_row(R)[:-1])
 
 
 PUBLISHED_AS = {
@@ -236,6 +238,11 @@ def _just_learned(R: np.ndarray) -> np.ndarray:
     """Return (T,) R[j, j]: the accuracy on each task right after training on it."""
     _num_tasks(R)
     return np.diagonal(R[1:])
+
+
+def _best(R: np.ndarray, end: int) -> np.ndarray:
+    """Return (T-1,) max_{j<=l<end} R[l, j] of all tasks but the last; NaN = not measured."""
+    return np.array([R[j:end, j - 1].max() for j in range(1, _num_tasks(R))])
 
 
 def _mean(values: np.ndarray) -> float | None:

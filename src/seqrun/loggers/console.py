@@ -172,23 +172,36 @@ def show_verdict(results: Results, console: Console | None = None) -> None:
             metric_label(name),
             percent(metric["expected"], metric["expected_std"]),
             percent(metric["mean"], metric["half_width"]),
-            percent(metric["difference"], signed=True, undefined=""),
-            percent(metric["tolerance"]),
+            _difference(metric),
+            percent(metric["band"]),
             metric["verdict"],
         ]
         for name, metric in verdict["metrics"].items()
     ]
-    header = ["metric", "published", "measured", "difference", "tolerance", "verdict"]
+    header = ["metric", "published", "measured", "difference", "band ±", "verdict"]
     console.print(_rich_table(header, rows))
-    first = next(iter(verdict["metrics"].values()))
-    seeds = first["seeds"]
+    seeds = next(iter(verdict["metrics"].values()))["seeds"]
     parts = [f"verdict: {verdict['verdict']}", f"{seeds} seed{'s' * (seeds != 1)}"]
+    asked = {metric["seeds_that_decide"] for metric in verdict["metrics"].values()} - {None}
+    if "none" in asked:
+        parts.append("no number of seeds would decide")
+    elif asked:
+        parts.append(f"{max(asked)} seeds would decide, were they like these")
+    if any(metric["deviation_of"] == "ours" for metric in verdict["metrics"].values()):
+        parts.append("where no deviation was published, ours stands for it")
     parts += [f"{verdict['paper']}, {verdict['table']}", f"the number is {verdict['status']}"]
     if verdict["measured_on"] != "test":
         parts.append(f"measured on {verdict['measured_on']} data")
     if verdict["changed"]:
         parts.append(f"the protocol was changed: {' '.join(verdict['changed'])}")
     _print_line(console, parts, style="bold")
+
+
+def _difference(metric: Mapping[str, Any]) -> str:
+    """Return the difference, and below it half its interval, so that a line fits."""
+    shown = percent(metric["difference"], signed=True, undefined="")
+    half = metric["difference_half_width"]
+    return shown if half is None else f"{shown}\n± {percent(half)}"
 
 
 def accuracy_table(matrix: np.ndarray, width: int) -> Table:

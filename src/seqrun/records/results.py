@@ -32,7 +32,7 @@ import numpy as np
 
 import seqrun
 from seqrun.checks import one_of
-from seqrun.evaluation.metrics import mean_matrix, run_metrics, summarise
+from seqrun.evaluation.metrics import UNDEFINED_BY_CLASS, mean_matrix, run_metrics, summarise
 from seqrun.files import json_value, matrix_to_csv, write_atomically, write_json
 from seqrun.records.progress import Progress
 
@@ -124,6 +124,7 @@ class RunRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of `runs` as plain data (NaN is None)."""
+        is_class = self.accuracy_matrix_task_aware is not None
         return json_value(
             {
                 "seed": self.seed,
@@ -132,6 +133,7 @@ class RunRecord:
                 "accuracy_matrix_task_aware": self.accuracy_matrix_task_aware,
                 "test_sizes": self.test_sizes,
                 "metrics": self.metrics,
+                **({"undefined": UNDEFINED_BY_CLASS} if is_class else {}),
                 "train_loss": self.train_loss,
                 "timing": self.timing,
                 "cost": self.cost,

@@ -2,9 +2,10 @@
 
 `python -m seqrun.reproductions [--only PATTERN] [--machine cpu|gpu] [--backend torch|jax]
 [--again]` runs every row of reproductions/ that is meant for the machine, on both backends: on a
-CPU as many rows at once as there are cores, each with its seeds one after the other. A row that
-reproductions/results.json holds already, by its config hash, is left out, and a run that was
-stopped continues. After every row results.json and RESULTS.md are written anew.
+CPU as many rows at once as there are cores, each with its seeds one after the other: five, then as
+many more as their deviation asks for. The training without the row's method, its control, is run
+too. Seeds that reproductions/results.json holds already, by the row's config hash, are kept, and a
+run that was stopped continues. After every row results.json and RESULTS.md are written anew.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from seqrun.checks import BAD_INPUT, ConfigError, nearest
@@ -26,14 +28,26 @@ from seqrun.config.build import check_data, checked_experiment
 from seqrun.config.compose import composed, composing, register
 from seqrun.config.experiment import Experiment
 from seqrun.config.trust import check_files
-from seqrun.evaluation.verdict import MACHINES
+from seqrun.evaluation.verdict import FEWEST_SEEDS, MACHINES
 from seqrun.records.results import RecordError, Results
-from seqrun.reproductions.records import BACKENDS, FOLDER, PAGE, Records, Row, rows_of
+from seqrun.reproductions.records import (
+    BACKENDS,
+    FOLDER,
+    PAGE,
+    HashOf,
+    Metrics,
+    Records,
+    Row,
+    metrics_by_seed,
+    next_seeds,
+    rows_of,
+)
 from seqrun.system import num_cores
 
 ROOT = Path(__file__).parents[3]
 INTERRUPTED = 130
 """Exit code."""
+FIRST_SEEDS = list(range(FEWEST_SEEDS))
 
 
 @dataclass(frozen=True)
@@ -42,17 +56,28 @@ class RowRun:
 
     Attributes:
         row, backend: what.
-        directory: of the run, named after the experiment so that a changed protocol starts anew.
+        directory: of the run with the first seeds, named after the experiment so that a changed
+            protocol starts anew; further seeds do not rename it.
+        kept: seeds that were measured before: seed -> metrics.
+        hash_of: the row's config hash.
     """
 
     row: Row
     backend: str
     directory: Path
+    kept: Mapping[int, Metrics]
+    hash_of: HashOf
 
     @property
     def log(self) -> Path:
         """Where its output goes."""
         return self.directory.with_suffix(".log")
+
+    def directory_of(self, seeds: Sequence[int]) -> Path:
+        """Return the directory of the run with these seeds."""
+        if list(seeds) == FIRST_SEEDS:
+            return self.directory
+        return self.directory.with_name(f"{self.directory.name}-{seeds[0]}-{seeds[-1]}")
 
 
 @dataclass
@@ -77,13 +102,14 @@ class Runner:
 
     def __call__(self, run: RowRun) -> None:
         """Run a row, keep what it measured and tell of it."""
-        results = self._run(run)
+        finished = self._all_seeds(run)
         with self._lock:
-            if self._is_ending and results is None:
+            if self._is_ending and finished is None:
                 return
             told = f"failed, see {run.log}"
-            if results is not None and results.verdict is not None:
-                told = self.records.add(run.row, run.backend, results)
+            if finished is not None:
+                told = self.records.add(run.row, run.backend, finished, run.kept, run.hash_of)
+                told = "control measured" if run.row.overrides else told
             else:
                 self.failed += 1
             self.done += 1
@@ -92,11 +118,24 @@ class Runner:
             sys.stdout.write(f"{name}: {told} ({seconds:.0f} s)\n")
             sys.stdout.flush()
 
-    def _run(self, run: RowRun) -> Results | None:
+    def _all_seeds(self, run: RowRun) -> list[Results] | None:
+        """Return the row's runs, until it has the seeds that it needs; None = one failed."""
+        measured, finished = dict(run.kept), []
+        while seeds := next_seeds(run.row.expected, measured):
+            results = self._run(run, seeds)
+            if results is None or results.verdict is None or list(results.seeds) != seeds:
+                return None
+            finished.append(results)
+            measured |= metrics_by_seed(results)
+        return finished
+
+    def _run(self, run: RowRun, seeds: Sequence[int]) -> Results | None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(ROOT / "run.py"), f"reproductions={run.row.name}"]
-        command += [f"backend={run.backend}", f"hydra.run.dir={run.directory}", *self.overrides]
-        with open(run.log, "w", encoding="utf-8") as output:
+        directory = run.directory_of(seeds)
+        command = [sys.executable, str(ROOT / "run.py"), f"reproductions={run.row.file}"]
+        command += [f"backend={run.backend}", *run.row.overrides, seed_override(seeds)]
+        command += [f"hydra.run.dir={directory}", *self.overrides]
+        with open(run.log, "a", encoding="utf-8") as output:
             with self._lock:
                 if self._is_ending:
                     return None
@@ -107,7 +146,7 @@ class Runner:
                 self._running.append(process)
             code = process.wait()
         try:
-            return Results.read(run.directory) if code == 0 else None
+            return Results.read(directory) if code == 0 else None
         except RecordError:
             return None
 
@@ -161,6 +200,8 @@ def _main(asked: argparse.Namespace) -> int:
         records.write_page()
         return 0
     runs, wanted = _left(asked, records)
+    if records.has_outdated:
+        records.write()
     sys.stdout.write(f"{wanted - len(runs)} of {wanted} measured already\n")
     jobs = asked.jobs or (num_cores() if asked.machine == "cpu" else 1)
     jobs = max(1, min(jobs, len(runs)))
@@ -187,14 +228,32 @@ def _left(asked: argparse.Namespace, records: Records) -> tuple[list[RowRun], in
     if not rows:
         other = " ".join(f"--machine {m}" for m in MACHINES if m != asked.machine)
         raise ConfigError(f"--only={asked.only!r}: no such row is for a {asked.machine}: {other}")
-    wanted = [(row, b) for row in rows for b in ([asked.backend] if asked.backend else BACKENDS)]
+    both = [
+        each
+        for row in rows
+        for each in (row, row.control)
+        if each and (each is row or each.overrides)
+    ]
+    wanted = [(row, b) for row in both for b in ([asked.backend] if asked.backend else BACKENDS)]
     runs = []
     for row, backend in wanted:
-        experiment = checked_row([f"reproductions={row.name}", f"backend={backend}"])
-        if asked.again or not records.has(row, backend, experiment.hash):
-            directory = Path("runs", FOLDER, row.name, f"{backend}-{experiment.hash}")
-            runs.append(RowRun(row, backend, directory))
+        hash_of = partial(_hash, row, backend)
+        directory = Path("runs", FOLDER, row.file, f"{backend}-{hash_of(FIRST_SEEDS)}")
+        kept = {} if asked.again else records.kept(row, backend, hash_of)
+        if next_seeds(row.expected, kept):
+            runs.append(RowRun(row, backend, directory, kept, hash_of))
     return runs, len(wanted)
+
+
+def _hash(row: Row, backend: str, seeds: Sequence[int]) -> str:
+    """Return the config hash of a row with these seeds."""
+    command = [f"reproductions={row.file}", f"backend={backend}", *row.overrides]
+    return checked_row([*command, seed_override(seeds)]).hash
+
+
+def seed_override(seeds: Sequence[int]) -> str:
+    """Return the override of a command with these seeds."""
+    return f"seed=[{','.join(map(str, seeds))}]"
 
 
 def checked_row(overrides: list[str]) -> Experiment:
