@@ -218,6 +218,51 @@ def test_within_a_task_means_are_those_of_its_training_samples():
         np.testing.assert_allclose(arrays["kept/means"][2:4], means[2:4], atol=1e-6)
 
 
+@dataclass
+class Watch(BaseCallback):
+    """Measure within tasks, and record what a measurement by hand needs."""
+
+    measured: list[tuple[int, list[float], dict[str, np.ndarray]]] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+
+    def on_before_task(self, run: Run) -> None:
+        self.before.append(run.evaluate(1))
+
+    def on_after_epoch(self, run: Run) -> None:
+        accuracies = [run.evaluate(task) for task in range(1, run.task + 1)]
+        self.measured.append((run.task, accuracies, run.algorithm.export_arrays()))
+
+
+@every_backend
+def test_a_measurement_within_a_task_uses_the_means_of_that_moment(backend):
+    """Of old exemplars and the task's own samples, after every epoch, by hand in float64."""
+    watch = Watch()
+    training = {"epochs_per_task": 2}
+    algorithm = build("icarl", backend, callbacks=[watch], training=training, **CLASS)
+    algorithm.fit()
+    assert len(watch.measured) == 10
+    for task, accuracies, arrays in watch.measured:
+        assert accuracies == algorithm_by_hand(algorithm.benchmark, task, arrays)
+    assert len({tuple(a) for task, a, _ in watch.measured if task == 3}) == 2
+    np.testing.assert_array_equal(watch.before[1:], algorithm.accuracy_matrix[1:5, 0])
+
+
+def algorithm_by_hand(benchmark, task: int, arrays: dict[str, np.ndarray]) -> list[float]:
+    """Return the accuracy on each task so far by the nearest mean, within `task`."""
+    weights, current = group(arrays, "params"), benchmark.task_data(task)
+    x, y = current.x, current.y
+    if task > 1:
+        x = np.concatenate([arrays["memory/x"], x])
+        y = np.concatenate([arrays["memory/y"], y])
+    means, _ = class_means(encode(weights, x / 255), y, 2 * task)
+    accuracies = []
+    for j in range(1, task + 1):
+        test = benchmark.task_data(j, "test")
+        cosines = normalised(encode(weights, test.x / 255)) @ means.T
+        accuracies.append(float((cosines.argmax(1) == test.y).mean()))
+    return accuracies
+
+
 def test_untrained_model_is_evaluated_by_its_outputs(runs):
     """Row 0 is the same as for any other algorithm."""
     naive = build("naive", "torch", **CLASS | SHORT)

@@ -48,6 +48,17 @@ def test_each_task_is_evaluated_with_its_own_model(backend: str):
         assert matrix[task, task - 1] > matrix[0, task - 1] + 0.2
 
 
+@pytest.mark.parametrize("decay_first_task", [False, True])
+@jax_in_full
+def test_every_task_trains_at_the_full_learning_rate(backend: str, decay_first_task: bool):
+    """Each task's model is that of a run without decay, to the bit."""
+    decayed = SETTING["training"] | {"lr_decay": 0.3, "decay_first_task": decay_first_task}
+    with_decay = run("independent", backend, **SETTING | {"training": decayed})
+    plain = run("independent", backend, **SETTING)
+    assert_same_arrays(with_decay.arrays, plain.arrays, 0.0)
+    assert np.array_equal(with_decay.losses, plain.losses)
+
+
 def test_first_task_is_naive():
     """To the bit."""
     own, naive = shared_run("independent", "torch"), shared_run("naive", "torch")

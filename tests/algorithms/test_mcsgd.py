@@ -5,6 +5,8 @@ The problem solved by hand is a softmax regression in float64, without any code 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 from algorithms.penalty_by_hand import tiny
@@ -17,6 +19,7 @@ from tiny import cross_entropies, sample_gradients, softmax
 
 from seqrun.algorithms.mcsgd.line import all_samples, line_points, minibatch, minibatches, side
 from seqrun.benchmarks import Dataset
+from seqrun.callbacks import BaseCallback
 from seqrun.checks import ConfigError
 from seqrun.training.divergence import TrainingDiverged
 
@@ -224,6 +227,33 @@ def test_w_bar_is_evaluated(backend: str):
             differ += right["params/"] != right["kept/w_bar/"]
     assert differ
     assert_same_arrays(part(tasks.ends[0], "kept/w_bar/"), part(tasks.ends[0], "params/"), 0.0)
+
+
+@every_backend
+def test_within_a_task_w_hat_is_evaluated(backend: str):
+    """After every epoch the accuracies are those of naive; at the task's end those of w_bar."""
+
+    @dataclass
+    class Watch(BaseCallback):
+        within: list = field(default_factory=list)
+
+        def on_after_epoch(self, run):
+            self.within.append([run.evaluate(task) for task in (1, 2, 3)])
+
+        def on_after_task(self, run):  # w_bar has been found
+            self.within.append([run.evaluate(task) for task in (1, 2, 3)])
+
+    watched, traces = {}, {}
+    for algo in ("mcsgd", "naive"):
+        watched[algo] = Watch()
+        spec = {"training": {"epochs_per_task": 3}, "optimizer_options": {"lr": 0.1}}
+        traces[algo] = run(algo, backend, callbacks=[watched[algo]], **spec)
+    by_algo = {algo: np.array(watch.within).reshape(3, 4, 3) for algo, watch in watched.items()}
+    np.testing.assert_array_equal(by_algo["mcsgd"][:, :3], by_algo["naive"][:, :3])
+    for task in (1, 2, 3):
+        ended = by_algo["mcsgd"][task - 1, 3, :task]
+        np.testing.assert_array_equal(ended, traces["mcsgd"].matrix[task, :task])
+    assert (by_algo["mcsgd"][1:, 3] != by_algo["naive"][1:, 3]).any()
 
 
 @jax_in_full

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import build, every_backend
+from experiments import build, every_algorithm, every_backend, jax_in_full
 from runs.test_resume import StopAfter, Stopped, assert_same_end
 
 from seqrun.callbacks import BaseCallback, CheckpointCallback, EarlyStoppingCallback, MetricCallback
@@ -30,6 +30,17 @@ SPEC: dict[str, Any] = {
 def weights_of(algorithm: Any) -> dict[str, np.ndarray]:
     arrays = algorithm.export_arrays()
     return {n: a for n, a in arrays.items() if n.startswith(("params/", "stats/"))}
+
+
+@dataclass
+class Ends(BaseCallback):
+    """Record everything that the run carries when the first task has ended."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def on_after_validation(self, run: Run) -> None:
+        if run.task == 1:
+            self.arrays = run.algorithm.export_arrays()
 
 
 @dataclass
@@ -85,7 +96,9 @@ def whole_run(backend: str) -> Epochs:
 @pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.01)])
 def test_stops_by_the_rule_and_keeps_the_best_weights(backend, patience, min_delta):
     whole, cut = whole_run(backend), Epochs()
-    stopping = EarlyStoppingCallback(patience=patience, min_delta=min_delta)
+    stopping = EarlyStoppingCallback(
+        patience=patience, min_delta=min_delta, measured_on="validation"
+    )
     fit(backend, stopping, cut)
     # The first task is the same in both runs; the second starts from the weights that were kept.
     stop, best = expected_epochs(whole.accuracy[1], patience, min_delta)
@@ -118,6 +131,101 @@ def test_the_best_epoch_is_restored_without_stopping():
         if best < 4:
             return
     raise AssertionError("none of the runs was best before its end")
+
+
+STATES = {
+    "ewc": {"fisher_running": True},
+    "der": {"observe": "every_epoch"},
+    "derpp": {"observe": "every_epoch"},
+    "agem": {"memory_policy": "ring"},
+    "icarl": {"benchmark": "split_digits", "stream": {"scenario": "class"}},
+}
+"""Options with which an algorithm carries most; a memory's writes in every epoch, say."""
+
+
+@every_algorithm
+@jax_in_full
+def test_a_task_ends_as_if_no_epoch_had_followed_the_best(monkeypatch, algo, backend):
+    """Weights, optimizer, path integrals, rates, running importances, memory and stored logits."""
+    best, accuracies = 2, [0.1, 0.6, 0.3, 0.6]
+    monkeypatch.setattr(
+        EarlyStoppingCallback, "_accuracy", lambda self, run: accuracies[run.epoch - 1]
+    )
+    given: dict[str, Any] = {"stream": {}, **STATES.get(algo, {})}
+    sizes = {"num_tasks": 2, "samples_per_task": 60}
+    if algo == "icarl":
+        sizes = {"num_tasks": 5, "samples_per_task": 45}
+    given["stream"] = given["stream"] | sizes | {"validation_fraction": 0.1}
+    ends = []
+    for epochs, callbacks in ((9, [EarlyStoppingCallback(patience=2)]), (best, [])):
+        ended = Ends()
+        training = {"epochs_per_task": epochs, "reinit_optimizer": "never", "chunk_steps": 4}
+        if algo == "stable_sgd":
+            del training["reinit_optimizer"]
+        spec = {**SPEC, **given, "training": training}
+        build(algo, backend, callbacks=[*callbacks, ended], **spec).fit()
+        ends.append(ended.arrays)
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[1].items():
+        np.testing.assert_array_equal(ends[0][name], value, err_msg=name)
+
+
+@every_backend
+def test_the_matrix_is_of_the_test_data(backend):
+    """What was held out is watched alone; for a search it can be measured on instead."""
+    stopping = EarlyStoppingCallback(patience=2)
+    algorithm = fit(backend, stopping)
+    assert (algorithm.measured_on, algorithm.selected_on) == ("test", "validation")
+    run = Trainer(algorithm)
+    for task in (1, 2):
+        assert algorithm.accuracy_matrix[2, task - 1] == run.evaluate(task, "test")
+    searched = fit(backend, EarlyStoppingCallback(patience=2, measured_on="validation"))
+    assert (searched.measured_on, searched.selected_on) == ("validation", "validation")
+    run = Trainer(searched)
+    for task in (1, 2):
+        assert searched.accuracy_matrix[2, task - 1] == run.evaluate(task, "validation")
+    for name, value in weights_of(algorithm).items():  # the same epochs were chosen
+        np.testing.assert_array_equal(weights_of(searched)[name], value)
+    assert not np.array_equal(searched.accuracy_matrix, algorithm.accuracy_matrix)
+    sizes = [algorithm.benchmark.task_size(task, "test") for task in (1, 2)]
+    assert run.record().test_sizes != sizes == Trainer(algorithm).record().test_sizes
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "all_at_once"])
+def test_joint_watches_all_tasks_that_it_trains_on(monkeypatch, mode):
+    watched = []
+    monkeypatch.setattr(
+        Trainer, "accuracies", lambda self, tasks, split=None: [watched.append([*tasks]) or 0.5]
+    )
+    fit("torch", EarlyStoppingCallback(patience=1), algo="joint", mode=mode)
+    assert watched == ([[1], [1], [1, 2], [1, 2]] if mode == "cumulative" else [[1, 2]] * 2)
+
+
+@every_backend
+@pytest.mark.parametrize("algo", ["icarl", "mcsgd"])
+def test_within_a_task_it_watches_the_model_in_training(backend, algo):
+    """Accuracies on the task in training change from epoch to epoch, and are not 0."""
+    given: dict[str, Any] = {"stream": {"num_tasks": 3, "validation_fraction": 0.2}}
+    if algo == "icarl":
+        given["benchmark"] = "split_digits"
+        given["stream"] |= {"num_tasks": 5, "scenario": "class", "samples_per_task": 100}
+    watched = Watched()
+    given |= {"training": {"epochs_per_task": 3}, "optimizer_options": {"lr": 0.05}}
+    fit(backend, EarlyStoppingCallback(patience=9), watched, algo=algo, **given)
+    for task in (2, 3):
+        accuracies = watched.accuracy[task]
+        assert len(accuracies) == 3 and min(accuracies) > 0.1 and len(set(accuracies)) > 1
+
+
+@dataclass
+class Watched(BaseCallback):
+    """Record the held-out accuracy on the task in training after every epoch."""
+
+    accuracy: dict[int, list[float]] = field(default_factory=dict)
+
+    def on_after_epoch(self, run: Run) -> None:
+        accuracy = run.evaluate(run.task, "validation")
+        self.accuracy.setdefault(run.task, []).append(accuracy)
 
 
 @every_backend
@@ -207,14 +315,15 @@ def test_bad_arguments(given):
 def test_the_rule_by_hand(monkeypatch, accuracies, patience, min_delta, stop, best):
     """Epochs from 1: the last one, and the best one, whose weights are kept."""
     weights = {"params/w": np.zeros(1), "optimizer/m": np.zeros(1)}
+    returned = []
     algorithm = SimpleNamespace(
         training=SimpleNamespace(epochs=lambda task: len(accuracies)),
         export_arrays=lambda: {name: value.copy() for name, value in weights.items()},
-        import_arrays=weights.update,
     )
     run = SimpleNamespace(
         algorithm=algorithm, log=lambda values: None, task=1, epoch=0, stop_task=False
     )
+    run.return_to_epoch = lambda epoch, arrays: (returned.append(epoch), weights.update(arrays))
     callback = EarlyStoppingCallback(patience=patience, min_delta=min_delta)
     callback.on_before_task(run)
     for run.epoch, accuracy in enumerate(accuracies, 1):
@@ -224,4 +333,5 @@ def test_the_rule_by_hand(monkeypatch, accuracies, patience, min_delta, stop, be
         if run.stop_task:
             break
     assert (run.epoch, weights["params/w"].item()) == (stop, best)
-    assert weights["optimizer/m"].item() == stop
+    assert weights["optimizer/m"].item() == best  # nothing of later epochs is left
+    assert returned == ([best] if best < stop else [])

@@ -176,6 +176,30 @@ def test_a_resumed_run_measures_the_same(tmp_path):
         assert (run.run_dir / name).read_bytes() == (whole.run_dir / name).read_bytes()
 
 
+def test_training_on_all_tasks_at_once_is_refused():
+    """In one line, before any training: no task ends before another begins."""
+    gap = StabilityGapCallback()
+    message = "algo=joint: must train on every task in turn with callbacks.stability_gap"
+    with pytest.raises(ConfigError, match=message) as refused:
+        build("joint", "torch", callbacks=[gap], mode="all_at_once")
+    assert "\n" not in str(refused.value)
+    build("joint", "torch", callbacks=[gap])
+    build("naive", "torch", callbacks=[gap], stream={"num_tasks": 1})
+
+
+@every_backend
+@pytest.mark.parametrize("algo", ["icarl", "mcsgd"])
+def test_the_gap_is_of_the_model_in_training(backend, algo):
+    """Accuracies within a task move, and the task's own classes can be predicted."""
+    gap = StabilityGapCallback(every_steps=2)
+    spec = {"training": {"epochs_per_task": 2}}
+    build(algo, backend, callbacks=[gap], **spec).fit()
+    rows, tasks = np.array(gap._rows), np.array(gap._tasks)
+    for task in (2, 3):
+        own = rows[tasks == task, task - 1][:-1]  # without the row of the matrix
+        assert len(set(own)) > 2 and own[-1] > 0
+
+
 def test_bad_arguments():
     with pytest.raises(ConfigError, match="every_steps=0: must be an integer >= 1"):
         StabilityGapCallback(every_steps=0)

@@ -229,6 +229,13 @@ def test_the_precision_of_products(config, monkeypatch):
     assert config_hash(tf32) != config_hash(config) != config_hash(config, {})
 
 
+def test_independent_changed_only_where_its_rate_decayed(config_of):
+    """An algorithm's version may depend on the nodes that it is given; others keep their hash."""
+    assert numerics_of(config_of("algo=independent")) == {}
+    assert numerics_of(config_of("algo=independent", "training.lr_decay=0.5")) == {"algo": 2}
+    assert numerics_of(config_of("training.lr_decay=0.5")) == {}
+
+
 def test_the_version_of_a_callback_that_only_observes_is_not_hashed(config_of, monkeypatch):
     from seqrun.callbacks import EarlyStoppingCallback, TqdmCallback
 

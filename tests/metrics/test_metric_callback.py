@@ -37,7 +37,7 @@ def run():
         num_tasks=2, evaluation_split="test", task_size=lambda t, split: {1: 100, 2: 300}[t]
     )
     run = SimpleNamespace(
-        algorithm=SimpleNamespace(benchmark=benchmark),
+        algorithm=SimpleNamespace(benchmark=benchmark, measured_on="test"),
         loggers=[Recorder(), Recorder()],
         task=1,
         epoch=2,

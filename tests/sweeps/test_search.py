@@ -118,6 +118,25 @@ def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("how", ["search", "grid"])
+def test_a_search_with_early_stopping_measures_on_held_out_data(cli, how):
+    """Its best is then measured on the test data, and early stopping watches the held-out part."""
+    watched = ("callbacks=[metrics,early_stopping]", "hydra.sweep.dir=search")
+    if how == "search":
+        status, out, _ = cli(*SEARCH, *watched, "hydra.sweeper.n_trials=1")
+    else:
+        status, out, _ = cli("sweeps=learning_rate", *TINY, *watched, "optimizer.lr=0.01")
+    assert status == 0 and measured_on(Path("search")) == {"validation"}
+    if how == "grid":
+        return
+    words = shlex.split(out.splitlines()[-1].split("python run.py ")[1])
+    status, _, _ = cli(*words, "hydra.run.dir=tested/best")
+    record = json.loads(Path("tested/best/results.json").read_text(encoding="utf-8"))
+    assert status == 0
+    assert (record["measured_on"], record["selected_on"]) == ("test", "validation")
+
+
+@pytest.mark.ci
 def test_a_selection_on_the_test_data_is_reported(cli):
     status, out, _ = cli(*SEARCH, "hydra.sweeper.n_trials=1", "benchmark.validation_fraction=0")
     assert status == 0 and measured_on(Path("search")) == {"test"}

@@ -56,6 +56,29 @@ def test_a_sweep_file_may_set_the_fraction(tmp_path, elsewhere, content, expecte
     assert found == [expected, expected]
 
 
+WATCHED = ("callbacks=[metrics,early_stopping]", "training.epochs_per_task=2")
+MEASURED_ON = "callbacks.early_stopping.measured_on"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ((*SEARCH, *WATCHED), "validation"),
+        ((*SEARCH, *WATCHED, f"{KEY}=0.3"), "validation"),
+        ((*SEARCH, *WATCHED, f"{MEASURED_ON}=test"), "test"),  # said by the command itself
+        ((*SEARCH, *WATCHED, f"{KEY}=0", "callbacks.early_stopping.split=test"), "test"),
+        (("sweeps=learning_rate", "algo=naive", *WATCHED), "validation"),
+        (("sweeps=seeds", "algo=naive", *WATCHED, f"{KEY}=0.1"), "test"),
+        (("-m", "seed=0,1", "algo=naive", *WATCHED, f"{KEY}=0.1"), "test"),
+        (("algo=naive", *WATCHED, f"{KEY}=0.1"), "test"),
+    ],
+)
+def test_early_stopping_in_a_search_measures_on_held_out_data(elsewhere, argv, expected):
+    jobs = preflight.check(argv, CONF)
+    found = {job.config["callbacks"]["early_stopping"]["measured_on"] for job in jobs}
+    assert found == {expected}
+
+
 @pytest.mark.parametrize(
     ("own", "chosen", "expected", "once"),
     [
@@ -67,6 +90,10 @@ def test_a_sweep_file_may_set_the_fraction(tmp_path, elsewhere, content, expecte
         (0, {"algo": "si"}, "algo=si", False),
         (0, {"seed": [0, 1]}, "'seed=[0, 1]'", False),
         (None, {f"+{KEY}": "0.1"}, f"+{KEY}=0.0", True),
+        # early stopping watches what is held out, while the test data are measured
+        (0, {f"++{MEASURED_ON}": "validation", KEY: "0.1"}, f"{KEY}=0.1", True),
+        (0.2, {f"++{MEASURED_ON}": "validation"}, f"{KEY}=0.2", True),
+        (0, {MEASURED_ON: "test", KEY: "0.1"}, f"{MEASURED_ON}=test {KEY}=0.1", False),
     ],
 )
 def test_the_command_that_measures_the_best(own, chosen, expected, once):

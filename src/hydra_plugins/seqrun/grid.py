@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.seqrun._jobs import exiting, outcome_of
 from seqrun.sweeps.summary import Outcome, finish
+from seqrun.sweeps.validation import held_out_by_file
 
 NODE = {
     "_target_": "hydra_plugins.seqrun.grid.GridSweeper",
@@ -39,7 +40,10 @@ class GridSweeper(BasicSweeper):
                 multirun (128 + its number).
         """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        given = parser.parse_overrides([*self._parse_config(), *arguments])
+        held_out = held_out_by_file(self.config, [o.get_key_element() for o in given])
+        added = [f"{key}={value}" for key, value in held_out.items()]
+        overrides = [*given, *parser.parse_overrides(added)]
         directory = Path(self.config.hydra.sweep.dir).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")

@@ -349,7 +349,12 @@ class BaseBenchmark:
             )
 
 
-def evaluation_sizes(benchmark: BaseBenchmark) -> list[int]:
-    """Return the number of samples that each task's accuracy is measured on."""
-    split = benchmark.evaluation_split
+def evaluation_sizes(benchmark: BaseBenchmark, split: str | None = None) -> list[int]:
+    """Return the number of samples that each task's accuracy is measured on.
+
+    Args:
+        benchmark: the prepared stream.
+        split: "test" or "validation"; None = the one that the benchmark names.
+    """
+    split = split or benchmark.evaluation_split
     return [benchmark.task_size(t, split) for t in range(1, benchmark.num_tasks + 1)]

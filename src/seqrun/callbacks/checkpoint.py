@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from seqrun.checks import at_least, boolean, whole
 from seqrun.plan import Chunk
-from seqrun.records.checkpoint import save
+from seqrun.records.checkpoint import save, set_aside_after
 from seqrun.training.callback import BaseCallback, Run
 
 
@@ -49,6 +49,9 @@ class CheckpointCallback(BaseCallback):
         whole("keep", self.keep, 1)
 
     def on_before_fit(self, run: Run) -> None:
+        """Set the checkpoints of an earlier run aside if this one starts from the beginning."""
+        if run.step == 0 and run.directory is not None:
+            set_aside_after(run.directory, None)
         self._saved_at, self._saved_step = time.monotonic(), run.step
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:

@@ -24,7 +24,8 @@ class MemoryCallback(BaseCallback):
     """Fill a memory next to any algorithm, for methods that are written as callbacks.
 
     `memory.data` is what a replay method with the same budget, policy and seed would store. The
-    run's `memory_bytes` counts the algorithm's own memory, but not this one.
+    run's `memory_bytes` counts the algorithm's own memory, but not this one. Every epoch that was
+    trained is offered to it, also those that early stopping discards.
 
     Args:
         memory: the memory to fill.
@@ -40,6 +41,7 @@ class MemoryCallback(BaseCallback):
                 "MemoryCallback, which has no features"
             )
         self.memory = memory
+        self._initial = memory.export_arrays()
         self._chunks: list[dict[str, np.ndarray]] = []
 
     def check(self, algorithm: Algorithm) -> None:
@@ -55,6 +57,10 @@ class MemoryCallback(BaseCallback):
                 f"glances={self.memory.glances}: must be algo.glances={glances} in the memory of a "
                 "MemoryCallback"
             )
+
+    def on_before_fit(self, run: Run) -> None:
+        """Forget an earlier run."""
+        self.memory.import_arrays(self._initial)
 
     def export_state(self, run: Run) -> dict[str, Any]:
         """Return the memory and, within a task, the samples seen in this epoch."""

@@ -50,7 +50,7 @@ class MetricCallback(BaseCallback):
         self._samples = state["samples"]
 
     def on_before_fit(self, run: Run) -> None:
-        self._test_sizes = evaluation_sizes(run.algorithm.benchmark)
+        self._test_sizes = evaluation_sizes(run.algorithm.benchmark, run.algorithm.measured_on)
 
     def on_before_epoch(self, run: Run) -> None:
         self._loss_sum, self._correct, self._samples = 0.0, 0, 0

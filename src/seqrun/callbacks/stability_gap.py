@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seqrun.checks import whole
+from seqrun.checks import ConfigError, whole
 from seqrun.files import write_atomically, write_json
 from seqrun.plan import Chunk
 from seqrun.records.checkpoint_checks import (
@@ -18,7 +18,7 @@ from seqrun.records.checkpoint_checks import (
     check_like,
     check_number,
 )
-from seqrun.training.callback import BaseCallback, Run
+from seqrun.training.callback import Algorithm, BaseCallback, Run
 
 FILE = "stability_gap.json"
 FIGURE = "figures/stability_gap.png"
@@ -51,7 +51,7 @@ class StabilityGapCallback(BaseCallback):
         every_steps: number of steps, >= 1; 1 is the paper's per-iteration evaluation.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range; an algorithm that trains on all tasks at once.
     """
 
     every_steps: int = 10
@@ -71,6 +71,20 @@ class StabilityGapCallback(BaseCallback):
     @property
     def every_n_steps(self) -> int:
         return self.every_steps
+
+    def check(self, algorithm: Algorithm) -> None:
+        """Raise ConfigError unless the algorithm trains on one task after the other."""
+        if len(algorithm.trained_tasks()) < algorithm.num_tasks:
+            raise ConfigError(
+                f"algo={algorithm.name}: must train on every task in turn with "
+                "callbacks.stability_gap, which measures tasks that have ended: algo.mode must be "
+                "cumulative, not all_at_once"
+            )
+
+    def on_before_fit(self, run: Run) -> None:
+        """Forget an earlier run."""
+        self._steps, self._tasks, self._rows, self._num_logged = [], [], [], 0
+        self._minimum, self._worst = [], []
 
     def export_state(self, run: Run) -> dict[str, Any]:
         empty = np.empty((0, run.algorithm.num_tasks))
@@ -116,8 +130,7 @@ class StabilityGapCallback(BaseCallback):
     def on_every_n_steps(self, run: Run, step: int) -> None:
         """Evaluate every task so far."""
         row = np.full(run.algorithm.num_tasks, np.nan)
-        for task in range(1, run.task + 1):
-            row[task - 1] = run.evaluate(task)
+        row[: run.task] = run.accuracies(range(1, run.task + 1))
         self._add_row(step, run.task, row)
 
     def on_after_chunk(self, run: Run, chunk: Chunk) -> None:

@@ -38,7 +38,7 @@ from seqrun.config.trust import check_files, check_yaml, may_choose_file
 from seqrun.records.locks import refuse_locked
 from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
-from seqrun.sweeps.validation import held_out
+from seqrun.sweeps.validation import held_out, held_out_by_file
 
 SEARCH = "hydra_plugins.seqrun.search.OptunaSweeper"
 
@@ -131,10 +131,10 @@ def _jobs(
         raise ConfigError(f"hydra.sweeper={base.hydra.sweeper}: must be a node")
     points.check_plugins(base)
     seen: dict[str, str] = {}
-    if base.hydra.sweeper._target_ == SEARCH:
-        params = OmegaConf.select(base, "hydra.sweeper.params") or {}
-        keys = [*params, *(o.get_key_element() for o in parsed)]
-        fixed += [f"{key}={value}" for key, value in held_out(base, keys).items()]
+    params = OmegaConf.select(base, "hydra.sweeper.params") or {}
+    keys = [*params, *(o.get_key_element() for o in parsed)]
+    of_kind = held_out if base.hydra.sweeper._target_ == SEARCH else held_out_by_file
+    fixed += [f"{key}={value}" for key, value in of_kind(base, keys).items()]
     grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
     swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
     for point in points.grid_points(parsed, base, grid=grid):

@@ -26,6 +26,9 @@ NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets",
 PLACES = ("data_dir", "path")
 """Keys of a benchmark that locate its data; the data enter the hash by their checksum."""
 
+ALGORITHM_PARTS = ("benchmark", "backbone", "optimizer", "callbacks", "training")
+"""Arguments of an algorithm that are nodes of their own; its `numerics` may depend on them."""
+
 
 def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = None) -> str:
     """Return 12 hex digits of everything that changes the numbers of an experiment.
@@ -142,6 +145,8 @@ def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> i
     if not callable(numerics):
         return numerics
     options = {option.name: default_of(option) for option in _options(found)}
+    if key == "algo":
+        options |= {name: config[name] for name in ALGORITHM_PARTS}
     return numerics(options | {name: value for name, value in node.items() if name != TARGET})
 
 

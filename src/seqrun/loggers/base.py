@@ -21,6 +21,7 @@ class RunInfo:
         config: the resolved configuration as plain data, without secrets.
         directory: the run's directory; None = nothing is written to disk.
         measured_on: "test" or "validation".
+        selected_on: what a callback chooses the ends of tasks by; None = no callback does.
         resumed_at: steps done at the checkpoint from which the run continues; None = a new run.
         matrices: of a resumed run: name -> matrix so far, as passed to `log_matrix`.
     """
@@ -31,6 +32,7 @@ class RunInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     measured_on: str = "test"
+    selected_on: str | None = None
     resumed_at: int | None = None
     matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
 

@@ -108,7 +108,7 @@ class ConsoleLogger(BaseLogger):
             return
         several = isinstance(seeds := run.config.get("seed"), list) and len(seeds) > 1
         if self._matrix is not None and not several:
-            _print_line(console, [f"\naccuracy (%) on {run.measured_on} data, by task"])
+            _print_line(console, [f"\naccuracy (%) on {_data(run)}, by task"])
             console.print(accuracy_table(self._matrix, console.width))
         if self._summary and not several:
             values = [[metric_label(k), _percent(v)] for k, v in self._summary.items()]
@@ -119,6 +119,13 @@ class ConsoleLogger(BaseLogger):
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
+
+
+def _data(run: RunInfo | Results) -> str:
+    """Return what a run was measured on, and selected on if that is something else."""
+    other = run.selected_on not in (None, run.measured_on)
+    selected = f", its epochs selected on {run.selected_on} data" if other else ""
+    return f"{run.measured_on} data{selected}"
 
 
 def new_console() -> Console:
@@ -140,7 +147,7 @@ def show_results(results: Results, console: Console | None = None) -> None:
         _print_line(console, [results.status, *_relative(results.directory)], style="bold")
         return
     mean = ", mean over seeds" if len(results.runs) > 1 else ""
-    _print_line(console, [f"\naccuracy (%) on {results.measured_on} data, by task{mean}"])
+    _print_line(console, [f"\naccuracy (%) on {_data(results)}, by task{mean}"])
     console.print(accuracy_table(results.mean_matrix, console.width))
     summary = results.summary
     if len(results.runs) > 1:

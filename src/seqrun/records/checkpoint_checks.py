@@ -16,6 +16,8 @@ RECORD, MEMORY = "record/", "memory/"
 """Where the matrices and an algorithm's memory stand among the arrays."""
 WEIGHTS = ("params/", "stats/")
 """Where the network stands among them."""
+CARRIED = (*WEIGHTS, "optimizer/", "state/")
+"""Where everything stands that training steps change."""
 LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, sys.float_info.max
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INT)]

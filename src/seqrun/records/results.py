@@ -150,6 +150,8 @@ class Results:
         name: {"algo", "benchmark", "backbone", "backend"} -> name.
         config_hash: of whatever changes the numbers.
         measured_on: "test" or "validation".
+        selected_on: "test" or "validation": what a callback chose the ends of tasks by; None = no
+            callback does.
         seeds: the seeds that the directory is to hold.
         status: "running", "completed", "failed" or "interrupted".
         verdict: of a reproduction, plain data, or None.
@@ -172,6 +174,7 @@ class Results:
     runs: list[RunRecord] = field(default_factory=list)
     environment: Mapping[str, Any] = field(default_factory=dict)
     numerics: Mapping[str, int] = field(default_factory=dict)
+    selected_on: str | None = None
 
     @classmethod
     def start(
@@ -183,6 +186,7 @@ class Results:
         measured_on: str,
         seeds: Sequence[int],
         numerics: Mapping[str, int] | None = None,
+        selected_on: str | None = None,
     ) -> Results:
         """Begin the record of a new run and write it with status "running"."""
         results = cls(
@@ -193,6 +197,7 @@ class Results:
             seeds=list(seeds),
             environment=environment(),
             numerics=dict(numerics or {}),
+            selected_on=selected_on,
         )
         results.write()
         return results
@@ -245,6 +250,7 @@ class Results:
     def as_dict(self) -> dict[str, Any]:
         """Return the content of results.json."""
         numerics = {"numerics": dict(self.numerics)} if self.numerics else {}
+        selected_on = {"selected_on": self.selected_on} if self.selected_on else {}
         return {
             "schema": SCHEMA,
             "status": self.status,
@@ -252,6 +258,7 @@ class Results:
             "config_hash": self.config_hash,
             **numerics,
             "measured_on": self.measured_on,
+            **selected_on,
             "seeds": list(self.seeds),
             "verdict": json_value(self.verdict),
             "error": json_value(self.error),
@@ -345,6 +352,7 @@ class _Stored(msgspec.Struct, kw_only=True):
     config_hash: str
     numerics: dict[str, int] = {}
     measured_on: str
+    selected_on: str | None = None
     seeds: list[int] | None = None
     verdict: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
@@ -356,6 +364,7 @@ class _Stored(msgspec.Struct, kw_only=True):
         one_of("schema", self.schema, (SCHEMA,))
         one_of("status", self.status, STATUSES)
         one_of("measured_on", self.measured_on, MEASURED_ON)
+        one_of("selected_on", self.selected_on, (None, *MEASURED_ON))
         seeds = [run.seed for run in self.runs]
         if len(set(seeds)) != len(seeds):
             raise ValueError(f"runs: a seed stands twice in {seeds}")

@@ -192,7 +192,8 @@ def _open(experiment: Experiment, first: BaseAlgorithm, directory: Path) -> Resu
             directory,
             name=first.names,
             config_hash=experiment.hash,
-            measured_on=first.benchmark.evaluation_split,
+            measured_on=first.measured_on,
+            selected_on=first.selected_on,
             seeds=experiment.seeds,
             numerics=experiment.numerics,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,25 +10,51 @@ from typing import Any
 
 import yaml
 
+from seqrun.callbacks import BaseCallback, EarlyStoppingCallback
+from seqrun.config.targets import TARGET, find_class
+
 KEY = "benchmark.validation_fraction"
 HELD_OUT = 0.1
+MEASURED_ON = re.compile(r"\+*callbacks\.[^.]+\.measured_on")
+"""The key by which a callback that watches held-out data lets test data be measured, or not."""
 
 
 def held_out(cfg: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Return the override that keeps a search's trials from being measured on the test data.
+    """Return the overrides that keep a search's trials from being measured on the test data.
 
     Args:
         cfg: the composed experiment, with Hydra's node.
         keys: the keys that the command and the search set.
 
     Returns:
-        {key: value}, or {} if the command, the file of `sweeps=` or the benchmark sets the key.
+        key -> value: the fraction to hold out, unless the command, the file of `sweeps=` or the
+        benchmark sets it; and `measured_on` of early stopping, unless the command sets it.
     """
-    is_set = any(key.lstrip("+~") == KEY for key in keys) or _in_sweeps_file(cfg)
-    if is_set or cfg.benchmark.get("validation_fraction"):
-        return {}
-    is_known = "validation_fraction" in cfg.benchmark
-    return {KEY if is_known else f"+{KEY}": str(HELD_OUT)}
+    given = [key.lstrip("+~") for key in keys]
+    overrides = {}
+    is_set = KEY in given or _in_sweeps_file(cfg)
+    if not is_set and not cfg.benchmark.get("validation_fraction"):
+        is_known = "validation_fraction" in cfg.benchmark
+        overrides[KEY if is_known else f"+{KEY}"] = str(HELD_OUT)
+    for name, node in (cfg.get("callbacks") or {}).items():
+        key = f"callbacks.{name}.measured_on"
+        if key not in given and _watches_held_out(f"callbacks.{name}", node, cfg.allow_targets):
+            overrides[f"++{key}"] = "validation"
+    return overrides
+
+
+def held_out_by_file(cfg: Any, keys: Iterable[str]) -> dict[str, str]:
+    """Return the same for a grid: {} unless its file of `sweeps=` holds data out."""
+    return held_out(cfg, keys) if _in_sweeps_file(cfg) else {}
+
+
+def _watches_held_out(key: str, node: Any, allowed: Iterable[str]) -> bool:
+    """Return whether a callback's node is early stopping on held-out data."""
+    if not node or TARGET not in node or node.get("split", "validation") != "validation":
+        return False
+    return issubclass(
+        find_class(key, node[TARGET], BaseCallback, [*allowed]), EarlyStoppingCallback
+    )
 
 
 def command(cfg: Any, chosen: dict[str, Any]) -> tuple[str, bool]:
@@ -44,10 +71,17 @@ def command(cfg: Any, chosen: dict[str, Any]) -> tuple[str, bool]:
     if fraction is None:
         fraction = cfg.benchmark.get("validation_fraction") or 0
     overrides = {k: v for k, v in chosen.items() if k != "sweeps"}
-    selected_on_other_data = float(fraction) > 0
+    measured_on = [v for k, v in chosen.items() if MEASURED_ON.fullmatch(k)]
+    selected_on_other_data = float(fraction) > 0 and "test" not in measured_on
     if selected_on_other_data:
-        overrides = {k: v for k, v in overrides.items() if k.lstrip("+") != KEY}
-        overrides[KEY if "validation_fraction" in cfg.benchmark else f"+{KEY}"] = "0.0"
+        overrides = {
+            k: v
+            for k, v in overrides.items()
+            if k.lstrip("+") != KEY and not MEASURED_ON.fullmatch(k)
+        }
+        # Early stopping goes on watching what is held out.
+        kept = fraction if measured_on else "0.0"
+        overrides[KEY if "validation_fraction" in cfg.benchmark else f"+{KEY}"] = kept
     words = " ".join(shlex.quote(f"{key}={value}") for key, value in overrides.items())
     sources = cfg.hydra.runtime.config_sources if "hydra" in cfg else ()
     own = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]

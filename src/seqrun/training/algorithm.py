@@ -161,9 +161,7 @@ class BaseAlgorithm(ABC):
             )
         self.training.check_tasks(self.num_tasks)
         self.random = RandomStreams(self.seed, self.streams)
-        self.progress = Progress.start(
-            self.num_tasks, task_aware=self.benchmark.scenario == "class"
-        )
+        self.reset()
         self.engine = self.engine_type(self)  # type: ignore[call-arg]  # subclasses take it
         check_overrides(type(self))
         check_overrides(type(self.optimizer))
@@ -181,6 +179,16 @@ class BaseAlgorithm(ABC):
         Raises:
             TrainingDiverged: the loss, or a parameter at a task's end, became NaN or infinite.
         """
+
+    def reset(self) -> None:
+        """Forget an earlier run; called when the algorithm is made and whenever `fit` begins.
+
+        A method extends this if it has other attributes that a run changes.
+        """
+        self.progress = Progress.start(
+            self.num_tasks, task_aware=self.benchmark.scenario == "class"
+        )
+        self.persistent, self.num_current = None, 0
 
     # ---- overridden by methods, in addition to the hooks; arrays are the framework's own
 
@@ -220,6 +228,11 @@ class BaseAlgorithm(ABC):
     def trains_on_task_alone(self) -> bool:
         """Whether the batches of `index` hold samples of the current task only."""
         return True
+
+    @property
+    def tasks_in_training(self) -> range:
+        """The tasks (1-based) whose training data the current task trains on."""
+        return range(self.task, self.task + 1)
 
     def training_data(self, task: int) -> Dataset:
         """Return the training samples of `task`."""
@@ -262,6 +275,23 @@ class BaseAlgorithm(ABC):
         return weights
 
     # ---- evaluation
+
+    @property
+    def measured_on(self) -> str:
+        """The data of the accuracy matrix, "test" or "validation"."""
+        chosen = (callback.measured_on for callback in self.callbacks)
+        return next(filter(None, chosen), self.benchmark.evaluation_split)
+
+    @property
+    def selected_on(self) -> str | None:
+        """The data by which a callback chooses what tasks end with; None = no callback does."""
+        return next(filter(None, (callback.selected_on for callback in self.callbacks)), None)
+
+    def prepare_evaluation(self) -> None:
+        """Make ready what evaluation needs at this moment, such as class means.
+
+        Called whenever accuracies are measured, at a task's end and within it.
+        """
 
     @abstractmethod
     def features(self, x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -44,6 +44,8 @@ class Algorithm(Protocol):
         benchmark, training, random: its parts.
         num_tasks: length of the stream.
         trains_on_task_alone: whether batches hold samples of the current task only.
+        tasks_in_training: the tasks (1-based) whose training data the current task trains on.
+        measured_on: the data of the accuracy matrix, "test" or "validation".
         steps_per_batch: training steps on each batch of the current task.
         replay_dataset: the dataset on the host that plan indices point into; its first
             `num_current` samples are the current task's training data.
@@ -68,6 +70,10 @@ class Algorithm(Protocol):
     def num_tasks(self) -> int: ...
     @property
     def trains_on_task_alone(self) -> bool: ...
+    @property
+    def tasks_in_training(self) -> range: ...
+    @property
+    def measured_on(self) -> str: ...
     @property
     def params(self) -> Any: ...
     @property
@@ -127,8 +133,26 @@ class Run(Protocol):
     def log(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log scalars measured after `step` steps (None = now) with every logger."""
 
-    def evaluate(self, task: int) -> float:
-        """Return the current accuracy on a task (1-based), a fraction, on the matrix's data."""
+    def evaluate(self, task: int, split: str | None = None) -> float:
+        """Return the accuracy on a task (1-based) at this moment, a fraction.
+
+        Args:
+            task: the task.
+            split: "test" or "validation"; None = the data of the accuracy matrix.
+        """
+
+    def accuracies(self, tasks: Iterable[int], split: str | None = None) -> list[float]:
+        """Return `evaluate` of several tasks; what they all need is made ready only once."""
+
+    def return_to_epoch(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on as if the current task had been trained for `epoch` epochs only.
+
+        Counters, and what was logged, count all epochs.
+
+        Args:
+            epoch: an epoch (1-based) of the current task.
+            arrays: what `export_arrays` returned after it, as far as it changes within a task.
+        """
 
     def record(self) -> RunRecord:
         """Return the run's record so far."""
@@ -159,6 +183,16 @@ class BaseCallback:
     products: ClassVar[tuple[str, ...]] = ()
     """Files and folders that the callback writes into the run directory."""
     numerics: ClassVar[Numerics] = 1
+
+    @property
+    def measured_on(self) -> str | None:
+        """The data that the accuracy matrix is to be of; None = those that the benchmark names."""
+        return None
+
+    @property
+    def selected_on(self) -> str | None:
+        """The data by which the callback chooses what a task ends with; None = it does not."""
+        return None
 
     @property
     def every_n_steps(self) -> int | None:

@@ -165,7 +165,8 @@ def needs_of(algorithm: BaseAlgorithm) -> list[Need]:
     sample = pixels + LABEL_BYTES
     tasks = range(1, algorithm.num_tasks + 1)
     most = max(algorithm.training_size(t) for t in algorithm.trained_tasks())
-    tested = sum(benchmark.task_size(t, benchmark.evaluation_split) for t in tasks)
+    splits = {algorithm.measured_on, algorithm.selected_on} - {None}
+    tested = sum(benchmark.task_size(t, split) for t in tasks for split in splits if split)
     weights = sum(map(math.prod, algorithm.engine.parameter_shapes().values())) * 4
     states = [*algorithm.engine.state_arrays(), algorithm.persistent]
     per_step = algorithm.samples_per_step()

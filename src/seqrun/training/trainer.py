@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,24 @@ class Trainer:
         for logger in self.loggers:
             logger.log(values, step=step, epoch=self.epoch, task=self.task)
 
-    def evaluate(self, task: int) -> float:
-        benchmark = self.algorithm.benchmark
-        (correct,) = self._engine.count_correct(task, [self.algorithm.evaluation_mask(task)])
-        return correct / benchmark.task_size(task, benchmark.evaluation_split)
+    def evaluate(self, task: int, split: str | None = None) -> float:
+        return self.accuracies([task], split)[0]
+
+    def accuracies(self, tasks: Iterable[int], split: str | None = None) -> list[float]:
+        return [accuracy for accuracy, *_ in self._measure(tasks, split)]
+
+    def return_to_epoch(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        algorithm = self.algorithm
+        algorithm.import_arrays({**algorithm.export_arrays(), **arrays})
+        current = algorithm.replay_dataset.rows(slice(algorithm.num_current))
+        algorithm.replay_dataset = algorithm.make_replay_dataset(current)
+        self._plan_again(epoch)  # a memory's plan rests on the epochs that were planned
 
     def record(self) -> RunRecord:
         return RunRecord.of(
             self.progress,
             seed=self.algorithm.seed,
-            test_sizes=evaluation_sizes(self.algorithm.benchmark),
+            test_sizes=evaluation_sizes(self.algorithm.benchmark, self.algorithm.measured_on),
             execution=self._engine.execution,
             device=self._engine.device_kind,
         )
@@ -131,6 +139,7 @@ class Trainer:
             TrainingDiverged: the loss, or a parameter at a task's end, became NaN or infinite.
         """
         status = "failed"
+        self.algorithm.reset()
         try:
             with self._events.around("setup"):
                 self.setup(resume_from)
@@ -195,11 +204,9 @@ class Trainer:
             self._load_task()
             training, checkpoint = self.algorithm.training, self._mid_task_checkpoint
             epochs, self.stop_task = training.epochs(task), False
-            for epoch in range(1, epochs + 1):
-                if checkpoint is not None and epoch < checkpoint.epoch:
-                    # The plans of later epochs depend on this one.
-                    self.algorithm.plan_epoch(task, epoch, self.algorithm.num_current)
-                    continue
+            first = 1 if checkpoint is None else checkpoint.epoch
+            self._plan_again(first - 1)
+            for epoch in range(first, epochs + 1):
                 progress.epoch = epoch
                 if training.reinit_optimizer == "epoch":
                     self._engine.reset_optimizer()
@@ -214,6 +221,11 @@ class Trainer:
         self._check_weights()  # an algorithm may change them after the task
         progress.task_is_done = True
         self._validate()
+
+    def _plan_again(self, epochs: int) -> None:
+        """Plan the first epochs of the task without training: the plans of later ones follow."""
+        for epoch in range(1, epochs + 1):
+            self.algorithm.plan_epoch(self.task, epoch, self.algorithm.num_current)
 
     def _load_task(self) -> None:
         """Move the task's data to the device; reset the optimizer if it is reset per task."""
@@ -273,21 +285,37 @@ class Trainer:
 
     def _measure_row(self) -> None:
         """Measure a row of the accuracy matrix."""
-        algorithm, progress = self.algorithm, self.progress
-        benchmark, task_aware = algorithm.benchmark, progress.accuracy_matrix_task_aware
+        progress, tasks = self.progress, self.algorithm.evaluated_tasks()
         started, compile_seconds = time.perf_counter(), progress.timing["compile_seconds"]
-        for task in algorithm.evaluated_tasks():
-            masks = [algorithm.evaluation_mask(task)]
-            if task_aware is not None:
-                assert benchmark.class_mask is not None
-                masks.append(benchmark.class_mask[task - 1])
-            counts = self._engine.count_correct(task, masks)
-            size = len(benchmark.task_data(task, benchmark.evaluation_split).y)
-            progress.accuracy_matrix[self.task, task - 1] = counts[0] / size
-            if task_aware is not None:
-                task_aware[self.task, task - 1] = counts[1] / size
+        for task, accuracies in zip(tasks, self._measure(tasks), strict=True):
+            for matrix, accuracy in zip(progress.matrices.values(), accuracies, strict=True):
+                matrix[self.task, task - 1] = accuracy
         compile_seconds = progress.timing["compile_seconds"] - compile_seconds
         progress.add_seconds("eval_seconds", time.perf_counter() - started - compile_seconds)
+
+    def _measure(self, tasks: Iterable[int], split: str | None = None) -> list[list[float]]:
+        """Measure the model as it is at this moment; no accuracy is measured anywhere else.
+
+        Args:
+            tasks: 1-based.
+            split: "test" or "validation"; None = the data of the accuracy matrix.
+
+        Returns:
+            For each task, its accuracy for every matrix of the run.
+        """
+        algorithm, benchmark = self.algorithm, self.algorithm.benchmark
+        split = split or algorithm.measured_on
+        task_aware = self.progress.accuracy_matrix_task_aware is not None
+        algorithm.prepare_evaluation()
+        measured = []
+        for task in tasks:
+            masks = [algorithm.evaluation_mask(task)]
+            if task_aware:
+                assert benchmark.class_mask is not None
+                masks.append(benchmark.class_mask[task - 1])
+            counts = self._engine.count_correct(task, masks, split)
+            measured.append([count / benchmark.task_size(task, split) for count in counts])
+        return measured
 
     # ---- details
 
@@ -320,7 +348,8 @@ class Trainer:
             num_tasks=algorithm.num_tasks,
             config=algorithm.config,
             directory=algorithm.run_dir,
-            measured_on=algorithm.benchmark.evaluation_split,
+            measured_on=algorithm.measured_on,
+            selected_on=algorithm.selected_on,
             resumed_at=self.step if resumed else None,
             matrices=matrices,
         )

@@ -17,8 +17,8 @@ PREFIX = "memory/"
 class MemoryOwner(BaseAlgorithm):
     """An algorithm with a `memory`, which is exported together with the engine's arrays."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def reset(self) -> None:
+        super().reset()
         self.memory: MemoryMechanism = self.make_memory()
 
     def make_memory(self) -> MemoryMechanism:

@@ -14,8 +14,8 @@ Paper: Rebuffi et al. 2017, "iCaRL: Incremental Classifier and Representation Le
 
 Differs from the paper: the loss leaves out the outputs of classes that no task has contained yet
 (with benchmark.softmax_over = "all" they have target 0, as in the authors' code). The untrained
-model of row 0 has no exemplars and is evaluated by its outputs. An evaluation within a task
-(training.evaluate_every = "epoch") uses all training samples of the task instead of exemplars.
+model of row 0 has no exemplars and is evaluated by its outputs. A measurement within a task uses
+the exemplars of earlier classes and all training samples of the task for its own.
 
 The logged task loss is the whole sum, and the training accuracy is that of the outputs.
 Reduces to naive: never.
@@ -91,6 +91,9 @@ class ICaRLOptions(MemoryOwner):
         one_of("reduction", self.reduction, ("sum", "mean"))
         one_of("classify_by", self.classify_by, ("nearest_mean", "outputs"))
         self._check_memory_size()
+
+    def reset(self) -> None:
+        super().reset()
         self._class_sizes: list[np.ndarray] = []  # samples per class of each task, as far as needed
 
     def make_memory(self) -> MemoryMechanism:
@@ -157,20 +160,28 @@ class ICaRLOptions(MemoryOwner):
         self.progress.memory_bytes = self.memory.num_bytes
         self.state = self.initial_state()
 
-    def on_before_validation(self) -> None:
-        """Compute the class means from the current features."""
-        if self.task == 0 or self.classify_by == "outputs":
-            return
-        samples = self.memory.data
-        if samples is None or samples.t.max() < self.task - 1:  # the task has not ended
-            samples = self.replay_dataset.rows(slice(self.num_current + self.memory.filled))
-        classes = self.benchmark.num_classes
-        means, known = class_means(self.features(samples.x), samples.y, classes)
-        self.persistent = self.on_device(means, known)
+    @property
+    def _representatives(self) -> Dataset | None:
+        """The samples that stand for their classes at this moment; None = there are none yet."""
+        if self.classify_by == "outputs":
+            return None
+        stored = self.memory.data
+        ended = 0 if stored is None else int(stored.t.max()) + 1  # the last task with exemplars
+        if self.num_current and self.replay_dataset.t[0] >= ended:  # a later task is in training
+            return self.replay_dataset.rows(slice(self.num_current + self.memory.filled))
+        return stored
+
+    def prepare_evaluation(self) -> None:
+        """Compute the class means from the features of this moment."""
+        samples = self._representatives
+        if samples is not None:
+            classes = self.benchmark.num_classes
+            means, known = class_means(self.features(samples.x), samples.y, classes)
+            self.persistent = self.on_device(means, known)
 
     def evaluation_arrays(self, task: int) -> ICaRLMeans | None:
         """Return the class means if predictions use them, else None."""
-        return None if self.task == 0 or self.classify_by == "outputs" else self.persistent
+        return None if self._representatives is None else self.persistent
 
     def past_classes(self) -> np.ndarray:
         """Return (C,) bool, the classes of the tasks so far."""

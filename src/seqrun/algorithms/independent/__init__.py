@@ -2,7 +2,8 @@
 
 Paper: none; the reference without forgetting and without transfer ("single-task", "one model per
 task").
-Loss: cross-entropy on the current task's batch; every task starts from the initial weights.
+Loss: cross-entropy on the current task's batch; every task starts from the initial weights and
+trains at the full learning rate, whatever `training.lr_decay`, so that all references are alike.
 
 Task j is evaluated with the model that was trained on it, so the task must be known at test time:
 accuracies on a domain-incremental stream are task-aware, and class-incremental streams are refused.
@@ -11,10 +12,12 @@ A task that has not been trained yet is evaluated with the initial weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.algorithms.base import BaseAlgorithm
+from seqrun.checks import Numerics
 
 
 class IndependentModels(NamedTuple):
@@ -30,19 +33,31 @@ class IndependentModels(NamedTuple):
     stats: dict[str, dict[str, Any]]
 
 
+def _numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 where earlier versions trained later tasks at a decayed learning rate, else 1."""
+    training = options["training"]
+    return 2 if training["lr_decay"] != 1 or training["lr_min"] > 0 else 1
+
+
 @dataclass(kw_only=True, eq=False)
 class IndependentOptions(BaseAlgorithm):
     """Train a fresh model per task and evaluate each task with its own.
 
-    All models start from the same initial weights, with fresh statistics and optimizer.
+    All models start from the same initial weights, with fresh statistics and optimizer, and train
+    with the optimizer's learning rate; `training.lr_decay` and `lr_min` have no effect.
 
     Raises:
         ConfigError: a class-incremental stream, where the task is unknown at test time.
     """
 
     name: ClassVar[str] = "independent"
+    numerics: ClassVar[Numerics] = staticmethod(_numerics)
     scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")
     scenarios_reason: ClassVar[str] = "which chooses its model by the task at test"
+
+    def hparams(self) -> dict[str, float]:
+        """Use the full learning rate in every task."""
+        return super().hparams() | {"lr": float(self.optimizer.lr)}
 
     def initial_persistent_state(self) -> IndependentModels:
         """Return the initial weights for every task."""

@@ -57,6 +57,11 @@ class JointOptions(BaseAlgorithm):
     def trains_on_task_alone(self) -> bool:
         return False
 
+    @property
+    def tasks_in_training(self) -> range:
+        """The tasks so far, whose data are those of the current one; all with "all_at_once"."""
+        return range(1, self.task + 1)
+
     def trained_tasks(self) -> range:
         """Return every task; with "all_at_once" only the last, whose data are those of all."""
         tasks = super().trained_tasks()

@@ -124,6 +124,9 @@ class KCLOptions(BaseAlgorithm):
         one_of("kernel_type", self.kernel_type, KERNELS)
         one_of("scaling", self.scaling, SCALINGS)
         at_least("lambda_init", self.lambda_init, 0.0)
+
+    def reset(self) -> None:
+        super().reset()
         self.coresets: dict[int, Dataset] = {}
 
     @property

@@ -8,7 +8,7 @@ Paper: Mirzadeh et al. 2021, "Linear mode connectivity in multitask and continua
 
 over w, starting from w_bar_{t-1} + position (w_hat_t - w_bar_{t-1}), so that lines of low loss
 connect it to both. w_bar_t is evaluated; the next task continues training from w_hat_t; w_bar_1 =
-w_hat_1.
+w_hat_1. Within a task, before w_bar_t is found, the w_hat in training is evaluated.
 
 w_hat equals naive to the bit; w_bar never reduces to it. The memory holds tasks 1..t-1. The loss
 along the lines is computed in eval mode with the BatchNorm statistics of w_hat_t, which are also
@@ -142,11 +142,19 @@ class MCSGDOptions(MemoryOwner):
         """Return the initial weights."""
         return MCSGDModes(*self.engine.snapshot())
 
+    def reset(self) -> None:
+        super().reset()
+        self._is_in_task = False
+
     def evaluation_weights(self, task: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return w_bar; before the second task, w_hat."""
-        if self.task <= 1:
+        """Return w_bar; within a task and before the second one, w_hat."""
+        if self._is_in_task or self.task <= 1:
             return super().evaluation_weights(task)
         return self.persistent
+
+    def on_before_task(self) -> None:
+        """From now on w_hat is evaluated, since the last w_bar knows nothing of the task."""
+        self._is_in_task = True
 
     def minimise(self, memory: Side, current: Side, line: Line) -> dict[str, Any]:
         """Return w_bar_t from `self.persistent` (w_bar_{t-1}) and `self.params` (w_hat_t)."""
@@ -160,6 +168,7 @@ class MCSGDOptions(MemoryOwner):
         started, compiled = time.perf_counter(), timing["compile_seconds"]
         w_hat, stats = self.engine.snapshot()
         self.persistent = MCSGDModes(self._w_bar() if self.task > 1 else w_hat, stats)
+        self._is_in_task = False
         spent = time.perf_counter() - started - (timing["compile_seconds"] - compiled)
         self.progress.add_seconds("lmc_seconds", spent)
 

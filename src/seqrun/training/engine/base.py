@@ -174,12 +174,17 @@ class Engine(ABC):
     # ---- evaluation, tracing
 
     @abstractmethod
-    def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
-        """Return the number of correct predictions on a task's test data under each class mask.
+    def count_correct(
+        self, task: int, masks: Sequence[np.ndarray | None], split: str | None = None
+    ) -> list[int]:
+        """Return the number of correct predictions on a task's data under each class mask.
+
+        `prepare_evaluation` of the algorithm has been called.
 
         Args:
             task: 1-based.
             masks: (C,) bool each, the classes that can be predicted; None = all.
+            split: "test" or "validation"; None = the data of the accuracy matrix.
         """
 
     @abstractmethod

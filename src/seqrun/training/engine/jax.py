@@ -138,7 +138,7 @@ class JaxEngine(Engine):
             self.execution["steps_per_call"] = 1
         self._programs: dict[Any, Callable] = {}
         self._compiled_new_step = jax.jit(self._new_step)
-        self._test_data: dict[int, list[tuple[Array, Array]]] = {}
+        self._test_data: dict[tuple[str, int], list[tuple[Array, Array]]] = {}
         mean, std = benchmark.transform.mean, benchmark.transform.std
         self._mean = None if mean is None else np.asarray(mean, np.float32)
         self._std = None if std is None else np.asarray(std, np.float32)
@@ -410,12 +410,15 @@ class JaxEngine(Engine):
 
     # ---- evaluation, tracing
 
-    def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
+    def count_correct(
+        self, task: int, masks: Sequence[np.ndarray | None], split: str | None = None
+    ) -> list[int]:
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
-        if task not in self._test_data:
-            data = benchmark.task_data(task, benchmark.evaluation_split)
+        key = split or algorithm.measured_on, task
+        if key not in self._test_data:
+            data = benchmark.task_data(task, key[0])
             size = benchmark.eval_batch_size
-            self._test_data[task] = [
+            self._test_data[key] = [
                 (self.to_device(data.x[i : i + size]), self.to_device(data.y[i : i + size]))
                 for i in range(0, len(data.y), size)
             ]
@@ -423,7 +426,7 @@ class JaxEngine(Engine):
         allowed = np.stack([all_classes if mask is None else mask for mask in masks])
         counts = np.zeros(len(masks), int)
         weights = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
-        for x, y in self._test_data[task]:
+        for x, y in self._test_data[key]:
             args = (*weights, x, y, allowed)
             counts += np.asarray(self.compiled("evaluate", self._evaluate_program, args)(*args))
         return counts.tolist()

@@ -114,7 +114,7 @@ class TorchEngine(Engine):
         mean, std = benchmark.transform.mean, benchmark.transform.std
         self._mean = None if mean is None else torch.tensor(mean, device=self.device)
         self._std = None if std is None else torch.tensor(std, device=self.device)
-        self._test_data: dict[int, tuple[Tensor, Tensor]] = {}
+        self._test_data: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def stop(self) -> None:
         program: Program | None = self.__dict__.pop("_program", None)
@@ -444,12 +444,15 @@ class TorchEngine(Engine):
     # ---- evaluation, tracing
 
     @torch.inference_mode()
-    def count_correct(self, task: int, masks: Sequence[np.ndarray | None]) -> list[int]:
+    def count_correct(
+        self, task: int, masks: Sequence[np.ndarray | None], split: str | None = None
+    ) -> list[int]:
         algorithm, benchmark = self.algorithm, self.algorithm.benchmark
-        if task not in self._test_data:
-            data = benchmark.task_data(task, benchmark.evaluation_split)
-            self._test_data[task] = self.to_device(data.x), self.to_device(data.y).long()
-        x, y = self._test_data[task]
+        key = split or algorithm.measured_on, task
+        if key not in self._test_data:
+            data = benchmark.task_data(task, key[0])
+            self._test_data[key] = self.to_device(data.x), self.to_device(data.y).long()
+        x, y = self._test_data[key]
         args = *algorithm.evaluation_weights(task), algorithm.evaluation_arrays(task)
         parts = x.split(benchmark.eval_batch_size)
         logits = torch.cat(
