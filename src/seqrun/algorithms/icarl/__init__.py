@@ -13,9 +13,13 @@ Paper: Rebuffi et al. 2017, "iCaRL: Incremental Classifier and Representation Le
   classifier's inputs, are L2-normalised, and so are their means.
 
 Differs from the paper: the loss leaves out the outputs of classes that no task has contained yet
-(with benchmark.softmax_over = "all" they have target 0, as in the authors' code). The untrained
-model of row 0 has no exemplars and is evaluated by its outputs. An evaluation within a task
-(training.evaluate_every = "epoch") uses all training samples of the task instead of exemplars.
+(with benchmark.softmax_over = "all" they have target 0, as in the authors' code). Each class has
+memory_size / classes exemplars rounded down, so that all of them fit (the authors' code rounds up).
+Herding follows a mean of normalised features that is not itself normalised again, as in the
+authors' code. Where training mirrors images, the class means are of the exemplars and their mirror
+images, as in the authors' code for CIFAR (`mirrored_means`). The untrained model of row 0 has no
+exemplars and is evaluated by its outputs. An evaluation within a task (training.evaluate_every =
+"epoch") uses all training samples of the task instead of exemplars.
 
 The logged task loss is the whole sum, and the training accuracy is that of the outputs.
 Reduces to naive: never.
@@ -23,6 +27,7 @@ Reduces to naive: never.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,7 +36,7 @@ import numpy as np
 from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.algorithms.icarl.exemplars import class_means
 from seqrun.benchmarks import Dataset
-from seqrun.checks import ConfigError, one_of, whole
+from seqrun.checks import ConfigError, Numerics, added, boolean, one_of, whole
 from seqrun.memory import MemoryMechanism
 
 
@@ -61,6 +66,12 @@ class ICaRLMeans(NamedTuple):
     known: Any
 
 
+def _numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 if the class means are, by default, of mirror images too."""
+    follows = options["mirrored_means"] is None
+    return 2 if follows and options["benchmark"].horizontal_flip else 1
+
+
 @dataclass(kw_only=True, eq=False)
 class ICaRLOptions(MemoryOwner):
     """Distil earlier classes, rehearse exemplars, and classify by the nearest mean exemplar.
@@ -72,6 +83,9 @@ class ICaRLOptions(MemoryOwner):
         reduction: "sum" of the loss over classes (the paper) or their "mean" (the authors' code).
         classify_by: "nearest_mean" of exemplars, or the "outputs" of the network (the paper's
             ablation hybrid1).
+        mirrored_means: average the features of each exemplar and of its mirror image in the class
+            means, as the authors' code for CIFAR does; None = where training mirrors images too
+            (`benchmark.horizontal_flip`).
 
     Raises:
         ConfigError: a value out of range, or a stream that is not class-incremental.
@@ -80,8 +94,10 @@ class ICaRLOptions(MemoryOwner):
     memory_size: int = 200
     reduction: str = "sum"
     classify_by: str = "nearest_mean"
+    mirrored_means: bool | None = added(None, before=False)
 
     name: ClassVar[str] = "icarl"
+    numerics: ClassVar[Numerics] = staticmethod(_numerics)
     scenarios: ClassVar[tuple[str, ...]] = ("class",)
     scenarios_reason: ClassVar[str] = "which learns one classifier over a growing set of classes"
 
@@ -90,6 +106,8 @@ class ICaRLOptions(MemoryOwner):
         super().__post_init__()
         one_of("reduction", self.reduction, ("sum", "mean"))
         one_of("classify_by", self.classify_by, ("nearest_mean", "outputs"))
+        if self.mirrored_means is not None:
+            boolean("mirrored_means", self.mirrored_means)
         self._check_memory_size()
         self._class_sizes: list[np.ndarray] = []  # samples per class of each task, as far as needed
 
@@ -165,8 +183,17 @@ class ICaRLOptions(MemoryOwner):
         if samples is None or samples.t.max() < self.task - 1:  # the task has not ended
             samples = self.replay_dataset.rows(slice(self.num_current + self.memory.filled))
         classes = self.benchmark.num_classes
-        means, known = class_means(self.features(samples.x), samples.y, classes)
-        self.persistent = self.on_device(means, known)
+        x, y = samples.x, samples.y
+        if self.has_mirrored_means:
+            x, y = np.concatenate([x, np.flip(x, 2)]), np.concatenate([y, y])
+        self.persistent = self.on_device(*class_means(self.features(x), y, classes))
+
+    @property
+    def has_mirrored_means(self) -> bool:
+        """Whether the class means are of the exemplars and their mirror images."""
+        if self.mirrored_means is None:
+            return self.benchmark.horizontal_flip
+        return self.mirrored_means
 
     def evaluation_arrays(self, task: int) -> ICaRLMeans | None:
         """Return the class means if predictions use them, else None."""
