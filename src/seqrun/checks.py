@@ -18,7 +18,8 @@ Numerics = int | Callable[[Mapping[str, Any]], int]
 
 A version above 1 enters the config hash and the records, so that no run with the old numbers is
 mistaken for one with the new. If the numbers change only for some values of the options, this is a
-static method that maps the part's options (name -> value) to the version.
+static method that maps the part's options (name -> value) to the version. An algorithm's options
+include its `benchmark`, `backbone`, `optimizer` and `training`, constructed.
 """
 
 
@@ -26,18 +27,27 @@ class ConfigError(ValueError):
     """An invalid experiment; the message names the key, the value and what is allowed."""
 
 
-def added(default: Any = MISSING, *, default_factory: Callable[[], Any] | Any = MISSING) -> Any:
+def added(
+    default: Any = MISSING,
+    *,
+    default_factory: Callable[[], Any] | Any = MISSING,
+    before: Any = MISSING,
+) -> Any:
     """Return the dataclass field of an option that did not exist in an earlier version.
 
     Such an option is left out of the config hash while it has its default value, so that an old
     command still finds its old run. Use it for every option that is added to a part, to
     TrainingOptions or to the schema.
 
+    With `before`, the default changes the numbers. Then the option is left out at that value, which
+    finds the old run, and at its default only while the part's `numerics` is 1.
+
     Args:
         default: the value that gives the behaviour from before the option existed.
         default_factory: function that returns the default, if that is a list or a dict.
+        before: the value that gives this behaviour, if the default does not.
     """
-    metadata = {"added": True}
+    metadata = {"added": True} if before is MISSING else {"added": True, "before": before}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)

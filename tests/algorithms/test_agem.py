@@ -143,10 +143,12 @@ def test_jax_always_computes_the_reference_in_other_cases(
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.full)])
 def test_the_reference_pass_has_no_side_effects(backend: str, monkeypatch: pytest.MonkeyPatch):
-    """Without projections the run equals naive in statistics, mode and noise too."""
+    """Without projections the run equals naive in mode and noise, in statistics if asked."""
     module = import_module(f"seqrun.algorithms.agem.{backend}")
     monkeypatch.setattr(module, "projected_by_loss", lambda gradients, *_: gradients)
-    assert_reduces_to_naive("agem", backend, **SMALL)
+    monkeypatch.setattr(module, "projected", lambda gradients, *_: gradients)
+    without = SMALL | {"reference_updates_statistics": False}
+    assert_reduces_to_naive("agem", backend, **without)
 
 
 @every_backend
@@ -199,6 +201,10 @@ def test_twins_agree_on_the_options():
         ({"per_task_memory_samples": 0}, "per_task_memory_samples=0: must be an integer >= 1"),
         ({"memory_batch_size": 0}, "memory_batch_size=0: must be an integer >= 1"),
         ({"memory_policy": "reservoir"}, "memory_policy='reservoir': must be one of ring, random"),
+        (
+            {"reference_updates_statistics": None},
+            "reference_updates_statistics=None: must be true or false",
+        ),
         (
             {"per_task_memory_samples": 1, "backbone": {"batch_norm": True}},
             "per_task_memory_samples=1: must be at least 2 with a BatchNorm backbone",

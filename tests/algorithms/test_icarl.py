@@ -202,6 +202,25 @@ def test_means_by_hand():
     assert known.tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("flips", "option", "mirrored"),
+    [(False, None, False), (True, None, True), (False, True, True), (True, False, False)],
+)
+def test_mirrored_means(flips: bool, option: bool | None, mirrored: bool):
+    """Of exemplars and their mirror images: by default where training has mirror images."""
+    stream = {"scenario": "class", "horizontal_flip": flips, "num_tasks": 2}
+    _, _, rows = run("torch", stream=stream, mirrored_means=option)
+    x, y = rows[2]["memory/x"], rows[2]["memory/y"]
+    weights = group(rows[2], "params")
+    directions = normalised(encode(weights, x / 255))
+    if mirrored:
+        directions = directions + normalised(encode(weights, x[:, :, ::-1] / 255))
+    for c in range(4):
+        expected = directions[y == c].mean(0)
+        expected /= np.linalg.norm(expected)
+        np.testing.assert_allclose(rows[2]["kept/means"][c], expected, atol=1e-5)
+
+
 def test_within_a_task_means_are_those_of_its_training_samples():
     """With an evaluation after every epoch; exemplars are chosen only at the end of the task."""
     ends = Ends()

@@ -44,7 +44,8 @@ TINY = {
     "alpha_init": 0.4,
     "lr_alpha": 0.5,
 }
-SPEC = SETTING | {"memory_size": 60, "glances": 2, "inner_chunk_size": 4}
+SPEC = SETTING | {"memory_size": 60, "glances": 2, "inner_chunk_size": 4, "clip": None}
+"""`SETTING` has a clipping of its own."""
 
 
 # ---- by hand
@@ -52,12 +53,17 @@ SPEC = SETTING | {"memory_size": 60, "glances": 2, "inner_chunk_size": 4}
 
 @dataclass
 class Batches:
-    """Samples of a step: the batch, and the batch followed by the replayed samples."""
+    """Samples of a step: the batch, and the batch followed by the replayed samples.
+
+    Attributes:
+        inner_relu: whether inner steps take relu(alpha).
+    """
 
     x: np.ndarray
     y: np.ndarray
     meta_x: np.ndarray
     meta_y: np.ndarray
+    inner_relu: bool
 
 
 def look_ahead(
@@ -68,10 +74,11 @@ def look_ahead(
     In first order the inner gradients are constants, `given`.
     """
     losses, inner, after = [], [], []
+    rates = {n: np.maximum(a, 0) for n, a in alpha.items()} if data.inner_relu else alpha
     for j, start in enumerate(range(0, len(data.y), size)):
         rows = slice(start, start + size)
         g = given[j] if given else mean_gradient(w, data.x[rows], data.y[rows])
-        w = {n: w[n] - np.maximum(alpha[n], 0) * g[n] for n in w}
+        w = {n: w[n] - rates[n] * g[n] for n in w}
         losses.append(mean_loss(w, data.meta_x, data.meta_y))
         inner.append(g)
         after.append(w)
@@ -84,10 +91,9 @@ def closed_form(w: Arrays, alpha: Arrays, data: Batches, size: int) -> tuple[Arr
     outer = [mean_gradient(v, data.meta_x, data.meta_y) for v in after]
     theta = {n: np.mean([g[n] for g in outer], 0) for n in w}
     sums = [{n: sum(g[n] for g in inner[: j + 1]) for n in w} for j in range(len(inner))]
-    rates = {
-        n: np.mean([-g[n] * s[n] for g, s in zip(outer, sums, strict=True)], 0) * (alpha[n] > 0)
-        for n in w
-    }
+    rates = {n: np.mean([-g[n] * s[n] for g, s in zip(outer, sums, strict=True)], 0) for n in w}
+    if data.inner_relu:
+        rates = {n: rates[n] * (alpha[n] > 0) for n in w}
     return theta, rates
 
 
@@ -129,10 +135,10 @@ def assert_as_by_hand(
         benchmark=TinyBenchmark(size=5),
         backbone=Linear(backend=backend),
         optimizer=make_optimizer(**optimizer_keys | {"lr": LR}),
-        training=TrainingOptions(epochs_per_task=2, grad_clip=clip),
+        training=TrainingOptions(epochs_per_task=2),
         callbacks=[plan, losses, steps] if backend == "torch" else [plan, losses],
         device="cpu",
-        **keys | TINY | {"second_order": second_order} | options,
+        **keys | TINY | {"second_order": second_order, "clip": clip} | options,
     )
     algorithm.fit()
     recorded = dict(enumerate(steps.steps)) or {len(plan.rows) - 1: algorithm.export_arrays()}
@@ -148,7 +154,8 @@ def assert_as_by_hand(
             np.array([s[0] for s in stored]).reshape(-1, 2),
             np.array([s[1] for s in stored], int),
         )
-        data = Batches(x, y, np.concatenate([x, replayed[0]]), np.concatenate([y, replayed[1]]))
+        meta = np.concatenate([x, replayed[0]]), np.concatenate([y, replayed[1]])
+        data = Batches(x, y, *meta, algorithm.inner_relu)
         size = algorithm.inner_chunk_size
         loss = look_ahead(w, alpha, data, size)[0]
         theta, rate = differences(w, alpha, data, size, second_order)
@@ -209,20 +216,23 @@ def test_steps_of_its_variants_are_as_by_hand(backend: str, options: dict[str, A
     assert moved is options.get("learn_lr", True)
 
 
-def test_alpha_goes_below_zero_and_then_stays():
-    """From then on its gradient and the step are 0."""
-    rates = assert_as_by_hand("torch", alpha_init=0.02, lr_alpha=3.0)
-    non_positive = [{n: a[n] <= 0 for n in a} for a in rates]
-    assert any(d[n].any() for d in non_positive for n in d)
-    for before, after, stopped in zip(rates, rates[1:], non_positive, strict=False):
-        for n in stopped:
-            assert (before[n][stopped[n]] == after[n][stopped[n]]).all()
+@jax_in_full
+@pytest.mark.parametrize("inner_relu", [False, True])
+def test_alpha_at_or_below_zero_stays_with_inner_relu_only(backend: str, inner_relu: bool):
+    """With it the gradient there is 0; without it some come back."""
+    options = {"alpha_init": 0.02, "lr_alpha": 3.0, "inner_relu": inner_relu}
+    rates = assert_as_by_hand(backend, **options)
+    stopped = [(a[n] <= 0, a[n], b[n]) for a, b in zip(rates, rates[1:], strict=False) for n in a]
+    assert any(at.any() for at, _, _ in stopped)
+    assert all((a[at] == b[at]).all() for at, a, b in stopped) is inner_relu
+    assert any((b[at] > 0).any() for at, _, b in stopped) is not inner_relu
 
 
 @jax_in_full
 def test_alpha_of_zero_learns_nothing(backend: str):
-    """relu'(0) = 0 on both backends: theta and alpha keep their bits."""
+    """With `inner_relu`, since relu'(0) = 0 on both backends: theta and alpha keep their bits."""
     spec = {"stream": {"num_tasks": 1, "samples_per_task": 20}, "inner_chunk_size": 5}
+    spec["inner_relu"] = True
     trace = run("lamaml", backend, **spec, alpha_init=0.0)
     start = build("lamaml", backend, **spec)
     Trainer(start).setup()
@@ -299,6 +309,7 @@ def test_reduces_to_naive(backend: str):
         "sync_update": True,
         "glances": 1,
         "inner_chunk_size": 10,
+        "clip": None,
     }
     trace = run("lamaml", backend, kind=forgetful(backend), **SETTING, **options)
     tolerance = 0.0 if backend == "torch" else 1e-5
@@ -319,6 +330,7 @@ def test_reduces_to_naive(backend: str):
         {"learn_lr": False},
         {"lr_alpha": 0.05},
         {"sync_update": True},
+        {"clip": 0.1, "training": {"epochs_per_task": 2}},
     ],
     ids=lambda option: next(iter(option)),
 )
@@ -350,6 +362,7 @@ def test_meta_batches_update_the_running_statistics():
         "lamaml", "torch",
         stream={"num_tasks": 1, "samples_per_task": 20}, training={"epochs_per_task": 1},
         backbone={"batch_norm": True}, glances=1, inner_chunk_size=1, alpha_init=0.0,
+        learn_lr=False,
     )  # fmt: skip
     algorithm.fit()
     assert algorithm.module.training
@@ -377,9 +390,22 @@ def test_meta_batches_update_the_running_statistics():
         ("learn_lr", "yes"),
         ("lr_alpha", -1.0),
         ("sync_update", None),
+        ("inner_relu", 0),
+        ("clip", 0.0),
     ],
 )
 def test_refuses(key: str, value: Any):
     """The message names the key and the value."""
     with pytest.raises(ConfigError, match=f"{key}={value!r}"):
         build("lamaml", "torch", **{key: value})
+
+
+def test_clip_stands_in_for_the_trainings():
+    """It is 2 unless it is null, and two different ones are refused."""
+    assert build("lamaml", "torch").training.grad_clip == 2.0
+    by_training = build("lamaml", "torch", clip=None, training={"grad_clip": 0.5})
+    assert by_training.training.grad_clip == 0.5
+    assert build("lamaml", "torch", clip=None).training.grad_clip is None
+    assert build("lamaml", "torch", training={"grad_clip": 2.0}).training.grad_clip == 2.0
+    with pytest.raises(ConfigError, match="training.grad_clip=1.0: must not be set .*algo.clip=2"):
+        build("lamaml", "torch", training={"grad_clip": 1.0})

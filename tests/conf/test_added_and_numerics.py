@@ -236,6 +236,37 @@ def test_independent_changed_only_where_its_rate_decayed(config_of):
     assert numerics_of(config_of("training.lr_decay=0.5")) == {}
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
+class WithStatistics(Naive):
+    """Numbers that changed with BatchNorm, where a new option does not have its old value."""
+
+    option: str = added("new", before="old")
+
+    @staticmethod
+    def numerics(options: dict[str, Any]) -> int:
+        """Return 2 for numbers that changed."""
+        normalised = options["backbone"].has_batch_statistics
+        return 2 if normalised and options["option"] == "new" else 1
+
+
+def test_a_new_option_whose_default_changes_the_numbers(config, monkeypatch):
+    """Its old value finds the old run; its default does so where the numbers did not change."""
+    monkeypatch.setattr("seqrun.algorithms.naive.torch.Naive", WithStatistics)
+
+    def with_option(value: str, **backbone: Any) -> dict[str, Any]:
+        own = {"algo": {**config["algo"], "option": value}}
+        return {**config, **own, "backbone": {**config["backbone"], **backbone}}
+
+    monkeypatch.setattr(WithStatistics, "__module__", Naive.__module__)
+    plain, normalised = config, {**with_option("old", batch_norm=True), "algo": config["algo"]}
+    before = config_hash(plain, {}), config_hash(normalised, {})
+    assert config_hash(with_option("old")) == config_hash(with_option("new")) == before[0]
+    assert config_hash(with_option("old", batch_norm=True)) == before[1]
+    assert numerics_of(with_option("new", batch_norm=True)) == {"algo": 2}
+    others = [with_option("new", batch_norm=True), normalised, with_option("third")]
+    assert len({*before, *map(config_hash, others)}) == 5
+
+
 def test_the_version_of_a_callback_that_only_observes_is_not_hashed(config_of, monkeypatch):
     from seqrun.callbacks import EarlyStoppingCallback, TqdmCallback
 

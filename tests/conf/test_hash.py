@@ -110,15 +110,49 @@ PINNED = {
     ("algo=derpp", "backbone=resnet18_thin", "seed=[0,1,2]"): "5fba5a0eba83",
     (
         "algo=lamaml",
+        "algo.lr_alpha=0.1",
+        "algo.inner_relu=true",
+        "algo.clip=null",
         "optimizer=adam",
         "callbacks=[metrics,early_stopping]",
         "benchmark.validation_fraction=0.1",
         "training.epochs_per_task=3",
     ): "83b3f34031fd",  # early stopping: version 2 of its numbers
+    ("algo=agem",): "2ec275e0fee7",
+    (
+        "algo=agem",
+        "algo.reference_updates_statistics=false",
+        "backbone.batch_norm=true",
+    ): "51a5dbf4773e",
+    (
+        "algo=icarl",
+        "algo.mirrored_means=false",
+        "benchmark=split_digits",
+        "benchmark.scenario=class",
+        "benchmark.horizontal_flip=true",
+    ): "7167ebc6a863",
 }
-"""Command -> hash, as it was at commit 70036af: what users have on their disks has these names."""
+"""Command -> hash, as it was at commit 70036af: what users have on their disks has these names.
+
+Where a default has changed since, the command gives the value of that time.
+"""
 
 
 @pytest.mark.parametrize("overrides", PINNED)
 def test_hashes_stay_what_they_were(jobs_of, overrides):
     assert jobs_of(*overrides)[0].hash == PINNED[overrides]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["inner_relu", "clip", "lr_alpha", "reference_updates_statistics", "mirrored_means"],
+)
+def test_a_default_that_changed_numbers_is_another_hash(jobs_of, option):
+    """No run from before is taken for one with today's default."""
+    for overrides, digest in PINNED.items():
+        kept = [o for o in overrides if not o.startswith(f"algo.{option}=")]
+        if len(kept) < len(overrides):
+            assert jobs_of(*kept)[0].hash != digest
+            break
+    else:
+        raise AssertionError(f"no command sets {option}")

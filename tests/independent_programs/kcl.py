@@ -80,7 +80,9 @@ class Regression:
         # back through the regression
         g = {n: np.zeros_like(w[n]) for n in ("lambda", "gamma", "beta")}
         k = psi @ self.psi_c.T
-        g["gamma"][t], g["beta"][t] = (d * (k @ self.a)).sum(), d.sum()
+        g["gamma"][t] = (d * (k @ self.a)).sum()
+        # That of beta, the sum of d, is sum p - 1 = 0; its rounding error of 1e-17 grows under Adam
+        # with weight decay, by lr weight_decay / eps = 5000 a step.
         d = w["gamma"][t] * d
         d_k, d_a = d @ self.a.T, k.T @ d
         d_matrix = -(self.inverse @ d_a) @ self.a.T

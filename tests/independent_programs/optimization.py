@@ -31,11 +31,13 @@ def lamaml(
     lr_alpha: float,
     inner_chunk_size: int,
     sync_update: bool,
+    inner_relu: bool = False,
 ) -> Arrays:
     """Learn each batch chunk by chunk, theta' <- theta' - alpha g; the meta-loss moves both.
 
     First order: grad_theta is the mean over chunks j of G_j = grad L(theta_{j+1}), grad_alpha that
-    of - G_j * (g_0 + ... + g_j).
+    of - G_j * (g_0 + ... + g_j). `inner_relu`: theta' <- theta' - relu(alpha) g, whose derivative
+    by an alpha <= 0 is 0.
     """
     memory = Reservoir(memory_size)
     alpha = {n: np.full_like(a, alpha_init) for n, a in learner.w.items()}
@@ -48,15 +50,18 @@ def lamaml(
                 meta_x, meta_y = np.concatenate([x, meta_x]), np.concatenate([y, meta_y])
             theta, walked = learner.w, zeros(learner.w)
             g_theta, g_alpha = zeros(theta), zeros(theta)
+            rate = {n: np.maximum(a, 0) for n, a in alpha.items()} if inner_relu else alpha
             starts = range(0, len(step.y), inner_chunk_size)
             for i in starts:
                 x, y = (a[i : i + inner_chunk_size] for a in (step.x, step.y))
                 g = gradient(theta, x, y, task.allowed)
-                theta = {n: theta[n] - alpha[n] * g[n] for n in g}
+                theta = {n: theta[n] - rate[n] * g[n] for n in g}
                 walked = add(walked, g)
                 meta = gradient(theta, meta_x, meta_y, task.allowed)
                 g_theta = add(g_theta, meta, 1 / len(starts))
                 g_alpha = {n: g_alpha[n] - meta[n] * walked[n] / len(starts) for n in g}
+            if inner_relu:
+                g_alpha = {n: g_alpha[n] * (alpha[n] > 0) for n in g_alpha}
             alpha = add(alpha, clipped(g_alpha, learner.grad_clip), -lr_alpha)
             if sync_update:
                 learner.step(g_theta)

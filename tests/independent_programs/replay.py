@@ -76,7 +76,7 @@ def der(
     return {"state/logits": logits, "memory/seen": np.asarray(offered)}
 
 
-def agem(learner: Learner) -> Arrays:
+def agem(learner: Learner, reference_updates_statistics: bool = True) -> Arrays:
     """If g.g_ref < 0: g <- g - (g.g_ref / g_ref.g_ref) g_ref; g_ref on memory of past tasks.
 
     As in algorithm 2 of the paper the reference comes first, which running statistics show.
@@ -88,7 +88,10 @@ def agem(learner: Learner) -> Arrays:
             assert (task.pool_t[rows] < task.number - 1).all()
             reference = zeros(learner.w)
             if len(rows):
+                stats = dict(learner.stats)
                 reference = learner.gradient(task.pool_x[rows], task.pool_y[rows], task)
+                if not reference_updates_statistics:
+                    learner.stats = stats
             g = learner.gradient(step.x, step.y, task)
             if (product := dot(g, reference)) < 0:
                 g = add(g, reference, -product / dot(reference, reference))

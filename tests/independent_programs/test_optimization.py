@@ -15,7 +15,7 @@ def test_stable_sgd(optimizer: str, backend: str):
     compare(programs.stable_sgd, run, optimizer, **options)
 
 
-PLAN = {"training": {"grad_clip": 2.0}, "glances": 2, "replay_batch_size": 8}
+PLAN = {"glances": 2, "replay_batch_size": 8}
 LAMAML = {"memory_size": 15, "inner_chunk_size": 5}
 
 
@@ -31,6 +31,22 @@ def test_lamaml(sync: bool, optimizer: str, backend: str):
     run = product("lamaml", backend, optimizer, **CLASS, **PLAN, **options, seed=1)
     compare(programs.lamaml, run, optimizer, grad_clip=2.0, **options)
     assert min(a.min() for n, a in run.arrays.items() if n.startswith("state/alpha/")) > 0
+
+
+BELOW_ZERO = {
+    "sgd": {"alpha_init": 0.1, "lr_alpha": 3.0, "sync_update": False},
+    "adam": {"alpha_init": 0.02, "lr_alpha": 0.3, "sync_update": True},
+}
+
+
+@on_both
+@pytest.mark.parametrize("inner_relu", [False, True])
+def test_lamaml_below_zero(inner_relu: bool, optimizer: str, backend: str):
+    """Rates that become negative: the inner step takes them as they are, or relu of them."""
+    options = LAMAML | {"inner_relu": inner_relu} | BELOW_ZERO[optimizer]
+    run = product("lamaml", backend, optimizer, **CLASS, **PLAN, **options)
+    compare(programs.lamaml, run, optimizer, grad_clip=2.0, **options)
+    assert min(a.min() for n, a in run.arrays.items() if n.startswith("state/alpha/")) < -0.01
 
 
 @on_both

@@ -197,6 +197,8 @@ SMALLER = {
     "mcsgd": {"lmc_epochs": 10},
 }
 """Options that make costly algorithms fast."""
+OWN_KEYS = {"stable_sgd": SCHEDULE, "lamaml": {"grad_clip": "clip"}}
+"""Option of `training` -> the algorithm's option that replaces it."""
 AMPLIFIES = {"kcl": 1 + 20 / 1.01}
 """Ridge regression multiplies rounding errors by its condition number, 1 + samples / ridge.
 
@@ -208,7 +210,7 @@ EXACT_STEPS = 12
 
 
 def suited(algo: str, case: Case) -> Case:
-    """Return the case adapted to an algorithm: short, and with its own keys for the schedule."""
+    """Return the case adapted to an algorithm: short, and with keys of its own for `training`'s."""
     case = replace(
         case,
         spec=SMALLER.get(algo, {}) | case.spec,
@@ -216,8 +218,9 @@ def suited(algo: str, case: Case) -> Case:
     )
     if DOUBLE_PRECISION is not None:
         case = replace(case, tolerance=DOUBLE_PRECISION.TOLERANCE, float32_steps=None)
-    if algo != "stable_sgd":
+    if algo not in OWN_KEYS:
         return case
     training = dict(case.spec.get("training", {}))
-    schedule = {own: training.pop(key) for key, own in SCHEDULE.items() if key in training}
-    return replace(case, spec=case.spec | schedule | {"training": training, "dropout": 0.0})
+    own = {own: training.pop(key) for key, own in OWN_KEYS[algo].items() if key in training}
+    own |= {"dropout": 0.0} if algo == "stable_sgd" else {}
+    return replace(case, spec=case.spec | own | {"training": training})

@@ -61,6 +61,11 @@ class BaseBackbone:
         """Whether the forward pass depends on the whole batch in training (BatchNorm)."""
         return False
 
+    @property
+    def may_have_batch_statistics(self) -> bool:
+        """The same of a network that may not have been built, and knows its layers only then."""
+        return self.has_batch_statistics or "own" in self.initializations
+
     def keeps(self, name: str) -> bool:
         """Return whether a parameter or statistic keeps the value that it has after `build`."""
         return False

@@ -99,6 +99,6 @@ def check_data(experiment: Experiment, first: BaseAlgorithm | None = None) -> No
     """
     first = first or build(experiment, experiment.seeds[0])
     first.benchmark.check_data()
-    if limits.may_normalise_batches(first):
+    if first.backbone.may_have_batch_statistics:
         for seed in experiment.seeds:  # each has its own class order, and so its own task sizes
             limits.check_lengths_beforehand(build(experiment, seed))

@@ -15,19 +15,23 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
+from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.callbacks import OBSERVERS, BaseCallback
 from seqrun.config.schema import Schema, default_of, part_keys
 from seqrun.config.targets import TARGET, find_class, make, nested
 from seqrun.files import flatten
+from seqrun.optimizers.base import BaseOptimizer
 
 NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
 """Top-level keys that change no number."""
+PARTS_OF_ALGORITHM = {
+    "benchmark": BaseBenchmark,
+    "backbone": BaseBackbone,
+    "optimizer": BaseOptimizer,
+}
 PLACES = ("data_dir", "path")
 """Keys of a benchmark that locate its data; the data enter the hash by their checksum."""
-
-ALGORITHM_PARTS = ("benchmark", "backbone", "optimizer", "callbacks", "training")
-"""Arguments of an algorithm that are nodes of their own; its `numerics` may depend on them."""
 
 
 def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = None) -> str:
@@ -35,8 +39,8 @@ def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = 
 
     The hash covers all keys except those of loggers, display, data locations and strategies. It
     also covers the data's checksum, the kind of device, and every `numerics` above 1. The order
-    of keys makes no difference, nor does 1 versus 1.0. An option that was added later (see
-    `seqrun.checks.added`) counts only if it differs from its default.
+    of keys makes no difference, nor does 1 versus 1.0. An option that was added later counts only
+    if it changes the numbers from before (see `seqrun.checks.added`).
 
     Args:
         config: the experiment as plain data.
@@ -77,14 +81,14 @@ def numerics_of(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the experiment without options that were added later and have their default.
+    """Return the experiment without options that were added later and change no numbers.
 
     Loggers are left unchanged.
     """
-    kept = _without_defaults(config, Schema)
-    kept["training"] = _without_defaults(config["training"], TrainingOptions)
+    kept = _without_unchanged(config, Schema, is_changed=False)
+    kept["training"] = _without_unchanged(config["training"], TrainingOptions, is_changed=False)
     for key in ("algo", "benchmark", "backbone", "optimizer", "callbacks"):
-        kept[key] = _part_without_added(key, config[key], config["allow_targets"])
+        kept[key] = _part_without_added(key, config[key], config)
     return kept
 
 
@@ -145,34 +149,47 @@ def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> i
     if not callable(numerics):
         return numerics
     options = {option.name: default_of(option) for option in _options(found)}
+    options |= {name: value for name, value in node.items() if name != TARGET}
     if key == "algo":
-        options |= {name: config[name] for name in ALGORITHM_PARTS}
-    return numerics(options | {name: value for name, value in node.items() if name != TARGET})
+        options |= {part: make(config, part, base) for part, base in PARTS_OF_ALGORITHM.items()}
+        options["training"] = TrainingOptions(**config["training"])
+    return numerics(options)
 
 
 def _options(found: type) -> tuple[Field[Any], ...]:
     return fields(found) if is_dataclass(found) else ()
 
 
-def _part_without_added(key: str, value: Any, allowed: list[str]) -> Any:
-    """Return a node, or a value within one, without added options at their defaults."""
+def _part_without_added(key: str, value: Any, config: Mapping[str, Any]) -> Any:
+    """Return a node, or a value within one, without added options that change no numbers."""
     if isinstance(value, Mapping):
         if TARGET in value:
-            value = _without_defaults(value, find_class(key, value[TARGET], object, allowed))
-        return {k: _part_without_added(f"{key}.{k}", v, allowed) for k, v in value.items()}
+            found = find_class(key, value[TARGET], object, config["allow_targets"])
+            is_changed = any("before" in option.metadata for option in _options(found)) and (
+                _numerics(key, value, config) > 1
+            )
+            value = _without_unchanged(value, found, is_changed=is_changed)
+        return {k: _part_without_added(f"{key}.{k}", v, config) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_part_without_added(f"{key}[{i}]", v, allowed) for i, v in enumerate(value)]
+        return [_part_without_added(f"{key}[{i}]", v, config) for i, v in enumerate(value)]
     return value
 
 
-def _without_defaults(node: Mapping[str, Any], found: type) -> dict[str, Any]:
-    """Return the arguments of a class without its added options at their defaults."""
-    added = {o.name: default_of(o) for o in _options(found) if o.metadata.get("added")}
-    return {
-        key: value
-        for key, value in node.items()
-        if key not in added or _canonical(value) != _canonical(added[key])
-    }
+def _without_unchanged(node: Mapping[str, Any], found: type, *, is_changed: bool) -> dict[str, Any]:
+    """Return the arguments of a class without its added options whose values change no numbers.
+
+    Args:
+        node: the arguments.
+        found: the class.
+        is_changed: whether its `numerics` is above 1, so that a default may differ from before.
+    """
+    unchanged: dict[str, list[Any]] = {}
+    for option in _options(found):
+        if option.metadata.get("added"):
+            before = option.metadata.get("before", default_of(option))
+            values = [before] if is_changed else [before, default_of(option)]
+            unchanged[option.name] = [_canonical(value) for value in values]
+    return {k: v for k, v in node.items() if _canonical(v) not in unchanged.get(k, ())}
 
 
 def _canonical(value: Any) -> Any:

@@ -17,6 +17,25 @@ def cross_entropy(logits: Array, y: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
+@jax.custom_jvp
+def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Return the cross-entropy of sigmoid(logits) and constant targets in [0, 1], each by itself.
+
+    The derivative is sigmoid(logits) - targets, as on PyTorch: exactly 0 where the targets are the
+    sigmoids. The sum that autodiff makes leaves a rounding error, which Adam turns into full steps.
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, targets)
+
+
+@binary_cross_entropy.defjvp
+def _binary_cross_entropy_jvp(
+    values: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    logits, targets = values
+    slope = jax.nn.sigmoid(logits) - targets
+    return binary_cross_entropy(logits, targets), slope * tangents[0]
+
+
 def allow_classes(logits: Array, mask: Array | None, t: Array) -> Array:
     """Set logits to the lowest number where `mask` (T, C) excludes the class from the task `t`."""
     if mask is None:

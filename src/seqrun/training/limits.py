@@ -78,12 +78,6 @@ def planned_samples(algorithm: BaseAlgorithm) -> int:
 # ---- batches of one sample
 
 
-def may_normalise_batches(algorithm: BaseAlgorithm) -> bool:
-    """Return whether the backbone has BatchNorm, or knows its layers only when it is built."""
-    backbone = algorithm.backbone
-    return backbone.has_batch_statistics or "own" in backbone.initializations
-
-
 def check_lengths_beforehand(algorithm: BaseAlgorithm) -> None:
     """Prepare the data and check the lengths of batches before anything starts.
 

@@ -13,9 +13,13 @@ Paper: Rebuffi et al. 2017, "iCaRL: Incremental Classifier and Representation Le
   classifier's inputs, are L2-normalised, and so are their means.
 
 Differs from the paper: the loss leaves out the outputs of classes that no task has contained yet
-(with benchmark.softmax_over = "all" they have target 0, as in the authors' code). The untrained
-model of row 0 has no exemplars and is evaluated by its outputs. A measurement within a task uses
-the exemplars of earlier classes and all training samples of the task for its own.
+(with benchmark.softmax_over = "all" they have target 0, as in the authors' code). Each class has
+memory_size / classes exemplars rounded down, so that all of them fit (the authors' code rounds up).
+Herding follows a mean of normalised features that is not itself normalised again, as in the
+authors' code. Where training mirrors images, the class means are of the exemplars and their mirror
+images, as in the authors' code for CIFAR (`mirrored_means`). The untrained model of row 0 has no
+exemplars and is evaluated by its outputs. A measurement within a task uses the exemplars of earlier
+classes and all training samples of the task for its own.
 
 The logged task loss is the whole sum, and the training accuracy is that of the outputs.
 Reduces to naive: never.
@@ -23,6 +27,7 @@ Reduces to naive: never.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,7 +36,7 @@ import numpy as np
 from seqrun.algorithms.base.memory import MemoryOwner
 from seqrun.algorithms.icarl.exemplars import class_means
 from seqrun.benchmarks import Dataset
-from seqrun.checks import ConfigError, one_of, whole
+from seqrun.checks import ConfigError, Numerics, added, boolean, one_of, whole
 from seqrun.memory import MemoryMechanism
 
 
@@ -61,6 +66,12 @@ class ICaRLMeans(NamedTuple):
     known: Any
 
 
+def _numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 if the class means are, by default, of mirror images too."""
+    follows = options["mirrored_means"] is None
+    return 2 if follows and options["benchmark"].horizontal_flip else 1
+
+
 @dataclass(kw_only=True, eq=False)
 class ICaRLOptions(MemoryOwner):
     """Distil earlier classes, rehearse exemplars, and classify by the nearest mean exemplar.
@@ -72,6 +83,9 @@ class ICaRLOptions(MemoryOwner):
         reduction: "sum" of the loss over classes (the paper) or their "mean" (the authors' code).
         classify_by: "nearest_mean" of exemplars, or the "outputs" of the network (the paper's
             ablation hybrid1).
+        mirrored_means: average the features of each exemplar and of its mirror image in the class
+            means, as the authors' code for CIFAR does; None = where training mirrors images too
+            (`benchmark.horizontal_flip`).
 
     Raises:
         ConfigError: a value out of range, or a stream that is not class-incremental.
@@ -80,8 +94,10 @@ class ICaRLOptions(MemoryOwner):
     memory_size: int = 200
     reduction: str = "sum"
     classify_by: str = "nearest_mean"
+    mirrored_means: bool | None = added(None, before=False)
 
     name: ClassVar[str] = "icarl"
+    numerics: ClassVar[Numerics] = staticmethod(_numerics)
     scenarios: ClassVar[tuple[str, ...]] = ("class",)
     scenarios_reason: ClassVar[str] = "which learns one classifier over a growing set of classes"
 
@@ -90,6 +106,8 @@ class ICaRLOptions(MemoryOwner):
         super().__post_init__()
         one_of("reduction", self.reduction, ("sum", "mean"))
         one_of("classify_by", self.classify_by, ("nearest_mean", "outputs"))
+        if self.mirrored_means is not None:
+            boolean("mirrored_means", self.mirrored_means)
         self._check_memory_size()
 
     def reset(self) -> None:
@@ -174,10 +192,20 @@ class ICaRLOptions(MemoryOwner):
     def prepare_evaluation(self) -> None:
         """Compute the class means from the features of this moment."""
         samples = self._representatives
-        if samples is not None:
-            classes = self.benchmark.num_classes
-            means, known = class_means(self.features(samples.x), samples.y, classes)
-            self.persistent = self.on_device(means, known)
+        if samples is None:
+            return
+        x, y = samples.x, samples.y
+        if self.has_mirrored_means:
+            x, y = np.concatenate([x, np.flip(x, 2)]), np.concatenate([y, y])
+        means, known = class_means(self.features(x), y, self.benchmark.num_classes)
+        self.persistent = self.on_device(means, known)
+
+    @property
+    def has_mirrored_means(self) -> bool:
+        """Whether the class means are of the exemplars and their mirror images."""
+        if self.mirrored_means is None:
+            return self.benchmark.horizontal_flip
+        return self.mirrored_means
 
     def evaluation_arrays(self, task: int) -> ICaRLMeans | None:
         """Return the class means if predictions use them, else None."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from seqrun.algorithms.base import Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.icarl import ICaRLMeans, ICaRLOptions
-from seqrun.formulas.jax import allow_classes
+from seqrun.checks import Numerics
+from seqrun.formulas.jax import allow_classes, binary_cross_entropy
 
 Arrays = dict[str, Array]
 
@@ -21,6 +22,9 @@ Arrays = dict[str, Array]
 class ICaRL(ICaRLOptions, JaxBaseAlgorithm):
     """Incremental Classifier and Representation Learning (Rebuffi et al. 2017)."""
 
+    numerics: ClassVar[Numerics] = 2
+    """The derivative of the loss, whose rounding errors Adam turned into full steps."""
+
     def losses(self, step: Step) -> Losses:
         """L = sum over classes of BCE(g_y(x), old output of an earlier class, else the label)."""
         x, y, t = step.batch
@@ -28,7 +32,7 @@ class ICaRL(ICaRLOptions, JaxBaseAlgorithm):
         old_outputs = jax.nn.sigmoid(self.predict(old.params, old.stats, x))
         labels = jax.nn.one_hot(y, logits.shape[1])
         targets = jnp.where(old.classes, old_outputs, labels)
-        terms = optax.sigmoid_binary_cross_entropy(logits, targets)
+        terms = binary_cross_entropy(logits, targets)
         included = jnp.ones_like(terms) if step.mask is None else step.mask[t]
         losses = (terms * included).sum(1)
         if self.reduction == "mean":

@@ -36,7 +36,7 @@ class IndependentModels(NamedTuple):
 def _numerics(options: Mapping[str, Any]) -> int:
     """Return 2 where earlier versions trained later tasks at a decayed learning rate, else 1."""
     training = options["training"]
-    return 2 if training["lr_decay"] != 1 or training["lr_min"] > 0 else 1
+    return 2 if training.lr_decay != 1 or training.lr_min > 0 else 1
 
 
 @dataclass(kw_only=True, eq=False)

@@ -25,7 +25,8 @@ Differs from the paper:
   precision of float32.
 - A coreset is at most half of its task.
 
-The paper's scalar beta_t shifts all logits alike and so has no effect under a softmax.
+The scalars of other tasks don't move, whatever weight decay, momentum or Adam would do to them.
+The paper's scalar beta_t shifts all logits alike: under a softmax it has no effect and no gradient.
 
 Reduces to naive: never.
 """
@@ -41,7 +42,7 @@ import numpy as np
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.algorithms.base.memory import PREFIX
 from seqrun.benchmarks import Dataset
-from seqrun.checks import at_least, one_of, whole
+from seqrun.checks import Numerics, at_least, one_of, whole
 from seqrun.formulas.kernels import KERNELS, SCALINGS
 from seqrun.memory.policies import class_balanced_rows
 from seqrun.plan import Chunk
@@ -111,6 +112,7 @@ class KCLOptions(BaseAlgorithm):
     lambda_init: float = 1.0
 
     name: ClassVar[str] = "kcl"
+    numerics: ClassVar[Numerics] = 2
     hparam_names: ClassVar[tuple[str, ...]] = ("tau",)
     vectorizable: ClassVar[tuple[str, ...]] = ("tau", "lambda_init")
     scenarios: ClassVar[tuple[str, ...]] = ("task", "domain")

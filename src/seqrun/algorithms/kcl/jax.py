@@ -13,6 +13,7 @@ from jax import Array
 from seqrun.algorithms.base import Batch, Losses, Step
 from seqrun.algorithms.base.jax import JaxBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
+from seqrun.algorithms.kcl.network import SCALARS
 from seqrun.algorithms.kcl.network.jax import KCLNetwork
 from seqrun.formulas.jax import allow_classes, cross_entropy
 from seqrun.formulas.kernels.jax import (
@@ -54,6 +55,20 @@ class KCL(KCLOptions, JaxBaseAlgorithm):
             prior = self.amortised(step.params, "prior", scaled.mean(0))
             total = ce + step.hparams["tau"] * gaussian_divergence(*posterior, *prior)
         return Losses(task=ce, total=total, logits=logits)
+
+    def on_after_backward(self, step: Step) -> None:
+        """Set the gradient of beta to the 0 that it is under a softmax; rounding leaves another."""
+        step.gradients = step.gradients | {"beta": jnp.zeros_like(step.gradients["beta"])}
+        step.cache["scalars"] = {name: step.params[name] for name in SCALARS}
+
+    def on_after_optimizer_step(self, step: Step) -> None:
+        """Restore other tasks' scalars, which momentum, weight decay or Adam may have changed."""
+        own = jnp.arange(self.num_tasks) == step.batch.t[0]
+        kept = {
+            name: jnp.where(own, step.params[name], before)
+            for name, before in step.cache["scalars"].items()
+        }
+        step.params = step.params | kept
 
     def amortised(self, params: Arrays, network: str, mean: Array) -> tuple[Array, Array]:
         """Return mu and log sigma^2 of the "posterior" or "prior", given a mean feature."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqrun.algorithms.base import Batch, Losses, Step
 from seqrun.algorithms.base.torch import PyTorchBaseAlgorithm
 from seqrun.algorithms.kcl import RIDGE, Classifier, KCLOptions, KCLState
+from seqrun.algorithms.kcl.network import SCALARS
 from seqrun.algorithms.kcl.network.torch import KCLNetwork
 from seqrun.formulas.kernels.torch import (
     fourier_features,
@@ -53,6 +54,19 @@ class KCL(KCLOptions, PyTorchBaseAlgorithm):
             prior = network.prior(scaled.mean(0))
             total = ce + step.hparams["tau"] * gaussian_divergence(*posterior, *prior)
         return Losses(task=ce, total=total, logits=logits)
+
+    @torch.no_grad()
+    def on_after_backward(self, step: Step) -> None:
+        """Set the gradient of beta to the 0 that it is under a softmax; rounding leaves another."""
+        step.gradients = step.gradients | {"beta": torch.zeros_like(step.gradients["beta"])}
+        step.cache["scalars"] = {name: step.params[name].clone() for name in SCALARS}
+
+    @torch.no_grad()
+    def on_after_optimizer_step(self, step: Step) -> None:
+        """Restore other tasks' scalars, which momentum, weight decay or Adam may have changed."""
+        for name, before in step.cache["scalars"].items():
+            own = torch.arange(len(before), device=before.device) == step.batch.t[0]
+            step.params[name].copy_(torch.where(own, step.params[name], before))
 
     def classifier(
         self, coreset: Batch, noise: Tensor | None, phase: Tensor | None

@@ -6,14 +6,18 @@ theta_0 = theta. The gradient of the meta-loss, mean_j CE(theta_{j+1}; batch and
 updates theta and alpha:
 
     grad_theta = mean_j grad L(theta_{j+1})                               (first order)
-    grad_alpha = mean_j [- grad L(theta_{j+1}) * sum_{k<=j} g_k], 0 where alpha <= 0  (first order)
+    grad_alpha = mean_j [- grad L(theta_{j+1}) * sum_{k<=j} g_k]          (first order)
     alpha <- alpha - lr_alpha grad_alpha, then theta <- theta - relu(alpha) grad_theta
 
 C-MAML is `learn_lr: false` with `sync_update: true`. Without `sync_update` this update replaces the
 optimizer's step.
 
-Differs from the paper: nothing. As in the authors' code, first order is the default, the two
-gradients are clipped separately (training.grad_clip), and a batch is offered to the reservoir once.
+Differs from the paper: nothing in the update. The authors' code for MNIST, and it alone, has
+relu(alpha) in the inner step too (`inner_relu`): an alpha at or below 0 then has no gradient and
+stays there. As in the authors' code, first order is the default, the two gradients are clipped
+separately, each to a norm of 2 (`clip`), lr_alpha is 0.3 (with `sync_update` theirs is 0.1), and a
+batch is offered to the reservoir once. Unlike it, replayed samples are drawn without replacement,
+and a batch is offered after its first glance, not during the inner steps.
 The first glance takes the batch in the order in which it arrives, which is random already. With
 BatchNorm, which the paper does not use, an inner step normalises by the statistics of its whole
 batch (a chunk may be one sample), and the meta-batches update the running statistics.
@@ -24,22 +28,24 @@ as the memory is empty.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.algorithms.replay import ReplayOptions
-from seqrun.checks import at_least, boolean, whole
+from seqrun.checks import ConfigError, Numerics, added, at_least, boolean, whole
 from seqrun.memory import MemoryMechanism
+from seqrun.training.options import TrainingOptions
 
 
 class LaMAMLState(NamedTuple):
     """State of La-MAML.
 
     Attributes:
-        alpha: parameter name -> learning rate of every element; used where > 0.
+        alpha: parameter name -> learning rate of every element; theta's own step uses relu(alpha).
     """
 
     alpha: dict[str, Any]
@@ -77,11 +83,15 @@ def _repeated(
     return {name: array[rows, order] for name, array in part.items()}
 
 
+def _numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 but for the values that an experiment had before it could choose."""
+    return 1 if options["inner_relu"] and options["clip"] is None else 2
+
+
 @dataclass(kw_only=True, eq=False)
 class LaMAMLOptions(ReplayOptions, Glances):
     """Meta-learn a look-ahead on each batch and memory: La-MAML. Gupta et al. 2020 (2007.13904).
 
-    `training.grad_clip` clips the gradients of theta and of alpha, each by its own global norm.
     Without `sync_update`, relu(alpha) is the step size: the optimizer, `training.lr_decay` and
     `training.lr_min` have no effect.
 
@@ -95,12 +105,16 @@ class LaMAMLOptions(ReplayOptions, Glances):
         second_order: differentiate through the inner gradients g_j.
         alpha_init: initial alpha of every parameter element, >= 0.
         learn_lr: learn alpha; false keeps it at alpha_init.
-        lr_alpha: learning rate of alpha, >= 0.
+        lr_alpha: learning rate of alpha, >= 0; the authors' is 0.3, with `sync_update` 0.1.
         sync_update: update theta with the run's optimizer (plain SGD in the paper) and learning
             rate, instead of with relu(alpha).
+        inner_relu: take relu(alpha) instead of alpha in the inner steps too, as the authors' code
+            for MNIST does.
+        clip: largest global norm of the gradient of theta, and of that of alpha, > 0, which is set
+            in `training.grad_clip`; None = keep that key's own.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range, or a clipping that `training` sets too.
     """
 
     memory_size: int = 200
@@ -110,14 +124,19 @@ class LaMAMLOptions(ReplayOptions, Glances):
     second_order: bool = False
     alpha_init: float = 0.15
     learn_lr: bool = True
-    lr_alpha: float = 0.1
+    lr_alpha: float = 0.3
     sync_update: bool = False
+    inner_relu: bool = added(False, before=True)
+    clip: float | None = added(2.0, before=None)
 
     name: ClassVar[str] = "lamaml"
+    numerics: ClassVar[Numerics] = staticmethod(_numerics)
     hparam_names: ClassVar[tuple[str, ...]] = ("lr_alpha",)
-    vectorizable: ClassVar[tuple[str, ...]] = ("lr_alpha", "alpha_init")
+    vectorizable: ClassVar[tuple[str, ...]] = ("lr_alpha", "alpha_init", "clip")
 
     def __post_init__(self) -> None:
+        if self.clip is not None:
+            self.training = self._clipped(self.training, self.clip)
         whole("replay_batch_size", self.replay_batch_size, 1)
         self.memory_batch_size = self.replay_batch_size
         super().__post_init__()
@@ -127,6 +146,16 @@ class LaMAMLOptions(ReplayOptions, Glances):
         boolean("learn_lr", self.learn_lr)
         at_least("lr_alpha", self.lr_alpha, 0.0)
         boolean("sync_update", self.sync_update)
+        boolean("inner_relu", self.inner_relu)
+
+    def _clipped(self, training: TrainingOptions, clip: float) -> TrainingOptions:
+        at_least("clip", clip, 0.0, strictly=True)
+        if training.grad_clip not in (None, clip):
+            raise ConfigError(
+                f"training.grad_clip={training.grad_clip!r}: must not be set with algo=lamaml, "
+                f"which sets it by algo.clip={clip!r} (null leaves it to training)"
+            )
+        return replace(training, grad_clip=clip)
 
     def make_memory(self) -> MemoryMechanism:
         """Return a reservoir to which only the first glance offers a batch."""

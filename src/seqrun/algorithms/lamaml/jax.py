@@ -35,7 +35,7 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
         self, params: Arrays, alpha: Arrays, step: Step
     ) -> tuple[Array, tuple[Array, Arrays]]:
         """Return the mean loss after each inner step, and the batch's logits after the last."""
-        rates = jax.tree.map(jax.nn.relu, alpha)
+        rates = jax.tree.map(jax.nn.relu, alpha) if self.inner_relu else alpha
         pairs = zip(step.batch, step.batches["replay"], strict=True)
         meta = Batch(*(jnp.concatenate(pair) for pair in pairs))
 

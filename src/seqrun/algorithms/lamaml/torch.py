@@ -39,7 +39,7 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
 
     def meta_loss(self, alpha: Tensors, step: Step) -> tuple[Tensor, Tensor]:
         """Return the mean loss after each inner step, and the batch's logits after the last."""
-        rates = {n: a.relu() for n, a in alpha.items()}
+        rates = {n: a.relu() for n, a in alpha.items()} if self.inner_relu else alpha
         pairs = zip(step.batch, step.batches["replay"], strict=True)
         meta = Batch(*(torch.cat(pair) for pair in pairs))
         fast: Tensors = step.params

@@ -214,14 +214,15 @@ class TorchEngine(Engine):
             self.module.train(before)
 
     @contextmanager
-    def without_side_effects(self) -> Iterator[None]:
-        """Restore BatchNorm statistics and the random generators after this block."""
+    def without_side_effects(self, *, restore_statistics: bool = True) -> Iterator[None]:
+        """Restore the random generators, and BatchNorm's statistics, after this block."""
         before = [statistic.clone() for statistic in self.stats.values()]
         devices = [self.device] if self.device_kind == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=self.algorithm.backbone.is_noisy):
             yield
-        for statistic, value in zip(self.stats.values(), before, strict=True):
-            statistic.copy_(value)
+        if restore_statistics:
+            for statistic, value in zip(self.stats.values(), before, strict=True):
+                statistic.copy_(value)
 
     def reset_optimizer(self) -> None:
         self.opt_state = self.algorithm.optimizer.init(self.params)
