@@ -1,4 +1,4 @@
-"""The machine: its cores."""
+"""Properties of the machine."""
 
 from __future__ import annotations
 

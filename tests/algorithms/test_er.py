@@ -129,7 +129,7 @@ def planned_epochs(algorithm) -> list[tuple[int, np.ndarray, int]]:
 
 @pytest.mark.parametrize(("memory_size", "copies"), [(10, 4), (30, 1), (60, 1)])
 def test_shuffled_rehearsal(memory_size: int, copies: int):
-    """Each of 45 samples once, each stored one max(1, 45 // memory_size) times, shuffled."""
+    """Epochs read 45 samples once, each stored one max(1, 45 // memory_size) times, shuffled."""
     spec = {"benchmark": "split_digits", "training": {"epochs_per_task": 2}}
     options = {"rehearsal": "shuffled", "memory_size": memory_size}
     algorithm = build("er", "torch", **spec, **options)

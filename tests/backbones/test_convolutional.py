@@ -150,7 +150,7 @@ def test_cnn_lamaml_is_the_authors_network():
 
 
 def test_cnn_layer_by_layer():
-    """No option has its default."""
+    """With every option changed from its default, except `pool` and `initialization`."""
     keys = {"kernel_size": 5, "stride": 2, "channels": [4, 6], "hidden": [7]}
     ours = with_noise(
         make_backbone("cnn", batch_norm=True, dropout=0.5, **keys).build((28, 40, 1), 3)

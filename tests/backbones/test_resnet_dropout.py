@@ -92,7 +92,7 @@ NETWORKS = pytest.param("resnet18", marks=pytest.mark.full), "resnet18_thin"
 def test_the_option_reaches_every_block(backend, name):
     """With kernels 0 and biases 1, the last block adds 1 to its input and applies dropout.
 
-    A tenth of its inputs is 20, which the previous block kept of 1 + 1; the others are 0.
+    A tenth of its inputs are 20, as the previous block scales 1 + 1 by 10; the others are 0.
     """
     kind, keys = component("backbone", name, backend)
     module = kind(**keys | {"nf": 16, "dropout": DROPPED}).build((1, 1, 1), 10)

@@ -118,5 +118,5 @@ def test_unsuitable_checkpoints_are_refused(tmp_path):
         read_weights(tmp_path / "nowhere")
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     (folder / "state.json").write_text(json.dumps(state | {"sha256": "0"}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="its checksum is not the one in it"):
+    with pytest.raises(CheckpointError, match="its checksum does not match its content"):
         read_weights(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Tiny sets in the on-disk layouts of the real ones, drawn from a seed."""
+"""Tiny data sets in the on-disk layouts of the real ones, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def md5(content: bytes) -> str:
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Return a (height, width, 3) uint8 image of few frequencies, as JPEG likes them."""
+    """Return a smooth (height, width, 3) uint8 image, which JPEG encodes with little loss."""
     y, x = np.mgrid[:height, :width][..., None] / max(height, width)
     phase = rng.uniform(0, 6, (4, 3))
     values = np.sin(5 * y + phase[0]) + np.sin(4 * x + phase[1]) + phase[2] / 6
@@ -39,7 +39,7 @@ def encoded(image: np.ndarray, form: str = "JPEG") -> bytes:
 
 
 def pixels(content: bytes) -> np.ndarray:
-    """Return what PIL makes of an image file: the oracle of decoding."""
+    """Return the pixels of an image file as PIL decodes them, for comparison."""
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
@@ -66,7 +66,7 @@ def write_zip(path: Path, files: Mapping[str, bytes], top: str = "") -> Path:
 def cifar_batches(
     per_batch: Mapping[str, int], classes: int, key: str, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Return name -> batch as CIFAR's are: "data" (N, 3072) uint8 and a list of labels."""
+    """Return name -> batch in CIFAR's format: "data" (N, 3072) uint8 and a list of labels."""
     rng = np.random.default_rng(seed)
     return {
         name: {
@@ -138,11 +138,11 @@ def tiny_imagenet_tree(seed: int = 0, size: int = 64) -> dict[str, bytes]:
 
 
 def tiny_imagenet_files(archive: bytes = b"") -> TinyImageNetFiles:
-    """Return what is "published" of the tiny set."""
+    """Return the "published" checksum, URL and counts of the tiny set."""
     return TinyImageNetFiles(md5=md5(archive), url="http://127.0.0.1:9/", **TINY)
 
 
-# ---- one's own
+# ---- a user's own data
 
 
 def image_tree(

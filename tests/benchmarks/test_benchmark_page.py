@@ -1,4 +1,4 @@
-"""What docs/benchmarks.md says of keys and commands is so."""
+"""The keys and commands in docs/benchmarks.md are correct."""
 
 from __future__ import annotations
 

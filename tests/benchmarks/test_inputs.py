@@ -1,4 +1,4 @@
-"""Padding, normalisation, and test data that are not looked at."""
+"""Padding, normalisation, and test data that must not be read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = (RotatedDigits, PermutedDigits, SplitDigits)
 
 
 def test_padding_by_hand():
-    """In the middle; what is left over goes to the bottom and the right."""
+    """Images are centred; an odd row or column of padding goes to the bottom or right."""
     image = np.array([[1, 2], [3, 4]], np.uint8).reshape(1, 2, 2, 1)
     assert pad(image, 4)[0, ..., 0].tolist() == [[0] * 4, [0, 1, 2, 0], [0, 3, 4, 0], [0] * 4]
     assert pad(image, 3)[0, ..., 0].tolist() == [[1, 2, 0], [3, 4, 0], [0] * 3]
@@ -50,7 +50,7 @@ def test_every_stream_can_be_padded(kind, streams):
 
 
 def test_padding_is_permuted_with_the_rest(streams):
-    """Pad, then permute: black pixels come anywhere."""
+    """Images are padded, then permuted, so black pixels can be anywhere."""
     raw = load_digits()
     benchmark = PermutedDigits(pad_to=10)
     benchmark.prepare(streams)
@@ -65,7 +65,7 @@ def test_padding_is_permuted_with_the_rest(streams):
 
 
 def test_mnist_as_hsu_et_al_have_it(mnist_dir, streams):
-    """32 x 32, two black pixels on each side; their mean and deviation are of padded pixels."""
+    """32 x 32, two black pixels on each side; the mean and std are those of padded images."""
     raw = load_mnist(mnist_dir)
     benchmark = SplitMNIST(
         pad_to=32, normalize=True, mean=[0.1], std=[0.2752], data_dir=mnist_dir, scenario="class"
@@ -83,7 +83,7 @@ def test_mnist_as_hsu_et_al_have_it(mnist_dir, streams):
 
 
 def test_measured_mean_and_deviation_equal_numpys(tmp_path, monkeypatch):
-    """Per channel, in blocks, of a memory map as of an array."""
+    """Per channel and in blocks, for a memory map and for an array."""
     import seqrun.benchmarks.normalization as module
 
     images = np.random.default_rng(0).integers(0, 256, (37, 5, 4, 3)).astype(np.uint8)
@@ -104,7 +104,7 @@ def test_measured_mean_and_deviation_equal_numpys(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_source_that_states_no_mean_is_measured(kind, streams):
-    """Of the images as they are stored, whatever is done to them afterwards."""
+    """Mean and std are those of the stored images, before padding."""
 
     class Unknown(kind):
         source = replace(DIGITS, mean=None, std=None)
@@ -122,7 +122,7 @@ def test_a_source_that_states_no_mean_is_measured(kind, streams):
 
 
 def test_equal_pixels_cannot_be_normalised():
-    """A deviation of zero divides nothing."""
+    """Nothing can be divided by a standard deviation of zero."""
     images = np.zeros((4, 2, 2, 2), np.uint8)
     images[0, 0, 0, 0] = 1
     with pytest.raises(ConfigError, match="normalize=True: .* pixels of channel 1 are equal"):
@@ -131,7 +131,7 @@ def test_equal_pixels_cannot_be_normalised():
 
 @every_backend
 def test_networks_are_given_padded_normalised_inputs(backend):
-    """(x / 255 - mean) / std, the padding too: black like any black pixel."""
+    """(x / 255 - mean) / std, also for the padding, whose pixels are black."""
     stream = {"pad_to": 10, "normalize": True, "mean": [0.25], "std": [0.5], "num_tasks": 1}
     algorithm = build("naive", backend, benchmark="rotated_digits", stream=stream)
     algorithm.fit()
@@ -149,10 +149,10 @@ def test_networks_are_given_padded_normalised_inputs(backend):
 
 
 class Poison:
-    """Images that nobody may look at."""
+    """Images whose pixels must not be read."""
 
     def __init__(self, images):
-        """Keep what is known without looking."""
+        """Store what is known without reading pixels."""
         self.shape, self.dtype = images.shape, images.dtype
 
     def __len__(self):
@@ -170,7 +170,7 @@ class Poison:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_test_image_is_read_when_there_is_a_validation_part(kind, streams):
-    """A whole run on poisoned test data equals one on healthy ones, and poison is noticed."""
+    """A run with unreadable test images equals one with readable ones; reading them fails."""
 
     def poisoned(data_dir):
         raw = load_digits(data_dir)
@@ -205,7 +205,7 @@ def test_no_test_image_is_read_when_there_is_a_validation_part(kind, streams):
 
 @pytest.mark.parametrize("scenario", ["domain", "class"])
 def test_a_new_benchmark_is_described_without_its_test_data(scenario, streams):
-    """Shape and classes come from the training data when these are what results are made of."""
+    """Shape and classes come from the training data if results are measured on a part of them."""
 
     class Lazy(BaseBenchmark):
         def prepare_datasets(self):
@@ -235,7 +235,7 @@ class Own(BaseBenchmark):
 
 
 def test_a_benchmark_without_a_source_can_be_given_a_mean(streams):
-    """One number per channel, which the data say."""
+    """One number per channel; the data determine the number of channels."""
     benchmark = Own(num_tasks=1, normalize=True, mean=[0.1, 0.2], std=[1, 2])
     benchmark.prepare(streams)
     assert benchmark.transform == ((0.1, 0.2), (1, 2))

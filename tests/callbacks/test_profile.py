@@ -60,7 +60,7 @@ def test_a_trace_of_one_chunk(backend: str, tmp_path: Path):
 
 
 def test_more_chunks_are_a_longer_trace(tmp_path: Path):
-    """Three chunks of four steps have three times as many matrix products as one."""
+    """A trace of one chunk has the losses of 4 steps, one of three chunks those of 4 + 4 + 1."""
     counts = []
     for chunks in (1, 3):
         traced("torch", tmp_path / str(chunks), num_chunks=chunks, first_chunk=1)

@@ -56,12 +56,12 @@ CASES = {
     ),
     "two rows in one": (
         ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]"],
-        ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]", "must be one, not a list"],
+        ["reproductions=[hsu2018/class_naive,hsu2018/class_ewc]", "must be one file, not a list"],
     ),
-    "a list of one row": (["reproductions=[hsu2018/class_ewc]"], ["must be one, not a list"]),
+    "a list of one row": (["reproductions=[hsu2018/class_ewc]"], ["must be one file, not a list"]),
     "rows in a sweep of lists": (
         ["-m", "reproductions=[hsu2018/class_ewc],[hsu2018/class_si]"],
-        ["must be one, not a list"],
+        ["must be one file, not a list"],
     ),
     "backend": (["backend=tork"], ["backend=tork", "torch, jax", "did you mean torch?"]),
     "device": (["device=gpu"], ["device='gpu'", "auto, cpu, cuda"]),

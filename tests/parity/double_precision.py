@@ -1,4 +1,4 @@
-"""A pytest plugin: everything that seqrun computes is float64 in place of float32.
+"""A pytest plugin that makes seqrun compute in float64 instead of float32.
 
 `pytest -p parity.double_precision tests/parity` compares the twins with rounding out of the way.
 What differs in float32 alone is rounding; what differs here as well is a fault.
@@ -21,7 +21,7 @@ class Float64Loader(SourceFileLoader):
     """Compile a module with `float64` wherever its source says `float32`."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the code; what Python keeps compiled beside a module is neither read nor made."""
+        """Return the code; cached bytecode is neither read nor written."""
         source = self.get_data(self.path).replace(b"float32", b"float64")
         return self.source_to_code(source, self.path)
 

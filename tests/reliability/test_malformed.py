@@ -1,7 +1,7 @@
 """Hundreds of malformed configurations, records and checkpoints: each is refused cleanly.
 
-A mutation may still be a value that is allowed: it is then taken, and must be of use. Anything but
-the reader's own error is a failure. Archives are tried in tests/benchmarks/test_archive.py.
+A mutation may still be a valid value: it is then accepted, and the result must be usable. Any error
+but the reader's own is a failure. Archives are tried in tests/benchmarks/test_archive.py.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ CONFIGS = [("algo=er",), ("algo=ewc", "benchmark=split_digits", "optimizer=adam"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Leave a run directory, and tell its hash."""
+    """Complete a run; return its directory and its config hash."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     runner.run_experiment(config_of(*CONFIGS[0]), directory)
     return directory, config_hash(config_of(*CONFIGS[0]))
 
 
 def try_configurations(overrides: tuple[str, ...], every: int) -> tuple[int, dict[Any, str]]:
-    """Give every key every hostile value, or each n-th in turn, and leave it out.
+    """Replace each key by hostile values (every n-th, starting in turn), and leave it out.
 
     Returns:
-        How many were refused, and what was neither refused nor taken.
+        Number of cases refused, and (path, case) -> fault of cases that were not refused cleanly.
     """
     config = config_of(*overrides)
     refused, strange = 0, {}
@@ -97,7 +97,7 @@ def test_all_configurations(overrides: tuple[str, ...]):
 
 
 def try_records(run: Path, directory: Path, every: int) -> int:
-    """Read damaged and mutated records and return how many were refused; the others are of use."""
+    """Read damaged and mutated records; return how many were refused. The others are usable."""
     text = (run / "results.json").read_text(encoding="utf-8")
     record = json.loads(text)
     rng = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def test_all_records(run: tuple[Path, str], tmp_path: Path):
 
 
 def write(folder: Path, state: Mapping[str, Any], tensors: bytes, *, sign: bool = True) -> None:
-    """Write a checkpoint as one who means harm would, its checksums in order."""
+    """Write a checkpoint as an attacker would; with `sign`, its checksums are valid."""
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(state)
     if sign:
@@ -167,7 +167,7 @@ def test_tensor_files(name: str, run: tuple[Path, str], tmp_path: Path):
 
 
 def test_any_damage_of_a_checkpoint_is_seen(run: tuple[Path, str], tmp_path: Path):
-    """One bit of either file, or its end."""
+    """Whether one bit of a file is flipped or its end is cut off."""
     state, tensors = stored(run)
     text = json.dumps(state, indent=1).encode()
     rng = np.random.default_rng(1)
@@ -197,13 +197,13 @@ def prepared() -> Any:
 
 
 def restore(checkpoint: Checkpoint, algorithm: Any) -> None:
-    """Give it what `fit` would."""
+    """Restore progress and arrays, as `fit` does."""
     resume.restore_progress(checkpoint, algorithm)
     resume.restore_arrays(checkpoint, algorithm)
 
 
 def test_states_of_checkpoints(tmp_path: Path):
-    """Every counter with every hostile value, the checksum in order: refused, or of use."""
+    """Every counter with every hostile value and a valid checksum is refused or usable."""
     from safetensors.numpy import save
 
     donor = build("er", "torch", training={"epochs_per_task": 2})
@@ -226,7 +226,7 @@ def test_states_of_checkpoints(tmp_path: Path):
 
 
 def hostile_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Return malformed versions: of each array, another shape or type, none; and strangers."""
+    """Return malformed copies: arrays of another shape, type or range, missing or unknown ones."""
     cases = []
     for name, array in arrays.items():
         others = [array[None], np.concatenate([array.ravel()] * 2), array.astype(np.complex64)]
@@ -274,7 +274,7 @@ def with_parts(directory: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Checkpoint]:
-    """Leave a run of which a checkpoint lies in the second task's second epoch, set up again."""
+    """Set up a run from a checkpoint in the second task's second epoch; return both."""
     directory = tmp_path_factory.mktemp("parts")
     donor = with_parts(directory)
     donor.loggers = donor.loggers[:2]
@@ -288,14 +288,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Checkpoint]
 
 
 def go_on(case: Checkpoint, trainer: Trainer) -> None:
-    """Restore what `fit` would, but for parameters."""
+    """Check and restore what `fit` does, except parameters."""
     resume.check_parts(case, trainer, trainer.run_info())
     resume.restore_loggers(case, trainer.loggers)
     resume.restore_callbacks(case, trainer)
 
 
 def refusal(case: Checkpoint, trainer: Trainer) -> str:
-    """Return why a checkpoint is refused, "" = it is not; the part must have seen it itself."""
+    """Return why a checkpoint is refused ("" = it is not); the part itself must detect it."""
     try:
         go_on(case, trainer)
     except CheckpointError as error:
@@ -306,9 +306,9 @@ def refusal(case: Checkpoint, trainer: Trainer) -> str:
 
 
 def test_parts_of_checkpoints(kept: tuple[Trainer, Checkpoint], capsys: pytest.CaptureFixture):
-    """Every entry that a callback or logger keeps with every hostile value: refused, or of use.
+    """Entries of callbacks and loggers with hostile values are refused, or the run is usable.
 
-    A tracker's is dropped, with a warning.
+    A tracker ignores such a state, with a warning.
     """
     trainer, whole = kept
     assert not refusal(whole, trainer)
@@ -316,7 +316,7 @@ def test_parts_of_checkpoints(kept: tuple[Trainer, Checkpoint], capsys: pytest.C
     for group in ("callbacks", "loggers"):
         for path in places(whole.state[group]):
             if len(path) == 1 and path[0] not in ("EarlyStoppingCallback-1", "LocalLogger-1"):
-                continue  # the object of objects is checked with the counters
+                continue  # that each state is an object is checked with the counters
             for by in (*HOSTILE, -5, 10**400):
                 if len(path) == 1 and not isinstance(by, dict):
                     continue
@@ -332,7 +332,7 @@ def test_parts_of_checkpoints(kept: tuple[Trainer, Checkpoint], capsys: pytest.C
 
 
 def test_arrays_of_parts(kept: tuple[Trainer, Checkpoint]):
-    """Shapes, types, NaN and what cannot have been measured."""
+    """Wrong shapes, wrong types, NaN, and values that cannot have been measured."""
     trainer, whole = kept
     own = {n: a for n, a in whole.arrays.items() if n.startswith("callback/")}
     refused = 0
@@ -369,7 +369,7 @@ def test_arrays_of_parts(kept: tuple[Trainer, Checkpoint]):
 def test_counters(
     counter: str, value: Any, what: str, kept: tuple[Trainer, Checkpoint], tmp_path: Path
 ):
-    """What no run can have counted."""
+    """Counters that no run can have are refused."""
     from safetensors.numpy import save
 
     trainer, whole = kept
@@ -382,7 +382,7 @@ def test_counters(
 
 
 def test_a_checkpoint_of_another_experiment(kept: tuple[Trainer, Checkpoint], tmp_path: Path):
-    """It is sound, and refused by its config hash."""
+    """It is not damaged, but refused because of its config hash."""
     _, whole = kept
     save(whole, tmp_path, config_hash="abc")
     assert latest(tmp_path, config_hash="abc")[0] is not None

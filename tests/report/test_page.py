@@ -1,4 +1,4 @@
-"""The page in a real browser: it sorts and filters, runs no text of a run, loads nothing."""
+"""The page in a real browser: it sorts, filters, executes no text and loads nothing."""
 
 from __future__ import annotations
 

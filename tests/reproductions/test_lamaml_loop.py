@@ -1,4 +1,4 @@
-"""La-MAML's row against a loop that is no part of seqrun, on the same tasks of real MNIST."""
+"""La-MAML's row compared with a loop that does not use seqrun, on the same tasks of MNIST."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from seqrun.runs import runner
 
 NUM_TASKS, SEEDS = 4, (0, 1)
 POINTS = 0.015
-"""Within which means over two seeds lie that share nothing but the tasks."""
+"""Largest difference of means over two seeds, between runs that share only the tasks."""
 
 
 def mean_accuracy(directory: Path, *overrides: str) -> float:
-    """Return seqrun's, over the seeds."""
+    """Return seqrun's mean accuracy over the seeds."""
     short = [f"benchmark.num_tasks={NUM_TASKS}", f"seed={list(SEEDS)}", "logger=[]"]
     command = ["reproductions=lamaml2020/rotated_mnist_lamaml", "backend=jax", *short, *overrides]
     (job,) = preflight.check(command, CONF)
@@ -28,7 +28,7 @@ def mean_accuracy(directory: Path, *overrides: str) -> float:
 
 @pytest.mark.full
 def test_the_loop_ends_where_seqrun_does(tmp_path: Path):
-    """Another rate ends elsewhere, so that the bound can fail."""
+    """Runs with another learning rate differ by more, so the bound is not too loose."""
     if not (data_root(None) / "MNIST" / "raw").is_dir():
         pytest.skip("needs MNIST (set SEQRUN_DATA)")
     by_loop = sum(lamaml_loop.accuracy(seed, NUM_TASKS) for seed in SEEDS) / len(SEEDS)

@@ -1,4 +1,4 @@
-"""RESULTS.md: its lines from hand-made records, judged by what the rows expect now."""
+"""RESULTS.md: its lines for hand-made records, with verdicts from the rows' current files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def row(name: str, status: str = "confirmed", **metrics: dict[str, float]) -> ke
 
 
 def record(seconds: float, seeds: int = 3, **metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return what results.json keeps of a run."""
+    """Return a run's record in results.json."""
     found = {"metrics": metrics, "seeds": list(range(seeds)), "seconds": seconds}
     return {**found, "commit": COMMIT, "protocol": PROTOCOL}
 
@@ -174,7 +174,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 
 
 def test_only_the_page(elsewhere):
-    """From results.json, with a line for each row that there is, and nothing run."""
+    """It is written from results.json with a line for each existing row; nothing is run."""
     records = {"hsu2018/class_si": {"torch": record(9.0, average_accuracy=ACCURACY)}}
     (elsewhere / kept.RECORDS).write_text(json.dumps(records), encoding="utf-8")
     assert reproduce.main(["--page"]) == 0
@@ -212,7 +212,7 @@ def test_rows_at_once_are_at_least_one(capsys, number):
 
 
 def test_rows_that_take_least_time_come_first(elsewhere):
-    """A protocol is no row."""
+    """A protocol is not a row."""
     path = elsewhere / "hsu2018" / "class_si.yaml"
     path.write_text(
         path.read_text(encoding="utf-8").replace("num_seeds: 10", "num_seeds: 10\n  minutes: 2.5"),
@@ -223,7 +223,7 @@ def test_rows_that_take_least_time_come_first(elsewhere):
 
 
 def test_protocol_is_what_the_files_say(elsewhere):
-    """Of the row and of what it takes in; comments and `expected` are no part of it."""
+    """It covers the row and the files that it includes, but not comments or `expected`."""
     name = "hsu2018/class_si"
     path, protocol = elsewhere / f"{name}.yaml", elsewhere / "protocols" / "hsu2018.yaml"
     before = kept.protocol_of(elsewhere, name)
@@ -250,13 +250,13 @@ def test_protocol_is_what_the_files_say(elsewhere):
     "text", ["{", "[]", '{"hsu2018/class_si": {"torch": {}}}', '{"hsu2018/class_si": 3}', "NaN"]
 )
 def test_damaged_records_are_told(elsewhere, capsys, text):
-    """In one line, and the file stays as it is; NaN is no number either."""
+    """The error is one line, and the file is unchanged; NaN is not a number either."""
     path = elsewhere / kept.RECORDS
     if text == "NaN":
         accuracy = measured(0.5, 0.1) | {"mean": float("nan")}
         text = json.dumps({"hsu2018/class_si": {"torch": record(1.0, average_accuracy=accuracy)}})
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="is no record of reproductions"):
+    with pytest.raises(ConfigError, match="is not a record of reproductions"):
         kept.Records(elsewhere)
     assert reproduce.main(["--page"]) == 2
     assert capsys.readouterr().err.startswith("error: reproductions/results.json: ")

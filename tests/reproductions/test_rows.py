@@ -34,7 +34,7 @@ MEASURED = {
 }
 """Row -> the backends that it was measured on."""
 WHOLE = "mcsgd2021/rotated_mnist_mcsgd", "protocols/der_split_mnist"
-"""What passes the whole preflight by default; `full` does it with every file."""
+"""Files that go through the whole preflight by default; with `full`, all files do."""
 ON_GPU = "mcsgd2021/split_cifar100_naive", "torch"
 SMALL = {"kcl": ["algo.num_bases=16"], "agem": ["algo.memory_batch_size=8"]}
 """Algorithm -> keys that make its rows small."""
@@ -42,7 +42,7 @@ SMALL = {"kcl": ["algo.num_bases=16"], "agem": ["algo.memory_batch_size=8"]}
 
 @pytest.fixture
 def without_data(monkeypatch):
-    """Looking for data is tested elsewhere."""
+    """Skip the search for data, which is tested elsewhere."""
     monkeypatch.setattr(experiment, "check_data", lambda *_: None)
 
 
@@ -60,7 +60,7 @@ def composed(*overrides: str) -> list[dict[str, Any]]:
 
 
 def _siblings() -> set[str]:
-    """Return the rows whose protocol and algorithm both stand in others already."""
+    """Return the rows whose protocol and algorithm both occur in earlier rows."""
     seen: set[str] = set()
     found = set()
     for name in ROWS:
@@ -74,7 +74,7 @@ def _siblings() -> set[str]:
     return found
 
 
-SIBLINGS = _siblings() | set(PROTOCOLS)  # what a row adds to both is numbers
+SIBLINGS = _siblings() | set(PROTOCOLS)  # such a row adds only numbers
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_row_says_what_it_reproduces(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_row_says_how_long_it_takes(name):
-    """As soon as that was measured, as a comment for readers and as a key for the order of rows."""
+    """Once it is measured, in a comment for readers and in a key that orders the rows."""
     line = FILES[name].read_text(encoding="utf-8").splitlines()[3]
     expected = Expected.of(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))["expected"])
     if name in GPU:
@@ -143,7 +143,7 @@ def test_row_says_how_long_it_takes(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_seeds_are_enough_for_an_interval(name):
-    """Three at least, each another; CPU rows state their threads, so that bits repeat."""
+    """At least three different seeds; CPU rows state their threads, so that bits repeat."""
     nodes = [yaml.safe_load(FILES[name].read_text(encoding="utf-8"))]
     while inherited := [d for d in nodes[-1].get("defaults", []) if isinstance(d, str)]:
         protocol = inherited[0].removeprefix("/reproductions/").removesuffix("@_global_")

@@ -208,7 +208,7 @@ def drop_key(key):
         (set_key("runs", 0, "accuracy_matrix", [[0.1, 0.2]]), r"\(T\+1\) x T"),
         (set_key("runs", 0, "accuracy_matrix", [[0.1], [0.2, 0.3]]), "rows of numbers"),
         (set_key("runs", 0, "accuracy_matrix", [[10.0], [98.0]]), "fractions in"),
-        (lambda record: record["runs"].append(record["runs"][0]), "a seed stands twice"),
+        (lambda record: record["runs"].append(record["runs"][0]), "a seed occurs twice"),
         (lambda record: record["runs"][0].pop("timing"), r"`timing` - at `\$.runs\[0\]`"),
     ],
 )

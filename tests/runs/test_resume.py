@@ -89,7 +89,7 @@ def assert_same_end(resumed: Any, whole: Any) -> None:
 
 
 def assert_resumes(algo: str, backend: str, folder: Path, stops: list[int], **spec: Any) -> None:
-    """Stop a run after each of some numbers of chunks, and continue it each time."""
+    """Stop a run after so many chunks, for each number in `stops`, and continue it each time."""
     whole = make(algo, backend, folder / "whole", None, **spec)
     whole.fit()
     assert_continues(whole, algo, backend, folder, stops, **spec)
@@ -111,7 +111,7 @@ def assert_continues(
 
 
 def marks_of(algo: str, backend: str) -> Any:
-    """Return the mark of a case: on JAX it compiles for long."""
+    """Return the mark of a case; on JAX, compiling takes long."""
     if algo not in KINDS_OF_STATE:
         return pytest.mark.full
     return JAX_MARKS.get(algo, pytest.mark.full) if backend == "jax" else ()
@@ -190,7 +190,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 BY_DEFAULT = ("epochs evaluated", "Adam, never fresh", "BatchNorm", "classes in a row")
-"""Options that are tried on PyTorch in the default tests; all of them, on both, are in the full."""
+"""Options tested by default, on PyTorch; `make test-all` tests all options on both backends."""
 OPTIONS_AND_BACKENDS = [
     pytest.param(n, b, marks=[] if b == "torch" and n in BY_DEFAULT else pytest.mark.full)
     for n in OPTIONS

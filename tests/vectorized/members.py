@@ -14,18 +14,18 @@ from seqrun.training.engine.vmap import Failure
 from seqrun.training.engine.vmap.jax import VmapGroup
 
 TOLERANCE = 1e-5
-"""On every number, absolute plus relative: sums within a product are ordered otherwise."""
+"""On every number, absolute plus relative: sums within matrix products have another order."""
 SHORT = {"num_tasks": 2, "samples_per_task": 40}
 UNEVEN = SHORT | {"samples_per_task": 45}
 """The last batch of a task has 5 samples."""
 PATIENCE = 300
-"""Seconds after which runs that wait for each other have waited for ever."""
+"""Seconds after which runs that still wait for each other count as deadlocked."""
 
 
 def train(
     algo: str, specs: Sequence[Mapping[str, Any]], group: VmapGroup | None = None
 ) -> list[Trace | BaseException]:
-    """Train one run for each specification of `experiments.build`, in step."""
+    """Train one run for each specification of `experiments.build`, in lockstep."""
     group = group or VmapGroup()
     recorders = [(LossRecorder(), RowRecorder()) for _ in specs]
     algorithms = []
@@ -72,7 +72,7 @@ def train(
 def assert_like_single(
     algo: str, specs: Sequence[Mapping[str, Any]], traces: Sequence[Any], tolerance: float
 ) -> None:
-    """Raise AssertionError unless each run is the one that it would have been alone."""
+    """Raise AssertionError unless each run agrees with the same run alone."""
     for spec, trace in zip(specs, traces, strict=True):
         assert isinstance(trace, Trace), trace
         alone = run(algo, "jax", **spec)
@@ -81,6 +81,6 @@ def assert_like_single(
 
 
 def together(group: VmapGroup, name: str = "chunk") -> int:
-    """Return the most runs whose call of a name was one program."""
+    """Return the largest number of runs that shared one program for calls with this name."""
     keys = [key for key in group._programs if isinstance(key[-1], int)]
     return max((key[-1] for key in keys if key[0][0] == name), default=1)

@@ -1,4 +1,4 @@
-"""Which jobs may share programs: those that differ in seeds and declared numbers alone."""
+"""Which jobs may share programs: those that differ only in seeds and declared numbers."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_what_runs_alone_and_why():
     "key", ["algo.fisher_samples", "benchmark.batch_size", "training.chunk_steps"]
 )
 def test_numbers_that_shapes_follow_from(key: str):
-    """They are numbers too, but never arguments."""
+    """Numbers that determine shapes are never arguments of a program."""
     groups, _ = group([job(n, *EWC_ON_JAX, f"{key}={20 + n}") for n in (0, 1)])
     assert not groups
 
@@ -147,7 +147,7 @@ def test_momentum_of_some_size():
 
 
 def test_a_class_of_a_users_speaks_for_itself(monkeypatch: pytest.MonkeyPatch):
-    """What its parent only passes on it may read while a program is traced."""
+    """While a program is traced, it may read values that its base class passes as arguments."""
     module = ModuleType("mine_alone")
     module.__file__ = "mine_alone.py"
 
@@ -174,7 +174,7 @@ def test_vmap_needs_jax():
 
 
 def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
-    """By the estimate of one run, and never by what happens to be free."""
+    """Their size depends on the estimate for one run, never on the memory that is free now."""
     algorithm = build(config_of("backend=jax"), 0)
     assert vmapped.runs_at_once(algorithm) == vmapped.MAX_RUNS
     needed = sum(part.num_bytes for part in footprint.needs_of(algorithm))
@@ -196,7 +196,7 @@ def test_groups_fit_the_device_s_own_memory(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_member_prints_nothing():
-    """The lines and bars of several would be mixed; what else it has stays."""
+    """Output of several runs would be mixed; other callbacks and loggers stay."""
     metrics, files = MetricCallback(), LocalLogger()
     algorithm: Any = SimpleNamespace(
         engine=SimpleNamespace(execution={}),
@@ -211,7 +211,7 @@ def test_a_member_prints_nothing():
 
 
 def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
-    """Five runs, two at a time, one of which fails: each is told of with its own place."""
+    """Five runs, two at a time, one of which fails: each is reported with its own index."""
 
     class First:
         """Stands for a run whose engine makes groups."""
@@ -239,7 +239,7 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
 def test_what_fails_before_a_group_is_told_of_each_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """As it would be of each alone, so that jobs of other groups go on."""
+    """Each job fails as it would alone, so that jobs of other groups continue."""
 
     def prepare(self: Any, *_: Any) -> None:
         raise OSError("stale file handle")
@@ -283,7 +283,7 @@ def test_a_job_s_variables_are_set_while_it_runs(monkeypatch: pytest.MonkeyPatch
 
 
 def test_memory_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The machine's, or the limit of a cgroup, whatever is used of it."""
+    """The total memory, or the limit of a cgroup, no matter how much of it is used."""
     own, top = tmp_path / "own", tmp_path / "fs"
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=100 * 1024))
     own.write_text("0::/jobs\n", encoding="utf-8")

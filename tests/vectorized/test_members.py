@@ -1,4 +1,4 @@
-"""Runs in one program are the runs that they would have been alone."""
+"""Runs that share one program agree with the same runs alone."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ OTHER = {
 }  # fmt: skip
 FIRST = {"memory_weight": 0.6, "lmc_momentum": 0.2}
 SETTINGS: dict[str, dict[str, Any]] = {"mas": {"accumulate": "ema"}}
-"""Without which an option has no say."""
+"""Settings without which an option has no effect."""
 SMALL = {"n_hidden_layers": 1}
-"""For the compiler: half of the time is its."""
+"""A small network, since half of the time of these tests is compilation."""
 
 
 def assert_seeds(algo: str, specs: list[dict[str, Any]]) -> list[Any]:
-    """Raise AssertionError unless runs are shared, and are those that they would have been."""
+    """Raise AssertionError unless runs share programs and agree with the same runs alone."""
     group = VmapGroup()
     traces = train(algo, specs, group)
     assert_like_single(algo, specs, traces, TOLERANCE)
@@ -57,7 +57,7 @@ def test_seeds(algo: str):
 
 @pytest.mark.ci
 def test_equal_data_are_held_once(monkeypatch: pytest.MonkeyPatch):
-    """Of three runs on the same tasks, trained in another order each."""
+    """Three runs have the same tasks, but each its own batch order."""
     put: list[tuple[int, ...]] = []
     original = jax.device_put
 
@@ -87,12 +87,12 @@ def test_partial_batches(algo: str):
 @pytest.mark.full
 @every_algorithm
 def test_every_option_that_may_differ(algo: str):
-    """Each alone and all at once, and the optimizer's: values reach programs as arguments."""
+    """Options one by one and all at once, with the optimizer's, reach programs as arguments."""
     names = algorithm_class(algo, "jax").vectorizable
     fixed = SETTINGS.get(algo, {}) | {n: v for n, v in FIRST.items() if n in names}
     variants: list[dict[str, Any]] = [{}, *({name: OTHER[name]} for name in names)]
     variants.append({name: OTHER[name] for name in names})
-    # What fades has faded by the third task; iCaRL's tasks share ten classes evenly.
+    # Decay has an effect by the third task; iCaRL's tasks share ten classes evenly.
     stream = SHORT | {"num_tasks": 5 if algo == "icarl" else 3}
     specs = [{"stream": stream, **fixed, **variant} for variant in variants]
     optimizers = [{"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}] * len(specs)
@@ -134,7 +134,7 @@ def test_convolutions_and_adam(network: str):
 @pytest.mark.ci
 @pytest.mark.full
 def test_one_diverges():
-    """It fails alone, and the others' numbers are their own."""
+    """Only this run fails, and the numbers of the others do not change."""
     specs = [{"stream": SHORT, "optimizer_options": {"lr": lr}} for lr in (0.05, 1e18, 0.1)]
     first, failed, last = train("naive", specs)
     assert isinstance(failed, TrainingDiverged)
@@ -164,14 +164,14 @@ class Stale(EWC):
     """A method with the classic mistake: an option that is read while a program is traced."""
 
     def on_after_backward(self, step: Step) -> None:
-        """Pull by a number that the program catches."""
+        """Add a number that becomes a constant of the program."""
         step.gradients = {n: g + self.ewc_lambda for n, g in step.gradients.items()}
 
 
 @pytest.mark.ci
 @pytest.mark.full
 def test_a_value_that_is_caught_is_not_used_for_others(capsys: pytest.CaptureFixture[str]):
-    """The programs differ, so each run has its own, and it is said."""
+    """The programs differ, so each run has its own, and a warning says so."""
     specs = [{"stream": SHORT, "kind": Stale, "ewc_lambda": v} for v in (0.1, 0.2)]
     group = VmapGroup()
     traces = train("ewc", specs, group)
@@ -183,7 +183,7 @@ def test_a_value_that_is_caught_is_not_used_for_others(capsys: pytest.CaptureFix
 @pytest.mark.ci
 @every_algorithm
 def test_options_are_arguments(algo: str):
-    """Every key that is declared is one of the class's, on both backends alike."""
+    """Both backends declare the same keys, each of which is a field of the class."""
     kinds = [algorithm_class(algo, backend) for backend in ("torch", "jax")]
     assert kinds[0].vectorizable == kinds[1].vectorizable
     options = {field.name for field in fields(kinds[0])}

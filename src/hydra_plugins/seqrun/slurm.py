@@ -44,10 +44,10 @@ class SlurmLauncher(BaseLauncher):
         array_parallelism: jobs at a time.
         setup: shell lines to run before a job.
         additional_parameters: other options of sbatch.
-        poll_seconds: seconds between two looks at the queue.
+        poll_seconds: seconds between two reads of the queue.
 
     Raises:
-        ConfigError: an argument that is not allowed, or there is no SLURM.
+        ConfigError: an argument that is not allowed, or sbatch is not installed.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class SlurmLauncher(BaseLauncher):
 
 
 def _queue() -> dict[str, str] | None:
-    """Return SLURM's job id -> state of this user's jobs; None if squeue fails just now."""
+    """Return SLURM's job id -> state of this user's jobs; None if squeue fails."""
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
     command += [f"--user={os.getuid()}"]
     try:

@@ -67,16 +67,16 @@ class BaseBackbone:
         return self.has_batch_statistics or "own" in self.initializations
 
     def keeps(self, name: str) -> bool:
-        """Return whether a parameter or statistic keeps the value that it has after `build`."""
+        """Return whether a parameter or statistic keeps its value from `build` and is not drawn."""
         return False
 
     def check_input(self, input_shape: tuple[int, int, int]) -> None:
         """Raise ConfigError if the network cannot process images of shape (H, W, C)."""
 
     def convolutions(self, input_shape: tuple[int, int, int]) -> dict[str, int]:
-        """Return the number of output positions of convolutions, by the end of their name.
+        """Return end of a convolution's name -> number of its output positions.
 
-        It is estimated for those left out (see `multiply_adds`).
+        `multiply_adds` estimates the number for convolutions that are left out.
         """
         return {}
 
@@ -185,7 +185,7 @@ def multiply_adds(
     Args:
         shapes: canonical name -> canonical shape.
         input_shape: (H, W, C) of the images.
-        convolutions: see BaseBackbone; a convolution that is not in it is assumed to have a
+        convolutions: see BaseBackbone; a convolution that is left out is assumed to have a
             quarter of the input's positions, since networks halve the image early.
     """
     known = convolutions or {}

@@ -33,7 +33,7 @@ SCENARIOS = ("task", "domain", "class")
 
 
 class TaskDraw(IntEnum):
-    """Purposes of the stream "tasks": the first position of its generator."""
+    """What a generator of the stream "tasks" is for: the first number of its `position`."""
 
     VALIDATION = 0
     SUBSET = 1
@@ -48,8 +48,9 @@ class BaseBenchmark:
 
     Tasks are 1-based in every argument; `Dataset.t` is 0-based. After `prepare`, `num_classes`
     (outputs of the network), `input_shape` (H, W, C), `transform` and `class_mask` ((T, C) bool,
-    the classes of each task; None = every class in every task) describe the stream. Those that a
-    benchmark does not set are taken from its data: before, it has no such attribute.
+    the classes of each task; None = every class in every task) describe the stream. What a
+    benchmark does not set is taken from its data. Until then, `num_classes` and `input_shape` are
+    missing attributes.
 
     Args:
         num_tasks: length of the stream, >= 1.
@@ -59,16 +60,16 @@ class BaseBenchmark:
             task) or "class" (all classes compete), if the benchmark supports it.
         samples_per_task: training samples of each task, drawn at random, >= 1; None = all.
         validation_fraction: fraction of each task's training data that is held out and replaces
-            the test data in evaluation, in [0, 1); the same rows in tasks of the same size, so that
-            tasks made of the same images hold out the same ones.
-        pad_to: centre the images in black squares with sides of S pixels before anything else, at
-            least the image's longer side; None = no padding.
+            the test data in evaluation, in [0, 1). Tasks of the same size hold out the same rows,
+            so that tasks made of the same images hold out the same images.
+        pad_to: first pad the images with black to squares with this side in pixels, at least the
+            images' longer side; None = no padding.
         normalize: subtract the mean of the source's training pixels and divide by their standard
             deviation (of the images before padding); otherwise inputs are in [0, 1].
-        mean, std: for `normalize`, instead of the source's: for pixels in [0, 1], one number per
-            channel; std > 0.
-        crop_padding: train on random crops of the image's size from the image with this many black
-            pixels added on each side, from 0 (no crops) to the image's shorter side.
+        mean, std: values that `normalize` uses instead of the source's, one number per channel,
+            for pixels in [0, 1]; std > 0.
+        crop_padding: black pixels added on each side of a training image before a random crop of
+            the original size, from 0 (no crops) to the image's shorter side.
         horizontal_flip: mirror each training image with probability 1/2.
         data_dir: folder of the data sets; None = $SEQRUN_DATA, else ./data.
 
@@ -133,7 +134,7 @@ class BaseBenchmark:
             self._check_shape(self.input_shape)
 
     def knows(self, name: str) -> bool:
-        """Return whether "num_classes" or "input_shape" is known, which may be before `prepare`."""
+        """Return whether "num_classes" or "input_shape" is set, possibly before `prepare`."""
         return hasattr(self, name)
 
     @property
@@ -175,7 +176,7 @@ class BaseBenchmark:
             self.load_images()
 
     def data_checksum(self) -> str:
-        """Return what identifies the data, without loading them; "" = not known."""
+        """Return a checksum of the data without loading them; "" = not known."""
         if self.source is None:
             return ""
         if self.source.checksum_in is not None:
@@ -224,7 +225,7 @@ class BaseBenchmark:
     def task_data(self, t: int, split: str = "train") -> Dataset:
         """Return the samples of task t.
 
-        Of the training data only those of the last task are cached, of other splits every task.
+        Training data are cached only for the task read last, other splits for every task.
 
         Raises:
             ValueError: no such task or split.
@@ -321,7 +322,7 @@ class BaseBenchmark:
             raise ValueError(f"task {t}: must be in 1..{self.num_tasks}")
 
     def _describe_data(self) -> None:
-        """Take from the data what the benchmark did not state.
+        """Infer from the data what the benchmark does not state.
 
         The test data are used only if results are measured on them.
         """

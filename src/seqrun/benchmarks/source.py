@@ -22,16 +22,16 @@ class RawImages(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """What is known of a data set before it is loaded, and how to load it.
+    """The facts about a data set that are known before it is loaded, and how to load it.
 
     Args:
         input_shape: (H, W, C).
         train_counts: number of training samples of each class.
         mean, std: of the training pixels in [0, 1], per channel; None = not known, measured if
             needed.
-        checksum: identifies the data; `load` refuses any other.
-        check: data_dir -> anything; raises ConfigError if the data are damaged, or missing and
-            cannot be downloaded, and then leaves nothing behind.
+        checksum: identifies the data; `load` refuses data with another checksum.
+        check: function of data_dir that raises ConfigError if the data are damaged, or are missing
+            and cannot be downloaded; it then leaves no files behind. Its result is ignored.
         load: data_dir -> RawImages; raises ConfigError as `check` does.
         checksum_in: data_dir -> checksum, for a source whose `load` also reads data that it cannot
             verify; None = always `checksum`.

@@ -26,8 +26,8 @@ class MetricCallback(BaseCallback):
       so far, and the matrix.
     - At the end: the metrics of the whole stream.
 
-    Accuracies with the task given at test are logged as "accuracy_task_aware/task_<j>" and
-    "<metric>_task_aware".
+    Accuracies with the task given at test time are logged as "accuracy_task_aware/task_<j>", and
+    their metrics as "<metric>_task_aware".
     """
 
     _loss_sum: float = field(default=0.0, init=False, repr=False)

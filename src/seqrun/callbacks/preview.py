@@ -16,8 +16,8 @@ from seqrun.training.callback import BaseCallback, Run
 class PreviewCallback(BaseCallback):
     """Write figures/inputs/task_<t>.png: some of each task's training images with their labels.
 
-    The images are shown as stored: after rotation, permutation and padding, but before they are
-    divided by 255 or normalised as the title says. They are chosen from the classes in turn,
+    The images are shown as stored: after rotation, permutation and padding, but before division by
+    255 and the normalisation that the title states. They are chosen from the classes in turn,
     starting with the first image of each, so nothing is random.
 
     Args:
@@ -59,7 +59,7 @@ class PreviewCallback(BaseCallback):
 
 
 def round_robin(labels: np.ndarray, count: int) -> np.ndarray:
-    """Choose samples from the classes in turn: first the first of every class, then the second.
+    """Choose samples from the classes in turn: the first of every class, then the second, etc.
 
     Args:
         labels: (N,) integers.

@@ -40,8 +40,8 @@ class StabilityGapCallback(BaseCallback):
     for lifelong learning: Identifying the stability gap", arXiv:2205.13452, section 3.
 
     Accuracies are measured after every multiple of `every_steps` steps and whenever a row of the
-    accuracy matrix is measured, such as at the end of a task. The data are those of the matrix.
-    Differs from the paper: it evaluates on a sample of each test set, this on the whole test set.
+    accuracy matrix is measured, such as at the end of a task, on the same data as the matrix.
+    Differs from the paper: the paper evaluates on a sample of each test set, not on all of it.
 
     The callback does not change training. It logs "stepwise_accuracy/task_<i>", "min_accuracy" and
     "worst_case_accuracy", and writes all of them to stability_gap.json and
@@ -98,7 +98,7 @@ class StabilityGapCallback(BaseCallback):
         }
 
     def check_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless `state` can have been measured so far."""
+        """Raise CheckpointError unless the run so far can have measured `state`."""
         check_keys(state, ("steps", "tasks", "rows", "minimum", "worst"))
         steps, tasks, rows = state["steps"], state["tasks"], state["rows"]
         check_integers("steps", steps, 1, run.step)

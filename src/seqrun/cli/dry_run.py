@@ -1,4 +1,4 @@
-"""Print for --dry-run the jobs of a command, which are completed, and an estimate of the time."""
+"""--dry-run: print a command's jobs, whether each is completed, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Preview:
 
 
 def show(jobs: Sequence[Job]) -> None:
-    """Print the jobs of a command, which are completed, and about how long the others take."""
+    """Print a command's jobs, whether each is completed, and about how long the others take."""
     samples: dict[str, int] = {}
     previews = []
     for job in jobs:
@@ -100,7 +100,7 @@ def _state(job: Preview) -> str:
 
 def _estimate(todo: Sequence[Preview]) -> str:
     if not todo:
-        return "nothing to wait for"
+        return "no time needed"
     folders = {job.directory.parent for job in todo if job.directory} | {RUNS}
     past = _past_rates(folders)
     missing = sorted({_title(job) for job in todo if _title(job) not in past})
@@ -124,7 +124,7 @@ def _past_rates(folders: set[Path]) -> dict[str, list[float]]:
         except RecordError:
             continue
         if results.execution.get("strategy") == "vmap":
-            continue  # the seconds recorded are those of its whole group
+            continue  # the recorded time is that of the whole vmap group
         rates = [
             sum(run.timing.get(phase) or 0.0 for phase in PHASES) / run.cost["samples_seen"]
             for run in results.runs

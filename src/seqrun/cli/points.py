@@ -1,4 +1,4 @@
-"""Predict the jobs of a multirun, each as its overrides, before its sweeper makes them."""
+"""Predict the overrides of each job of a multirun before its sweeper creates the jobs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def refuse_sweep(parsed: Sequence[Override]) -> None:
 def grid_points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> Iterator[list[str]]:
     """Yield the overrides of every job to check.
 
-    A grid is expanded as Hydra's basic sweeper does. Any other sweeper chooses its own points. Then
-    each value of a key (of an interval, both ends) is checked once, with the first values of all
+    A grid is expanded as by Hydra's basic sweeper. Others choose their own points. For them,
+    each value of a key (for an interval, both ends) is checked once, with the first values of all
     other keys.
     """
     swept = [o for o in parsed if o.is_sweep_override()]

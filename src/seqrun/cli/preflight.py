@@ -71,7 +71,7 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
 
 
 def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
-    """Return the jobs that the command line describes, checked; [] if it only shows something.
+    """Return the checked jobs of the command line; [] for a command that only shows something.
 
     Raises:
         ConfigError: the first error found.
@@ -165,7 +165,7 @@ def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:
 
 
 def _directory(cfg: DictConfig) -> Path | None:
-    """Return a multirun job's directory; None if it depends on what only the launcher sets."""
+    """Return a multirun job's directory; None if it depends on values set by the launcher."""
     try:
         return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
     except (OmegaConfBaseException, TypeError):
@@ -177,13 +177,13 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
         if key.split("@")[0] in FILE_GROUPS and _names_lists(override):
-            raise ConfigError(f"{line_of(override)}: must be one, not a list")
+            raise ConfigError(f"{line_of(override)}: must be one file, not a list")
         if override.is_sweep_override():
             continue
         if not override.is_delete() and isinstance(override.value(), (str, QuotedString, list)):
             continue
         if key in ("callbacks", "logger"):
-            raise ConfigError(f"{line_of(override)}: must be a list; {key}=[] takes none")
+            raise ConfigError(f"{line_of(override)}: must be a list; use {key}=[] for none")
         if key in GROUPS:
             raise ConfigError(f"{line_of(override)}: must be one of {', '.join(options_of(key))}")
 

@@ -1,7 +1,7 @@
 """Secrets: the keys that hold them, how they are masked, and the variables that may be read.
 
-A configuration may come from a stranger, and the values it reads appear in run names, records and
-trackers. A token from the environment must not appear there.
+A configuration may come from an untrusted source, and the values that it reads appear in run
+names, records and trackers. A token from the environment must not appear there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from seqrun.checks import ConfigError
 SECRETS = ("api_key", "apikey", "password", "secret", "token")
 """Endings of keys that hold a secret."""
 READABLE = ("SEQRUN_*", "SLURM_*", "CUDA_VISIBLE_DEVICES", "HOME", "USER", "TMPDIR", "HOSTNAME")
-"""Environment variables that `${oc.env:...}` may read; call your own SEQRUN_<NAME>."""
+"""Environment variables that `${oc.env:...}` may read; name your own SEQRUN_<NAME>."""
 _NO_DEFAULT = "_NO_DEFAULT_"
 
 
 def without_secrets(value: Any) -> Any:
-    """Return plain data with every value under a key that names a secret replaced by "***"."""
+    """Return plain data in which "***" replaces the value of every key that names a secret."""
     if isinstance(value, Mapping):
         return {
             key: "***" if item and names_secret(key) else without_secrets(item)

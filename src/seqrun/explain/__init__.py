@@ -1,4 +1,4 @@
-"""`python -m seqrun.explain <algorithm>`: an algorithm's card."""
+"""`python -m seqrun.explain <algorithm>`: print an algorithm's card."""
 
 from seqrun.cli.explain import main
 

@@ -44,7 +44,7 @@ class CometLogger(TrackerLogger):
     "offline" needs no network and no account. It writes an archive, `comet/<experiment key>*.zip`
     in the run directory, which `comet upload` sends later. Each part of a resumed run has its own
     archive, written when the part ends; a killed part has none. "online" takes the API key from
-    COMET_API_KEY or ~/.comet.config, as the client does; the configuration has no key for it. A
+    COMET_API_KEY or ~/.comet.config, as the client does; no option sets it. A
     resumed run continues the same experiment.
 
     Args:

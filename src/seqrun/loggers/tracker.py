@@ -82,7 +82,7 @@ class TrackerLogger(BaseLogger):
         Args:
             run: description of the run.
             directory: directory for the logger's files, <run directory>/<name>; not created yet.
-            earlier: state at the checkpoint from which the run continues: that of `own_state`, and
+            earlier: state at the checkpoint to continue from: what `own_state` returned, and
                 "rows", the number of `write` calls; {} = a new run.
         """
         raise NotImplementedError
@@ -140,7 +140,7 @@ class TrackerLogger(BaseLogger):
             self._warn(f"begins anew, because its state in the checkpoint is damaged: {error}")
 
     def take_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state` (untrusted data): that of `own_state`, and "rows".
+        """Continue from `state` (untrusted data): what `own_state` returned, and "rows".
 
         Raises:
             CheckpointError: the state is not valid; the logger is unchanged.

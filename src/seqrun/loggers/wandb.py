@@ -25,7 +25,7 @@ class WandbLogger(TrackerLogger):
 
     Its files are in `wandb/` in the run directory. "offline" needs no network and no account;
     `wandb sync` uploads the run later. "online" takes the API key from WANDB_API_KEY or the file of
-    `wandb login`, as the client does; the configuration has no key for it.
+    `wandb login`, as the client does; no option sets it.
 
     The x-axis of charts is "step", the training steps of the run; W&B's own step counts rows. A
     resumed run keeps its id and continues at the row of its checkpoint, so that rows sent before
@@ -102,7 +102,7 @@ class WandbLogger(TrackerLogger):
                 save_code=False,
                 disable_code=True,
                 disable_git=True,
-                x_disable_meta=True,  # the command line and the machine
+                x_disable_meta=True,  # no command line, no machine data
                 x_disable_stats=True,
             ),
         )

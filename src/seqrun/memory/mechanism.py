@@ -281,7 +281,7 @@ class MemoryMechanism:
         self._order = np.array(arrays["order"])
 
     def export_arrays(self) -> dict[str, np.ndarray]:
-        """Return the memory at the end of the last task by name; while it is empty only "seen"."""
+        """Return name -> array of the memory at the last task's end; only "seen" if it is empty."""
         stored = {} if self.data is None else self.data._asdict()
         return {"seen": np.asarray(self.seen), **stored}
 

@@ -1,10 +1,10 @@
-"""Checkpoints: everything that a run carries, as named arrays and plain data, on any framework.
+"""Checkpoints: the complete state of a run as named arrays and plain data, for any framework.
 
 `<run>/checkpoints/<global step>/` holds `tensors.safetensors` (which cannot execute code when it is
-read) and `state.json`, whose checksums of the tensors and of itself tell a damaged checkpoint. A
-checkpoint takes its name when all of it is on the disk. A run that continues from one ends with the
-same bits as one that was never stopped: positions lie on the fixed grid of chunks, and all
-randomness is derived from the seed and the position.
+read) and `state.json`, whose checksums of the tensors and of itself reveal damage. A checkpoint is
+written under a temporary name and renamed once it is complete on disk. A resumed run ends with the
+same bits as one that was never stopped: checkpoints are made only at the fixed ends of chunks, and
+all randomness is derived from the seed and the position.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ FOLDER = "checkpoints"
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"
 CALLBACK = "callback/"
-"""Where arrays of callbacks stand among the tensors."""
+"""Prefix of the names of callbacks' arrays."""
 NAME = re.compile("[0-9]{9,}(-end)?")
 DAMAGED = ".damaged"
-"""How the names of checkpoints end that could not be continued from."""
+"""Suffix of the names of checkpoints from which a run could not continue."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run as it stood at the end of a chunk or of a task.
+    """The state of a run at the end of a chunk or of a task.
 
     Attributes:
         arrays: name -> array: parameters, statistics, optimizer, algorithm state and memory in
-            canonical layout, matrices, and what callbacks keep.
+            canonical layout, matrices, and the arrays of callbacks.
         state: plain data: counters, the number of CPU threads, and what callbacks and loggers keep.
         path: the folder that it was read from; None = it was not.
     """
@@ -80,7 +80,7 @@ class Checkpoint:
         return self.state["counters"]["task_is_done"]
 
     def kept_by(self, name: str) -> dict[str, Any]:
-        """Return what a callback kept, plain data and arrays."""
+        """Return the state of a callback, plain data and arrays."""
         prefix = f"{CALLBACK}{name}/"
         own = [n for n in self.arrays if n.startswith(prefix)]
         arrays = {n.removeprefix(prefix): self.arrays[n] for n in own}
@@ -95,20 +95,21 @@ def save(
 ) -> Path | None:
     """Write a checkpoint into `directory`/checkpoints and delete all but the last `keep` so far.
 
-    One of a later step is not counted, and stays until the run has come so far. A good one of the
-    same step stays as it is: a run comes to a step in one way only. With numbers that are not
-    finite none is written, and None returned: the next loss, or the task's end, will end the run.
+    Checkpoints of later steps are neither counted nor deleted. A valid checkpoint of the same step
+    is not overwritten, since a run reaches a step with one state only. If an array is not finite,
+    nothing is written and None is returned: the check of the next loss, or of the parameters at the
+    task's end, will stop the run.
 
     Raises:
-        OSError: it could not be written; those before are as they were.
+        OSError: the checkpoint could not be written; earlier ones are unchanged.
     """
-    from safetensors.numpy import save as to_bytes  # here: it takes a while
+    from safetensors.numpy import save as to_bytes  # imported lazily: it is slow
 
     if not_finite(checkpoint.arrays, besides=(RECORD, CALLBACK)):
         return None
     folder = directory / FOLDER
     path = folder / f"{checkpoint.state['counters']['global_step']:09d}"
-    if checkpoint.task_is_done:  # comes after those of the same step within the task
+    if checkpoint.task_is_done:  # sorts after the one made within the task at the same step
         path = path.with_name(path.name + "-end")
     with contextlib.suppress(CheckpointError):
         load(path, config_hash=config_hash)
@@ -159,7 +160,7 @@ def load(path: Path, *, config_hash: str | None) -> Checkpoint:
 
     Args:
         path: its folder.
-        config_hash: of the experiment that it must be of; None = of any.
+        config_hash: hash of the experiment that it must belong to; None = any.
 
     Raises:
         CheckpointError: it is damaged, of another schema or of another experiment.
@@ -179,9 +180,9 @@ def load(path: Path, *, config_hash: str | None) -> Checkpoint:
             f"{path}: config_hash={state.get('config_hash')!r}: must be {config_hash!r}"
         )
     if state.pop("state_sha256", None) != _checksum(state):
-        raise CheckpointError(f"{path / STATE_FILE}: its checksum is not the one in it")
+        raise CheckpointError(f"{path / STATE_FILE}: its checksum does not match its content")
     if hashlib.sha256(tensors).hexdigest() != state.get("sha256"):
-        raise CheckpointError(f"{path / TENSORS_FILE}: its checksum is not the one in {STATE_FILE}")
+        raise CheckpointError(f"{path / TENSORS_FILE}: its checksum does not match {STATE_FILE}")
     check_state(state, path / STATE_FILE)
     try:
         arrays = from_bytes(tensors)
@@ -195,9 +196,9 @@ def load(path: Path, *, config_hash: str | None) -> Checkpoint:
 
 
 def set_aside_after(directory: Path, start: Checkpoint | None) -> None:
-    """Rename the checkpoints after `start`, None = all: the run could not continue from them.
+    """Rename the checkpoints after `start` (None = all), from which the run could not continue.
 
-    They keep no place among those that are kept, and nothing is lost that may be of use.
+    Renamed checkpoints no longer count towards those to keep, but remain on disk.
 
     Raises:
         OSError: the directory cannot be written to.
@@ -208,7 +209,7 @@ def set_aside_after(directory: Path, start: Checkpoint | None) -> None:
 
 
 def mark_damaged(checkpoint: Checkpoint) -> None:
-    """Rename one that was read and turned out to be damaged, as `set_aside_after` does."""
+    """Rename a checkpoint that proved damaged after it was read, as `set_aside_after` does."""
     assert checkpoint.path is not None  # it was read
     _set_aside(checkpoint.path)
 
@@ -220,17 +221,18 @@ def _set_aside(path: Path) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the network of a checkpoint, of whichever experiment and backend.
+    """Return the network weights in a checkpoint of any experiment and backend.
 
     Args:
-        path: a checkpoint's folder, or a run directory (one seed's), whose last good one is read.
+        path: a checkpoint's folder, or one seed's run directory, whose last valid checkpoint is
+            read.
 
     Returns:
-        Canonical name -> float32 array of parameters and BatchNorm statistics, kernels as
-        (in, out) and HWIO; what `set_weights` of an algorithm takes.
+        Canonical name -> float32 array of parameters and BatchNorm statistics, with kernels as
+        (in, out) and HWIO, as an algorithm's `load_weights` takes them.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     path = Path(path)
     if not (path / FOLDER).is_dir():
@@ -244,35 +246,35 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 class TakesWeights(Protocol):
-    """An algorithm, as far as `load_weights` knows it."""
+    """The part of an algorithm that `load_weights` uses."""
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take the network of another run."""
+        """Load the weights of another run."""
 
 
 def load_weights(path: str | Path, algorithm: TakesWeights) -> None:
-    """Give an algorithm that was made, and not run yet, the network of a checkpoint.
+    """Load the weights in a checkpoint into an algorithm that has not been run.
 
-    Its data are prepared and its network is built; optimizer and algorithm state are fresh, and
-    `fit` would start from initial weights again.
+    This prepares the algorithm's data and builds its network. Optimizer and algorithm state are
+    fresh. A later call of `fit` starts from initial weights again.
 
     Args:
-        path: as `read_weights` takes it; of either backend.
-        algorithm: whose network has the same parameters.
+        path: see `read_weights`; from either backend.
+        algorithm: an algorithm whose network has the same parameters.
 
     Raises:
-        CheckpointError: of `read_weights`, or another network.
+        CheckpointError: as in `read_weights`, or the weights belong to another network.
     """
     algorithm.load_weights(read_weights(path))
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
-    """Return the checksum of a state.json, which does not depend on how it is laid out."""
+    """Return the checksum of a state.json, which does not depend on its formatting."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _all(folder: Path) -> list[Path]:
-    """Return the complete checkpoints, oldest first; what has another name is none."""
+    """Return the complete checkpoints, oldest first; folders with other names are ignored."""
     if not folder.is_dir():
         return []
     named = (p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir())

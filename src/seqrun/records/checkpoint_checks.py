@@ -1,4 +1,4 @@
-"""Whether what a checkpoint holds can be a run's own: names, types, shapes, ranges."""
+"""Check that a checkpoint's content can be from this run: names, types, shapes, ranges."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 RECORD, MEMORY = "record/", "memory/"
-"""Where the matrices and an algorithm's memory stand among the arrays."""
+"""Prefixes of the names of the matrices and of the arrays of an algorithm's memory."""
 WEIGHTS = ("params/", "stats/")
-"""Where the network stands among them."""
+"""Prefixes of the names of the network's parameters and statistics."""
 CARRIED = (*WEIGHTS, "optimizer/", "state/")
 """Where everything stands that training steps change."""
 LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, sys.float_info.max
@@ -48,7 +48,7 @@ class Counters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class State(msgspec.Struct):
-    """What state.json holds besides its checksums; parts check what they keep themselves."""
+    """A run's state in state.json; callbacks and loggers check their own entries."""
 
     counters: Counters
     callbacks: dict[str, dict[str, Any]]
@@ -57,7 +57,7 @@ class State(msgspec.Struct):
 
 
 def check_state(state: Mapping[str, Any], where: Path) -> None:
-    """Raise CheckpointError, which names the file, unless `state` is of the form of `State`."""
+    """Raise CheckpointError, which names the file, unless `state` has the form of `State`."""
     try:
         msgspec.convert(state, State)
     except msgspec.ValidationError as error:
@@ -68,7 +68,7 @@ def check_state(state: Mapping[str, Any], where: Path) -> None:
 
 
 def not_finite(arrays: Mapping[str, np.ndarray], *, besides: tuple[str, ...]) -> list[str]:
-    """Return the names of arrays with NaN or infinite numbers, but for those with a prefix."""
+    """Return the names of arrays that are not finite, except those with a prefix in `besides`."""
     return [
         name
         for name, array in arrays.items()
@@ -92,8 +92,8 @@ def check_same_arrays(
     """Raise CheckpointError unless names, shapes and types agree.
 
     Args:
-        stored, own: what a checkpoint has, and what it must have.
-        foreign: what is said of a name that is not among `own`.
+        stored, own: the arrays that a checkpoint has, and those that it must have.
+        foreign: message about a name that is not in `own`.
     """
     for name in sorted(set(stored) ^ set(own)):
         known = foreign if name in stored else "is missing"
@@ -103,12 +103,12 @@ def check_same_arrays(
 
 
 def check_memory(memory: Mapping[str, np.ndarray], algorithm: Any, capacity: int) -> None:
-    """Raise CheckpointError unless stored samples can be of an algorithm's stream.
+    """Raise CheckpointError unless stored samples can be from an algorithm's stream.
 
     Args:
         memory: "seen", and "x", "y", "t" unless nothing is stored.
-        algorithm: whose data are prepared.
-        capacity: samples that may be stored.
+        algorithm: an algorithm whose data are prepared.
+        capacity: maximum number of stored samples.
     """
     if set(memory) not in ({"seen"}, {"seen", "x", "y", "t"}):
         raise CheckpointError("checkpoint: memory: must have seen, and x, y, t if it has samples")
@@ -141,7 +141,7 @@ def require_like(name: str, stored: np.ndarray, own: np.ndarray) -> None:
         )
 
 
-# ---- single values, of what callbacks and loggers keep
+# ---- single values in the states of callbacks and loggers
 
 
 def check_keys(state: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -167,7 +167,7 @@ def check_number(
 
 
 def check_digits(name: str, value: Any, count: int) -> None:
-    """Raise CheckpointError unless `value` is a text of so many hexadecimal digits."""
+    """Raise CheckpointError unless `value` is a string of `count` hexadecimal digits."""
     if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", value):
         raise CheckpointError(f"{name}={reprlib.repr(value)}: must have {count} hexadecimal digits")
 
@@ -180,9 +180,9 @@ def check_integers(name: str, values: Any, ndim: int, most: int) -> None:
 
 
 def check_like(name: str, stored: Any, own: np.ndarray) -> None:
-    """Raise CheckpointError unless `stored` has shape and type of `own` and is finite."""
+    """Raise CheckpointError unless `stored` has the shape and type of `own` and is finite."""
     if not isinstance(stored, np.ndarray):
-        raise CheckpointError(f"{name}: is missing, or no array")
+        raise CheckpointError(f"{name}: is missing or not an array")
     require_like(name, stored, own)
     if not np.isfinite(stored).all():
         raise CheckpointError(f"{name}: is not finite")

@@ -1,4 +1,4 @@
-"""Progress: where a run stands and what it has measured, as one piece of data."""
+"""Progress: the position of a run and its measurements, as one dataclass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PHASES = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
 
 @dataclass(kw_only=True, eq=False)
 class Progress:
-    """What a run counts and measures; its record and its checkpoints take it whole.
+    """The counters and measurements of a run, stored in its record and in its checkpoints.
 
     Attributes:
         task: the task (1-based) in training, or the last one; 0 = before the first.
@@ -22,7 +22,7 @@ class Progress:
         task_is_done: whether that task has been trained on and evaluated.
         global_step: training steps done.
         epoch_first_step: `global_step` when the epoch began.
-        epoch_loss_sum, epoch_samples: of the epoch so far, for its mean loss.
+        epoch_loss_sum, epoch_samples: sums over the epoch so far, for its mean loss.
         samples_seen, gradient_steps: what the run has cost so far.
         memory_bytes: size of the algorithm's memory.
         task_losses: mean task loss of the last epoch of each task done.
@@ -75,7 +75,7 @@ class Progress:
 
     @classmethod
     def restored(cls, counters: Mapping[str, Any], matrices: Mapping[str, np.ndarray]) -> Progress:
-        """Return the progress whose `counters` and `matrices` these are."""
+        """Return a Progress with these `counters` and `matrices`."""
         copies: dict[str, Any] = {name: matrix.copy() for name, matrix in matrices.items()}
         return cls(**counters, **copies)
 
@@ -85,4 +85,4 @@ class Progress:
 
 
 COUNTERS = tuple(f.name for f in fields(Progress) if f.name not in MATRICES)
-"""Fields of Progress that are no matrices."""
+"""Fields of Progress that are not matrices."""

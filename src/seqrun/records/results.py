@@ -367,7 +367,7 @@ class _Stored(msgspec.Struct, kw_only=True):
         one_of("selected_on", self.selected_on, (None, *MEASURED_ON))
         seeds = [run.seed for run in self.runs]
         if len(set(seeds)) != len(seeds):
-            raise ValueError(f"runs: a seed stands twice in {seeds}")
+            raise ValueError(f"runs: a seed occurs twice in {seeds}")
         if self.seeds is None:
             self.seeds = seeds
         if not set(seeds) <= set(self.seeds):

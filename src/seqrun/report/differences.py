@@ -16,9 +16,9 @@ NOT_COLUMNS = ("backend",)
 def varying_keys(experiments: Sequence[ExperimentRuns]) -> list[str]:
     """Return the dotted keys that become columns, in the order of the configurations.
 
-    A key varies if the experiments that have it differ in its value. That only some have a key
-    usually follows from their algorithm or backbone; it counts only between experiments of which
-    algorithm, benchmark, backbone and backend are the same.
+    A key varies if the experiments that have it differ in its value. Whether an experiment has a
+    key usually depends on its algorithm or backbone, so a missing key counts only between
+    experiments with the same algorithm, benchmark, backbone and backend.
     """
     keys = dict.fromkeys(key for experiment in experiments for key in experiment.config)
     same_names: dict[tuple[str, ...], list[ExperimentRuns]] = {}

@@ -29,7 +29,7 @@ NOT_COMPARED = (
     "allow_targets",
     "expected",
 )
-"""Top-level keys of a configuration that do not make another experiment."""
+"""Top-level keys of a configuration that do not distinguish experiments."""
 WATCHING = [kind.__name__ for kind in OBSERVERS]
 SAME_STREAM = ("benchmark.batch_size", "benchmark.eval_batch_size", "benchmark.path")
 """Keys of a benchmark that do not change its tasks or their samples."""

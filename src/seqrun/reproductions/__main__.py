@@ -46,7 +46,7 @@ from seqrun.system import num_cores
 
 ROOT = Path(__file__).parents[3]
 INTERRUPTED = 130
-"""Exit code."""
+"""Exit code after Ctrl-C or SIGTERM."""
 FIRST_SEEDS = list(range(FEWEST_SEEDS))
 
 
@@ -70,7 +70,7 @@ class RowRun:
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """File for the run's output."""
         return self.directory.with_suffix(".log")
 
     def directory_of(self, seeds: Sequence[int]) -> Path:
@@ -82,12 +82,12 @@ class RowRun:
 
 @dataclass
 class Runner:
-    """Run rows, each in a process of its own, and keep each as it ends.
+    """Run rows, each in its own process, and record each when it ends.
 
     Args:
-        records: where to.
-        number: of rows that are to be run.
-        overrides: of every run.
+        records: the records to add to.
+        number: number of runs, for progress messages.
+        overrides: overrides of every run.
     """
 
     records: Records
@@ -101,7 +101,7 @@ class Runner:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, run: RowRun) -> None:
-        """Run a row, keep what it measured and tell of it."""
+        """Run a row, record its results and print its verdict."""
         finished = self._all_seeds(run)
         with self._lock:
             if self._is_ending and finished is None:
@@ -139,7 +139,7 @@ class Runner:
             with self._lock:
                 if self._is_ending:
                     return None
-                # Of a session of its own: Ctrl-C reaches it once, by `end`.
+                # In its own session, so that Ctrl-C reaches it only once, through `end`.
                 process = subprocess.Popen(
                     command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
                 )
@@ -151,7 +151,7 @@ class Runner:
             return None
 
     def end(self) -> None:
-        """Begin nothing more, and let all that run end with a checkpoint."""
+        """Start no more rows, and let the running ones save a checkpoint and end."""
         with self._lock:
             self._is_ending = True
             for process in self._running:
@@ -160,7 +160,7 @@ class Runner:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what is asked for; return 0, or 1 if a row failed to run, whatever its verdict."""
+    """Run the requested rows; return 0, or 1 if a row failed to run, whatever the verdicts."""
     try:
         return _main(_arguments(argv))
     except (ConfigError, RecordError) as error:
@@ -174,20 +174,20 @@ def main(argv: Sequence[str]) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("make reproduce", description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="*", help="rows, such as 'hsu2018/*'")
-    parser.add_argument("--machine", default="cpu", choices=MACHINES, help="rows meant for it")
-    parser.add_argument("--backend", choices=BACKENDS, help="one alone")
+    parser.add_argument("--machine", default="cpu", choices=MACHINES, help="rows for this machine")
+    parser.add_argument("--backend", choices=BACKENDS, help="run on this backend only")
     told = "rows at once; default: one per core, 1 on a GPU"
     parser.add_argument("--jobs", type=_jobs, help=told)
-    parser.add_argument("--again", action="store_true", help="measured ones too, from the start")
+    parser.add_argument("--again", action="store_true", help="rerun measured rows from the start")
     parser.add_argument("--page", action="store_true", help="write RESULTS.md and run nothing")
     return parser.parse_args(argv)
 
 
 def _jobs(text: str) -> int:
-    """Return a number of rows at once.
+    """Parse the number of rows to run at once.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is not an integer >= 1.
     """
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: must be an integer >= 1")
@@ -205,7 +205,7 @@ def _main(asked: argparse.Namespace) -> int:
     sys.stdout.write(f"{wanted - len(runs)} of {wanted} measured already\n")
     jobs = asked.jobs or (num_cores() if asked.machine == "cpu" else 1)
     jobs = max(1, min(jobs, len(runs)))
-    # Seeds side by side leave cores idle at each row's end; only a row that is alone has them so.
+    # Running seeds in parallel leaves cores idle at each row's end, so only a single job does it.
     overrides = [f"seeds_strategy={'auto' if jobs == 1 else 'sequential'}"]
     runner = Runner(records, len(runs), overrides + ["resume=never"] * asked.again)
     _run_all(runs, runner, jobs)
@@ -214,10 +214,10 @@ def _main(asked: argparse.Namespace) -> int:
 
 
 def _left(asked: argparse.Namespace, records: Records) -> tuple[list[RowRun], int]:
-    """Return what is asked for and not measured yet, and how much is asked for.
+    """Return the requested runs that are not measured yet, and the number of requested runs.
 
     Raises:
-        ConfigError: no row matches, or one is not in order.
+        ConfigError: no row matches, or a row is invalid.
     """
     matching = [row for row in rows_of(records.folder) if fnmatch(row.name, asked.only)]
     rows = [row for row in matching if row.expected.machine == asked.machine]
@@ -260,7 +260,7 @@ def checked_row(overrides: list[str]) -> Experiment:
     """Return the experiment of a row, checked.
 
     Raises:
-        ConfigError: it is not in order, or its data are missing.
+        ConfigError: it is invalid, or its data are missing.
     """
     register()
     with composing(ROOT / "conf"):
@@ -272,7 +272,7 @@ def checked_row(overrides: list[str]) -> Experiment:
 
 
 def _run_all(runs: Sequence[RowRun], runner: Runner, jobs: int) -> None:
-    """Run the rows, `jobs` at once; whatever ends it, nothing is left running."""
+    """Run the rows, `jobs` at once, and leave no process running, however it ends."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool = ThreadPoolExecutor(jobs)
     try:

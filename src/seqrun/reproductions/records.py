@@ -1,4 +1,4 @@
-"""What `make reproduce` measured: reproductions/results.json, and the page written from it."""
+"""The results of `make reproduce`: reproductions/results.json and the page written from it."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ class Row:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """Return every row below reproductions/, those that take least time first."""
+    """Return every row below reproductions/, the fastest first."""
     found = []
     for path in sorted(folder.glob("*/*.yaml")):
         node = _content(path).get(KEY)
-        if node is not None:  # else it is a protocol, without a number of its own
+        if node is not None:  # otherwise the file is a protocol, without a number
             name = f"{path.parent.name}/{path.stem}"
             row = Row(name, Expected.of(node), protocol_of(folder, name))
             found.append(replace(row, control=_control_of(row, folder)))
@@ -131,7 +131,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 class Measured(msgspec.Struct):
-    """What RESULTS.md tells of a metric."""
+    """The part of a metric's record that RESULTS.md shows."""
 
     mean: float | None
     std: float | None
@@ -140,7 +140,7 @@ class Measured(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """What it tells of a row on a backend; a record has more."""
+    """The part that RESULTS.md shows of the record of a row on a backend."""
 
     metrics: dict[str, Measured]
     seeds: list[int]
@@ -156,14 +156,14 @@ HashOf = Callable[[Sequence[int]], str]
 
 
 class Records:
-    """What was measured: <row> -> <backend> -> record, kept in results.json and RESULTS.md.
+    """The measurements: <row> -> <backend> -> record, stored in results.json and RESULTS.md.
 
     Raises:
-        ConfigError: results.json is there and no such file.
+        ConfigError: results.json exists, but is not a record of reproductions.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there."""
+        """Read results.json if it exists."""
         self.folder = folder
         self.content: dict[str, dict[str, Any]] = {}
         path = folder / RECORDS
@@ -172,7 +172,7 @@ class Records:
                 self.content = msgspec.json.decode(path.read_bytes())
                 msgspec.convert(self.content, dict[str, dict[str, Record]])
             except (ValueError, RecursionError) as error:
-                told = f"{FOLDER}/{RECORDS}: is no record of reproductions ({error})"
+                told = f"{FOLDER}/{RECORDS}: is not a record of reproductions ({error})"
                 raise ConfigError(f"{told}: restore it, or move it away") from None
 
     def kept(self, row: Row, backend: str, hash_of: HashOf) -> dict[int, Metrics]:
@@ -284,9 +284,9 @@ HEADS = "row metric published torch jax difference verdict tells seeds s commit"
 
 
 def results_page(rows: Sequence[Row], content: Content) -> str:
-    """Return RESULTS.md: per paper a table, per row and metric a line.
+    """Return RESULTS.md: a table for each paper, with a line for each row and metric.
 
-    Verdicts are by what the rows' files expect now.
+    Verdicts are based on the expected numbers that are in the rows' files now.
     """
     lines = [HEAD, *_counts(rows, content), "", *_agreement(rows, content)]
     paper = ""
@@ -388,7 +388,7 @@ def _paired(torch: Mapping[str, Any], jax: Mapping[str, Any], metric: str) -> di
 
 
 def _lines(name: str, row: Row, content: Content) -> Iterator[str]:
-    """Yield a row's lines of the table, the first metric's first."""
+    """Yield a row's lines of the table, one for each metric in order."""
     measured = content.get(row.name, {})
     label = "" if row.expected.status == "confirmed" else " *recalled*"
     records = [measured[backend] for backend in BACKENDS if backend in measured]
@@ -428,5 +428,5 @@ def _asked(found: Mapping[str, Any]) -> str:
 
 
 def _each(values: Iterator[Any] | Sequence[Any]) -> str:
-    """Return what the backends say, in their order; once if they say the same."""
+    """Return the backends' values, joined in order; equal values appear once."""
     return ", ".join(dict.fromkeys(map(str, values)))

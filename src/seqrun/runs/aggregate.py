@@ -21,7 +21,7 @@ TASK_AWARE = "accuracy_matrix_task_aware"
 
 
 def aggregate(results: Results, directory: Path, *, figures: bool) -> None:
-    """Write metrics.jsonl, matrices and figures/ of all seeds, as LocalLogger does for one.
+    """Write metrics.jsonl, the task-aware matrix and figures/ of all seeds, like LocalLogger.
 
     Args:
         results: the record of a run that has completed all its seeds.

@@ -38,7 +38,7 @@ then leave the cores to the other processes.
 """
 
 _updates: Any = None
-"""In a worker: where `send` puts what the parent is told."""
+"""In a worker: the queue on which `send` puts updates for the parent."""
 
 
 class Killed:
@@ -58,16 +58,16 @@ def run_in_processes(
     """Call `work` with every item, in several processes.
 
     Args:
-        items: what can be pickled.
-        work: a function of a module; it returns what can be pickled, or None if a signal ended it.
+        items: picklable objects.
+        work: a module-level function that returns a picklable result, or None if a signal ended it.
         ended: called with each item and its result, or Killed; one call at a time.
-        processes: that work at a time, >= 1.
-        retries: times that an item is tried again when its process was killed.
-        again: called with an item before it is.
-        updated: called with what `send` was given meanwhile; one call at a time.
+        processes: number of processes, >= 1.
+        retries: how often an item is retried if its process was killed.
+        again: called with an item before it is retried.
+        updated: called with each update that a worker passes to `send`; one call at a time.
 
     Raises:
-        Interrupted: a signal came, and whatever worked has ended.
+        Interrupted: a signal arrived, and all workers have ended.
     """
     context = multiprocessing.get_context("spawn")  # threads and frameworks do not survive fork
     updates = context.SimpleQueue() if updated else None
@@ -92,12 +92,12 @@ def run_in_processes(
 
 
 def send(update: Any) -> None:
-    """Tell the parent process something, in a worker."""
+    """Send an update to the parent process; called in a worker."""
     _updates.put(update)
 
 
 class WorkerPool:
-    """The items that wait and the worker processes; shared by the threads that drive them."""
+    """The waiting items and the worker processes, shared by the threads that drive the workers."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class WorkerPool:
         self._workers: set[int] = set()
 
     def work(self) -> None:
-        """Work in a process of its own until nothing waits."""
+        """Work on items in one worker process until no item is waiting."""
         worker = None
         try:
             while not self._is_stopped:
@@ -144,14 +144,14 @@ class WorkerPool:
                     self._ended(item, result)
         except queue.Empty:
             pass
-        except BaseException as error:  # of `ended`: a thread's errors are its parent's
+        except BaseException as error:  # the main thread raises it again
             self.error = error
         finally:
             if worker:
                 worker.shutdown()
 
     def stop(self) -> None:
-        """Start nothing further; let those that work save a checkpoint and end."""
+        """Start no more items; let running workers save a checkpoint and end."""
         with self.lock:
             self._is_stopped = True
             for number in self._workers:
@@ -171,12 +171,12 @@ class WorkerPool:
 
 def _terminate(number: int) -> None:
     """Let a process save a checkpoint and end; on Windows, which has no signals, it only ends."""
-    with suppress(OSError):  # it has ended: ProcessLookupError, or what Windows says
+    with suppress(OSError):  # already ended: ProcessLookupError, or another OSError on Windows
         os.kill(number, signal.SIGTERM)
 
 
 def _begin(updates: Any) -> None:
-    """Make this process end with its parent, which alone hears Ctrl-C."""
+    """Make this process end with its parent, and leave Ctrl-C to the parent."""
     global _updates
     _updates = updates
     atexit.register(exit_process, 0)
@@ -188,12 +188,12 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    os._exit(1)  # at once: what takes the work up again must find its directories free
+    os._exit(1)  # at once, so that its run directories are unlocked for whoever resumes the work
 
 
 @contextmanager
 def output_in(path: Path) -> Iterator[None]:
-    """Append what this process prints to a file; several at once would garble a terminal."""
+    """Append this process's output to a file; several processes would garble a terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = [os.dup(number) for number in (1, 2)]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

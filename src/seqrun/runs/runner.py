@@ -94,7 +94,7 @@ def run_experiment(
 ) -> Results:
     """Run every seed of an experiment in `directory`.
 
-    A completed run is shown; an unfinished one continues from its last checkpoints.
+    The results of a completed run are shown; an unfinished run continues from its checkpoints.
 
     Args:
         experiment: the experiment.
@@ -197,7 +197,7 @@ def _open(experiment: Experiment, first: BaseAlgorithm, directory: Path) -> Resu
             seeds=experiment.seeds,
             numerics=experiment.numerics,
         )
-    if not (directory / CONFIG_FILE).exists():  # a kill may have come between the two files
+    if not (directory / CONFIG_FILE).exists():  # the run may have been killed between the two files
         recorded = without_secrets(experiment.config)
         write_atomically(directory / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(recorded)))
     return results
@@ -282,8 +282,8 @@ def _fit(
 ) -> RunRecord:
     """Train a seed from its last usable checkpoint, or from the beginning.
 
-    A checkpoint may prove damaged only while the parts restore their state from it. That algorithm
-    is then dropped with what it has restored, and a new one tries the previous checkpoint.
+    A checkpoint may prove damaged only while the parts restore their state from it. The partly
+    restored algorithm is then dropped, and a new one tries the previous checkpoint.
     """
     damaged: list[str] = []
     while True:

@@ -20,7 +20,7 @@ from seqrun.sweeps.summary import SweepJob
 from seqrun.training.callback import has_step_hook
 
 HOST_KEYS = ("seed", "logger", "resume", "seeds_strategy", "expected")
-"""Keys of an experiment that no compiled program reads; nor does it read the seeds in `streams`."""
+"""Keys of an experiment that no compiled program reads, besides the seeds in `streams`."""
 
 
 def group(jobs: Sequence[SweepJob]) -> tuple[list[list[SweepJob]], list[tuple[SweepJob, str]]]:
@@ -82,7 +82,10 @@ def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _declared(found: Any) -> tuple[str, ...]:
-    """Return a class's `vectorizable`; a user's class may read more, so it must declare its own."""
+    """Return a class's `vectorizable`, for a user's class only what it declares itself.
+
+    While a program is traced, such a class may read numbers that its base passes as arguments.
+    """
     is_ours = found.__module__.split(".")[0] == "seqrun"
     return tuple(found.vectorizable if is_ours else vars(found).get("vectorizable", ()))
 

@@ -312,7 +312,7 @@ class BaseAlgorithm(ABC):
         return self.params, self.stats
 
     def evaluation_arrays(self, task: int) -> Any:
-        """Return what else `evaluation_logits` needs for `task`, or None."""
+        """Return additional arrays that `evaluation_logits` needs for `task`, or None."""
         return None
 
     def evaluated_tasks(self) -> range:
@@ -476,7 +476,7 @@ def check_overrides(kind: type) -> None:
 
 
 def _check_arguments(kind: type, base: type, name: str) -> None:
-    """Raise ConfigError if a method cannot be called with the arguments of the base's."""
+    """Raise ConfigError if a method cannot be called with the arguments of the base's method."""
     own = getattr(kind, name)
     if own.__module__.startswith("seqrun."):
         return

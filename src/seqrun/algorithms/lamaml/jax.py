@@ -34,7 +34,7 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
     def meta_loss(
         self, params: Arrays, alpha: Arrays, step: Step
     ) -> tuple[Array, tuple[Array, Arrays]]:
-        """Return the mean loss after each inner step, and the batch's logits after the last."""
+        """Return the mean of the losses after the inner steps, and the batch's final logits."""
         rates = jax.tree.map(jax.nn.relu, alpha) if self.inner_relu else alpha
         pairs = zip(step.batch, step.batches["replay"], strict=True)
         meta = Batch(*(jnp.concatenate(pair) for pair in pairs))
@@ -65,11 +65,11 @@ class LaMAML(LaMAMLOptions, JaxBaseAlgorithm):
     def inner_gradients(
         self, fast: Arrays, stats: Arrays, rows: Array, step: Step, key: Array
     ) -> Arrays:
-        """Return the gradient of a chunk's loss; it is a constant in first order."""
+        """Return the gradient of a chunk's loss, a constant unless `second_order`."""
         x, y, t = step.batch
 
         def loss(params: Arrays) -> Array:
-            if self.backbone.has_batch_statistics:  # of the whole batch: a chunk may be one sample
+            if self.backbone.has_batch_statistics:  # run the whole batch: a chunk may be one sample
                 logits = self.forward_with(params, stats, x, key)[0][rows]
             else:
                 logits, _ = self.forward_with(params, stats, x[rows], key)

@@ -38,7 +38,7 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
         step.cache["alpha_gradients"] = dict(zip(alpha, values[len(alpha) :], strict=False))
 
     def meta_loss(self, alpha: Tensors, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the mean loss after each inner step, and the batch's logits after the last."""
+        """Return the mean of the losses after the inner steps, and the batch's final logits."""
         rates = {n: a.relu() for n, a in alpha.items()} if self.inner_relu else alpha
         pairs = zip(step.batch, step.batches["replay"], strict=True)
         meta = Batch(*(torch.cat(pair) for pair in pairs))
@@ -54,9 +54,9 @@ class LaMAML(LaMAMLOptions, PyTorchBaseAlgorithm):
         return torch.stack(losses).mean(), logits[:current]
 
     def inner_gradients(self, fast: Tensors, rows: slice, step: Step) -> tuple[Tensor, ...]:
-        """Return the gradient of a chunk's loss; it is a constant in first order."""
+        """Return the gradient of a chunk's loss, a constant unless `second_order`."""
         x, y, t = step.batch
-        if self.backbone.has_batch_statistics:  # of the whole batch: a chunk may be one sample
+        if self.backbone.has_batch_statistics:  # run the whole batch: a chunk may be one sample
             running = {n: s.clone() for n, s in step.stats.items()}
             logits = self.forward_with(fast, running, x)[rows]
         else:

@@ -27,8 +27,8 @@ class Block(nn.Module):
         if self.changes_shape:
             self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
             self.shortcut_norm = nn.BatchNorm2d(channels)
-        # Without AVX-512, torch's strided channels-last convolution of so few channels writes
-        # beyond its memory. The input is subsampled before it instead.
+        # Without AVX-512, torch's strided channels-last convolution of few input channels writes
+        # out of bounds. The input is therefore subsampled, and the convolution has stride 1.
         avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
         self.subsampling = stride if channels_in < FEW_CHANNELS and not avx512 else 1
         if self.changes_shape and self.subsampling > 1:
