@@ -33,7 +33,8 @@ def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = 
     The hash covers all keys except those of loggers, display, data locations and strategies. It
     also covers the data's checksum, the kind of device, and every `numerics` above 1. The order
     of keys makes no difference, nor does 1 versus 1.0. An option that was added later (see
-    `seqrun.checks.added`) counts only if it differs from its default.
+    `seqrun.checks.added`) counts only if it changes the behaviour from before, and one whose
+    default changed (`seqrun.checks.changed`) counts also where the configuration leaves it out.
 
     Args:
         config: the experiment as plain data.
@@ -72,9 +73,10 @@ def numerics_of(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the experiment without options that were added later and have their default.
+    """Return the experiment without options that were added later and change nothing.
 
-    Loggers are left unchanged.
+    Options that a part's node leaves out and whose default changed are in it. Loggers are left
+    unchanged.
     """
     kept = _without_defaults(config, Schema)
     kept["training"] = _without_defaults(config["training"], TrainingOptions)
@@ -90,7 +92,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         old: the config.yaml of a run. It may come from anyone, so none of its classes is imported.
         new: an experiment as plain data.
     """
-    before, after, hashed = flatten(old), flatten(new), flatten(without_added(new))
+    before, hashed = flatten(old), flatten(without_added(new))
+    after = hashed | flatten(new)
     lines = []
     for key in [*before, *(k for k in after if k not in before)]:
         was, now = before.get(key, "-"), after.get(key, "-")
@@ -159,11 +162,20 @@ def _part_without_added(key: str, value: Any, allowed: list[str]) -> Any:
 
 
 def _without_defaults(node: Mapping[str, Any], found: type) -> dict[str, Any]:
-    """Return the arguments of a class without its added options at their defaults."""
-    added = {o.name: default_of(o) for o in _options(found) if o.metadata.get("added")}
+    """Return the arguments of a class without its added options that change nothing.
+
+    Options whose default changed are in the result even if `node` leaves them out.
+    """
+    added, changed = {}, {}
+    for option in _options(found):
+        default = default_of(option)
+        if option.metadata.get("added"):
+            added[option.name] = option.metadata.get("before", default)
+        if option.metadata.get("changed") or "before" in option.metadata:
+            changed[option.name] = default
     return {
         key: value
-        for key, value in node.items()
+        for key, value in (changed | dict(node)).items()
         if key not in added or _canonical(value) != _canonical(added[key])
     }
 
