@@ -35,15 +35,15 @@ def added(
 ) -> Any:
     """Return the dataclass field of an option that did not exist in an earlier version.
 
-    Such an option is left out of the config hash while it has its default value, so that an old
-    command still finds its old run. Use it for every option that is added to a part, to
-    TrainingOptions or to the schema.
+    Such an option is left out of the config hash while it has the value that gives the behaviour
+    from before it existed, so that an old command still finds its old run. Use it for every option
+    that is added to a part, to TrainingOptions or to the schema.
 
     With `before`, the default changes the numbers. Then the option is left out at that value, which
-    finds the old run, and at its default only while the part's `numerics` is 1.
+    finds the old run, and at its default only where a `numerics` that depends on the options is 1.
 
     Args:
-        default: the value that gives the behaviour from before the option existed.
+        default: the default, which is that value unless `before` is given.
         default_factory: function that returns the default, if that is a list or a dict.
         before: the value that gives this behaviour, if the default does not.
     """
@@ -51,6 +51,15 @@ def added(
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def changed(default: Any) -> Any:
+    """Return the dataclass field of an option of a part that had another default before.
+
+    A configuration that does not name the option is hashed with the default of today, so that it
+    does not find its old run; one that names the old default does.
+    """
+    return field(default=default, metadata={"changed": True})
 
 
 def first_line(error: BaseException) -> str:

@@ -38,6 +38,7 @@ def ewc_by_hand(
     fisher: str = "empirical",
     fisher_weight: str = "none",
     fisher_running: bool = False,
+    fisher_running_every: int = 10,
     fisher_samples: int | None = None,
     fisher_batch_size: int = 3,
 ) -> Result:
@@ -48,6 +49,7 @@ def ewc_by_hand(
     drawn = draw_initial_weights(shapes, "torch_default", streams)
     w = {n: a.astype(float) for n, a in drawn.items()}
     result = Result([], [], [])
+    running = {n: np.zeros_like(a) for n, a in w.items()}
     for task in (1, 2, 3):
         data = benchmark.task_data(task)
         x, y = data.x.reshape(len(data.y), -1) / 255.0, data.y
@@ -67,7 +69,8 @@ def ewc_by_hand(
                     w = {n: w[n] - lr * g[n] for n in w}
                     result.steps.append(w)
         if fisher_running:
-            result.fishers.append(running_fisher(squared_batches))
+            running = running_fisher(running, squared_batches, fisher_running_every)
+            result.fishers.append(unit_scaled(running))
         else:
             rows, draws = np.arange(len(y)), streams.generator("noise", task)
             if fisher_samples is not None:
@@ -117,12 +120,16 @@ def fisher_of(
     return total
 
 
-def running_fisher(squared_batches: list[Arrays]) -> Arrays:
-    """Return F <- 0.1 F + 0.9 (mean of 10 squared batch gradients), scaled to [0, 1] over all."""
-    f = {n: np.zeros_like(a) for n, a in squared_batches[0].items()}
-    for start in range(0, len(squared_batches) - 9, 10):
-        ten = squared_batches[start : start + 10]
-        f = {n: 0.1 * f[n] + 0.9 * np.mean([s[n] for s in ten], 0) for n in f}
+def running_fisher(f: Arrays, squared_batches: list[Arrays], every: int) -> Arrays:
+    """Return F <- 0.1 F + 0.9 (mean of `every` squared batch gradients), of a task's batches."""
+    for start in range(0, len(squared_batches) - every + 1, every) or [0]:
+        some = squared_batches[start : start + every]
+        f = {n: 0.1 * f[n] + 0.9 * np.mean([s[n] for s in some], 0) for n in f}
+    return f
+
+
+def unit_scaled(f: Arrays) -> Arrays:
+    """Return F, scaled to [0, 1] over all parameters."""
     values = np.concatenate([a.ravel() for a in f.values()])
     low, high = values.min(), values.max()
     return {n: (a - low) / (high - low) for n, a in f.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from algorithms.ewc_by_hand import BIAS, KERNEL, ewc_by_hand
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive
-from experiments import algorithm_class, build, every_backend, jax_in_full, run
+from experiments import BACKENDS, algorithm_class, build, component, every_backend, jax_in_full, run
 from tiny import Linear, TinyBenchmark
 
 from seqrun.algorithms.base import TrainingOptions
@@ -23,6 +23,8 @@ OPTIONS = {
     "weighted": {"fisher_weight": "p"},
     "some": {"fisher_samples": 4},
     "running": {"fisher_running": True},
+    "running_often": {"fisher_running": True, "fisher_running_every": 4},
+    "running_rarely": {"fisher_running": True, "fisher_running_every": 50},
     "whole_lambda": {"penalty_scale": 1.0},
 }
 
@@ -55,7 +57,7 @@ def test_three_tasks_are_as_by_hand(name: str, backend: str):
     arrays = fitted(backend, **options).export_arrays()
     for leaf in (KERNEL, BIAS):
         np.testing.assert_allclose(arrays[f"params/{leaf}"], expected.steps[-1][leaf], atol=1e-5)
-        kept = expected.fishers[-1:] if name == "running" else expected.fishers
+        kept = expected.fishers[-1:] if name.startswith("running") else expected.fishers
         total = sum(fisher[leaf] for fisher in kept)
         np.testing.assert_allclose(arrays[f"state/importance/{leaf}"], total, atol=1e-5)
         pairs = zip(kept, expected.solutions[-len(kept) :], strict=True)
@@ -112,6 +114,24 @@ def test_every_past_task_is_protected(task: int, backend: str):
     assert moved > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("algo", "options", "version"),
+    [
+        ("ewc", {}, 2),
+        ("ewc", {"fisher_running": True}, 2),
+        ("ewc", {"ewc_lambda": 0}, 1),
+        ("online_ewc", {}, 1),
+        ("online_ewc", {"fisher_running": True}, 2),
+        ("online_ewc", {"fisher_running": True, "penalty_scale": 0}, 1),
+    ],
+)
+def test_which_numbers_changed(algo: str, options: dict, version: int):
+    """Those of EWC's merged anchor, and of the running Fisher, wherever they have an effect."""
+    for backend in BACKENDS:
+        kind, keys = component("algo", algo, backend)
+        assert kind.numerics(keys | options) == version
+
+
 @jax_in_full
 def test_heads_of_later_tasks_have_no_importance(backend: str):
     """With one head per task, outputs of later tasks have no importance yet."""
@@ -142,6 +162,7 @@ def test_heads_of_later_tasks_have_no_importance(backend: str):
         ({"fisher": "batched", "fisher_weight": "p"}, "must be none with fisher='batched'"),
         ({"fisher": "exact", "fisher_weight": "p"}, "must be none with fisher='exact'"),
         ({"fisher_running": "yes"}, "fisher_running='yes'"),
+        ({"fisher_running_every": 0}, "fisher_running_every=0: must be an integer >= 1"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str):

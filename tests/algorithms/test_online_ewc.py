@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from algorithms.penalty_by_hand import (
@@ -19,6 +21,7 @@ from comparison import assert_same_run
 from experiments import BACKENDS, build, every_backend, shared_run
 from tiny import softmax
 
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.checks import ConfigError
 
 SETTING = {"lr": 0.2}
@@ -97,14 +100,38 @@ def test_beside_ewc(backend: str):
 
 
 @jax_in_full
-def test_the_running_fisher_is_reset_and_fades(backend: str):
+def test_the_running_fisher_goes_on_and_fades(backend: str):
     """Each task's Fisher is scaled to [0, 1], and gamma weights the past."""
     trace = shared_run("online_ewc", backend, stepped=True, **RUNNING)
     largest = max(a.max() for n, a in trace.arrays.items() if n.startswith("state/importance/"))
     assert 1.0 <= largest <= 1.75
-    for name in ("squares", "running"):
-        assert not trace.arrays[f"state/{name}/hidden_0/kernel"].any()
+    assert trace.arrays["state/running/hidden_0/kernel"].any()
+    assert not trace.arrays["state/squares/hidden_0/kernel"].any()
     assert not trace.arrays["state/count"].any()
+
+
+@every_backend
+@pytest.mark.parametrize(("how", "size"), [("max", max), ("sum", sum)])
+def test_a_normalised_fisher(backend: str, how: str, size):
+    """Each task's Fisher is divided by one number for all parameters; one of zeros stays."""
+
+    def ended(gamma: float, fisher_normalize: str) -> BaseAlgorithm:
+        options = {"gamma": gamma, "fisher_normalize": fisher_normalize, "ewc_lambda": 0.0}
+        return tiny("online_ewc", backend, lr=0.2, stream={"num_tasks": 2}, **options)
+
+    def importance(gamma: float, fisher_normalize: str) -> Arrays:
+        arrays = ended(gamma, fisher_normalize).export_arrays()
+        return {n: arrays[f"state/importance/{n}"] for n in (KERNEL, BIAS)}
+
+    second, both = importance(0.0, "none"), importance(0.5, "none")
+    first = {n: (both[n] - second[n]) / 0.5 for n in both}
+    sizes = [size(v for a in task.values() for v in a.ravel()) for task in (first, second)]
+    for n, found in importance(0.5, how).items():
+        expected = 0.5 * first[n] / sizes[0] + second[n] / sizes[1]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    zero = {n: 0 * p for n, p in ended(0.0, how).params.items()}
+    normalized = import_module(f"seqrun.algorithms.ewc.fisher.{backend}").normalized
+    assert not any(np.array(a.tolist()).any() for a in normalized(zero, how).values())
 
 
 @jax_in_full
@@ -125,6 +152,8 @@ def test_reduces_to_naive(backend: str):
         {"fisher": "batched"},
         {"fisher_weight": "p"},
         {"fisher_running": True},
+        {"fisher_normalize": "max"},
+        {"fisher_normalize": "sum"},
         {"fisher_samples": 10},
         {"penalty_scale": 0.1},
     ],
@@ -146,7 +175,9 @@ def test_twins_agree_on_the_running_fisher():
 
 @every_backend
 def test_refuses(backend: str):
-    """A gamma out of range."""
+    """A gamma out of range, an unknown way to normalise."""
+    with pytest.raises(ConfigError, match="fisher_normalize='mean': must be one of none, max, sum"):
+        build("online_ewc", backend, fisher_normalize="mean")
     for gamma in (-0.1, 1.1):
         with pytest.raises(ConfigError, match=rf"gamma={gamma}: must be a number in \[0, 1\]"):
             build("online_ewc", backend, gamma=gamma)

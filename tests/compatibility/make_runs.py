@@ -47,6 +47,8 @@ CASES: dict[str, list[str]] = {
     ],
     "kcl": [*ROTATED, "algo=kcl", "algo.coreset_per_class=2", "algo.num_bases=16"],
     "three_seeds": [*ROTATED, "algo=ewc", "seed=[0,1,2]"],
+    "si_adam": [*ROTATED, "algo=si", "optimizer=adam"],
+    "three_seeds_si": [*ROTATED, "algo=si", "optimizer.lr=0.05", "seed=[0,1,2]"],
 }  # fmt: skip
 STEP = 31
 """A step in the second epoch of the second task."""
@@ -112,7 +114,7 @@ def main(conf: Path, folder: Path) -> None:
     for name, overrides in CASES.items():
         for backend in ("torch", "jax"):
             given = [*overrides, *COMMON, f"backend={backend}"]
-            if name == "three_seeds":
+            if name.startswith("three_seeds"):
                 strategy = "vmap" if backend == "jax" else "processes"
                 given.append(f"seeds_strategy={strategy}")
             (job,) = preflight.check(given, conf)

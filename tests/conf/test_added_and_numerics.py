@@ -30,7 +30,7 @@ from seqrun.backbones.torch import MLP
 from seqrun.benchmarks import RotatedDigits
 from seqrun.optimizers.torch import SGD
 from seqrun.callbacks import BaseCallback
-from seqrun.checks import added
+from seqrun.checks import added, changed
 
 @dataclass
 class Inner:
@@ -52,6 +52,11 @@ class Backbone(MLP):
 @dataclass(kw_only=True, eq=False)
 class Optimizer(SGD):
     later: Any = added(None)
+
+@dataclass(kw_only=True, eq=False)
+class Moved(Naive):
+    strength: float = changed(2.0)
+    momentum: Any = added(0.8, before=None)
 
 @dataclass(kw_only=True, eq=False)
 class Mine(BaseCallback):
@@ -159,6 +164,32 @@ def test_a_new_key_of_the_schema(config, monkeypatch):
     schema.check_values(experiment.config)
     assert config_hash({**config, "precision": "bfloat16"}) != before
     assert config_hash({**config, "limits": [1]}) != before
+
+
+def test_a_default_that_changed(config_of):
+    """The old command is a new run, whether it names the options or not; old values find the old.
+
+    `strength` was 1, and there was no `momentum`.
+    """
+    moved = ("allow_targets=[parts_of_mine]", "algo._target_=parts_of_mine.Moved")
+    strength, momentum = "+algo.strength=", "+algo.momentum="
+    unnamed, old = config_of(*moved), config_of(*moved, f"{strength}1")
+    before = config_hash(unnamed | {"algo": unnamed["algo"] | {"momentum": None, "strength": 2}})
+    hashes = {
+        config_hash(config_of(*moved, *more))
+        for more in ((), (f"{strength}2",), (f"{momentum}0.8",), (f"{strength}2", f"{momentum}.8"))
+    }
+    assert len(hashes) == 1 and before not in hashes
+    named = config_of(*moved, f"{strength}1", f"{momentum}null")
+    assert hashing.without_added(named)["algo"] == {
+        "_target_": "parts_of_mine.Moved",
+        "strength": 1,
+    }
+    assert hashing.differences(named, old) == ["algo.momentum: None -> 0.8"]
+    assert hashing.differences({**old, "algo": {"_target_": "parts_of_mine.Moved"}}, unnamed) == [
+        "algo.strength: - -> 2.0",
+        "algo.momentum: - -> 0.8",
+    ]
 
 
 def test_a_new_option_at_its_default_is_no_difference(config_of, elsewhere):

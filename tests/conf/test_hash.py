@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqrun.benchmarks import RotatedDigits
-from seqrun.config.hash import config_hash
+from seqrun.config.hash import config_hash, numerics_of
 
 BASE = ("algo=naive",)
 SAME = [
@@ -104,10 +104,18 @@ def test_hash_is_twelve_hex_digits(base_hash):
 
 
 PINNED = {
-    (): "7107ae15b851",
     ("algo=er", "benchmark=permuted_digits", "backend=jax"): "2c196d39015c",
     ("algo=icarl", "benchmark=split_digits", "benchmark.scenario=class"): "b0e92aa67670",
-    ("algo=derpp", "backbone=resnet18_thin", "seed=[0,1,2]"): "5fba5a0eba83",
+    (
+        "algo=derpp",
+        "algo.observe=first_epoch",
+        "backbone=resnet18_thin",
+        "seed=[0,1,2]",
+    ): "5fba5a0eba83",
+    ("algo=der", "algo.observe=first_epoch"): "c613b222b636",
+    ("algo=mas", "algo.mas_lambda=0.1"): "c22a2b27908f",
+    ("algo=kcl", "algo.lambda_init=1"): "bd6965621695",
+    ("algo=online_ewc",): "7f452c2be93c",
     (
         "algo=lamaml",
         "algo.lr_alpha=0.1",
@@ -134,8 +142,12 @@ PINNED = {
 }
 """Command -> hash, as it was at commit 70036af: what users have on their disks has these names.
 
-Where a default has changed since, the command gives the value of that time.
+Where a default changed since, the command names the old value.
 """
+RENAMED = {
+    (): "7107ae15b851",
+}
+"""Command -> hash of then, where the same configuration gives other numbers now."""
 
 
 @pytest.mark.parametrize("overrides", PINNED)
@@ -156,3 +168,11 @@ def test_a_default_that_changed_numbers_is_another_hash(jobs_of, option):
             break
     else:
         raise AssertionError(f"no command sets {option}")
+
+
+@pytest.mark.parametrize("overrides", RENAMED)
+def test_numbers_that_changed_have_another_hash(jobs_of, overrides):
+    """By the version of the numbers alone, so that the old run is refused with the reason."""
+    (job,) = jobs_of(*overrides)
+    assert numerics_of(job.config) == {"algo": 2}
+    assert config_hash(job.config, {}) == RENAMED[overrides] != job.hash

@@ -110,6 +110,23 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
     np.testing.assert_array_equal(anchor["w"][:5], np.float32(terms[-1][0][:5]))
 
 
+@every_backend
+def test_completed_square_is_at_the_solution_where_nothing_was_important(backend: str):
+    """To the bit; elsewhere a solution that equals the anchor leaves it where it is.
+
+    Adam makes full steps of a gradient of rounding errors, wherever the anchor is nearly right.
+    """
+    anchor, theta = (RNG.normal(size=1000).astype(np.float32) for _ in range(2))
+    omega, added = (RNG.random(1000).astype(np.float32) for _ in range(2))
+    omega[:500], added[:250] = 0, 0
+    theta[900:] = anchor[900:]
+    args = ({"w": a} for a in (anchor, omega, theta, added))
+    merged, _ = formulas(backend).completed_square(*(to_array(backend, a) for a in args))
+    found = to_numpy(merged["w"])
+    np.testing.assert_array_equal(found[:500], theta[:500])
+    np.testing.assert_array_equal(found[900:], anchor[900:])
+
+
 # ---- layers
 
 

@@ -70,6 +70,35 @@ def ewc(learner: Learner, ewc_lambda: float, how: str = "empirical") -> Arrays:
     return state("importance", importance) | state("anchor", vertex)
 
 
+def ewc_running(learner: Learner, ewc_lambda: float, every: int = 10) -> Arrays:
+    """EWC of A-GEM's authors: F <- 0.1 F + 0.9 mean of `every` squared batch gradients.
+
+    F is never reset; at a task's end it is scaled to [0, 1] over all parameters; the penalty is
+    that of the latest task. A task of fewer steps ends with an update by these.
+    """
+    running = zeros(learner.w)
+    importance, anchor = zeros(learner.w), learner.w
+    for task in learner.run.tasks:
+        learner.optimizer.start()
+        squares, steps = zeros(learner.w), 0
+        for step in task.steps:
+            g = learner.gradient(step.x, step.y, task)
+            squares, steps = {n: squares[n] + g[n] ** 2 for n in g}, steps + 1
+            if steps % every == 0:
+                running = {n: 0.1 * running[n] + 0.9 * squares[n] / every for n in g}
+                squares = zeros(g)
+            pull = {n: importance[n] * (learner.w[n] - anchor[n]) for n in g}
+            learner.step(add(g, pull, ewc_lambda))
+        if steps < every:
+            running = {n: 0.1 * running[n] + 0.9 * squares[n] / steps for n in squares}
+        every_one = np.concatenate([a.ravel() for a in running.values()])
+        low, high = every_one.min(), every_one.max()
+        importance = {n: (a - low) / (high - low) for n, a in running.items()}
+        anchor = learner.w
+        learner.measure(task)
+    return state("importance", importance) | state("anchor", anchor)
+
+
 def online_ewc(learner: Learner, ewc_lambda: float, gamma: float) -> Arrays:
     """CE + lambda/2 sum_i F_i (w_i - w*_i)^2, F <- gamma F + F_t, w* of the latest task."""
     importance, anchor = zeros(learner.w), learner.w

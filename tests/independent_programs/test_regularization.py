@@ -10,7 +10,7 @@ from independent_programs import regularization as programs
 from independent_programs.product import CLASS, compare, on_both, product
 
 FISHERS = ("empirical", "exact", "sample", "pred", "batched")
-OPTIMIZERS = ("sgd", "adam_decay")
+OPTIMIZERS = ("sgd", "adam_decay", "adam")
 QUICK = [("empirical", "jax", OPTIMIZERS[-1])]  # of JAX
 CASES = [
     pytest.param(*case, marks=[pytest.mark.full] if case[1] == "jax" and case not in QUICK else [])
@@ -23,6 +23,22 @@ def test_ewc(fisher: str, optimizer: str, backend: str):
     """The sum of one penalty per past task, of every Fisher."""
     run = product("ewc", backend, optimizer, ewc_lambda=30.0, fisher=fisher)
     compare(programs.ewc, run, optimizer, ewc_lambda=30.0, how=fisher)
+
+
+@on_both
+@pytest.mark.parametrize("every", [10, pytest.param(25, marks=pytest.mark.full)])
+def test_running_fisher(every: int, optimizer: str, backend: str):
+    """It is updated every 10 steps, of which a task has 20, or at its end, and never reset."""
+    run = product(
+        "ewc",
+        backend,
+        optimizer,
+        training={"epochs_per_task": 5},
+        ewc_lambda=0.5,
+        fisher_running=True,
+        fisher_running_every=every,
+    )
+    compare(programs.ewc_running, run, optimizer, ewc_lambda=0.5, every=every)
 
 
 @on_both

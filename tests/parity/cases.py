@@ -167,6 +167,9 @@ VARIANTS = {
         "some": Case(_SHORT | {"fisher_samples": 37}),
         # Min-max scaling divides by the range, here of the order of 1e-3.
         "running": Case({"fisher_running": True, "ewc_lambda": 5.0}, 1e-4),
+        "running_rarely": Case(
+            _SHORT | {"fisher_running": True, "fisher_running_every": 50, "ewc_lambda": 5.0}, 1e-4
+        ),
         "batch_norm_exact": Case(
             _SHORT
             | {

@@ -39,8 +39,9 @@ def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = 
 
     The hash covers all keys except those of loggers, display, data locations and strategies. It
     also covers the data's checksum, the kind of device, and every `numerics` above 1. The order
-    of keys makes no difference, nor does 1 versus 1.0. An option that was added later counts only
-    if it changes the numbers from before (see `seqrun.checks.added`).
+    of keys makes no difference, nor does 1 versus 1.0. An option that was added later (see
+    `seqrun.checks.added`) counts only if it changes the behaviour from before, and one whose
+    default changed (`seqrun.checks.changed`) counts also where the configuration leaves it out.
 
     Args:
         config: the experiment as plain data.
@@ -83,7 +84,8 @@ def numerics_of(config: Mapping[str, Any]) -> dict[str, int]:
 def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the experiment without options that were added later and change no numbers.
 
-    Loggers are left unchanged.
+    Options that a part's node leaves out and whose default changed are in it. Loggers are left
+    unchanged.
     """
     kept = _without_unchanged(config, Schema, is_changed=False)
     kept["training"] = _without_unchanged(config["training"], TrainingOptions, is_changed=False)
@@ -99,7 +101,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         old: the config.yaml of a run. It may come from anyone, so none of its classes is imported.
         new: an experiment as plain data.
     """
-    before, after, hashed = flatten(old), flatten(new), flatten(without_added(new))
+    before, hashed = flatten(old), flatten(without_added(new))
+    after = hashed | flatten(new)
     lines = []
     for key in [*before, *(k for k in after if k not in before)]:
         was, now = before.get(key, "-"), after.get(key, "-")
@@ -166,7 +169,7 @@ def _part_without_added(key: str, value: Any, config: Mapping[str, Any]) -> Any:
         if TARGET in value:
             found = find_class(key, value[TARGET], object, config["allow_targets"])
             is_changed = any("before" in option.metadata for option in _options(found)) and (
-                _numerics(key, value, config) > 1
+                not callable(getattr(found, "numerics", 1)) or _numerics(key, value, config) > 1
             )
             value = _without_unchanged(value, found, is_changed=is_changed)
         return {k: _part_without_added(f"{key}.{k}", v, config) for k, v in value.items()}
@@ -178,18 +181,26 @@ def _part_without_added(key: str, value: Any, config: Mapping[str, Any]) -> Any:
 def _without_unchanged(node: Mapping[str, Any], found: type, *, is_changed: bool) -> dict[str, Any]:
     """Return the arguments of a class without its added options whose values change no numbers.
 
+    Options whose default changed are in the result even if `node` leaves them out.
+
     Args:
         node: the arguments.
         found: the class.
-        is_changed: whether its `numerics` is above 1, so that a default may differ from before.
+        is_changed: whether the defaults of options that name another value as that from before
+            change the numbers.
     """
     unchanged: dict[str, list[Any]] = {}
+    defaults = {}
     for option in _options(found):
+        default = default_of(option)
         if option.metadata.get("added"):
-            before = option.metadata.get("before", default_of(option))
-            values = [before] if is_changed else [before, default_of(option)]
+            before = option.metadata.get("before", default)
+            values = [before] if is_changed else [before, default]
             unchanged[option.name] = [_canonical(value) for value in values]
-    return {k: v for k, v in node.items() if _canonical(v) not in unchanged.get(k, ())}
+        if option.metadata.get("changed") or "before" in option.metadata:
+            defaults[option.name] = default
+    arguments = defaults | dict(node)
+    return {k: v for k, v in arguments.items() if _canonical(v) not in unchanged.get(k, ())}
 
 
 def _canonical(value: Any) -> Any:

@@ -70,18 +70,14 @@ def completed_square(
     """Add Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
 
     Returns:
-        The anchor (Omega a + Omega' theta') / (Omega + Omega'), or theta' where both are 0, and
-        the importance Omega + Omega'.
+        The anchor a + Omega' / (Omega + Omega') (theta' - a), exactly theta' where Omega is 0, and
+        the importance Omega + Omega'. As the mean (Omega a + Omega' theta') / (Omega + Omega') it
+        would be rounded also where theta' is a, and Adam makes full steps of such a rest.
     """
     total = jax.tree.map(jnp.add, importance, added)
-    merged = jax.tree.map(
-        lambda a, omega, p, new, both: jnp.where(
-            both > 0, (omega * a + new * p) / jnp.where(both > 0, both, 1.0), p
-        ),
-        anchor,
-        importance,
-        params,
-        added,
-        total,
-    )
+    merged = {}
+    for n, p in params.items():
+        old = importance[n] > 0
+        share = added[n] / jnp.where(old, total[n], 1.0)
+        merged[n] = jnp.where(old, anchor[n] + share * (p - anchor[n]), p)
     return merged, total

@@ -68,16 +68,14 @@ def completed_square(
     """Add Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
 
     Returns:
-        The anchor (Omega a + Omega' theta') / (Omega + Omega'), or theta' where both are 0, and
-        the importance Omega + Omega'.
+        The anchor a + Omega' / (Omega + Omega') (theta' - a), exactly theta' where Omega is 0, and
+        the importance Omega + Omega'. As the mean (Omega a + Omega' theta') / (Omega + Omega') it
+        would be rounded also where theta' is a, and Adam makes full steps of such a rest.
     """
     total = {n: importance[n] + added[n] for n in params}
-    merged = {
-        n: torch.where(
-            total[n] > 0,
-            (importance[n] * anchor[n] + added[n] * p) / torch.where(total[n] > 0, total[n], 1.0),
-            p,
-        )
-        for n, p in params.items()
-    }
+    merged = {}
+    for n, p in params.items():
+        old = importance[n] > 0
+        share = added[n] / torch.where(old, total[n], 1.0)
+        merged[n] = torch.where(old, anchor[n] + share * (p - anchor[n]), p)
     return merged, total

@@ -5,29 +5,33 @@ Paper: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural ne
 one such penalty per past task.
 
 The penalties of all past tasks are merged into one by completing the square: F <- F + F_t and
-theta* <- (F theta* + F_t theta) / (F + F_t) (theta where both are 0). It equals their sum up to a
-constant, which has no gradient.
+theta* <- theta* + F_t / (F + F_t) (theta - theta*), exactly theta where F is 0. It equals their sum
+up to a constant, which has no gradient.
 
 Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default, "empirical",
 squares the gradient at the true label, as most implementations do. lambda is not comparable
-between the variants.
+between the variants. `fisher_running` is A-GEM's authors' EWC: one penalty, that of the latest
+task. Differs from their code: an update includes the gradient of its own step, and a task that is
+too short for an update makes one at its end.
 
 Online EWC: Schwarz et al. 2018, "Progress & Compress: a scalable framework for continual
 learning", 1805.06370, section 4: one penalty, anchored at the latest task's parameters, with
 F <- gamma F + F_t. Differs from the paper: the penalty is weighted by F, not by gamma F (lambda can
-absorb the factor), and there is no knowledge base in addition to the network.
+absorb the factor); F_t is not normalised by default, as in the implementations that results are
+compared with (`fisher_normalize` does so); and there is no knowledge base in addition to the
+network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import ConfigError, boolean, one_of, whole, within
+from seqrun.checks import ConfigError, added, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
-RUNNING_EVERY = 10  # steps between updates of the running Fisher (A-GEM's authors)
 RUNNING_DECAY = 0.1  # weight of the old estimate; their "decay" of 0.9 is that of the new squares
 
 
@@ -38,8 +42,8 @@ class EWCState(NamedTuple):
         anchor: parameter name -> theta*.
         importance: parameter name -> F >= 0, of all past tasks.
         squares: parameter name -> sum of squared batch gradients since the last update of the
-            running Fisher; {} unless `fisher_running`.
-        running: parameter name -> running Fisher of the current task; {} unless `fisher_running`.
+            running Fisher, or the task's start; {} unless `fisher_running`.
+        running: parameter name -> running Fisher of all steps so far; {} unless `fisher_running`.
         count: int32 scalar, training steps of the current task; None unless `fisher_running`.
     """
 
@@ -63,9 +67,12 @@ class EWCOptions(RegularizationOptions):
             p(y|x)), "pred" (the most probable), "empirical" (the true one), or "batched" (the
             square of a training batch's mean gradient at the true labels).
         fisher_weight: "none", or "p" to weight each squared gradient by p(y|x) (Mammoth).
-        fisher_running: estimate F during training instead, as the authors of A-GEM do: every 10
-            steps F <- 0.1 F + 0.9 (mean of the last 10 squared batch gradients). At the end of the
-            task it is min-max scaled to [0, 1] over all parameters and replaces the previous F.
+        fisher_running: estimate F during training instead, as the authors of A-GEM do: every few
+            steps F_run <- 0.1 F_run + 0.9 (mean of the squared batch gradients since the last
+            update). It goes on over all tasks. At the end of a task F is F_run, min-max scaled to
+            [0, 1] over all parameters: only the latest task's penalty is kept.
+        fisher_running_every: training steps of a task between these updates, >= 1; a shorter task
+            ends with one. A-GEM's authors: 10 on MNIST, 50 on CIFAR.
         fisher_samples: training samples that F is averaged over, >= 1; None = all.
         fisher_batch_size: samples of each batch of "batched", >= 1; None = as in training.
         penalty_scale: factor s of the penalty lambda * s * F (theta - theta*)^2; 1/2 in the paper.
@@ -81,6 +88,7 @@ class EWCOptions(RegularizationOptions):
     fisher_samples: int | None = None
     fisher_batch_size: int | None = None
     penalty_scale: float = 0.5
+    fisher_running_every: int = added(10)
 
     name: ClassVar[str] = "ewc"
     coefficient_name: ClassVar[str] = "ewc_lambda"
@@ -91,6 +99,7 @@ class EWCOptions(RegularizationOptions):
         one_of("fisher", self.fisher, FISHERS)
         one_of("fisher_weight", self.fisher_weight, ("none", "p"))
         boolean("fisher_running", self.fisher_running)
+        whole("fisher_running_every", self.fisher_running_every, 1)
         if self.fisher_samples is not None:
             whole("fisher_samples", self.fisher_samples, 1)
         if self.fisher_batch_size is not None:
@@ -110,6 +119,11 @@ class EWCOptions(RegularizationOptions):
                 )
             )
 
+    @staticmethod
+    def numerics(options: Mapping[str, Any]) -> int:  # type: ignore[override]
+        """Return 2 if there is a penalty: its anchor, or the running Fisher, is another."""
+        return 2 if options["ewc_lambda"] and options["penalty_scale"] else 1
+
     @property
     def rows_per_batch(self) -> int:
         """Samples of each batch with fisher = "batched"."""
@@ -126,6 +140,8 @@ class OnlineEWCOptions(EWCOptions):
         gamma: factor of the past importance after each task, in [0, 1]; 0 protects only the
             latest task.
         fisher_running: as in EWC, but it estimates F_t only; gamma applies to past importance.
+        fisher_normalize: "none"; or divide F_t by its largest element ("max") or by the "sum" of
+            all, over all parameters, so that every task has the same weight.
 
     All other arguments are those of EWC.
 
@@ -134,6 +150,7 @@ class OnlineEWCOptions(EWCOptions):
     """
 
     gamma: float = 0.95
+    fisher_normalize: str = added("none")
 
     name: ClassVar[str] = "online_ewc"
     vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "gamma")
@@ -141,3 +158,9 @@ class OnlineEWCOptions(EWCOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         within("gamma", self.gamma, 0.0, 1.0)
+        one_of("fisher_normalize", self.fisher_normalize, ("none", "max", "sum"))
+
+    @staticmethod
+    def numerics(options: Mapping[str, Any]) -> int:  # type: ignore[override]
+        """Return 2 if there is a penalty with the running Fisher; the anchor is as it was."""
+        return EWCOptions.numerics(options) if options["fisher_running"] else 1

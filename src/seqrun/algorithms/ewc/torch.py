@@ -10,7 +10,13 @@ from torch import Tensor
 from seqrun.algorithms.base import Batch, Step
 from seqrun.algorithms.ewc import EWCOptions, EWCState, OnlineEWCOptions
 from seqrun.algorithms.ewc.fisher import fisher_rows, label_draws
-from seqrun.algorithms.ewc.fisher.torch import label_losses, running_state, unit_scaled
+from seqrun.algorithms.ewc.fisher.torch import (
+    label_losses,
+    normalized,
+    running_state,
+    unit_scaled,
+    updated,
+)
 from seqrun.algorithms.regularization.torch import RegularizationAlgorithm
 from seqrun.formulas.per_sample.torch import per_sample_power_sum
 from seqrun.formulas.torch import allow_classes, completed_square, cross_entropy
@@ -66,9 +72,10 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
 
     def consolidate(self, importance: Tensors) -> EWCState:
-        """Merge the task's penalty with the past penalty, and reset the running Fisher."""
+        """Merge the task's penalty with the past penalty."""
         anchor, total = self.merge(importance)
-        return self.initial_state()._replace(anchor=anchor, importance=total)
+        running = self.state.running
+        return self.initial_state()._replace(anchor=anchor, importance=total, running=running)
 
     def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
         """Return the anchor and importance of all past tasks; of the latest if `fisher_running`."""
@@ -81,13 +88,23 @@ class EWC(EWCOptions, RegularizationAlgorithm):
     def on_after_backward(self, step: Step) -> None:
         """Update the running Fisher with the task loss's gradient, then add the penalty's."""
         if self.fisher_running:
-            step.state = running_state(step.state, step.gradients)
+            step.state = running_state(step.state, step.gradients, self.fisher_running_every)
         super().on_after_backward(step)
+
+    def on_after_task(self) -> None:
+        """Update the running Fisher if the task was too short for it, then add the penalty."""
+        if self.fisher_running and int(self.state.count) < self.fisher_running_every:
+            self.state = updated(self.state, int(self.state.count))
+        super().on_after_task()
 
 
 @dataclass(kw_only=True, eq=False)
 class OnlineEWC(OnlineEWCOptions, EWC):
     """Online EWC: one anchor, and importance that fades (Schwarz et al. 2018)."""
+
+    def calculate_parameter_importance(self) -> Tensors:
+        """Return the Fisher information, normalised by `fisher_normalize`."""
+        return normalized(super().calculate_parameter_importance(), self.fisher_normalize)
 
     def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
         """Return the parameters as the anchor, and gamma F + F_t."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCState
+from seqrun.algorithms.ewc import RUNNING_DECAY, EWCState
 
 Arrays = dict[str, Array]
 
@@ -32,17 +32,24 @@ def label_losses(fisher: str, weight: str, logits: Array, y: Array, draw: Array)
     return losses
 
 
-def running_state(state: EWCState, gradients: Arrays) -> EWCState:
-    """Return the state after another batch gradient entered the running Fisher."""
+def running_state(state: EWCState, gradients: Arrays, every: int) -> EWCState:
+    """Return the state after another batch gradient, with an update after `every` steps."""
     squares = jax.tree.map(lambda s, g: s + g**2, state.squares, gradients)
-    count = state.count + 1
-    due = count % RUNNING_EVERY == 0
-    rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
-    running = jax.tree.map(
-        lambda f, s: jnp.where(due, RUNNING_DECAY * f + rate * s, f), state.running, squares
+    state = state._replace(squares=squares, count=state.count + 1)
+    due, new = state.count % every == 0, updated(state, every)
+    squares, running = jax.tree.map(
+        lambda a, b: jnp.where(due, a, b),
+        (new.squares, new.running),
+        (state.squares, state.running),
     )
-    squares = jax.tree.map(lambda s: jnp.where(due, 0.0, s), squares)
-    return state._replace(squares=squares, running=running, count=count)
+    return state._replace(squares=squares, running=running)
+
+
+def updated(state: EWCState, steps: int) -> EWCState:
+    """Return the state after an update of the running Fisher by the squares of some steps."""
+    rate = (1 - RUNNING_DECAY) / steps
+    running = jax.tree.map(lambda f, s: RUNNING_DECAY * f + rate * s, state.running, state.squares)
+    return state._replace(squares=jax.tree.map(jnp.zeros_like, state.squares), running=running)
 
 
 def unit_scaled(running: Arrays) -> Arrays:
@@ -51,3 +58,13 @@ def unit_scaled(running: Arrays) -> Arrays:
     low, high = values.min(), values.max()
     span = jnp.maximum(high - low, jnp.finfo(values.dtype).tiny)
     return {n: (f - low) / span for n, f in running.items()}
+
+
+def normalized(fisher: Arrays, how: str) -> Arrays:
+    """Return a Fisher divided by its largest element ("max"), by the "sum" of all, or as it is."""
+    if how == "none":
+        return fisher
+    values = jnp.concatenate([f.ravel() for f in fisher.values()])
+    size = values.max() if how == "max" else values.sum()
+    size = jnp.maximum(size, jnp.finfo(values.dtype).tiny)
+    return {n: f / size for n, f in fisher.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqrun.algorithms.ewc import RUNNING_DECAY, RUNNING_EVERY, EWCState
+from seqrun.algorithms.ewc import RUNNING_DECAY, EWCState
 
 Tensors = dict[str, Tensor]
 
@@ -30,18 +30,24 @@ def label_losses(fisher: str, weight: str, logits: Tensor, y: Tensor, draw: Tens
     return losses
 
 
-def running_state(state: EWCState, gradients: Tensors) -> EWCState:
-    """Return the state after another batch gradient entered the running Fisher."""
+def running_state(state: EWCState, gradients: Tensors, every: int) -> EWCState:
+    """Return the state after another batch gradient, with an update after `every` steps."""
     squares = {n: state.squares[n] + g**2 for n, g in gradients.items()}
-    count = state.count + 1
-    due = count % RUNNING_EVERY == 0  # an array, on which a compiled step cannot branch
-    rate = (1 - RUNNING_DECAY) / RUNNING_EVERY
-    running = {
-        n: torch.where(due, RUNNING_DECAY * f + rate * squares[n], f)
-        for n, f in state.running.items()
-    }
-    squares = {n: torch.where(due, 0.0, s) for n, s in squares.items()}
-    return state._replace(squares=squares, running=running, count=count)
+    state = state._replace(squares=squares, count=state.count + 1)
+    due = state.count % every == 0  # an array, on which a compiled step cannot branch
+    after = updated(state, every)
+    return state._replace(
+        running={n: torch.where(due, f, state.running[n]) for n, f in after.running.items()},
+        squares={n: torch.where(due, 0.0, s) for n, s in squares.items()},
+    )
+
+
+def updated(state: EWCState, steps: int) -> EWCState:
+    """Return the state after an update of the running Fisher by the squares of some steps."""
+    rate = (1 - RUNNING_DECAY) / steps
+    running = {n: RUNNING_DECAY * state.running[n] + rate * s for n, s in state.squares.items()}
+    squares = {n: torch.zeros_like(s) for n, s in state.squares.items()}
+    return state._replace(squares=squares, running=running)
 
 
 def unit_scaled(running: Tensors) -> Tensors:
@@ -50,3 +56,13 @@ def unit_scaled(running: Tensors) -> Tensors:
     low, high = values.min(), values.max()
     span = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
     return {n: (f - low) / span for n, f in running.items()}
+
+
+def normalized(fisher: Tensors, how: str) -> Tensors:
+    """Return a Fisher divided by its largest element ("max"), by the "sum" of all, or as it is."""
+    if how == "none":
+        return fisher
+    values = torch.cat([f.flatten() for f in fisher.values()])
+    size = values.max() if how == "max" else values.sum()
+    size = size.clamp(min=torch.finfo(values.dtype).tiny)
+    return {n: f / size for n, f in fisher.items()}
