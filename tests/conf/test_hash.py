@@ -114,7 +114,6 @@ PINNED = {
     ): "5fba5a0eba83",
     ("algo=der", "algo.observe=first_epoch"): "c613b222b636",
     ("algo=mas", "algo.mas_lambda=0.1"): "c22a2b27908f",
-    ("algo=kcl", "algo.lambda_init=1"): "bd6965621695",
     ("algo=online_ewc",): "7f452c2be93c",
     (
         "algo=lamaml",
@@ -146,6 +145,7 @@ Where a default changed since, the command names the old value.
 """
 RENAMED = {
     (): "7107ae15b851",
+    ("algo=kcl", "algo.lambda_init=1"): "bd6965621695",
 }
 """Command -> hash of then, where the same configuration gives other numbers now."""
 
