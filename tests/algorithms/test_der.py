@@ -147,7 +147,7 @@ def test_logits_stay_with_their_samples(algo: str):
         ("der", {"alpha": 0.5}),
         ("der", {"memory_size": 20}),
         ("der", {"memory_batch_size": 3}),
-        ("der", {"observe": "every_epoch"}),
+        ("der", {"observe": "first_epoch"}),
         ("derpp", {"alpha": 1.0}),
         ("derpp", {"beta": 0.5}),
     ],

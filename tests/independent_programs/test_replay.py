@@ -38,6 +38,15 @@ def test_derpp(observe: str, epochs: int, optimizer: str, backend: str):
     compare(programs.der, run, optimizer, memory_size=15, **options, epochs=epochs)
 
 
+@on_both
+@pytest.mark.parametrize("algo", ["der", "derpp"])
+def test_by_default_every_epoch_is_observed(algo: str, optimizer: str, backend: str):
+    """As the authors' loop does."""
+    options = {"alpha": 0.3} | ({"beta": 0.7} if algo == "derpp" else {})
+    run = product(algo, backend, optimizer, **CLASS, **MEMORY, **options)
+    compare(programs.der, run, optimizer, memory_size=15, **options)
+
+
 @on_both_by_default
 def test_agem(optimizer: str, backend: str):
     """The projection."""

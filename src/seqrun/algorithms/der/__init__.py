@@ -10,9 +10,14 @@ of the training step that stored x', before it updated the parameters; the two m
 drawn independently; and each batch goes through the network separately, in train mode. z' and h(x')
 are the logits of all classes, including those that the cross-entropy excludes.
 
-Differs from the paper: each sample is offered to the reservoir once per task, in the first epoch
-(the paper trains for one epoch; observe = "every_epoch" is what the authors' code does with
-several), and inputs are not augmented. The logged task loss is CE(B).
+As in the authors' code too, every batch of every epoch is offered to the reservoir, so that logits
+are sampled along the whole optimisation (observe = "first_epoch" offers each sample once per
+task); stored inputs are not augmented, and replayed ones are if the benchmark asks for it.
+
+Differs from the paper: on a class-incremental stream the cross-entropy runs over the classes seen
+so far, in the authors' code over all: benchmark.softmax_over = "all". On Split MNIST (five tasks
+of 2,000 images, 10 epochs, memory of 200, MLP 100-100; five seeds) DER has 79.3 % with the former
+and 84.2 % with the latter, DER++ 82.4 and 84.9 %. The logged task loss is CE(B).
 With alpha = 0 (and beta = 0) the parameters are those of naive.
 """
 
@@ -22,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.algorithms.replay import ReplayOptions, refuse_single_samples
-from seqrun.checks import at_least, one_of
+from seqrun.checks import at_least, changed, one_of
 from seqrun.memory import MemoryMechanism
 
 
@@ -46,8 +51,8 @@ class DEROptions(ReplayOptions):
         alpha: weight of the mean squared distance of the logits, >= 0; 0 is naive.
         memory_size: samples in the reservoir, from all tasks together, >= 1.
         memory_batch_size: samples of each memory batch, >= 1; if fewer are stored, all of them.
-        observe: "first_epoch": each sample is offered to the reservoir once per task; or
-            "every_epoch".
+        observe: "every_epoch": each sample is offered to the reservoir in every epoch; or in the
+            "first_epoch" of a task only.
 
     Raises:
         ConfigError: a value out of range, or memory batches of one sample with BatchNorm.
@@ -55,7 +60,7 @@ class DEROptions(ReplayOptions):
 
     alpha: float = 1.0
     memory_size: int = 200
-    observe: str = "first_epoch"
+    observe: str = changed("every_epoch")
 
     name: ClassVar[str] = "der"
     hparam_names: ClassVar[tuple[str, ...]] = ("alpha",)
@@ -94,8 +99,8 @@ class DERPPOptions(DEROptions):
         memory_size: samples in the reservoir, from all tasks together, >= 1.
         memory_batch_size: samples of each of the two memory batches, >= 1; if fewer are stored, all
             of them.
-        observe: "first_epoch": each sample is offered to the reservoir once per task; or
-            "every_epoch".
+        observe: "every_epoch": each sample is offered to the reservoir in every epoch; or in the
+            "first_epoch" of a task only.
 
     Raises:
         ConfigError: a value out of range, or memory batches of one sample with BatchNorm.

@@ -10,6 +10,13 @@ Loss: mean CE over the concatenation of both batches.
 learning scenarios", 1810.12488). There are no memory batches: samples are drawn at random at the
 end of each task, the tasks share the memory evenly, and later tasks repeat the stored samples and
 shuffle them into their own data.
+
+Differs from the paper: which trains for one epoch; with several, each sample is offered to the
+reservoir in the first (`observe` = "every_epoch": in all). Other memories than the reservoir are
+not offered. On a class-incremental stream, which the paper does not have, the softmax runs over
+the classes seen so far; in Mammoth, whose ER others compare with, over all
+(benchmark.softmax_over = "all"): 75.3 and 75.9 % on Split MNIST (five tasks of 2,000 images, 10
+epochs, memory of 200, MLP 100-100; five seeds).
 """
 
 from __future__ import annotations
