@@ -128,6 +128,8 @@ def build(
     make_optimizer, optimizer_keys = component("optimizer", optimizer, backend)
     if optimizer == "sgd":
         optimizer_keys["lr"] = 0.05
+    if "momentum" in keys and (optimizer != "sgd" or "momentum" in (optimizer_options or {})):
+        keys["momentum"] = None  # stable_sgd leaves it to an optimizer that is given
     return (kind or make)(
         benchmark=make_stream(**stream_keys),
         backbone=make_backbone(**backbone_keys | dict(backbone or {})),

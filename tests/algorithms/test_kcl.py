@@ -344,7 +344,7 @@ def test_evaluation_does_not_affect_training():
         {"kernel_type": "poly"},
         {"scaling": "authors"},
         {"scaling": "l2"},
-        {"lambda_init": 0.1},
+        {"lambda_init": 1.0},
     ],
     ids=lambda option: "-".join(map(str, *option.items())),
 )

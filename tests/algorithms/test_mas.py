@@ -15,7 +15,7 @@ from algorithms.penalty_by_hand import (
     tiny,
 )
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
-from experiments import build, every_backend, run, shared_run
+from experiments import BACKENDS, build, component, every_backend, run, shared_run
 
 from seqrun.checks import ConfigError
 
@@ -34,9 +34,11 @@ def sensitivity(end: TaskEnd, size: int) -> Arrays:
 
 
 def rule(past: float, new: float, size: int = 1):
-    """Return Omega <- past Omega + new Omega_t."""
+    """Return Omega <- past Omega + new Omega_t; of the first task Omega_t."""
 
     def importance(end: TaskEnd) -> Arrays:
+        if not any(a.any() for a in end.past.values()):
+            return sensitivity(end, size)
         return {n: past * end.past[n] + new * a for n, a in sensitivity(end, size).items()}
 
     return importance
@@ -115,6 +117,14 @@ def test_reduces_to_naive(backend: str):
     assert_reduces_to_naive("mas", backend, mas_lambda=0.0)
     assert_reduces_to_naive("mas", "torch", mas_lambda=0.0, importance_batch_size=20)
     assert_differs_from_naive("mas", mas_lambda=1.0)
+
+
+def test_which_numbers_changed():
+    """Those of ema alone, which keeps the first task's importance whole."""
+    for backend in BACKENDS:
+        kind, keys = component("algo", "mas", backend)
+        ema = keys | {"accumulate": "ema"}
+        assert [kind.numerics(o) for o in (keys, ema, ema | {"alpha": 0.0})] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(

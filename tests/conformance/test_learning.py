@@ -69,7 +69,12 @@ CLAIMS: dict[str, tuple[dict[str, Any], tuple[int, ...], float, float]] = {
     "er": ({"lr": 0.3}, (0,), 0.15, 0.2),
     "der": ({"lr": 0.3, "alpha": 1.0}, (0,), 0.15, 0.2),
     "derpp": ({"lr": 0.3, "alpha": 0.3, "beta": 1.0}, (0,), 0.2, 0.25),
-    "stable_sgd": ({"lr": 0.3, "gamma": 0.6, "dropout": 0.1}, (0, 1, 2), 0.04, -0.05),
+    "stable_sgd": (
+        {"lr": 0.3, "gamma": 0.6, "dropout": 0.1, "momentum": None},
+        (0, 1, 2),
+        0.04,
+        -0.05,
+    ),
     "mcsgd": ({"lr": 0.3, "lmc_lr": 0.05, "lmc_epochs": 10}, (0,), 0.06, 0.05),
     "kcl": ({"lr": 0.1, "num_bases": 256}, (0,), 0.2, 0.2),
     "lamaml": ({"lr_alpha": 0.1, "glances": 1, "inner_chunk_size": 5}, (0,), 0.15, 0.1),

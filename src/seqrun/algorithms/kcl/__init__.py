@@ -41,7 +41,7 @@ import numpy as np
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.algorithms.base.memory import PREFIX
 from seqrun.benchmarks import Dataset
-from seqrun.checks import at_least, one_of, whole
+from seqrun.checks import at_least, changed, one_of, whole
 from seqrun.formulas.kernels import KERNELS, SCALINGS
 from seqrun.memory.policies import class_balanced_rows
 from seqrun.plan import Chunk
@@ -97,7 +97,7 @@ class KCLOptions(BaseAlgorithm):
         scaling: how features are scaled: "min_max" (by the coreset's range), "authors" (each set by
             its own range, so that predictions depend on the evaluation batch) or "l2" (each row to
             length 1, which the paper uses for ResNets).
-        lambda_init: initial lambda_t of every task, >= 0; 0.1 in the authors' code.
+        lambda_init: initial lambda_t of every task, >= 0.
 
     Raises:
         ConfigError: a value out of range, or a scenario that does not give the task at test time.
@@ -108,7 +108,7 @@ class KCLOptions(BaseAlgorithm):
     tau: float = 0.0001
     kernel_type: str = "rff"
     scaling: str = "min_max"
-    lambda_init: float = 1.0
+    lambda_init: float = changed(0.1)
 
     name: ClassVar[str] = "kcl"
     hparam_names: ClassVar[tuple[str, ...]] = ("tau",)

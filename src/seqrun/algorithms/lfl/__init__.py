@@ -6,7 +6,8 @@ Loss (equation 1, from task 2 on): CE + lambda * mean over the batch of
 the network from before the task; the classifier is frozen (section 3.2).
 
 Differs from the paper: if tasks have outputs of their own (scenarios "task" and "class"), only the
-outputs of earlier tasks are frozen, and those of the current task are trained.
+outputs of earlier tasks are frozen, and those of the current task are trained. The paper's
+learning rate, smaller from task 2 on, is left to training.lr_decay.
 """
 
 from __future__ import annotations

@@ -7,16 +7,19 @@ Loss (equation 3): CE + lambda sum_i Omega_i (theta_i - theta*_i)^2.
 
 Differs from the paper: F are only the outputs that the task's softmax runs over (its own head in
 scenario "task", the classes seen so far in "class"), so outputs that were never trained are left
-out.
+out. Importance is of training inputs, not of unlabelled test data, and of the whole network's
+outputs, not layer by layer. The authors' code sums a batch's norms before the absolute value
+(`importance_batch_size` = 200).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import one_of, whole, within
+from seqrun.checks import changed, one_of, whole, within
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,7 +32,7 @@ class MASOptions(RegularizationOptions):
     Args:
         mas_lambda: strength lambda of the penalty, >= 0; 0 is naive.
         accumulate: Omega <- "sum": Omega + Omega_t; "ema": alpha Omega + (1 - alpha) Omega_t, from
-            0; "replace": Omega_t.
+            the first task's; "replace": Omega_t.
         alpha: decay rate of "ema", in [0, 1).
         importance_batch_size: None = per sample; k >= 1 = (1/N) sum over batches of
             |d (sum of a batch's k norms) / d theta_i|, as in the authors' code, with k = 200.
@@ -40,7 +43,7 @@ class MASOptions(RegularizationOptions):
         ConfigError: a value out of range.
     """
 
-    mas_lambda: float = 0.1
+    mas_lambda: float = changed(1.0)
     accumulate: str = "sum"
     alpha: float = 0.5
     importance_batch_size: int | None = None
@@ -56,11 +59,18 @@ class MASOptions(RegularizationOptions):
         if self.importance_batch_size is not None:
             whole("importance_batch_size", self.importance_batch_size, 1)
 
+    @staticmethod
+    def numerics(options: Mapping[str, Any]) -> int:  # type: ignore[override]
+        """Return 2 for "ema", which keeps the first task's importance whole."""
+        is_ema = options["accumulate"] == "ema" and options["alpha"] and options["mas_lambda"]
+        return 2 if is_ema else 1
+
     @property
     def weights(self) -> tuple[float, float]:
         """The factors of the past importance and of the task's."""
+        past = self.alpha if self.task > 1 else 0.0
         return {
             "sum": (1.0, 1.0),
-            "ema": (self.alpha, 1.0 - self.alpha),
+            "ema": (past, 1.0 - past),
             "replace": (0.0, 1.0),
         }[self.accumulate]

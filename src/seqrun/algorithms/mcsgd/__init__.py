@@ -14,7 +14,8 @@ w_hat equals naive to the bit; w_bar never reduces to it. The memory holds tasks
 along the lines is computed in eval mode with the BatchNorm statistics of w_hat_t, which are also
 used to evaluate w_bar_t.
 
-Differs from the paper: nothing by default. `lmc_gradient`, `lmc_loss` = "authors" and
+Differs from the paper: nothing by default; the values of the `lmc_` options are ours.
+`lmc_gradient`, `lmc_loss` = "authors" and
 `lmc_memory_includes_current` follow the authors' code where it differs from their paper.
 """
 

@@ -8,7 +8,8 @@ Delta the change over the task; omega <- 0.
 Loss (equation 4): CE + c sum_i Omega_i (theta_i - theta*_i)^2, with c = `si_lambda`.
 
 Differs from the paper: Omega is clipped at 0 (`clip` = "total"), as in the authors' code; "none"
-is the paper's equation.
+is the paper's equation. The optimizer's state is fresh in each task (training.reinit_optimizer), as
+in the authors' code.
 """
 
 from __future__ import annotations
