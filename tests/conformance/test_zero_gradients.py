@@ -22,9 +22,13 @@ BETA1 = 0.9  # Adam's first step leaves (1 - BETA1) times the gradient in its fi
 ROUNDING = 2e-7
 """Share of the largest gradient: the rounding error of a sum that should be 0 lies below it.
 
-Hardly one in a million of the other gradients is that small, and none with the seed below.
+So does, now and then, the gradient of a single weight, but not those of all weights into or out of
+a unit.
 """
-OPTIONS: dict[str, dict[str, Any]] = {"lamaml": {"sync_update": True}}  # else alpha is the step
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lamaml": {"sync_update": True},  # otherwise the step is not Adam's
+    "kcl": {"tau": 1.0},  # all the prior's gradients have this factor, 1e-4 by default
+}
 
 
 class FirstSteps(BaseCallback):
@@ -81,7 +85,6 @@ def test_the_first_step_of_a_task_has_no_rounding_errors_for_gradients(
         optimizer="adam",
         training={"epochs_per_task": 1, "chunk_steps": 1},
         callbacks=[first],
-        seed=1,
         **SMALLER.get(algo, {}) | OPTIONS.get(algo, {}),
     ).fit()
     assert len(first.gradients) == 3
@@ -90,5 +93,7 @@ def test_the_first_step_of_a_task_has_no_rounding_errors_for_gradients(
         assert largest > 1e-3
         for name, gradient in gradients.items():
             size = abs(gradient) / largest
-            noise = (0 < size) & (size < ROUNDING)
-            assert not noise.any(), f"task {task}, {name}: {gradient[noise]}"
+            for axis in range(gradient.ndim):
+                line = size.max(tuple(set(range(gradient.ndim)) - {axis}))
+                noise = (line > 0) & (line < ROUNDING)
+                assert not noise.any(), f"task {task}, {name}, axis {axis}: {line[noise]}"
