@@ -1,4 +1,4 @@
-"""Unfinished runs of the code of commit 70036af end as they would have ended then.
+"""Runs that the code of commit 70036af left unfinished end with the results of that code.
 
 `runs/<case>-<backend>/` holds run directories of that code, stopped within a task and after one.
 Its `ended/<seed>/` holds the last checkpoint and the metrics of the same run without a stop. They

@@ -91,7 +91,7 @@ SAME = [
 OTHER = [
     ("+callbacks.mine.factor=2",),
     ("+callbacks.mine.sizes=[1]",),
-    ("+callbacks.mine.old=1.0",),  # an old option: that it is set has always counted
+    ("+callbacks.mine.old=1.0",),  # an old option, which has always been hashed if set
     ("+callbacks.mine.factor=null",),
 ]
 

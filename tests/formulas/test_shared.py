@@ -205,7 +205,7 @@ def test_dense_layers(bias: bool):
 
 @pytest.mark.parametrize("where", ["nowhere", "after", "before", "loss", "keyword", "shape"])
 def test_a_weight_that_is_also_used_outside_its_layer(where: str):
-    """Then its gradient is not only the layer's, and nothing is traced; its shape may be read."""
+    """The layer has only part of the gradient, so nothing is traced; a shape may be read."""
     import jax
     import jax.numpy as jnp
     from flax import linen as nn
@@ -247,7 +247,7 @@ def test_a_weight_that_is_also_used_outside_its_layer(where: str):
 
 @pytest.mark.parametrize("rows", [[4, 4, 4], [4, 2, 4], [1, 0, 3], [0, 4, 1], [4, 4, 0]])
 def test_set_rows(rows: list[int]):
-    """Of four rows; a row number of 4 is skipped."""
+    """The target has four rows; row number 4 is skipped."""
     import torch
 
     from seqrun.formulas.torch import set_rows
@@ -363,7 +363,7 @@ def threads_of_torch() -> Iterator[Callable[[int], None]]:
 def test_per_sample_powers_of_convolutions_are_shared_between_threads(
     threads_of_torch: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ):
-    """Every call gives the same bits, one thread's up to rounding; thread counts are restored."""
+    """Calls agree to the bit, and with one thread up to rounding; thread counts are restored."""
     import torch
     from torch.nn.functional import cross_entropy
 

@@ -60,7 +60,7 @@ def ewc(learner: Learner, ewc_lambda: float, how: str = "empirical") -> Arrays:
         uniform = draws.random(len(task.y), dtype=np.float32)
         past.append((fisher(learner.w, task, how, uniform, len(task.steps[0].y)), learner.w))
         learner.measure(task)
-    # The product keeps the sum of these parabolas as one: its curvature and its vertex.
+    # seqrun stores the sum of these parabolas as one parabola: its curvature and its vertex.
     importance = {n: np.sum([f[n] for f, _ in past], 0) for n in learner.w}
     weighted = {n: np.sum([f[n] * anchor[n] for f, anchor in past], 0) for n in learner.w}
     vertex = {

@@ -11,7 +11,7 @@ from independent_programs.product import CLASS, compare, on_both, product
 
 FISHERS = ("empirical", "exact", "sample", "pred", "batched")
 OPTIMIZERS = ("sgd", "adam_decay", "adam")
-QUICK = [("empirical", "jax", OPTIMIZERS[-1])]  # of JAX
+QUICK = [("empirical", "jax", OPTIMIZERS[-1])]  # the JAX cases that `make test` runs
 CASES = [
     pytest.param(*case, marks=[pytest.mark.full] if case[1] == "jax" and case not in QUICK else [])
     for case in product_of(FISHERS, BACKENDS, OPTIMIZERS)
@@ -20,7 +20,7 @@ CASES = [
 
 @pytest.mark.parametrize(("fisher", "backend", "optimizer"), CASES)
 def test_ewc(fisher: str, optimizer: str, backend: str):
-    """The sum of one penalty per past task, of every Fisher."""
+    """One penalty per past task, for every estimate of the Fisher."""
     run = product("ewc", backend, optimizer, ewc_lambda=30.0, fisher=fisher)
     compare(programs.ewc, run, optimizer, ewc_lambda=30.0, how=fisher)
 
@@ -43,7 +43,7 @@ def test_running_fisher(every: int, optimizer: str, backend: str):
 
 @on_both
 def test_online_ewc(optimizer: str, backend: str):
-    """Its anchor is the latest task's, its Fisher fades."""
+    """The anchor is that of the latest task, and past importance fades."""
     options = {"ewc_lambda": 30.0, "gamma": 0.8}
     run = product("online_ewc", backend, optimizer, **options)
     compare(programs.online_ewc, run, optimizer, **options)
@@ -51,7 +51,7 @@ def test_online_ewc(optimizer: str, backend: str):
 
 @on_both
 def test_si(optimizer: str, backend: str):
-    """The path is of the task's gradient before clipping, the change that of the optimizer."""
+    """The path integral takes the task's gradient before clipping and the optimizer's change."""
     options = {"si_lambda": 1.0, "xi": 0.1}
     run = product("si", backend, optimizer, training={"grad_clip": 0.5}, **options)
     compare(programs.si, run, optimizer, grad_clip=0.5, **options)
@@ -66,6 +66,6 @@ def test_mas(optimizer: str, backend: str):
 
 @on_both
 def test_lfl(optimizer: str, backend: str):
-    """Features stay near the old ones, the classifier where it is."""
+    """Features stay near the old ones, and the classifier does not change."""
     run = product("lfl", backend, optimizer, lfl_lambda=0.5)
     compare(programs.lfl, run, optimizer, lfl_lambda=0.5)

@@ -2,7 +2,7 @@
 
 The tolerance: a float32 operation has a relative rounding error of at most u = 2^-24 = 6e-8.
 Parameters and losses are of order 1. A step adds about two rounding errors: that of the update, and
-lr times that of the gradient, whose sums of at most 64 terms have 8 u. Over S steps this is at most
+lr times that of the gradient, 8 u for its sums of at most 64 terms. Over S steps this is at most
 2 S u; 54 steps give 6.5e-6. Differences grow little from step to step in these short runs, hence
 1e-5. Cases that amplify rounding errors say by how much. The losses of every case must stay below
 `HEALTHY`, since a relative tolerance says nothing about numbers that explode.

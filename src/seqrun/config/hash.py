@@ -24,7 +24,7 @@ from seqrun.files import flatten
 from seqrun.optimizers.base import BaseOptimizer
 
 NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
-"""Top-level keys that change no number."""
+"""Top-level keys that do not affect the results."""
 PARTS_OF_ALGORITHM = {
     "benchmark": BaseBenchmark,
     "backbone": BaseBackbone,
@@ -35,7 +35,7 @@ PLACES = ("data_dir", "path")
 
 
 def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = None) -> str:
-    """Return 12 hex digits of everything that changes the numbers of an experiment.
+    """Return a hash (12 hex digits) of everything that affects the results of an experiment.
 
     The hash covers all keys except those of loggers, display, data locations and strategies. It
     also covers the data's checksum, the kind of device, and every `numerics` above 1. The order
@@ -114,7 +114,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Return the content of a run's config.yaml; None if the file is missing or not one."""
+    """Return the content of a run's config.yaml; None if it is missing or not a configuration."""
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
