@@ -114,6 +114,7 @@ def test_a_metric_that_was_not_measured_is_inconclusive():
 def test_changes_of_the_protocol_are_told():
     """Where and on what a reproduction runs is free; anything else is a change."""
     free = ["reproductions=a/b", "backend=jax", "hydra.run.dir=x", "logger=local", "resume=never"]
+    free += ["++device=cpu", "+hydra.verbose=true", "~logger.console"]  # however it is written
     changes = ["seed=1", "training.lr_min=0.1", "+training.grad_clip=1", "algo=ewc"]
     assert protocol_changes([*free, *changes]) == changes
 
