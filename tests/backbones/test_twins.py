@@ -184,8 +184,8 @@ def test_single_steps_and_chunks_agree():
     class LoopedEngine(kind.engine_type):
         """Run convolutions in the program of many steps, as on a GPU."""
 
-        def start(self) -> None:
-            super().start()
+        def start(self, num_threads: int | None = None) -> None:
+            super().start(num_threads)
             self._one_step_per_call = False
 
     class Looped(kind):

@@ -69,9 +69,8 @@ def test_rates_over_the_faster_peer(module: Any, monkeypatch: pytest.MonkeyPatch
     assert told[what] == "5.0 (4.0-6.0)"
 
 
-def test_threads_are_those_of_the_rule(module: Any, monkeypatch: pytest.MonkeyPatch):
+def test_threads_are_those_of_the_rule(module: Any):
     """A-GEM's memory batch of 256 gets two threads, the other steps get one."""
-    monkeypatch.setattr("seqrun.training.engine.threads.num_cores", lambda: 2)
     threads_of = module("training").threads_of
     assert [threads_of(name, "cpu") for name in ("naive", "er compiled", "agem")] == [1, 1, 2]
     assert threads_of("agem", "cuda") == threads_of("roofline", "cpu") == 1

@@ -76,6 +76,8 @@ def test_twins_agree_at_every_step(algo: str, case: Case):
     assert len(by_torch.steps) == len(by_torch.losses) > 0
     wanted = np.float32 if DOUBLE_PRECISION is None else np.float64
     assert by_torch.losses.dtype == by_jax.losses.dtype == wanted
+    for trace in (by_torch, by_jax):  # a checkpoint's position is checked against it
+        assert trace.algorithm.engine.total_steps == len(trace.losses)
     assert by_torch.losses.max() < HEALTHY, "choose a setting in which this algorithm trains"
     assert_same_case(by_jax, by_torch, case)
     if algo in AMPLIFIES:

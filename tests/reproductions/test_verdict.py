@@ -237,6 +237,7 @@ def test_changes_of_the_protocol_are_told():
     """Where and on what a reproduction runs is free; anything else is a change."""
     free = ["reproductions=a/b", "backend=jax", "hydra.run.dir=x", "logger=local", "resume=never"]
     free.append("seed=[0,1,2,3,4,5]")  # more seeds measure the same row better
+    free += ["++device=cpu", "+hydra.verbose=true", "~logger.console"]  # however it is written
     changes = ["training.lr_min=0.1", "+training.grad_clip=1", "algo=ewc"]
     assert protocol_changes([*free, *changes]) == changes
 

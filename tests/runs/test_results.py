@@ -118,6 +118,19 @@ def test_states_of_a_run(tmp_path):
     assert sorted(os.listdir(directory)) == ["accuracy_matrix.csv", "results.json"]
 
 
+def test_a_failed_run_that_continues_has_no_error(tmp_path):
+    """Neither while it runs nor in the file; versions are those of the process that continues."""
+    results = start(tmp_path)
+    results.environment = {**results.environment, "python": "3.1", "device": "cuda"}
+    results.finish("failed", error=ValueError("full"))
+    again = Results.read(tmp_path)
+    assert again.error is not None and again.error["message"] == "full"
+    again.reopen()
+    for found in (again, Results.read(tmp_path)):
+        assert (found.status, found.error) == ("running", None)
+        assert found.environment["python"] != "3.1" and found.environment["device"] == "cuda"
+
+
 def test_reading_gives_the_same_record_back(tmp_path):
     results = start(tmp_path, seeds=[3, 1])
     results.update(run(1, aware=True))

@@ -162,17 +162,17 @@ def test_numbers_of_compiled_options(name: str):
 
 def test_the_running_fisher_does_not_branch():
     """Its count is an array, which a compiled step cannot look at."""
-    from seqrun.algorithms.ewc import RUNNING_EVERY, EWCState
+    from seqrun.algorithms.ewc import EWCState
     from seqrun.algorithms.ewc.fisher.torch import running_state
 
-    torch = of_torch.torch
+    torch, every = of_torch.torch, 10
     zero = {"w": torch.zeros(2)}
     state = EWCState({}, {}, zero, zero, torch.zeros((), dtype=torch.int32))
     program = torch.compile(running_state, backend="eager", fullgraph=True)
-    for count in range(1, 2 * RUNNING_EVERY + 1):
-        state = program(state, {"w": torch.tensor([1.0, float(count)])})
-    second = sum(k * k for k in range(1, RUNNING_EVERY + 1))
-    third = sum(k * k for k in range(RUNNING_EVERY + 1, 2 * RUNNING_EVERY + 1))
+    for count in range(1, 2 * every + 1):
+        state = program(state, {"w": torch.tensor([1.0, float(count)])}, every)
+    second = sum(k * k for k in range(1, every + 1))
+    third = sum(k * k for k in range(every + 1, 2 * every + 1))
     expected = [0.9 + 0.09, 0.09 * (0.1 * second + third)]
     np.testing.assert_allclose(state.running["w"], expected, rtol=1e-6)
     assert not state.squares["w"].any()

@@ -83,3 +83,25 @@ def test_what_optuna_is_told(value: float | None, tmp_path: Path):
             value,
             True,
         )
+
+
+def test_what_a_search_tries_again(tmp_path: Path):
+    """Trials that failed or were killed, once each; none that has completed meanwhile."""
+    optuna = pytest.importorskip("optuna")
+    from hydra_plugins.seqrun.search import OptunaSweeper
+
+    space = {"lr": optuna.distributions.UniformDistribution(0.001, 0.1)}
+    storage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    sweeper = OptunaSweeper(None, "maximize", storage, "mine", 1, 1, None)
+    study = sweeper._study(space, {})
+    completed, failed, killed, failed_first = (study.ask(dict(space)) for _ in range(4))
+    study.tell(completed, 0.5)
+    study.tell(failed, state=optuna.trial.TrialState.FAIL)
+    study.tell(failed_first, state=optuna.trial.TrialState.FAIL)
+    study.enqueue_trial(failed_first.params)
+    study.tell(study.ask(dict(space)), 0.4)  # the same values as of `failed_first`
+    for _ in range(2):  # a second search enqueues nothing twice
+        study = sweeper._study(space, {})
+        waiting = [t for t in study.trials if t.state.name == "WAITING"]
+        assert [t.system_attrs["fixed_params"] for t in waiting] == [failed.params, killed.params]
+    assert study.trials[killed.number].state.name == "FAIL"
