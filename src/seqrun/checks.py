@@ -10,6 +10,7 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any
 
+BACKENDS = ("torch", "jax")
 BAD_INPUT = 2
 """Exit code of a command with invalid input."""
 

@@ -70,12 +70,9 @@ CASES = [
 
 @pytest.mark.parametrize(("algo", "scenario", "backend"), CASES)
 def test_the_first_step_of_a_task_has_no_rounding_errors_for_gradients(
-    algo: str, scenario: str, backend: str, request: pytest.FixtureRequest
+    algo: str, scenario: str, backend: str
 ):
     """Under Adam, in every task."""
-    if algo == "ewc":
-        why = "its anchor (F a + F_t p) / (F + F_t) is p to rounding only where F = 0"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
     first = FirstSteps()
     build(
         algo,

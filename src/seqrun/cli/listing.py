@@ -15,7 +15,7 @@ from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from pathlib import Path
 
-from seqrun.config.targets import BACKENDS
+from seqrun.checks import BACKENDS
 
 GROUPS = {
     "algo": "algorithms",

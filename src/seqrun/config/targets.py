@@ -17,7 +17,6 @@ from seqrun.config.secrets import names_secret
 TARGET = "_target_"
 INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
 """Backend (also the name of its framework's package) -> the command that installs it."""
-BACKENDS = tuple(INSTALL)
 
 
 def check_backend(backend: str) -> None:

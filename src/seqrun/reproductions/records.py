@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from seqrun.checks import ConfigError
-from seqrun.config.targets import BACKENDS
+from seqrun.checks import BACKENDS, ConfigError
 from seqrun.evaluation.metrics import half_width, summarise
 from seqrun.evaluation.text import metric_label, percent
 from seqrun.evaluation.verdict import (
