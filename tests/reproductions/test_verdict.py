@@ -294,4 +294,7 @@ def test_it_is_shown_whole_in_a_terminal():
     verdict = judge(expected, measured, measured_on="test")
     told = io.StringIO()
     show_verdict(SimpleNamespace(verdict=verdict), Console(file=told, width=80))
-    assert "…" not in told.getvalue() and told.getvalue().count("inconclusive") == 2
+    assert "…" not in told.getvalue()
+    assert told.getvalue().count("inconclusive") == 1, "the first metric's"
+    assert told.getvalue().count("below") == 2, "the second's, which is the row's"
+    assert "73.3 ± 12.3       +23.3     9.9  inconclusive" in told.getvalue()
