@@ -113,12 +113,24 @@ def test_a_stopped_run_ends_as_it_would_have(
         assert_same_tensors(load_file(last / "tensors.safetensors"), ended)
         assert_same_state(json.loads((last / "state.json").read_text(encoding="utf-8")), ended)
         if EXACT:
-            assert (own / "metrics.jsonl").read_text(encoding="utf-8") == (
-                ended / "metrics.jsonl"
-            ).read_text(encoding="utf-8")
+            assert logged(own) == logged(ended)
         (run,) = (run for run in results.runs if run.seed == seed)
         expected = load_file(ended / "tensors.safetensors")["record/accuracy_matrix"]
         np.testing.assert_allclose(run.accuracy_matrix, expected, atol=0 if EXACT else 0.05)
+
+
+def logged(directory: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl.
+
+    Forward transfer is left out where classes are masked until they are seen: earlier versions
+    logged it there too.
+    """
+    text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        if "forward_transfer_task_aware" in line:
+            line.pop("forward_transfer", None)
+    return lines
 
 
 def assert_same_tensors(found: dict[str, np.ndarray], ended: Path) -> None:
@@ -139,6 +151,8 @@ def assert_same_state(found: dict[str, Any], ended: Path) -> None:
     assert found["config_hash"] == expected["config_hash"]
     for part in ("callbacks", "loggers"):
         assert found[part].keys() == expected[part].keys()
+        for each in (found[part], expected[part]):
+            each.get("LocalLogger-1", {}).pop("bytes", None)  # the file itself is compared
         if EXACT:
             assert found[part] == expected[part]
     found, expected = found["counters"], expected["counters"]

@@ -7,6 +7,7 @@ What differs in float32 alone is rounding; what differs here as well is a fault.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.machinery import PathFinder, SourceFileLoader
 from types import CodeType
@@ -22,7 +23,7 @@ class Float64Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the code; cached bytecode is neither read nor written."""
-        source = self.get_data(self.path).replace(b"float32", b"float64")
+        source = re.sub(rb"\bfloat32\b", b"float64", self.get_data(self.path))
         return self.source_to_code(source, self.path)
 
 
