@@ -135,7 +135,9 @@ def test_steps_with_adam_are_compiled():
 NOISY = {"width": 16, "batch_norm": True, "dropout": 0.2}
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "a running Fisher": ("ewc", {"fisher_running": True}),
-    "agem with BatchNorm and dropout": ("agem", {"backbone": NOISY}),
+    "agem with BatchNorm": ("agem", {"backbone": NOISY | {"dropout": 0.0}}),
+    # Its reference pass puts torch's generator back, which no program can: it runs as it is.
+    "agem with dropout": ("agem", {"backbone": NOISY}),
     "icarl with BatchNorm and dropout": (
         "icarl",
         {"benchmark": "split_digits", "stream": {"scenario": "class"}, "backbone": NOISY},
@@ -154,7 +156,8 @@ def test_numbers_of_compiled_options(name: str):
     """What an option adds to a step is compiled too, with the numbers of eager steps."""
     algo, spec = OPTIONS[name]
     eager, compiled = (run(algo, "torch", **spec, **how) for how in (EAGER, ALWAYS))
-    assert compiled.algorithm.engine.execution["compiled"] == "steps"
+    expected = False if name == "agem with dropout" else "steps"
+    assert compiled.algorithm.engine.execution["compiled"] == expected
     np.testing.assert_allclose(compiled.losses, eager.losses, atol=5e-5)
     for part, array in eager.arrays.items():
         np.testing.assert_allclose(compiled.arrays[part], array, atol=5e-5, err_msg=part)
