@@ -145,7 +145,7 @@ def test_noise_repeats(backend: str):
         ({"backbone": {"dropout": 0.5}}, "backbone.dropout=0.5: .* algo.dropout=0.25"),
         (
             {"optimizer_options": {"momentum": 0.5}, "momentum": 0.8},
-            "optimizer.momentum=0.5: .* algo.momentum=0.8 .null leaves it to the optimizer.",
+            "optimizer.momentum=0.5: .* algo.momentum=0.8 .null leaves it to optimizer.momentum.",
         ),
         (
             {"optimizer": "adam", "momentum": 0.8},

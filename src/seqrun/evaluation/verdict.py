@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqrun.checks import ConfigError, at_least, nearest, one_of, whole, within
+from seqrun.checks import ConfigError, at_least, must_be_one_of, one_of, whole, within
 from seqrun.evaluation.metrics import half_width, published_metrics, student_t_quantile, summarise
 
 STATUSES = ("confirmed", "unconfirmed")
@@ -166,8 +166,7 @@ class Expected:
         for name, number in metrics.items():
             key = f"{KEY}.metrics.{name}"
             if name not in known:
-                allowed = f"must be one of {', '.join(known)}{nearest(name, known)}"
-                raise ConfigError(f"{key}: no such metric; {allowed}")
+                raise ConfigError(f"{key}: no such metric; {must_be_one_of(known, name)}")
             _check_keys(key, number, Number)
             try:
                 numbers[name] = Number(**number)
@@ -358,8 +357,7 @@ def _check_keys(key: str, node: Any, kind: type) -> None:
     names = [f.name for f in fields(kind)]
     for name in node:
         if name not in names:
-            allowed = f"must be one of {', '.join(names)}{nearest(str(name), names)}"
-            raise ConfigError(f"{key}.{name}: no such key; {allowed}")
+            raise ConfigError(f"{key}.{name}: no such key; {must_be_one_of(names, name)}")
     for f in fields(kind):
         if f.name not in node and f.default is MISSING:
             raise ConfigError(f"{key}.{f.name}: must be given")

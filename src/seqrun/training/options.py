@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from seqrun.checks import (
+    ConfigError,
     added,
     at_least,
     boolean,
@@ -93,3 +94,35 @@ class TrainingOptions:
 def matmul_precision(training: TrainingOptions, device_kind: str) -> str:
     """Return the precision of a run's float32 products, "float32" or "tf32"."""
     return training.matmul_precision if device_kind == "cuda" else "float32"
+
+
+def take_over(
+    part: Any, key: str, value: Any, *, unset: Any, algo: str, own_key: str, or_null: bool = True
+) -> Any:
+    """Return a part with an algorithm's value for one of its options.
+
+    Args:
+        part: a backbone, an optimizer or TrainingOptions.
+        key: <group>.<option> of the part.
+        value: that of the algorithm.
+        unset: the option's value if nobody sets it.
+        algo, own_key: name of the algorithm and of its own option.
+        or_null: whether null at `own_key` leaves the option to the part.
+
+    Raises:
+        ConfigError: the part has no such option, or it is set there as well.
+    """
+    group, name = key.split(".")
+    if not hasattr(part, name):
+        raise ConfigError(
+            f"{own_key}={value!r}: must be null with {group}={part.name}, which has no {name} to "
+            "set"
+        )
+    given = getattr(part, name)
+    if given not in (unset, value):
+        hint = f" (null leaves it to {key})" if or_null else ""
+        raise ConfigError(
+            f"{key}={given!r}: must not be set with algo={algo}, which sets it by "
+            f"algo.{own_key}={value!r}{hint}"
+        )
+    return replace(part, **{name: value})

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import ConfigError, added, boolean, one_of, whole, within
+from seqrun.checks import ConfigError, Numerics, added, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
 RUNNING_DECAY = 0.1  # weight of the old estimate; their "decay" of 0.9 is that of the new squares
@@ -52,6 +52,16 @@ class EWCState(NamedTuple):
     squares: dict[str, Any]
     running: dict[str, Any]
     count: Any
+
+
+def _numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 if there is a penalty: its anchor, or the running Fisher, is another."""
+    return 2 if options["ewc_lambda"] and options["penalty_scale"] else 1
+
+
+def _online_numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 if there is a penalty with the running Fisher; the anchor is as it was."""
+    return _numerics(options) if options["fisher_running"] else 1
 
 
 @dataclass(kw_only=True, eq=False)
@@ -91,6 +101,7 @@ class EWCOptions(RegularizationOptions):
     fisher_running_every: int = added(10)
 
     name: ClassVar[str] = "ewc"
+    numerics: ClassVar[Numerics] = staticmethod(_numerics)
     coefficient_name: ClassVar[str] = "ewc_lambda"
     vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale")
 
@@ -118,11 +129,6 @@ class EWCOptions(RegularizationOptions):
                     else "has no p(y|x) of a sample"
                 )
             )
-
-    @staticmethod
-    def numerics(options: Mapping[str, Any]) -> int:  # type: ignore[override]
-        """Return 2 if there is a penalty: its anchor, or the running Fisher, is another."""
-        return 2 if options["ewc_lambda"] and options["penalty_scale"] else 1
 
     @property
     def rows_per_batch(self) -> int:
@@ -153,14 +159,10 @@ class OnlineEWCOptions(EWCOptions):
     fisher_normalize: str = added("none")
 
     name: ClassVar[str] = "online_ewc"
+    numerics: ClassVar[Numerics] = staticmethod(_online_numerics)
     vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "gamma")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         within("gamma", self.gamma, 0.0, 1.0)
         one_of("fisher_normalize", self.fisher_normalize, ("none", "max", "sum"))
-
-    @staticmethod
-    def numerics(options: Mapping[str, Any]) -> int:  # type: ignore[override]
-        """Return 2 if there is a penalty with the running Fisher; the anchor is as it was."""
-        return EWCOptions.numerics(options) if options["fisher_running"] else 1

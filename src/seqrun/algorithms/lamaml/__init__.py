@@ -29,16 +29,16 @@ as the memory is empty.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.algorithms.replay import ReplayOptions
-from seqrun.checks import ConfigError, Numerics, added, at_least, boolean, whole
+from seqrun.checks import Numerics, added, at_least, boolean, whole
 from seqrun.memory import MemoryMechanism
-from seqrun.training.options import TrainingOptions
+from seqrun.training.options import take_over
 
 
 class LaMAMLState(NamedTuple):
@@ -136,7 +136,15 @@ class LaMAMLOptions(ReplayOptions, Glances):
 
     def __post_init__(self) -> None:
         if self.clip is not None:
-            self.training = self._clipped(self.training, self.clip)
+            at_least("clip", self.clip, 0.0, strictly=True)
+            self.training = take_over(
+                self.training,
+                "training.grad_clip",
+                self.clip,
+                unset=None,
+                algo=self.name,
+                own_key="clip",
+            )
         whole("replay_batch_size", self.replay_batch_size, 1)
         self.memory_batch_size = self.replay_batch_size
         super().__post_init__()
@@ -147,15 +155,6 @@ class LaMAMLOptions(ReplayOptions, Glances):
         at_least("lr_alpha", self.lr_alpha, 0.0)
         boolean("sync_update", self.sync_update)
         boolean("inner_relu", self.inner_relu)
-
-    def _clipped(self, training: TrainingOptions, clip: float) -> TrainingOptions:
-        at_least("clip", clip, 0.0, strictly=True)
-        if training.grad_clip not in (None, clip):
-            raise ConfigError(
-                f"training.grad_clip={training.grad_clip!r}: must not be set with algo=lamaml, "
-                f"which sets it by algo.clip={clip!r} (null leaves it to training)"
-            )
-        return replace(training, grad_clip=clip)
 
     def make_memory(self) -> MemoryMechanism:
         """Return a reservoir to which only the first glance offers a batch."""

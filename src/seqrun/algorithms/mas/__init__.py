@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import changed, one_of, whole, within
+from seqrun.checks import Numerics, changed, one_of, whole, within
+
+
+def _numerics(options: Mapping[str, Any]) -> int:
+    """Return 2 for "ema", which keeps the first task's importance whole."""
+    is_ema = options["accumulate"] == "ema" and options["alpha"] and options["mas_lambda"]
+    return 2 if is_ema else 1
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,6 +55,7 @@ class MASOptions(RegularizationOptions):
     importance_batch_size: int | None = None
 
     name: ClassVar[str] = "mas"
+    numerics: ClassVar[Numerics] = staticmethod(_numerics)
     coefficient_name: ClassVar[str] = "mas_lambda"
     vectorizable: ClassVar[tuple[str, ...]] = ("mas_lambda", "penalty_scale", "alpha")
 
@@ -58,12 +65,6 @@ class MASOptions(RegularizationOptions):
         within("alpha", self.alpha, 0.0, 1.0, open_high=True)
         if self.importance_batch_size is not None:
             whole("importance_batch_size", self.importance_batch_size, 1)
-
-    @staticmethod
-    def numerics(options: Mapping[str, Any]) -> int:  # type: ignore[override]
-        """Return 2 for "ema", which keeps the first task's importance whole."""
-        is_ema = options["accumulate"] == "ema" and options["alpha"] and options["mas_lambda"]
-        return 2 if is_ema else 1
 
     @property
     def weights(self) -> tuple[float, float]:

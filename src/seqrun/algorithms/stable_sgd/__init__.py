@@ -17,12 +17,12 @@ it stayed on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from seqrun.algorithms.base import BaseAlgorithm
-from seqrun.checks import ConfigError, added, at_least, boolean, changed, one_of, within
-from seqrun.training.options import TrainingOptions
+from seqrun.checks import added, at_least, boolean, changed, one_of, within
+from seqrun.training.options import TrainingOptions, take_over
 
 SCHEDULE = {
     "lr_decay": "gamma",
@@ -70,38 +70,19 @@ class StableSGDOptions(BaseAlgorithm):
         at_least("lr_min", self.lr_min, 0.0)
         boolean("decay_first_task", self.decay_first_task)
         one_of("reinit_optimizer", self.reinit_optimizer, ("epoch", "task", "never"))
-        self.training = self._scheduled(self.training)
-        if self.dropout is not None:
-            within("dropout", self.dropout, 0.0, 1.0, open_high=True)
-            self.backbone = _with(self.backbone, "backbone", "dropout", self.dropout)
-        if self.momentum is not None:
-            within("momentum", self.momentum, 0.0, 1.0, open_high=True)
-            self.optimizer = _with(self.optimizer, "optimizer", "momentum", self.momentum)
+        for key, own_key in SCHEDULE.items():
+            self._take_over("training", key, own_key, getattr(TrainingOptions(), key))
+        for group, key in (("backbone", "dropout"), ("optimizer", "momentum")):
+            if getattr(self, key) is not None:
+                within(key, getattr(self, key), 0.0, 1.0, open_high=True)
+                self._take_over(group, key, key, 0.0)
         super().__post_init__()
 
-    def _scheduled(self, training: TrainingOptions) -> TrainingOptions:
-        defaults = TrainingOptions()
-        values = {key: getattr(self, own_key) for key, own_key in SCHEDULE.items()}
-        for key, own_key in SCHEDULE.items():
-            given = getattr(training, key)
-            if given not in (getattr(defaults, key), values[key]):
-                raise ConfigError(
-                    f"training.{key}={given!r}: must not be set with algo=stable_sgd, which "
-                    f"sets it by algo.{own_key}={values[key]!r}"
-                )
-        return replace(training, **values)
-
-
-def _with(part: Any, group: str, key: str, value: float) -> Any:
-    """Return a part with `value` in place of its own `key`, which must not be set as well."""
-    if not hasattr(part, key):
-        raise ConfigError(
-            f"{key}={value!r}: must be null with {group}={part.name}, which has no {key} to set"
+    def _take_over(self, group: str, key: str, own_key: str, unset: Any) -> None:
+        """Set an option of another part to the value of `own_key`."""
+        value, told = getattr(self, own_key), {"algo": self.name, "own_key": own_key}
+        or_null = group != "training"
+        part = take_over(
+            getattr(self, group), f"{group}.{key}", value, unset=unset, or_null=or_null, **told
         )
-    given = getattr(part, key)
-    if given not in (0.0, value):
-        raise ConfigError(
-            f"{group}.{key}={given!r}: must not be set with algo=stable_sgd, which sets it by "
-            f"algo.{key}={value!r} (null leaves it to the {group})"
-        )
-    return replace(part, **{key: value})
+        setattr(self, group, part)

@@ -216,13 +216,13 @@ class TorchEngine(Engine):
     @contextmanager
     def without_side_effects(self, *, restore_statistics: bool = True) -> Iterator[None]:
         """Restore the random generators, and BatchNorm's statistics, after this block."""
-        before = [statistic.clone() for statistic in self.stats.values()]
+        restored = self.stats.values() if restore_statistics else ()
+        before = [statistic.clone() for statistic in restored]
         devices = [self.device] if self.device_kind == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=self.algorithm.backbone.is_noisy):
             yield
-        if restore_statistics:
-            for statistic, value in zip(self.stats.values(), before, strict=True):
-                statistic.copy_(value)
+        for statistic, value in zip(restored, before, strict=True):
+            statistic.copy_(value)
 
     def reset_optimizer(self) -> None:
         self.opt_state = self.algorithm.optimizer.init(self.params)
