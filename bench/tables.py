@@ -41,11 +41,23 @@ def metrics(overrides: list[str], seed: int) -> dict[str, float | None]:
     return run_metrics(progress.accuracy_matrix, progress.accuracy_matrix_task_aware, sizes)
 
 
+def experiment_of(plan: dict, algorithm: str, column: str) -> list[str]:
+    """Return the overrides of a cell of the table, without its hyper-parameters."""
+    fixed = plan["fixed"].get(algorithm, [])
+    return [f"algo={algorithm}", *plan["columns"][column], *plan["common"], *fixed]
+
+
 def refusal(overrides: list[str]) -> str | None:
-    """Return why the algorithm does not admit the benchmark, or None."""
+    """Return why the algorithm does not admit the benchmark, or None.
+
+    Raises:
+        ConfigError: the experiment is invalid for another reason.
+    """
     try:
         preflight.check([*overrides, *QUIET], ROOT / "conf")
     except ConfigError as error:
+        if not str(error).startswith("benchmark.scenario="):
+            raise
         return str(error)
     return None
 
@@ -104,7 +116,7 @@ def main() -> None:
         arguments.algorithms.split(","), arguments.columns.split(",")
     ):
         sys.stderr.write(f"{algorithm} on {column}\n")
-        overrides = [f"algo={algorithm}", *plan["columns"][column], *plan["common"]]
+        overrides = experiment_of(plan, algorithm, column)
         why = refusal(overrides)
         if why is not None:
             sys.stderr.write(f"  refused: {why}\n")
