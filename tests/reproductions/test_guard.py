@@ -12,7 +12,7 @@ from experiments import BACKENDS
 from seqrun.benchmarks.source import data_root
 from seqrun.cli import preflight
 from seqrun.cli.listing import CONF
-from seqrun.reproductions.records import protocol_of
+from seqrun.reproductions.rows import protocol_of
 from seqrun.runs import runner
 
 FOLDER = CONF.parent / "reproductions"

@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from seqrun.checks import ConfigError
+from seqrun.checks import BACKENDS, ConfigError
 from seqrun.evaluation.verdict import Expected
 from seqrun.reproductions import __main__ as reproduce
-from seqrun.reproductions import records as kept
+from seqrun.reproductions.page import HEAD, results_page
+from seqrun.reproductions.records import PAGE, RECORDS, Records
+from seqrun.reproductions.rows import FOLDER, Row, protocol_of, rows_of
 
 COMMIT, PROTOCOL = "0123456789abcdef", "abc"
 
 
-def row(name: str, status: str = "confirmed", **metrics: dict[str, float]) -> kept.Row:
+def row(name: str, status: str = "confirmed", **metrics: dict[str, float]) -> Row:
     """Return a row with these numbers."""
     node = {"paper": "Someone 2020", "table": "1", "source": "there", "status": status}
-    return kept.Row(name, Expected.of({**node, "metrics": metrics}), PROTOCOL)
+    return Row(name, Expected.of({**node, "metrics": metrics}), PROTOCOL)
 
 
 def record(seconds: float, seeds: int = 3, **metrics: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +68,7 @@ CONTENT = {
     },
     "alpha2020/naive": {"torch": record(3.0, average_accuracy=measured(0.201, 0.001))},
     "alpha2020/one": {"jax": record(5.0, average_accuracy=measured(0.27, 0.01))},
-    "alpha2020/gone": {b: record(5.0, average_accuracy=ACCURACY) for b in kept.BACKENDS},
+    "alpha2020/gone": {b: record(5.0, average_accuracy=ACCURACY) for b in BACKENDS},
 }
 
 
@@ -77,10 +79,10 @@ def test_page():
     times 4.302653 = 0.0540; with five seeds of 2.776445, 0.0348. The naive row's own deviation
     stands for theirs: 4.302653 * 0.001 * sqrt(1 + 1 / 3) = 0.0050.
     """
-    page = kept.results_page(ROWS, CONTENT)
-    assert page.startswith(kept.HEAD) and page.endswith("|\n")
+    page = results_page(ROWS, CONTENT)
+    assert page.startswith(HEAD) and page.endswith("|\n")
     heads = "| row | metric | published | torch | jax | difference | verdict | tells | seeds | s "
-    assert page[len(kept.HEAD) :].strip().splitlines() == [
+    assert page[len(HEAD) :].strip().splitlines() == [
         "| rows | backend | reproduced | above | below | inconclusive | not measured "
         "| cannot tell |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -126,10 +128,10 @@ def test_a_row_that_cannot_tell_says_so():
     content = {name: {"torch": CONTENT["alpha2020/both"]["torch"]} for name in ("a/b", "a/c")}
     control = row("a/c", average_accuracy={"mean": 0.5, "tolerance": 0.05})
     found = replace(control, name="a/b", control=control)
-    assert "| reproduced | no | 3 |" in (page := kept.results_page([found], content))
+    assert "| reproduced | no | 3 |" in (page := results_page([found], content))
     assert "| confirmed | torch | 1 | 0 | 0 | 0 | 0 | 1 |" in page
     content["a/b"]["torch"] = {**content["a/b"]["torch"], "outdated": True}
-    page = kept.results_page([found], content)
+    page = results_page([found], content)
     assert "| reproduced (before its numbers changed) |" in page
     assert "| confirmed | torch | 0 | 0 | 0 | 0 | 1 | 1 |" in page
 
@@ -155,7 +157,7 @@ def test_backends_agree_by_the_paired_difference(jax: tuple[float, ...], said: s
         backend: record(1.0, average_accuracy=ACCURACY) | found
         for backend, found in (("torch", torch), ("jax", other))
     }
-    assert said in kept.results_page([BOTH], {"alpha2020/both": pair})
+    assert said in results_page([BOTH], {"alpha2020/both": pair})
 
 
 FORM = "must be <paper>/<row>, with * for any text"
@@ -164,9 +166,9 @@ FORM = "must be <paper>/<row>, with * for any text"
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """Let `make reproduce` keep its files in a folder of the test's own; return it."""
-    folder = tmp_path / kept.FOLDER
+    folder = tmp_path / FOLDER
     for name in ("hsu2018/class_si", "si2017/permuted_mnist", "protocols/hsu2018"):
-        source = reproduce.ROOT / kept.FOLDER / f"{name}.yaml"
+        source = reproduce.ROOT / FOLDER / f"{name}.yaml"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, folder / f"{name}.yaml")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
@@ -176,14 +178,14 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 def test_only_the_page(elsewhere):
     """It is written from results.json with a line for each existing row; nothing is run."""
     records = {"hsu2018/class_si": {"torch": record(9.0, average_accuracy=ACCURACY)}}
-    (elsewhere / kept.RECORDS).write_text(json.dumps(records), encoding="utf-8")
+    (elsewhere / RECORDS).write_text(json.dumps(records), encoding="utf-8")
     assert reproduce.main(["--page"]) == 0
-    page = (elsewhere / kept.PAGE).read_text(encoding="utf-8")
+    page = (elsewhere / PAGE).read_text(encoding="utf-8")
     line = "| class_si | average accuracy | 19.67 ± 0.09 | 51.23 ± 0.50 | not run | +31.56 ± 0.46"
     assert f"{line} in ± 1.00 | above (of an earlier protocol) |" in page
     assert "| permuted_mnist | average accuracy | 96.94° | not run | not run |" in page
     assert "protocols" not in page
-    assert json.loads((elsewhere / kept.RECORDS).read_text(encoding="utf-8")) == records
+    assert json.loads((elsewhere / RECORDS).read_text(encoding="utf-8")) == records
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_no_row_is_an_error(elsewhere, capsys, only, said):
     assert reproduce.main(["--only", only]) == 2
     captured = capsys.readouterr()
     assert captured.err == f"error: --only={only!r}: {said}\n" and captured.out == ""
-    assert not (elsewhere / kept.PAGE).exists()
+    assert not (elsewhere / PAGE).exists()
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "two"])
@@ -218,7 +220,7 @@ def test_rows_that_take_least_time_come_first(elsewhere):
         path.read_text(encoding="utf-8").replace("num_seeds: 10", "num_seeds: 10\n  minutes: 2.5"),
         encoding="utf-8",
     )
-    names = [found.name for found in kept.rows_of(elsewhere)]
+    names = [found.name for found in rows_of(elsewhere)]
     assert names == ["si2017/permuted_mnist", "hsu2018/class_si"]
 
 
@@ -226,24 +228,24 @@ def test_protocol_is_what_the_files_say(elsewhere):
     """It covers the row and the files that it includes, but not comments or `expected`."""
     name = "hsu2018/class_si"
     path, protocol = elsewhere / f"{name}.yaml", elsewhere / "protocols" / "hsu2018.yaml"
-    before = kept.protocol_of(elsewhere, name)
+    before = protocol_of(elsewhere, name)
     path.write_text(
         path.read_text(encoding="utf-8").replace("mean: 0.1967", "mean: 0.2") + "# more\n",
         encoding="utf-8",
     )
-    assert kept.protocol_of(elsewhere, name) == before
+    assert protocol_of(elsewhere, name) == before
     text = protocol.read_text(encoding="utf-8")
     protocol.write_text(text.replace("lr: 0.001", "lr: 0.002"), encoding="utf-8")
     assert protocol.read_text(encoding="utf-8") != text
-    changed = kept.protocol_of(elsewhere, name)
+    changed = protocol_of(elsewhere, name)
     path.write_text(
         path.read_text(encoding="utf-8").replace("xi: 0.1", "xi: 0.2"), encoding="utf-8"
     )
-    assert len({before, changed, again := kept.protocol_of(elsewhere, name)}) == 3
+    assert len({before, changed, again := protocol_of(elsewhere, name)}) == 3
     text = protocol.read_text(encoding="utf-8")
     protocol.write_text(text.replace("seed: [0,", "seed: [7, 0,"), encoding="utf-8")
     assert protocol.read_text(encoding="utf-8") != text, "more seeds are no other row"
-    assert kept.protocol_of(elsewhere, name) == again
+    assert protocol_of(elsewhere, name) == again
 
 
 @pytest.mark.parametrize(
@@ -251,13 +253,13 @@ def test_protocol_is_what_the_files_say(elsewhere):
 )
 def test_damaged_records_are_told(elsewhere, capsys, text):
     """The error is one line, and the file is unchanged; NaN is not a number either."""
-    path = elsewhere / kept.RECORDS
+    path = elsewhere / RECORDS
     if text == "NaN":
         accuracy = measured(0.5, 0.1) | {"mean": float("nan")}
         text = json.dumps({"hsu2018/class_si": {"torch": record(1.0, average_accuracy=accuracy)}})
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="is not a record of reproductions"):
-        kept.Records(elsewhere)
+        Records(elsewhere)
     assert reproduce.main(["--page"]) == 2
     assert capsys.readouterr().err.startswith("error: reproductions/results.json: ")
-    assert path.read_text(encoding="utf-8") == text and not (elsewhere / kept.PAGE).exists()
+    assert path.read_text(encoding="utf-8") == text and not (elsewhere / PAGE).exists()

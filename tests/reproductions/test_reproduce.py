@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqrun.checks import BACKENDS
 from seqrun.evaluation.verdict import judge
 from seqrun.records.results import Results, RunRecord
 from seqrun.reproductions import __main__ as reproduce
-from seqrun.reproductions import records as kept
+from seqrun.reproductions.records import PAGE, RECORDS
+from seqrun.reproductions.rows import FOLDER, protocol_of, rows_of
 
 PAPER = "paper2020"
 ROW = """\
@@ -71,7 +73,7 @@ WIDE = [0.5 + 0.0175 * (s % 5 - 2) for s in SEEDS]
 def place(tmp_path, monkeypatch) -> Path:
     """Two rows, and what run.py will say of them; hashes are made of the rows' text."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / kept.FOLDER / PAPER
+    folder = tmp_path / FOLDER / PAPER
     folder.mkdir(parents=True)
     for name, minutes in (("long", 9), ("short", 1)):
         (folder / f"{name}.yaml").write_text(ROW.format(lr=0.1, minutes=minutes), encoding="utf-8")
@@ -90,7 +92,7 @@ def hashed(overrides: list[str]) -> str:
     """Return a config hash."""
     name, backend, *others = (override.rpartition("=")[2] for override in overrides)
     more = "x".join([*others, VERSION["numerics"]])
-    return f"{kept.protocol_of(Path(kept.FOLDER), name)}{backend}{more}"
+    return f"{protocol_of(Path(FOLDER), name)}{backend}{more}"
 
 
 VERSION = {"numerics": ""}
@@ -115,7 +117,7 @@ def finished(root: Path, accuracies: Sequence[float]) -> str:
         )
         for seed, accuracy in zip(seeds, accuracies, strict=True)
     ]
-    row = kept.rows_of(root / kept.FOLDER)[0]
+    row = rows_of(root / FOLDER)[0]
     verdict = judge(row.expected, results.runs, measured_on="test")
     results.finish("completed", verdict=verdict)
     text = (root / "made" / "results.json").read_text(encoding="utf-8")
@@ -132,7 +134,7 @@ def ran(place: Path) -> list[str]:
 
 
 def recorded(place: Path) -> dict[str, Any]:
-    return json.loads((place / kept.FOLDER / kept.RECORDS).read_text(encoding="utf-8"))
+    return json.loads((place / FOLDER / RECORDS).read_text(encoding="utf-8"))
 
 
 def test_each_row_on_each_backend(place, capsys):
@@ -142,7 +144,7 @@ def test_each_row_on_each_backend(place, capsys):
     assert [command.split()[:2] for command in commands] == [
         [f"reproductions={PAPER}/{name}", f"backend={backend}"]
         for name in ("short", "long")
-        for backend in kept.BACKENDS
+        for backend in BACKENDS
     ]
     assert all("seeds_strategy=auto" in command for command in commands)
     records = recorded(place)
@@ -156,7 +158,7 @@ def test_each_row_on_each_backend(place, capsys):
     assert found["metrics"]["average_accuracy"] == pytest.approx(
         {"mean": 0.608, "std": std, "half_width": 2.776445 * std / 5**0.5, "seeds": 5}, rel=1e-5
     )
-    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    page = (place / FOLDER / PAGE).read_text(encoding="utf-8")
     assert "| long | average accuracy | 50.00 ± 2.00 | 50.80 ± 1.04 | 60.80 ± 1.04 |" in page
     output = capsys.readouterr().out.splitlines()
     assert output[0] == "0 of 4 measured already" and output[-1].endswith("; 0 failed to run")
@@ -166,7 +168,7 @@ def test_each_row_on_each_backend(place, capsys):
 def test_a_row_that_expects_more_is_measured_again(place):
     """A finished run gives what it was not asked for before; verdicts are by the rows' files."""
     assert reproduce.main(["--only", "*/short", "--backend", "jax"]) == 0
-    path = place / kept.FOLDER / PAPER / "short.yaml"
+    path = place / FOLDER / PAPER / "short.yaml"
     more = ROW.format(lr=0.1, minutes=1).replace("mean: 0.5,", "mean: 0.6,")
     path.write_text(more + "    average_incremental_accuracy: {mean: 0.7}\n", encoding="utf-8")
     for finished_run in place.glob("runs/*/*/*/*/results.json"):
@@ -176,7 +178,7 @@ def test_a_row_that_expects_more_is_measured_again(place):
     assert seeds_of(ran(place)) == ["seed=[0,1,2,3,4]"] * 2 + ["seed=[5,6]"]  # band: 2 x 0.00837
     found = recorded(place)[f"{PAPER}/short"]["jax"]
     assert found["values"]["average_incremental_accuracy"] == ACCURACIES["jax"][:7]
-    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    page = (place / FOLDER / PAGE).read_text(encoding="utf-8")
     assert "in ± 4.00 | reproduced |" in page
 
 
@@ -205,7 +207,7 @@ def test_earlier_seeds_are_kept(place):
     """A record of three is of the same row: what is left is run, and both commits are named."""
     command = ["--only", "*/short", "--backend", "jax"]
     assert reproduce.main(command) == 0
-    path = place / kept.FOLDER / kept.RECORDS
+    path = place / FOLDER / RECORDS
     content = recorded(place)
     found = content[f"{PAPER}/short"]["jax"]
     found |= {"seeds": [0, 1, 2], "values": {"average_accuracy": [0.6, 0.6, 0.63]}, "commit": "c"}
@@ -230,7 +232,7 @@ def test_a_row_whose_numbers_changed_is_not_measured(place, monkeypatch):
     (place / "short-jax.json").rename(place / "aside")
     assert reproduce.main(command) == 1
     assert recorded(place)[f"{PAPER}/short"]["jax"]["outdated"] is True
-    page = place / kept.FOLDER / kept.PAGE
+    page = place / FOLDER / PAGE
     assert "| confirmed | jax | 0 | 0 | 0 | 0 | 2 | 0 |" in page.read_text(encoding="utf-8")
     assert "(before its numbers changed)" in page.read_text(encoding="utf-8")
     (place / "aside").rename(place / "short-jax.json")
@@ -242,7 +244,7 @@ def test_a_row_whose_numbers_changed_is_not_measured(place, monkeypatch):
 
 def test_controls_are_run_beside_their_rows(place, capsys):
     """With what turns the method off; the page judges the row's power by them."""
-    path = place / kept.FOLDER / PAPER / "short.yaml"
+    path = place / FOLDER / PAPER / "short.yaml"
     text = path.read_text(encoding="utf-8").replace("  num_seeds", "  control: naive\n  num_seeds")
     text = text.replace("optimizer:", "algo: {alpha: 1, size: 2}\noptimizer:")
     path.write_text(text, encoding="utf-8")
@@ -253,7 +255,7 @@ def test_controls_are_run_beside_their_rows(place, capsys):
     name = f"{PAPER}/short algo=naive ~algo.alpha ~algo.size"
     assert sorted(recorded(place)) == [f"{PAPER}/short", name]
     assert f"2/2 {name} torch: control measured" in capsys.readouterr().out
-    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    page = (place / FOLDER / PAGE).read_text(encoding="utf-8")
     assert "| reproduced | no | 5 |" in page and "algo=naive" not in page
 
 
@@ -270,15 +272,15 @@ def test_what_was_measured_is_left_out(place, capsys):
     (command,) = ran(place)
     assert "backend=torch" in command and "resume=never" not in command
     assert "1 of 2 measured already" in capsys.readouterr().out
-    (place / kept.FOLDER / PAPER / "short.yaml").write_text(
+    (place / FOLDER / PAPER / "short.yaml").write_text(
         ROW.format(lr=0.2, minutes=1), encoding="utf-8"
     )
-    reproduce.Records(place / kept.FOLDER).write_page()
-    page = (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    reproduce.Records(place / FOLDER).write_page()
+    page = (place / FOLDER / PAGE).read_text(encoding="utf-8")
     assert page.count("(of an earlier protocol)") == 2
     assert reproduce.main([]) == 0
     assert len(ran(place)) == 3  # short on both, and long on PyTorch
-    assert "earlier" not in (place / kept.FOLDER / kept.PAGE).read_text(encoding="utf-8")
+    assert "earlier" not in (place / FOLDER / PAGE).read_text(encoding="utf-8")
     for path in place.glob("runs/*/*/*/*/results.json"):
         path.unlink()
         path.parent.rmdir()
@@ -300,7 +302,7 @@ def test_a_row_that_fails_is_told(place, capsys, how):
         path.write_text(json.dumps({**record, "verdict": None}), encoding="utf-8")
     assert reproduce.main(["--jobs", "1"]) == 1
     output = capsys.readouterr().out
-    log = f"runs/{kept.FOLDER}/{PAPER}/short/torch-"
+    log = f"runs/{FOLDER}/{PAPER}/short/torch-"
     assert f"1/4 {PAPER}/short torch: failed, see {log}" in output
     assert output.endswith("; 1 failed to run\n")
     records = recorded(place)

@@ -23,25 +23,15 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-from seqrun.checks import BAD_INPUT, ConfigError, nearest
+from seqrun.checks import BACKENDS, BAD_INPUT, ConfigError, nearest
 from seqrun.config.build import check_data, checked_experiment
 from seqrun.config.compose import composed, composing, register
 from seqrun.config.experiment import Experiment
 from seqrun.config.trust import check_files
 from seqrun.evaluation.verdict import FEWEST_SEEDS, MACHINES
 from seqrun.records.results import RecordError, Results
-from seqrun.reproductions.records import (
-    BACKENDS,
-    FOLDER,
-    PAGE,
-    HashOf,
-    Metrics,
-    Records,
-    Row,
-    metrics_by_seed,
-    next_seeds,
-    rows_of,
-)
+from seqrun.reproductions.records import PAGE, HashOf, Metrics, Records, metrics_by_seed, next_seeds
+from seqrun.reproductions.rows import FOLDER, Row, rows_of
 from seqrun.system import num_cores
 
 ROOT = Path(__file__).parents[3]
