@@ -39,6 +39,7 @@ def fitted(backend: str, **options):
         optimizer=import_module(f"seqrun.optimizers.{backend}").SGD(lr=0.3),
         training=TrainingOptions(epochs_per_task=4),
         ewc_lambda=3.0,
+        clip=None,
         **options,
     )
     algorithm.fit()
@@ -78,7 +79,7 @@ def test_every_option_matters():
 @jax_in_full
 def test_lambda_zero_is_naive(backend: str):
     """To the bit on PyTorch, since the Fisher has no side effects; up to rounding on JAX."""
-    assert_reduces_to_naive("ewc", backend, ewc_lambda=0.0)
+    assert_reduces_to_naive("ewc", backend, ewc_lambda=0.0, clip=None)
 
 
 def test_lambda_above_zero_is_not_naive():
@@ -118,18 +119,33 @@ def test_every_past_task_is_protected(task: int, backend: str):
     ("algo", "options", "version"),
     [
         ("ewc", {}, 2),
-        ("ewc", {"fisher_running": True}, 2),
-        ("ewc", {"ewc_lambda": 0}, 1),
-        ("online_ewc", {}, 1),
-        ("online_ewc", {"fisher_running": True}, 2),
-        ("online_ewc", {"fisher_running": True, "penalty_scale": 0}, 1),
+        ("ewc", {"clip": None}, 2),
+        ("ewc", {"clip": None, "fisher_running": True}, 2),
+        ("ewc", {"ewc_lambda": 0}, 2),
+        ("ewc", {"clip": None, "ewc_lambda": 0}, 1),
+        ("ewc", {"ewc_lambda": 0, "training": TrainingOptions(grad_clip=1.0)}, 1),
+        ("online_ewc", {}, 2),
+        ("online_ewc", {"clip": None}, 1),
+        ("online_ewc", {"training": TrainingOptions(grad_clip=0.5)}, 1),
+        ("online_ewc", {"clip": None, "fisher_running": True}, 2),
+        ("online_ewc", {"clip": None, "fisher_running": True, "penalty_scale": 0}, 1),
     ],
 )
 def test_which_numbers_changed(algo: str, options: dict, version: int):
-    """Those of EWC's merged anchor, and of the running Fisher, wherever they have an effect."""
+    """Those of EWC's merged anchor, of the running Fisher and of `clip`, where they have effect."""
     for backend in BACKENDS:
         kind, keys = component("algo", algo, backend)
-        assert kind.numerics(keys | options) == version
+        assert kind.numerics({"training": TrainingOptions()} | keys | options) == version
+
+
+@every_backend
+def test_the_gradient_is_clipped_by_default(backend: str):
+    """To a norm of 1, unless `training.grad_clip` sets another: the options reach the engine."""
+    clips = [
+        build("ewc", backend, **options).hparams().get("grad_clip")
+        for options in ({}, {"training": {"grad_clip": 5.0}}, {"clip": 0.3}, {"clip": None})
+    ]
+    assert clips == [1.0, 5.0, 0.3, None]
 
 
 @jax_in_full
@@ -153,6 +169,7 @@ def test_heads_of_later_tasks_have_no_importance(backend: str):
     ("options", "message"),
     [
         ({"ewc_lambda": -1.0}, "ewc_lambda=-1.0"),
+        ({"clip": 0.0}, "clip=0.0: must be a number > 0"),
         ({"penalty_scale": -1.0}, "penalty_scale=-1.0"),
         ({"fisher": "exakt"}, "did you mean exact"),
         ({"fisher_weight": "q"}, "fisher_weight='q'"),

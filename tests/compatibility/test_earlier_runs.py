@@ -28,7 +28,12 @@ from seqrun.records.results import Results
 from seqrun.runs import runner
 
 RUNS = Path(__file__).parent / "runs"
-OLD_DEFAULTS = {"derpp_batch_norm": "algo.observe=first_epoch", "kcl": "algo.lambda_init=1.0"}
+OLD_DEFAULTS = {
+    "derpp_batch_norm": "algo.observe=first_epoch",
+    "ewc_adam": "algo.clip=null",
+    "kcl": "algo.lambda_init=1.0",
+    "three_seeds": "algo.clip=null",
+}
 """Case -> the default of then, where it is another now: its command names it."""
 RENUMBERED = [f"{case}-{b}" for case in ("ewc_adam", "kcl", "three_seeds") for b in BACKENDS]
 RENUMBERED.append("icarl-jax")

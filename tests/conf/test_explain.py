@@ -37,7 +37,7 @@ def test_card_says_everything(name: str):
 def test_card_of_ewc():
     """It has inherited arguments too, and conf/'s value rather than the class's default."""
     shown = explain.card("ewc")
-    meaning = "strength lambda of the penalty, >= 0; 0 is naive."
+    meaning = "strength lambda of the penalty, >= 0; 0 is naive (with `clip` = None)."
     assert f"\n  ewc_lambda = 30.0\n      {meaning}\n" in shown
     assert "1612.00796" in shown and "ewc [torch, jax]" in shown
     assert "\n  penalty_scale = 0.5\n" in shown and "\n  fisher_samples = null\n" in shown

@@ -122,7 +122,7 @@ PINNED = {
         "algo.dropout=0.1",
         "algo.momentum=null",
     ): "8e8a009eeb52",
-    ("algo=online_ewc",): "7f452c2be93c",
+    ("algo=online_ewc", "algo.clip=null"): "7f452c2be93c",
     (
         "algo=lamaml",
         "algo.lr_alpha=0.1",
@@ -152,7 +152,7 @@ PINNED = {
 Where a default changed since, the command names the old value.
 """
 RENAMED = {
-    (): "7107ae15b851",
+    ("algo.clip=null",): "7107ae15b851",
     ("algo=kcl", "algo.lambda_init=1"): "bd6965621695",
     ("algo=mas", "algo.mas_lambda=0.1", "algo.accumulate=ema"): "17093394bb79",
 }

@@ -12,7 +12,9 @@ Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default
 squares the gradient at the true label, as most implementations do. lambda is not comparable
 between the variants. `fisher_running` is A-GEM's authors' EWC: one penalty, that of the latest
 task. Differs from their code: an update includes the gradient of its own step, and a task that is
-too short for an update makes one at its end.
+too short for an update makes one at its end. By default the gradient is clipped (`clip`): a step on
+the penalty overshoots its anchor where lr lambda F > 2, as it is in networks whose Fisher
+information is large (with BatchNorm, up to 14), and the overshoot grows until the loss is NaN.
 
 Online EWC: Schwarz et al. 2018, "Progress & Compress: a scalable framework for continual
 learning", 1805.06370, section 4: one penalty, anchored at the latest task's parameters, with
@@ -25,11 +27,11 @@ network.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import ConfigError, Numerics, added, boolean, one_of, whole, within
+from seqrun.checks import ConfigError, Numerics, added, at_least, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
 RUNNING_DECAY = 0.1  # weight of the old estimate; their "decay" of 0.9 is that of the new squares
@@ -55,13 +57,18 @@ class EWCState(NamedTuple):
 
 
 def _numerics(options: Mapping[str, Any]) -> int:
-    """Return 2 if there is a penalty: its anchor, or the running Fisher, is another."""
-    return 2 if options["ewc_lambda"] and options["penalty_scale"] else 1
+    """Return 2 if there is a penalty (another anchor or running Fisher), or `clip` takes effect."""
+    has_penalty = options["ewc_lambda"] and options["penalty_scale"]
+    return 2 if has_penalty or _clips(options) else 1
 
 
 def _online_numerics(options: Mapping[str, Any]) -> int:
-    """Return 2 if there is a penalty with the running Fisher; the anchor is as it was."""
-    return _numerics(options) if options["fisher_running"] else 1
+    """Return 2 as EWC's, but a penalty counts only with the running Fisher."""
+    return _numerics(options) if options["fisher_running"] or _clips(options) else 1
+
+
+def _clips(options: Mapping[str, Any]) -> bool:
+    return options["clip"] is not None and options["training"].grad_clip is None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,7 +79,7 @@ class EWCOptions(RegularizationOptions):
     the task, in eval mode. Kirkpatrick et al. 2017 (1612.00796), equation 3.
 
     Args:
-        ewc_lambda: strength lambda of the penalty, >= 0; 0 is naive.
+        ewc_lambda: strength lambda of the penalty, >= 0; 0 is naive (with `clip` = None).
         fisher: which label y: "exact" (all classes, weighted by p(y|x)), "sample" (one drawn from
             p(y|x)), "pred" (the most probable), "empirical" (the true one), or "batched" (the
             square of a training batch's mean gradient at the true labels).
@@ -86,6 +93,8 @@ class EWCOptions(RegularizationOptions):
         fisher_samples: training samples that F is averaged over, >= 1; None = all.
         fisher_batch_size: samples of each batch of "batched", >= 1; None = as in training.
         penalty_scale: factor s of the penalty lambda * s * F (theta - theta*)^2; 1/2 in the paper.
+        clip: `training.grad_clip` where that is None: largest global norm of the gradient, the
+            penalty's included, > 0; None = no clipping.
 
     Raises:
         ConfigError: a value out of range, or options that exclude each other.
@@ -99,13 +108,18 @@ class EWCOptions(RegularizationOptions):
     fisher_batch_size: int | None = None
     penalty_scale: float = 0.5
     fisher_running_every: int = added(10)
+    clip: float | None = added(1.0, before=None)
 
     name: ClassVar[str] = "ewc"
     numerics: ClassVar[Numerics] = staticmethod(_numerics)
     coefficient_name: ClassVar[str] = "ewc_lambda"
-    vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale")
+    vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "clip")
 
     def __post_init__(self) -> None:
+        if self.clip is not None:
+            at_least("clip", self.clip, 0.0, strictly=True)
+            if self.training.grad_clip is None:
+                self.training = replace(self.training, grad_clip=self.clip)
         super().__post_init__()
         one_of("fisher", self.fisher, FISHERS)
         one_of("fisher_weight", self.fisher_weight, ("none", "p"))
@@ -160,7 +174,7 @@ class OnlineEWCOptions(EWCOptions):
 
     name: ClassVar[str] = "online_ewc"
     numerics: ClassVar[Numerics] = staticmethod(_online_numerics)
-    vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "gamma")
+    vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "gamma", "clip")
 
     def __post_init__(self) -> None:
         super().__post_init__()
