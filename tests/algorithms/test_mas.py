@@ -17,6 +17,7 @@ from algorithms.penalty_by_hand import (
 from algorithms.side_effects import assert_differs_from_naive, assert_reduces_to_naive, jax_in_full
 from experiments import BACKENDS, build, component, every_backend, run, shared_run
 
+from seqrun.algorithms.base import TrainingOptions
 from seqrun.checks import ConfigError
 
 SETTING = {"lr": 0.5}
@@ -59,7 +60,14 @@ def rule(past: float, new: float, size: int = 1):
 def test_every_step_is_as_by_hand(backend: str, past: float, new: float, size: int, options: dict):
     """Losses, parameters, anchor and importance, over three tasks; 7 samples in batches of 3."""
     result = assert_as_by_hand(
-        rule(past, new, size), 0.2, "mas", backend, setting=SETTING, mas_lambda=0.2, **options
+        rule(past, new, size),
+        0.2,
+        "mas",
+        backend,
+        setting=SETTING,
+        mas_lambda=0.2,
+        clip=None,
+        **options,
     )
     smallest = min(a.min() for a in result.importance[0].values())
     assert smallest >= 0 and result.importance[0][KERNEL].std() > 0
@@ -114,17 +122,21 @@ def test_only_outputs_of_the_softmax_count(backend: str):
 @jax_in_full
 def test_reduces_to_naive(backend: str):
     """mas_lambda = 0 is naive, since importance has no side effects; another value is not."""
-    assert_reduces_to_naive("mas", backend, mas_lambda=0.0)
-    assert_reduces_to_naive("mas", "torch", mas_lambda=0.0, importance_batch_size=20)
+    assert_reduces_to_naive("mas", backend, mas_lambda=0.0, clip=None)
+    assert_reduces_to_naive("mas", "torch", mas_lambda=0.0, clip=None, importance_batch_size=20)
     assert_differs_from_naive("mas", mas_lambda=1.0)
 
 
 def test_which_numbers_changed():
-    """Those of ema alone, which keeps the first task's importance whole."""
+    """Those of ema, which keeps the first task's importance whole, and wherever it clips."""
     for backend in BACKENDS:
         kind, keys = component("algo", "mas", backend)
-        ema = keys | {"accumulate": "ema"}
-        assert [kind.numerics(o) for o in (keys, ema, ema | {"alpha": 0.0})] == [1, 2, 1]
+        keys |= {"training": TrainingOptions()}
+        sums = keys | {"clip": None}
+        ema = sums | {"accumulate": "ema"}
+        assert [kind.numerics(o) for o in (sums, ema, ema | {"alpha": 0.0})] == [1, 2, 1]
+        assert kind.numerics(keys) == 2
+        assert kind.numerics(keys | {"training": TrainingOptions(grad_clip=1.0)}) == 1
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_hash_is_twelve_hex_digits(base_hash):
     assert len(base_hash) == 12 and int(base_hash, 16) >= 0
 
 
-CHANGED = {"observe", "mas_lambda", "lambda_init", "gamma", "dropout", "momentum"}
+CHANGED = {"observe", "mas_lambda", "clip", "lambda_init", "gamma", "dropout", "momentum"}
 """Options of these algorithms whose default is another than at commit 70036af."""
 PINNED = {
     ("algo=er", "benchmark=permuted_digits", "backend=jax"): "2c196d39015c",
@@ -115,7 +115,7 @@ PINNED = {
         "seed=[0,1,2]",
     ): "5fba5a0eba83",
     ("algo=der", "algo.observe=first_epoch"): "c613b222b636",
-    ("algo=mas", "algo.mas_lambda=0.1"): "c22a2b27908f",
+    ("algo=mas", "algo.mas_lambda=0.1", "algo.clip=null"): "c22a2b27908f",
     (
         "algo=stable_sgd",
         "algo.gamma=0.6",
@@ -154,7 +154,12 @@ Where a default changed since, the command names the old value.
 RENAMED = {
     ("algo.clip=null",): "7107ae15b851",
     ("algo=kcl", "algo.lambda_init=1"): "bd6965621695",
-    ("algo=mas", "algo.mas_lambda=0.1", "algo.accumulate=ema"): "17093394bb79",
+    (
+        "algo=mas",
+        "algo.mas_lambda=0.1",
+        "algo.clip=null",
+        "algo.accumulate=ema",
+    ): "17093394bb79",
 }
 """Command -> hash of then, where the same configuration gives other numbers now."""
 

@@ -12,9 +12,8 @@ Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default
 squares the gradient at the true label, as most implementations do. lambda is not comparable
 between the variants. `fisher_running` is A-GEM's authors' EWC: one penalty, that of the latest
 task. Differs from their code: an update includes the gradient of its own step, and a task that is
-too short for an update makes one at its end. By default the gradient is clipped (`clip`): a step on
-the penalty overshoots its anchor where lr lambda F > 2, as it is in networks whose Fisher
-information is large (with BatchNorm, up to 14), and the overshoot grows until the loss is NaN.
+too short for an update makes one at its end. By default the gradient is clipped (`clip`), since
+the penalty is unstable in networks whose Fisher information is large (with BatchNorm, up to 14).
 
 Online EWC: Schwarz et al. 2018, "Progress & Compress: a scalable framework for continual
 learning", 1805.06370, section 4: one penalty, anchored at the latest task's parameters, with
@@ -27,11 +26,11 @@ network.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import ConfigError, Numerics, added, at_least, boolean, one_of, whole, within
+from seqrun.algorithms.regularization import RegularizationOptions, clips, with_clip
+from seqrun.checks import ConfigError, Numerics, added, boolean, one_of, whole, within
 
 FISHERS = ("exact", "sample", "pred", "empirical", "batched")
 RUNNING_DECAY = 0.1  # weight of the old estimate; their "decay" of 0.9 is that of the new squares
@@ -59,16 +58,12 @@ class EWCState(NamedTuple):
 def _numerics(options: Mapping[str, Any]) -> int:
     """Return 2 if there is a penalty (another anchor or running Fisher), or `clip` takes effect."""
     has_penalty = options["ewc_lambda"] and options["penalty_scale"]
-    return 2 if has_penalty or _clips(options) else 1
+    return 2 if has_penalty or clips(options) else 1
 
 
 def _online_numerics(options: Mapping[str, Any]) -> int:
     """Return 2 as EWC's, but a penalty counts only with the running Fisher."""
-    return _numerics(options) if options["fisher_running"] or _clips(options) else 1
-
-
-def _clips(options: Mapping[str, Any]) -> bool:
-    return options["clip"] is not None and options["training"].grad_clip is None
+    return _numerics(options) if options["fisher_running"] or clips(options) else 1
 
 
 @dataclass(kw_only=True, eq=False)
@@ -116,10 +111,7 @@ class EWCOptions(RegularizationOptions):
     vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "clip")
 
     def __post_init__(self) -> None:
-        if self.clip is not None:
-            at_least("clip", self.clip, 0.0, strictly=True)
-            if self.training.grad_clip is None:
-                self.training = replace(self.training, grad_clip=self.clip)
+        self.training = with_clip(self.training, self.clip)
         super().__post_init__()
         one_of("fisher", self.fisher, FISHERS)
         one_of("fisher_weight", self.fisher_weight, ("none", "p"))

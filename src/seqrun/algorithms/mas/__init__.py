@@ -9,7 +9,8 @@ Differs from the paper: F are only the outputs that the task's softmax runs over
 scenario "task", the classes seen so far in "class"), so outputs that were never trained are left
 out. Importance is of training inputs, not of unlabelled test data, and of the whole network's
 outputs, not layer by layer. The authors' code sums a batch's norms before the absolute value
-(`importance_batch_size` = 200).
+(`importance_batch_size` = 200). By default the gradient is clipped (`clip`), since the penalty is
+unstable in networks whose outputs are sensitive.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from seqrun.algorithms.regularization import RegularizationOptions
-from seqrun.checks import Numerics, changed, one_of, whole, within
+from seqrun.algorithms.regularization import RegularizationOptions, clips, with_clip
+from seqrun.checks import Numerics, added, changed, one_of, whole, within
 
 
 def _numerics(options: Mapping[str, Any]) -> int:
-    """Return 2 for "ema", which keeps the first task's importance whole."""
+    """Return 2 for "ema", which keeps the first task's importance whole, or if it clips."""
     is_ema = options["accumulate"] == "ema" and options["alpha"] and options["mas_lambda"]
-    return 2 if is_ema else 1
+    return 2 if is_ema or clips(options) else 1
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,7 +37,7 @@ class MASOptions(RegularizationOptions):
     Aljundi et al. 2018 (1711.09601), equations 2 and 3. The state is PenaltyState.
 
     Args:
-        mas_lambda: strength lambda of the penalty, >= 0; 0 is naive.
+        mas_lambda: strength lambda of the penalty, >= 0; 0 is naive (with `clip` = None).
         accumulate: Omega <- "sum": Omega + Omega_t; "ema": alpha Omega + (1 - alpha) Omega_t, from
             the first task's; "replace": Omega_t.
         alpha: decay rate of "ema", in [0, 1).
@@ -44,6 +45,8 @@ class MASOptions(RegularizationOptions):
             |d (sum of a batch's k norms) / d theta_i|, as in the authors' code, with k = 200.
         penalty_scale: factor s of the penalty mas_lambda * s * Omega (theta - theta*)^2; 1 in the
             paper.
+        clip: `training.grad_clip` where that is None: largest global norm of the gradient, the
+            penalty's included, > 0; None = no clipping.
 
     Raises:
         ConfigError: a value out of range.
@@ -53,13 +56,15 @@ class MASOptions(RegularizationOptions):
     accumulate: str = "sum"
     alpha: float = 0.5
     importance_batch_size: int | None = None
+    clip: float | None = added(1.0, before=None)
 
     name: ClassVar[str] = "mas"
     numerics: ClassVar[Numerics] = staticmethod(_numerics)
     coefficient_name: ClassVar[str] = "mas_lambda"
-    vectorizable: ClassVar[tuple[str, ...]] = ("mas_lambda", "penalty_scale", "alpha")
+    vectorizable: ClassVar[tuple[str, ...]] = ("mas_lambda", "penalty_scale", "alpha", "clip")
 
     def __post_init__(self) -> None:
+        self.training = with_clip(self.training, self.clip)
         super().__post_init__()
         one_of("accumulate", self.accumulate, ("sum", "ema", "replace"))
         within("alpha", self.alpha, 0.0, 1.0, open_high=True)
