@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 from jax import Array
@@ -31,7 +31,7 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         if "reference" in step.cache:
             step.gradients = projected(step.gradients, step.cache["reference"])
         elif len(step.batches["replay"].y):
-            loss, own = self.memory_loss(step), self.own_loss(step)
+            loss, own = self.memory_loss(step), self.total_loss(step)
             step.gradients = projected_by_loss(step.gradients, step.params, loss, own)
 
     def memory_loss(self, step: Step) -> Loss:
@@ -43,13 +43,3 @@ class AGEM(AGEMOptions, JaxBaseAlgorithm):
         x, y, t = step.batches["replay"]
         logits, stats = self.forward_with(params, step.stats, x, jax.random.fold_in(step.key, 1))
         return cross_entropy(allow_classes(logits, step.mask, t), y), stats
-
-    def own_loss(self, step: Step) -> Loss | None:
-        """Return the loss whose gradient is `step.gradients`; None = always compute g_ref.
-
-        It is None on a GPU, where computing g_ref is faster; in a subclass, which may have changed
-        the gradient; and with BatchNorm, whose statistics the step has already updated.
-        """
-        if self.engine.device_kind != "cpu" or type(self) is not AGEM or step.stats:
-            return None
-        return lambda params: self.losses(replace(step, params=params)).total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -60,6 +61,18 @@ class JaxBaseAlgorithm(BaseAlgorithm):
         step.gradients, (step.loss, step.logits, step.stats, step.cache) = jax.grad(
             total, has_aux=True
         )(step.params)
+
+    def total_loss(self, step: Step) -> Callable[[Arrays], Array] | None:
+        """Return the loss whose gradient is `step.gradients`, as a function of the parameters.
+
+        It is for shortcuts that avoid computing the gradient on a CPU; on a GPU they are slower,
+        and the result is None. So it is with BatchNorm, whose statistics the step has already
+        updated, and in classes from outside seqrun, which may have changed the gradient.
+        """
+        is_ours = type(self).__module__.startswith("seqrun.")
+        if self.engine.device_kind != "cpu" or step.stats or not is_ours:
+            return None
+        return lambda params: self.losses(replace(step, params=params)).total
 
     def optimizer_step(self, step: Step) -> None:
         step.gradients = self.clipped(step, step.gradients)

@@ -27,7 +27,7 @@ def projected_by_loss(
         gradients: g, by canonical name.
         params: the parameters that both gradients are taken with respect to.
         loss: scalar function of the parameters; r is its gradient.
-        own: scalar function whose gradient is g; None = always compute r, which is faster on a GPU.
+        own: scalar function whose gradient is g; None = always compute r.
     """
     reference = None if own is None else trace_layers((nn.Dense,), params, loss)
     current = None if own is None or reference is None else trace_layers((nn.Dense,), params, own)
