@@ -39,7 +39,7 @@ from seqrun.algorithms.mcsgd.line import (
     side,
 )
 from seqrun.benchmarks import Dataset
-from seqrun.checks import at_least, boolean, one_of, whole, within
+from seqrun.checks import at_least, boolean, changed, one_of, whole, within
 from seqrun.memory import MemoryMechanism
 from seqrun.training.divergence import TrainingDiverged
 
@@ -91,7 +91,7 @@ class MCSGDOptions(MemoryOwner):
 
     per_task_memory_samples: int = 10
     memory_policy: str = "class_balanced"
-    lmc_lr: float = 0.05
+    lmc_lr: float = changed(0.005)
     lmc_momentum: float = 0.0
     lmc_epochs: int = 10
     lmc_steps: str = "full_batch"
