@@ -18,7 +18,7 @@ run: $(STAMP) ## run an experiment: make run ARGS="algo=ewc backend=jax"
 test: $(STAMP) ## run the tests: make test ARGS="tests/conf -x"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-ci: $(STAMP) ## run the tests that start many processes or compile for long: kills, searches, SLURM
+ci: $(STAMP) ## run the slower tests: training, compiling, kills, searches, SLURM
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "ci and not full" -n auto --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## run all tests, also the full matrices

@@ -44,6 +44,7 @@ def commands(program: str) -> list[list[str]]:
     return [words[len(program.split()) :] for words in split if " ".join(words).startswith(program)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_python_api_runs_as_it_stands(backend: str, tmp_path: Path, monkeypatch):
     """Both backends give the accuracies of the page's code."""
@@ -135,6 +136,7 @@ def written(folder: Path, suffix: str) -> list[Path]:
     return [path for path in paths if path.as_posix().endswith(suffix)]
 
 
+@pytest.mark.ci
 def test_algorithm_in_one_file_runs_from_the_command_line(tmp_path):
     """The file and the command of CONTRIBUTING.md."""
     assert written(tmp_path, "my_l2.py")
@@ -151,6 +153,7 @@ def test_algorithm_in_one_file_runs_from_the_command_line(tmp_path):
     assert (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.ci
 def test_algorithm_of_two_twins_does_what_the_page_says(tmp_path, monkeypatch):
     """0 is naive, more is not, both backends agree, and the YAML block names what the class has."""
     assert len(written(tmp_path, ".py")) == 4

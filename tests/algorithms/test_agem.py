@@ -101,6 +101,7 @@ def test_first_task_is_naive(backend: str):
     assert abs(trace.losses - naive.losses).max() > 1e-3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_jax_decides_without_computing_the_reference(
     dropout: float, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +126,7 @@ def test_jax_decides_without_computing_the_reference(
     assert len(taken) == len(short.losses) - FIRST_TASK.stop
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["norm", "child"])
 def test_jax_always_computes_the_reference_in_other_cases(
     kind: str, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +153,7 @@ def test_the_reference_pass_has_no_side_effects(backend: str, monkeypatch: pytes
     assert_reduces_to_naive("agem", backend, **without)
 
 
+@pytest.mark.ci
 @every_backend
 def test_memory_is_of_past_tasks_and_within_its_budget(backend: str):
     """All replayed samples; 20 samples of each of 5 tasks, with 64 + 4 + 4 bytes each."""
@@ -186,6 +189,7 @@ def test_class_balanced_policy_is_balanced(policy: str):
     assert all((c == 10).all() for c in counts) == (policy == "class_balanced")
 
 
+@pytest.mark.ci
 def test_twins_agree_on_the_options():
     """The loss of every step, and every field of the memory."""
     spec = SPEC | {"memory_policy": "random"}

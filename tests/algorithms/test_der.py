@@ -113,6 +113,7 @@ def test_memory_batches_update_batch_statistics_too():
         assert same == (not name.startswith("stats/")), name
 
 
+@pytest.mark.ci
 @every_algo
 @every_backend
 def test_logits_of_all_classes_are_stored(algo: str, backend: str):
@@ -158,6 +159,7 @@ def test_options_matter(algo: str, option: dict):
     assert abs(shipped.losses - changed.losses).max() > 1e-4
 
 
+@pytest.mark.ci
 @every_algo
 def test_twins_agree_on_the_options(algo: str):
     """The loss of every step, and every field of memory and state."""

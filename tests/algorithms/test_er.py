@@ -65,6 +65,7 @@ def test_memory_weight_is_as_by_hand(backend: str):
     assert_steps_as_by_hand(tiny_run("er", backend, **options), rule)
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_reduces_to_naive_with_an_empty_memory(backend: str):
     """To the bit on PyTorch; with a memory it differs."""
@@ -103,6 +104,7 @@ def test_options_matter(option: dict):
     assert abs(shipped.losses[:steps] - changed.losses[:steps]).max() > 1e-3
 
 
+@pytest.mark.ci
 def test_twins_agree_on_the_options():
     """The loss of every step, and every field of the memory."""
     options = {"memory_weight": 0.4, "observe": "every_epoch"}
@@ -150,6 +152,7 @@ def test_shuffled_rehearsal(memory_size: int, copies: int):
     assert (one[1] != other[1]).any()
 
 
+@pytest.mark.ci
 def test_twins_agree_on_shuffled_rehearsal():
     """Every step and field, with partial last batches."""
     options = {"rehearsal": "shuffled", "memory_size": 20, "benchmark": "split_digits"}
@@ -157,6 +160,7 @@ def test_twins_agree_on_shuffled_rehearsal():
     assert_same_run(by_jax, by_torch, 1e-5)
 
 
+@pytest.mark.ci
 @every_backend
 def test_memory_is_counted_and_within_its_budget(backend: str):
     """60 of 200 samples, with 64 + 4 + 4 bytes each."""

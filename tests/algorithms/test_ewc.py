@@ -67,6 +67,7 @@ def test_three_tasks_are_as_by_hand(name: str, backend: str):
         np.testing.assert_allclose(merged, weighted_sum, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_every_option_matters():
     """No two settings end with the same importance."""
     ends = {name: fitted("torch", **options).export_arrays() for name, options in OPTIONS.items()}
@@ -87,6 +88,7 @@ def test_lambda_above_zero_is_not_naive():
     assert_differs_from_naive("ewc", ewc_lambda=20.0)
 
 
+@pytest.mark.ci
 @every_backend
 def test_importance_is_positive_and_not_constant(backend: str):
     """Nowhere negative, with a positive sum, and different between parameters."""
@@ -97,6 +99,7 @@ def test_importance_is_positive_and_not_constant(backend: str):
         assert (omega >= 0).all() and omega.sum() > 0 and np.ptp(omega) > 0, name
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("task", [1, 2])
 def test_every_past_task_is_protected(task: int, backend: str):

@@ -91,6 +91,7 @@ def loss_by_hand(step: dict[str, Any], included: np.ndarray, old: np.ndarray) ->
     return terms[:, included].sum(1).mean()
 
 
+@pytest.mark.ci
 @every_backend
 def test_loss_is_bce_of_labels_and_of_the_old_outputs(backend, runs):
     """In task t the loss includes 2 t classes, of which the first 2 (t - 1) are distilled."""
@@ -252,6 +253,7 @@ class Watch(BaseCallback):
         self.measured.append((run.task, accuracies, run.algorithm.export_arrays()))
 
 
+@pytest.mark.ci
 @every_backend
 def test_a_measurement_within_a_task_uses_the_means_of_that_moment(backend):
     """Of old exemplars and the task's own samples, after every epoch, by hand in float64."""
@@ -290,6 +292,7 @@ def test_untrained_model_is_evaluated_by_its_outputs(runs):
         np.testing.assert_array_equal(algorithm.accuracy_matrix[0], naive.accuracy_matrix[0])
 
 
+@pytest.mark.ci
 def test_options_matter(runs):
     """Each changes what it should, and nothing else."""
     plain, steps, rows = runs["torch"]
@@ -334,6 +337,7 @@ def test_refusals(spec, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.ci
 def test_it_learns_classes_that_naive_forgets():
     """On all of Split Digits, with 3 epochs, naive only knows the last task."""
     whole = {"scenario": "class", "samples_per_task": None}

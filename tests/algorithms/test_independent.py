@@ -48,6 +48,7 @@ def test_each_task_is_evaluated_with_its_own_model(backend: str):
         assert matrix[task, task - 1] > matrix[0, task - 1] + 0.2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("decay_first_task", [False, True])
 @jax_in_full
 def test_every_task_trains_at_the_full_learning_rate(backend: str, decay_first_task: bool):
@@ -105,6 +106,7 @@ def test_twins_agree(spec: dict):
     assert_same_run(by_jax, by_torch, tolerance)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("written", "read"), [BACKENDS, BACKENDS[::-1]])
 def test_models_can_be_imported_on_either_backend(written: str, read: str):
     """What one backend exports, the other imports and exports unchanged."""

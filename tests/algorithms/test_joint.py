@@ -101,6 +101,7 @@ CLASS = {"benchmark": "split_digits", "stream": {"scenario": "class"}}
 TASK = {"benchmark": "split_digits", "stream": {"scenario": "task"}}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
     [
@@ -118,12 +119,14 @@ def test_twins_agree(spec: dict):
     assert_same_run(by_jax, by_torch, 1e-5)
 
 
+@pytest.mark.ci
 def test_one_compiled_program_serves_all_tasks():
     """Whatever the size of the data; batches are all of one size here."""
     algorithm = run("joint", "jax", stream={"samples_per_task": 80}).algorithm
     assert len([key for key in algorithm.engine._programs if key[0] == "chunk"]) == 1
 
 
+@pytest.mark.ci
 def test_joint_is_above_naive():
     """By a large margin, in the mean over tasks."""
     spec = {"training": {"epochs_per_task": 15}, "optimizer_options": {"lr": 0.1}}

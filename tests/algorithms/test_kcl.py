@@ -34,6 +34,7 @@ def kernels(backend: str) -> tuple[Any, Any]:
 # ---- formulas
 
 
+@pytest.mark.ci
 @every_backend
 def test_kernels_in_numbers(backend: str):
     """a = (1, 0), (0, 2); b = (1, 1)."""
@@ -64,6 +65,7 @@ def test_fourier_features_make_the_gaussian_kernel(backend: str):
     np.testing.assert_allclose(psi @ psi.T, exact, atol=0.03)
 
 
+@pytest.mark.ci
 @every_backend
 def test_ridge_regression_agrees_with_float64(backend: str):
     """(K + ridge I)^-1 Y with NumPy's inverse; NaN if the matrix is not positive definite."""
@@ -287,6 +289,7 @@ def test_coreset_is_at_most_half_of_a_task():
 # ---- evaluation
 
 
+@pytest.mark.ci
 @every_backend
 def test_tasks_without_a_coreset_are_not_measured(backend: str):
     """Row 0 and later tasks are NaN."""
@@ -294,6 +297,7 @@ def test_tasks_without_a_coreset_are_not_measured(backend: str):
     assert (np.isnan(matrix) == [[True, True], [False, True], [False, False]]).all()
 
 
+@pytest.mark.ci
 @every_backend
 def test_evaluation_batches_change_nothing(backend: str):
     """Features are scaled by the coreset, so a prediction depends on its sample only."""

@@ -274,6 +274,7 @@ def test_plan_of_glances():
     assert trace.algorithm.engine.total_steps == trace.algorithm.progress.global_step == 36
 
 
+@pytest.mark.ci
 def test_replayed_samples_are_from_memory_and_affect_the_loss():
     """Meta-batches contain samples of past tasks; without replay the losses differ."""
     plan = PlanRecorder()
@@ -318,6 +319,7 @@ def test_reduces_to_naive(backend: str):
     assert_same_arrays(kept, naive.arrays, tolerance)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "option",
     [
@@ -342,6 +344,7 @@ def test_options_matter(option: dict[str, Any]):
     assert abs(trace.losses[:steps] - ordinary.losses[:steps]).max() > 1e-3
 
 
+@pytest.mark.ci
 def test_optimizer_and_schedule_matter_with_sync_update_only():
     """Otherwise the learning rates are those of alpha."""
     other = {"optimizer_options": {"lr": 0.2}, "training": {"epochs_per_task": 2}}

@@ -102,6 +102,7 @@ def parameters(step: Arrays) -> Arrays:
     return {n.removeprefix("params/"): a.astype(float) for n, a in params.items()}
 
 
+@pytest.mark.ci
 @every_backend
 def test_a_shared_classifier_is_frozen_from_task_2(backend: str):
     """To the bit, although momentum and weight decay would change it; the encoder is trained."""
@@ -155,6 +156,7 @@ def test_the_copy_is_the_network_from_before_the_task(backend: str):
     assert all((a != b).any() for a, b in zip(moved, moved[1:], strict=False))
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_reduces_to_naive(backend: str):
     """lfl_lambda = 0 without freezing is naive; lambda or freezing alone differs from task 2 on."""

@@ -82,6 +82,7 @@ def test_the_cases_distinguish_batch_sizes():
     assert seven < three - 0.01 < single - 0.02
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("size", [3, 1000])
 def test_evaluation_batches_change_nothing(backend: str, size: int):
@@ -119,6 +120,7 @@ def test_only_outputs_of_the_softmax_count(backend: str):
         assert (old_head == 0).all() if scenario == "task" else (old_head > 0).all()
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_reduces_to_naive(backend: str):
     """mas_lambda = 0 is naive, since importance has no side effects; another value is not."""

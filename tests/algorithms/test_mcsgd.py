@@ -199,6 +199,7 @@ def test_minibatch_steps_by_hand(backend: str):
             np.testing.assert_allclose(found[name], w[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.ci
 @every_backend
 def test_memory_of_the_current_task_too(backend: str):
     """As in the authors' code: 8 and 12 stored samples after tasks 2 and 3."""
@@ -210,6 +211,7 @@ def test_memory_of_the_current_task_too(backend: str):
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.ci
 @every_backend
 def test_w_bar_is_evaluated(backend: str):
     """The accuracies of every row are those of the stored w_bar, by hand; w_bar_1 = w_hat_1."""
@@ -229,6 +231,7 @@ def test_w_bar_is_evaluated(backend: str):
     assert_same_arrays(part(tasks.ends[0], "kept/w_bar/"), part(tasks.ends[0], "params/"), 0.0)
 
 
+@pytest.mark.ci
 @every_backend
 def test_within_a_task_w_hat_is_evaluated(backend: str):
     """After every epoch the accuracies are those of naive; at the task's end those of w_bar."""
@@ -256,6 +259,7 @@ def test_within_a_task_w_hat_is_evaluated(backend: str):
     assert (by_algo["mcsgd"][1:, 3] != by_algo["naive"][1:, 3]).any()
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_w_hat_is_naive(backend: str):
     """To the bit on PyTorch: the minimisation does not affect statistics, mode or generators."""
@@ -286,6 +290,7 @@ def test_statistics_are_those_of_w_hat(backend: str):
 BASE = {"optimizer_options": {"lr": 0.1}, "training": {"epochs_per_task": 3}}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "changed",
     [
@@ -320,6 +325,7 @@ def test_every_option_affects_w_bar_only(changed: dict):
     assert max(apart) > 1e-5, last
 
 
+@pytest.mark.ci
 def test_every_epoch_counts():
     """Each epoch adds its steps and decreases the objective."""
     losses = []
@@ -419,12 +425,14 @@ def test_twins_agree(spec: dict, tolerance: float):
     assert_same_run(by_jax, by_torch, tolerance)
 
 
+@pytest.mark.ci
 def test_one_compiled_program_serves_all_tasks():
     """Whatever the number of stored samples."""
     algorithm = run("mcsgd", "jax", **BATCH_NORM).algorithm
     assert len([key for key in algorithm.engine._programs if key[0] == "lmc"]) == 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("written", "read"), [BACKENDS, BACKENDS[::-1]])
 def test_exported_arrays_can_be_imported_on_either_backend(written: str, read: str):
     """Both models, statistics and memory."""
@@ -432,6 +440,7 @@ def test_exported_arrays_can_be_imported_on_either_backend(written: str, read: s
     assert_same_arrays(imported("mcsgd", read, trace.arrays, **BATCH_NORM), trace.arrays, 0.0)
 
 
+@pytest.mark.ci
 def test_it_forgets_less_than_naive():
     """In the mean over tasks and two seeds."""
     spec = {"training": {"epochs_per_task": 15}, "optimizer_options": {"lr": 0.1}}
@@ -442,6 +451,7 @@ def test_it_forgets_less_than_naive():
     assert means[1] > means[0] + 0.1
 
 
+@pytest.mark.ci
 @every_backend
 def test_divergence_is_reported(backend: str):
     """A w_bar that is not finite ends the run."""

@@ -72,6 +72,7 @@ def test_every_step_is_as_by_hand(backend: str, gamma: float, kind: str):
     )
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("algo", ["ewc", "online_ewc"])
 @pytest.mark.parametrize("size", [3, 1000])
@@ -85,6 +86,7 @@ def test_evaluation_batches_change_nothing(algo: str, backend: str, size: int):
     close({n: arrays[f"state/importance/{n}"] for n in w}, fisher(task, "empirical"))
 
 
+@pytest.mark.ci
 @every_backend
 def test_beside_ewc(backend: str):
     """With gamma = 1, parameters and importance equal EWC's after two tasks; the anchor differs."""
@@ -111,6 +113,7 @@ def test_the_running_fisher_goes_on_and_fades(backend: str):
     assert not trace.arrays["state/count"].any()
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize(("how", "size"), [("max", max), ("sum", sum)])
 def test_a_normalised_fisher(backend: str, how: str, size):
@@ -135,6 +138,7 @@ def test_a_normalised_fisher(backend: str, how: str, size):
     assert not any(np.array(a.tolist()).any() for a in normalized(zero, how).values())
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_reduces_to_naive(backend: str):
     """ewc_lambda = 0 is naive, since the Fisher has no side effects; another value is not."""
@@ -169,6 +173,7 @@ def test_options_matter(option: dict):
     assert abs(shipped.arrays[name] - changed.arrays[name]).max() > 1e-6
 
 
+@pytest.mark.ci
 def test_twins_agree_on_the_running_fisher():
     """At every step; tests/parity has the default options, and the other Fishers with EWC."""
     by_torch, by_jax = (shared_run("online_ewc", b, stepped=True, **RUNNING) for b in BACKENDS)

@@ -34,6 +34,7 @@ def method(backend: str, policy: str) -> type:
     return NewMethod
 
 
+@pytest.mark.ci
 @jax_in_full
 @pytest.mark.parametrize("policy", BUDGETS)
 def test_a_method_with_every_policy(backend: str, policy: str):
@@ -46,6 +47,7 @@ def test_a_method_with_every_policy(backend: str, policy: str):
     assert abs(trace.losses - shared_run("naive", backend, **spec).losses)[-9:].max() > 1e-3
 
 
+@pytest.mark.ci
 @every_backend
 def test_with_a_reservoir_it_equals_er(backend: str):
     """The default loss is that of ER."""

@@ -88,6 +88,7 @@ def test_importance_is_positive_and_grows(backend: str):
     assert values.std() > 0
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_reduces_to_naive(backend: str):
     """si_lambda = 0 is naive; another value is not, from task 2 on."""

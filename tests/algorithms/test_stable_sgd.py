@@ -117,6 +117,7 @@ def test_twins_agree_without_noise():
     assert_same_run(by_jax, by_torch, 1e-5)
 
 
+@pytest.mark.ci
 @jax_in_full
 def test_noise_repeats(backend: str):
     """The same seed drops the same units, another seed others."""

@@ -48,6 +48,7 @@ def parameters(shapes: dict[str, tuple]) -> int:
     return sum(int(np.prod(s)) for n, s in shapes.items() if not n.endswith(("/mean", "/var")))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "keys", "classes", "images", "count"),
     [
@@ -110,6 +111,7 @@ def with_noise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
+@pytest.mark.ci
 def test_resnet_is_torchvisions_with_another_stem():
     """Outputs and statistics agree in double precision."""
     ours = with_noise(make_backbone("resnet18", nf=64).build(CIFAR, 10)).double()
@@ -171,6 +173,7 @@ def _pooled(x: Any, weights: Any, side: int) -> tuple[Any, Any]:
     return pooled, backwards(weights)[0]
 
 
+@pytest.mark.ci
 def test_max_pool_gives_its_gradient_to_the_first_maximum():
     """As in torch, while JAX's own maximum would split it; incomplete windows are left out."""
     rng = np.random.default_rng(0)

@@ -61,6 +61,7 @@ def shares(values: np.ndarray, expected: dict[float, float]) -> None:
     assert sum(expected.values()) == pytest.approx(1)
 
 
+@pytest.mark.ci
 @every_backend
 def test_a_block_drops_after_each_of_its_two_relus(backend):
     """All inputs are constant, so every value shows which dropouts it survived.
@@ -87,6 +88,7 @@ def test_a_block_drops_after_each_of_its_two_relus(backend):
 NETWORKS = pytest.param("resnet18", marks=pytest.mark.full), "resnet18_thin"
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_option_reaches_every_block(backend, name):

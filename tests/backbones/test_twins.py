@@ -105,6 +105,7 @@ def training_pass(algorithm: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.
     return exported(algorithm.backend, **values)
 
 
+@pytest.mark.ci
 @networks
 def test_forward_gradients_and_statistics_agree(network):
     """With identical weights, on inputs of unit variance."""
@@ -123,6 +124,7 @@ def test_forward_gradients_and_statistics_agree(network):
     assert all(abs(g).max() > 0 for n, g in by_torch.items() if n.startswith("gradients/"))
 
 
+@pytest.mark.ci
 @networks
 def test_exported_arrays_work_on_the_other_backend(network):
     """Arrays that one engine exports give the same outputs in the other, and back again."""
@@ -152,6 +154,7 @@ def predictions(algorithm: Any, images: np.ndarray) -> np.ndarray:
         return algorithm.predict(algorithm.params, algorithm.stats, x).numpy()
 
 
+@pytest.mark.ci
 def test_short_runs_agree():
     """In the loss of every step, the final arrays and the accuracies."""
     by_torch, by_jax = (run("naive", b, **spec("cnn")) for b in BACKENDS)
@@ -177,6 +180,7 @@ def losses_of(algorithm: BaseAlgorithm) -> np.ndarray:
     return np.concatenate(recorder.losses)
 
 
+@pytest.mark.ci
 def test_single_steps_and_chunks_agree():
     """JAX's program of one step (for convolutions on a CPU) gives the same run as that of many."""
     kind, _ = component("algo", "naive", "jax")
@@ -199,6 +203,7 @@ def test_single_steps_and_chunks_agree():
     assert (single.correct == looped.correct).all()
 
 
+@pytest.mark.ci
 def test_chunk_boundaries_do_not_change_single_steps():
     """To the bit: the program of a step is the same in any chunk."""
     cuts = [
@@ -216,6 +221,7 @@ def test_a_network_without_convolutions_keeps_its_programs(backend):
     assert "steps_per_call" not in algorithm.engine.execution
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("network", "backend"),
     [
@@ -251,6 +257,7 @@ CHAOTIC = {"training": TRAINING, "optimizer_options": {"lr": 0.05}, "stream": {"
 """Here rounding errors grow without bound in ResNet18Thin, so that runs cannot be compared."""
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("network", ["mlp", pytest.param("resnet18_thin", marks=pytest.mark.full)])
 def test_single_steps_agree_along_a_run(network):
     """From equal states, wherever training has led, also where runs part."""

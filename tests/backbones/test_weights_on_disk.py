@@ -53,6 +53,7 @@ class Predictor:
             return a.predict(a.params, a.stats, a.engine.inputs(torch.from_numpy(images))).numpy()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("network", NETWORKS)
 def test_checkpoints_give_the_same_outputs_on_the_other_backend(network, tmp_path):
     """With noise in every parameter and statistic; outputs agree up to float32 rounding."""
@@ -78,6 +79,7 @@ def test_checkpoints_give_the_same_outputs_on_the_other_backend(network, tmp_pat
             np.testing.assert_array_equal(target.algorithm.export_arrays()[group + name], array)
 
 
+@pytest.mark.ci
 def test_weights_of_a_run_load_into_another_method_and_backend(tmp_path):
     """A run directory loads into an algorithm that has not been run."""
     run_dir = tmp_path / "run"

@@ -128,6 +128,7 @@ def assert_same(a: BaseAlgorithm, b: BaseAlgorithm, tolerance: float = 1e-5) -> 
     np.testing.assert_allclose(a.accuracy_matrix, b.accuracy_matrix, atol=0.003)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "algo",
     ["lfl", *(pytest.param(a, marks=pytest.mark.full) for a in ("ewc", "icarl", "kcl"))],
@@ -140,6 +141,7 @@ def test_custom_twins_agree(algo):
     assert any(a.shape == (3, 3, 1, 6) for a in by_torch.export_arrays().values())
 
 
+@pytest.mark.ci
 def test_nnx_agrees_with_linen():
     """Both kinds of flax modules, with weights that the backbone draws."""
     options = {"initialization": "kaiming_normal"}
@@ -147,6 +149,7 @@ def test_nnx_agrees_with_linen():
     assert_same(fit(wrap(NnxBody(nnx.Rngs(3)), **options)), linen_run, 1e-6)
 
 
+@pytest.mark.ci
 def test_batch_statistics_agree():
     """BatchNorm of nnx and linen, in train and in eval mode."""
     options = {"initialization": "torch_default", "layout": "flat"}
@@ -175,6 +178,7 @@ def test_own_weights_and_statistics_are_kept_and_the_module_is_not_changed():
     assert all((body.state_dict()[n] == v).all() for n, v in before.items())
 
 
+@pytest.mark.ci
 def test_nnx_keeps_its_weights_and_linen_draws_by_its_own_initializers():
     module = NnxBody(nnx.Rngs(5))
     weights = initial_weights(wrap(module))
@@ -208,6 +212,7 @@ def test_noise_in_the_module_depends_on_the_run_only(make):
     assert any((value != other[n]).any() for n, value in one.items())
 
 
+@pytest.mark.ci
 def test_dropout_layers_of_nnx_are_independent_and_differ_between_steps():
     """Two consecutive dropout layers keep a quarter, not a half; another key gives other masks."""
 
@@ -318,6 +323,7 @@ class MyNet(Wrapped):
 '''
 
 
+@pytest.mark.ci
 def test_a_custom_class_is_a_backbone_for_yaml(tmp_path, monkeypatch):
     """Its arguments are keys, and the weights that it draws itself depend on the seed."""
     (tmp_path / "my_net.py").write_text(OWN, encoding="utf-8")

@@ -56,6 +56,7 @@ def test_changed_digits_are_refused(monkeypatch):
         load_digits()
 
 
+@pytest.mark.ci
 def test_importing_benchmarks_is_light():
     """NumPy alone: no framework, no scikit-learn, no PIL, no Hydra."""
     code = (

@@ -294,6 +294,7 @@ def test_too_little_space(tmp_path, monkeypatch):
         stream.check_data()
 
 
+@pytest.mark.ci
 def test_two_processes_at_once(tmp_path):
     """Both get the images; one set is kept and no unfinished one."""
     path = make(tmp_path / "x", image_tree(train=60))
@@ -341,6 +342,7 @@ def test_command_line_without_a_path(tmp_path, monkeypatch, capfd):
         assert capfd.readouterr().err.startswith("error: benchmark.path: must be given: ")
 
 
+@pytest.mark.ci
 def test_hash_is_that_of_the_data_wherever_they_are(tmp_path, monkeypatch):
     """An archive that is moved is the same experiment; one with other images is not."""
     monkeypatch.chdir(tmp_path)

@@ -64,6 +64,7 @@ def test_padding_is_permuted_with_the_rest(streams):
         np.testing.assert_array_equal(benchmark.task_data(1, "test").x[n, ..., 0], framed)
 
 
+@pytest.mark.ci
 def test_mnist_as_hsu_et_al_have_it(mnist_dir, streams):
     """32 x 32, two black pixels on each side; the mean and std are those of padded images."""
     raw = load_mnist(mnist_dir)
@@ -82,6 +83,7 @@ def test_mnist_as_hsu_et_al_have_it(mnist_dir, streams):
     assert measured_transform(raw.x_train).mean == pytest.approx(known.mean, abs=5e-5)
 
 
+@pytest.mark.ci
 def test_measured_mean_and_deviation_equal_numpys(tmp_path, monkeypatch):
     """Per channel and in blocks, for a memory map and for an array."""
     import seqrun.benchmarks.normalization as module
@@ -129,6 +131,7 @@ def test_equal_pixels_cannot_be_normalised():
         measured_transform(images)
 
 
+@pytest.mark.ci
 @every_backend
 def test_networks_are_given_padded_normalised_inputs(backend):
     """(x / 255 - mean) / std, also for the padding, whose pixels are black."""

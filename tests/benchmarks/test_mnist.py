@@ -57,6 +57,7 @@ def test_address_and_checksums_are_those_of_torchvision():
     assert ours == dict(official.resources)
 
 
+@pytest.mark.ci
 def test_the_real_numbers(mnist_dir):
     """Sizes, class counts, first labels, a known pixel row and the published mean."""
     raw = load_mnist(mnist_dir)
@@ -73,6 +74,7 @@ def test_the_real_numbers(mnist_dir):
     assert raw.x_train.std() / 255 == pytest.approx(0.3081, abs=5e-5)
 
 
+@pytest.mark.ci
 def test_streams_over_mnist(mnist_dir, streams):
     """Each family serves the real data."""
     raw = load_mnist(mnist_dir)
@@ -99,6 +101,7 @@ def test_known_mean_and_deviation():
     assert transform.std == pytest.approx((0.3081,), abs=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("writable", [True, False])
 def test_archives_are_unpacked_and_mapped(archives, writable, monkeypatch):
     """Once, atomically, and not by a check; where that cannot be written the archives are read."""
@@ -122,6 +125,7 @@ def mapping_of(array):
     return array
 
 
+@pytest.mark.ci
 def test_unpacked_files_are_read_and_preferred(archives):
     """The same arrays from either form; an unpacked file is checked too."""
     raw = archives / "MNIST" / "raw"
@@ -189,6 +193,7 @@ def test_a_data_dir_that_cannot_be_written_is_refused(offline, tmp_path):
         SplitMNIST(data_dir=tmp_path / "file").check_data()
 
 
+@pytest.mark.ci
 def test_download_fills_what_is_missing(archives, monkeypatch, tmp_path):
     """The archives come from the published address (here this machine); both forms are kept."""
     handler = partial(QuietHandler, directory=archives / "MNIST" / "raw")

@@ -170,6 +170,7 @@ def test_bad_files(tmp_path):
     assert not (tmp_path / ".seqrun").exists()
 
 
+@pytest.mark.ci
 def test_command_line(tmp_path, monkeypatch, capfd):
     """The whole message of a label out of range, and of a key out of range."""
     path = save(tmp_path / "a.npz", BAD["unknown test label"][0])
@@ -187,6 +188,7 @@ def test_command_line(tmp_path, monkeypatch, capfd):
     assert not list((tmp_path / "here").iterdir())
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("multirun", [(), ("-m", "seed=0,1")])
 def test_what_cannot_be_normalised_is_found_before_anything_starts(
     tmp_path, monkeypatch, capfd, multirun

@@ -46,6 +46,7 @@ def test_digits_equal_torchvision(interpolation):
         np.testing.assert_array_equal(ours, one_by_one(images, angle, interpolation))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 def test_mnist_equals_torchvision(mnist_dir, interpolation):
     """The images that published numbers used."""

@@ -45,6 +45,7 @@ def one_by_one(images, side, angle, mode):
     return np.stack(rotated)[..., None]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_angles_are_uniform_in_the_range_of_their_task(protocol):
     """Twenty tasks of 60 seeds fill each range evenly."""

@@ -200,6 +200,7 @@ def predictions(weights, x, allowed):
     return np.asarray(allowed)[logits[:, allowed].argmax(1)]
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("softmax_over", ["seen", "all"])
 def test_one_run_has_two_accuracies(backend, softmax_over):
@@ -238,6 +239,7 @@ def test_one_run_has_two_accuracies(backend, softmax_over):
         assert not trace.matrix[future].any()
 
 
+@pytest.mark.ci
 @every_backend
 def test_a_known_task_leaves_its_classes_alone_to_choose_from(backend):
     """Scenario "task": one head for each task, by hand."""

@@ -92,6 +92,7 @@ def whole_run(backend: str) -> Epochs:
     return epochs
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 0.01)])
 def test_stops_by_the_rule_and_keeps_the_best_weights(backend, patience, min_delta):
@@ -143,6 +144,7 @@ STATES = {
 """Options with which an algorithm carries most; a memory's writes in every epoch, say."""
 
 
+@pytest.mark.ci
 @every_algorithm
 @jax_in_full
 def test_a_task_ends_as_if_no_epoch_had_followed_the_best(monkeypatch, algo, backend):
@@ -201,6 +203,7 @@ def test_joint_watches_all_tasks_that_it_trains_on(monkeypatch, mode):
     assert watched == ([[1], [1], [1, 2], [1, 2]] if mode == "cumulative" else [[1, 2]] * 2)
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("algo", ["icarl", "mcsgd"])
 def test_within_a_task_it_watches_the_model_in_training(backend, algo):
@@ -228,6 +231,7 @@ class Watched(BaseCallback):
         self.accuracy.setdefault(run.task, []).append(accuracy)
 
 
+@pytest.mark.ci
 @every_backend
 def test_observing_changes_nothing(backend):
     plain = fit(backend)
@@ -255,6 +259,7 @@ def make(directory: Path, stop_after: int | None) -> Any:
     return algorithm
 
 
+@pytest.mark.ci
 def test_its_state_survives(tmp_path):
     whole = make(tmp_path / "whole", None)
     whole.fit()
@@ -276,6 +281,7 @@ def test_needs_validation_data():
         fit("torch", EarlyStoppingCallback(), stream={})
 
 
+@pytest.mark.ci
 @every_backend
 def test_split_test_uses_test_data(backend):
     """Each task ends with its best epoch on the test images; held-out data are refused."""

@@ -22,6 +22,7 @@ def test_classes_take_turns():
     assert round_robin(labels, 99).tolist() == [1, 2, 5, 3, 6, 0, 4]
 
 
+@pytest.mark.ci
 def test_each_task_has_its_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shown: list[Any] = []
     draw = plots.inputs_png
@@ -48,6 +49,7 @@ def test_each_task_has_its_own_images(tmp_path: Path, monkeypatch: pytest.Monkey
         assert png[:4] == b"\x89PNG"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 10, 13])
 def test_any_number_of_images_and_channels(channels: int, count: int):

@@ -47,6 +47,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
     return json.loads(content)["traceEvents"]
 
 
+@pytest.mark.ci
 @every_backend
 def test_a_trace_of_one_chunk(backend: str, tmp_path: Path):
     """Its events have names and durations, and it does not change the run's numbers."""
@@ -69,6 +70,7 @@ def test_more_chunks_are_a_longer_trace(tmp_path: Path):
     assert counts == [4, 9]  # chunks have 4, 4 and 1 steps
 
 
+@pytest.mark.ci
 def test_a_run_that_ends_before_its_last_chunk_to_trace(tmp_path: Path):
     """It writes a trace of the chunks so far, and later runs can be traced."""
     for place in ("first", "second"):
@@ -83,6 +85,7 @@ def test_a_run_that_is_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "profile").exists()
 
 
+@pytest.mark.ci
 def test_one_trace_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Only one of several runs in lockstep is traced; afterwards another can be."""
     traces = [Traced(tmp_path / str(seed)) for seed in (0, 1)]

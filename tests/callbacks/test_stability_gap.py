@@ -70,6 +70,7 @@ def tiny(backend: str, *callbacks: BaseCallback, run_dir: Path | None = None) ->
     return algorithm
 
 
+@pytest.mark.ci
 @every_backend
 def test_every_step_is_measured(backend, tmp_path):
     """Compared with accuracies of the parameters that another run recorded after each step."""
@@ -102,6 +103,7 @@ def test_every_step_is_measured(backend, tmp_path):
     assert record["worst_case_accuracy"][2] == pytest.approx(expected)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("backend", "every"), [("torch", 1), ("torch", 7), ("jax", 4)])
 def test_steps_are_multiples_wherever_chunks_end(backend, every):
     gap = StabilityGapCallback(every_steps=every)
@@ -161,6 +163,7 @@ def make(directory: Path, stop_after: int | None) -> Any:
     return algorithm
 
 
+@pytest.mark.ci
 def test_a_resumed_run_measures_the_same(tmp_path):
     whole = make(tmp_path / "whole", None)
     whole.fit()
@@ -187,6 +190,7 @@ def test_training_on_all_tasks_at_once_is_refused():
     build("naive", "torch", callbacks=[gap], stream={"num_tasks": 1})
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("algo", ["icarl", "mcsgd"])
 def test_the_gap_is_of_the_model_in_training(backend, algo):

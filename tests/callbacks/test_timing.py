@@ -85,6 +85,7 @@ def test_a_resumed_run_adds_its_lines(tmp_path):
     ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "changes"),
     [("early_stopping", True), ("stability_gap", False), ("preview", False), ("timing", False)],

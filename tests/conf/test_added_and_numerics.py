@@ -96,16 +96,19 @@ OTHER = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("overrides", SAME)
 def test_a_new_option_at_its_default_is_not_hashed(config_of, overrides):
     assert config_hash(config_of(*MINE, *overrides)) == config_hash(config_of(*MINE))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("overrides", OTHER)
 def test_a_new_option_at_another_value_is_hashed(config_of, overrides):
     assert config_hash(config_of(*MINE, *overrides)) != config_hash(config_of(*MINE))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("part", ["algo", "benchmark", "backbone", "optimizer"])
 def test_a_new_option_of_every_part(config_of, part):
     own = ("allow_targets=[parts_of_mine]", f"{part}._target_=parts_of_mine.{part.capitalize()}")
@@ -114,6 +117,7 @@ def test_a_new_option_of_every_part(config_of, part):
     assert config_hash(config_of(*own, f"+{part}.later=1")) != before
 
 
+@pytest.mark.ci
 def test_a_new_option_within_a_list_of_parts(config_of):
     one = "{_target_: parts_of_mine.Inner, size: 2%s}"
     hashes = {
@@ -123,6 +127,7 @@ def test_a_new_option_within_a_list_of_parts(config_of):
     assert hashes[""] == hashes[", colour: null"] != hashes[", colour: red"]
 
 
+@pytest.mark.ci
 def test_a_new_option_of_a_nested_part(config_of):
     inner = (*MINE, "+callbacks.mine.inner._target_=parts_of_mine.Inner")
     colour = "+callbacks.mine.inner.colour"
@@ -166,6 +171,7 @@ def test_a_new_key_of_the_schema(config, monkeypatch):
     assert config_hash({**config, "limits": [1]}) != before
 
 
+@pytest.mark.ci
 def test_a_default_that_changed(config_of):
     """The old command is a new run, whether it names the options or not; old values find the old.
 
@@ -192,6 +198,7 @@ def test_a_default_that_changed(config_of):
     ]
 
 
+@pytest.mark.ci
 def test_a_new_option_at_its_default_is_no_difference(config_of, elsewhere):
     """The message names only the key that does differ."""
     old = config_of(*MINE)
@@ -260,6 +267,7 @@ def test_the_precision_of_products(config, monkeypatch):
     assert config_hash(tf32) != config_hash(config) != config_hash(config, {})
 
 
+@pytest.mark.ci
 def test_independent_changed_only_where_its_rate_decayed(config_of):
     """An algorithm's version may depend on the nodes that it is given; others keep their hash."""
     assert numerics_of(config_of("algo=independent")) == {}
@@ -308,6 +316,7 @@ def test_the_version_of_a_callback_that_only_observes_is_not_hashed(config_of, m
     assert numerics_of(config_of(*held_out)) == {"callbacks.early_stopping": 2}
 
 
+@pytest.mark.ci
 def test_the_record_has_the_versions_above_1(config, elsewhere, monkeypatch):
     runner.run_experiment(config, elsewhere / "old")
     assert "numerics" not in json.loads(
@@ -326,6 +335,7 @@ def test_the_record_has_the_versions_above_1(config, elsewhere, monkeypatch):
         Results.read(elsewhere / "new")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("is_named", [False, True])
 def test_a_run_from_before_the_numbers_changed_is_refused(config, elsewhere, monkeypatch, is_named):
     """The message says why; resume=never moves the old run aside."""
@@ -352,6 +362,7 @@ def test_a_run_from_before_the_numbers_changed_is_refused(config, elsewhere, mon
 # ---- hashed once
 
 
+@pytest.mark.ci
 def test_a_run_hashes_its_experiment_once(elsewhere: Path, monkeypatch):
     """One command hashes it once for the preflight, Hydra's directory names and the run."""
     import runpy

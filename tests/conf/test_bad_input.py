@@ -224,6 +224,7 @@ SEARCH = f"defaults:\n  - override /hydra/sweeper: search\n{SWEEP}"
 OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -284,6 +285,7 @@ def test_what_a_sweep_file_must_not_set(tmp_path, elsewhere, content, message):
         preflight.check(["-m", "sweeps=mine", "algo=ewc"], conf)
 
 
+@pytest.mark.ci
 def test_an_unknown_reproduction_gets_a_suggestion(tmp_path, elsewhere):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
@@ -297,6 +299,7 @@ def test_an_unknown_reproduction_gets_a_suggestion(tmp_path, elsewhere):
     assert job.config["seed"] == 3
 
 
+@pytest.mark.ci
 def test_included_files_are_checked_too(tmp_path, elsewhere):
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
@@ -313,6 +316,7 @@ def test_included_files_are_checked_too(tmp_path, elsewhere):
 LAYERS = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -340,6 +344,7 @@ def test_yaml_that_cannot_be_loaded(tmp_path, elsewhere, content, message):
     assert job.config["training"]["lr_min"] == 0.5
 
 
+@pytest.mark.ci
 def test_process_ends_with_one_message_and_makes_nothing(run_py, elsewhere):
     done = run_py("algo=ewcc")
     assert done.returncode == preflight.BAD_INPUT
@@ -349,6 +354,7 @@ def test_process_ends_with_one_message_and_makes_nothing(run_py, elsewhere):
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.ci
 def test_process_of_a_multirun_ends_before_its_first_job(run_py, elsewhere):
     done = run_py("-m", "algo=naive", "benchmark.num_tasks=2,0")
     assert done.returncode == preflight.BAD_INPUT
@@ -356,6 +362,7 @@ def test_process_of_a_multirun_ends_before_its_first_job(run_py, elsewhere):
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.ci
 def test_launcher_plugins_are_not_started_by_a_check(run_py, elsewhere):
     done = run_py("hydra/launcher=submitit_local", "algo=naive")
     assert done.returncode == preflight.BAD_INPUT

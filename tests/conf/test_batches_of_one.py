@@ -28,6 +28,7 @@ def refused(argv, capfd, elsewhere) -> str:
     return err
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -56,6 +57,7 @@ def test_one_message_and_no_directory(argv, said, capfd, elsewhere):
     assert said in err and err.endswith(SAID)
 
 
+@pytest.mark.ci
 def test_batches_of_one_are_fine_without_batch_norm(elsewhere):
     argv = ["algo=naive", "benchmark.num_tasks=2", "benchmark.samples_per_task=41"]
     assert preflight.main(argv, CONF) == 0
@@ -70,6 +72,7 @@ def task_sizes(seed: int) -> np.ndarray:
     return counts[rng.permutation(10)].reshape(2, 5).sum(1)
 
 
+@pytest.mark.ci
 def test_every_seed_is_checked(capfd, elsewhere):
     """With a random class order, the sizes of tasks depend on the seed."""
     lonely = [bool((task_sizes(seed) % 7 == 1).any()) for seed in range(50)]

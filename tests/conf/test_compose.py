@@ -45,6 +45,7 @@ def own_data(tmp_path) -> dict[str, list[str]]:
     return {option: [f"benchmark.path={path}", few] for option, path in paths.items()}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("group", "option", "backend"), CHOICES)
 def test_option_builds_with_every_key_written_out(jobs_of, own_data, group, option, backend):
     stream = [] if group != "algo" or option != "icarl" else ["benchmark=split_digits"]
@@ -90,6 +91,7 @@ def test_lists_of_callbacks_and_loggers(jobs_of):
     assert logger.figures is False
 
 
+@pytest.mark.ci
 def test_a_relative_data_dir_is_below_the_working_directory(jobs_of, elsewhere, monkeypatch):
     assert jobs_of()[0].config["data_dir"] == str(elsewhere / "data")
     assert jobs_of("data_dir=x")[0].config["data_dir"] == str(elsewhere / "x")
@@ -102,6 +104,7 @@ def test_epochs_may_be_one_per_task(jobs_of):
     assert experiment.build(job.config, seed=0).training.epochs(1) == 3
 
 
+@pytest.mark.ci
 def test_grid_is_expanded(jobs_of):
     jobs = jobs_of("-m", "algo=naive", "seed=0,1", "optimizer.lr=choice(0.1,0.01)", "algo=naive")
     assert [(j.config["seed"], j.config["optimizer"]["lr"]) for j in jobs] == [
@@ -113,11 +116,13 @@ def test_grid_is_expanded(jobs_of):
     assert len({j.hash for j in jobs}) == 4
 
 
+@pytest.mark.ci
 def test_sweep_file_needs_no_flag_and_yields_to_the_command_line(jobs_of):
     assert [j.config["seed"] for j in jobs_of("sweeps=seeds")] == [0, 1, 2, 3, 4]
     assert [j.config["seed"] for j in jobs_of("-m", "sweeps=seeds", "seed=7,8")] == [7, 8]
 
 
+@pytest.mark.ci
 def test_search_is_checked_at_every_value_and_both_ends(jobs_of):
     jobs = jobs_of(
         "-m", "hydra/sweeper=optuna", "optimizer.lr=interval(0.001,0.1)", "seed=choice(0,1,2)"

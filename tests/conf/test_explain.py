@@ -75,6 +75,7 @@ def test_verified_names_every_test_of_the_algorithm(tmp_path):
     assert explain._tests(shared, of_all=True) == [("a b", "Told.")]
 
 
+@pytest.mark.ci
 def test_no_framework_is_imported():
     code = (
         "import sys; from seqrun import explain; explain.main(['derpp'])\n"

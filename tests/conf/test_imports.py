@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import seqrun
 from seqrun.cli.listing import CONF
 
@@ -180,10 +182,12 @@ def test_every_room_has_its_place():
     assert {room(module) for module in graph()} == {name for names in ORDER for name in names}
 
 
+@pytest.mark.ci
 def test_nothing_imports_upwards():
     assert upwards(graph()) == []
 
 
+@pytest.mark.ci
 def test_no_circles():
     assert circles(through_packages(graph())) == []
 
@@ -197,6 +201,7 @@ def offenders(found: Callable[[Path], set[str]]) -> dict[str, set[str]]:
     return {name_of(path): modules for path in FILES if (modules := found(path))}
 
 
+@pytest.mark.ci
 def test_frameworks():
     """A framework-free file imports neither framework, nor a file that does."""
 
@@ -211,6 +216,7 @@ def test_frameworks():
     assert offenders(found) == {}
 
 
+@pytest.mark.ci
 def test_twins_never_import_the_other_framework():
     def found(path: Path) -> set[str]:
         other = {"torch.py": "jax", "jax.py": "torch"}.get(path.name)
@@ -219,6 +225,7 @@ def test_twins_never_import_the_other_framework():
     assert offenders(found) == {}
 
 
+@pytest.mark.ci
 def test_hydra_stays_at_the_top():
     def found(path: Path) -> set[str]:
         used = packages(path) & {"hydra", "omegaconf"}
@@ -254,12 +261,14 @@ def foreign(module: str, others: set[str]) -> set[str]:
     }
 
 
+@pytest.mark.ci
 def test_algorithms_import_no_other_and_no_callback():
     """What several share is in base, regularization, replay, memory or formulas."""
     arrows = {m: others for m, others in graph().items() if m.startswith("seqrun.algorithms.")}
     assert {m: found for m, others in arrows.items() if (found := foreign(m, others))} == {}
 
 
+@pytest.mark.ci
 def test_heavy_packages_wait_until_they_are_used():
     assert offenders(lambda path: packages(path, top_level=True) & LAZY) == {}
 

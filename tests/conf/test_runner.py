@@ -27,6 +27,7 @@ def config(jobs_of) -> dict:
     return jobs_of(*SHORT, "logger=[local]", "logger.local.figures=false")[0].config
 
 
+@pytest.mark.ci
 def test_a_run_leaves_the_documented_files(config, elsewhere):
     results = runner.run_experiment(config, elsewhere / "run")
     kept = record(elsewhere / "run")
@@ -53,6 +54,7 @@ def test_several_seeds_have_directories_of_their_own(config, elsewhere):
     assert alone.runs[0].metrics == results.runs[1].metrics
 
 
+@pytest.mark.ci
 def test_completed_run_is_shown_again(config, elsewhere, capsys, monkeypatch):
     runner.run_experiment(config, elsewhere)
     before = (elsewhere / "results.json").read_bytes()
@@ -64,6 +66,7 @@ def test_completed_run_is_shown_again(config, elsewhere, capsys, monkeypatch):
     assert (elsewhere / "results.json").read_bytes() == before
 
 
+@pytest.mark.ci
 def test_other_experiment_is_refused_naming_the_keys(config, elsewhere):
     runner.run_experiment(config, elsewhere)
     before = (elsewhere / "results.json").read_bytes()
@@ -76,6 +79,7 @@ def test_other_experiment_is_refused_naming_the_keys(config, elsewhere):
     assert (elsewhere / "results.json").read_bytes() == before
 
 
+@pytest.mark.ci
 def test_preflight_refuses_before_hydra_overwrites_its_record(config, elsewhere, capsys):
     runner.run_experiment(config, elsewhere / "run")
     argv = [*SHORT, "optimizer.lr=0.5", "hydra.run.dir=run"]
@@ -83,6 +87,7 @@ def test_preflight_refuses_before_hydra_overwrites_its_record(config, elsewhere,
     assert "optimizer.lr: 0.05 -> 0.5" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_resume_never_sets_the_old_directory_aside(config, elsewhere):
     run = elsewhere / "run"
     (run / ".hydra").mkdir(parents=True)
@@ -94,6 +99,7 @@ def test_resume_never_sets_the_old_directory_aside(config, elsewhere):
     assert (run / ".hydra" / "config.yaml").read_text(encoding="utf-8") == "old"
 
 
+@pytest.mark.ci
 def test_an_unfinished_run_starts_again(config, elsewhere):
     results = runner.run_experiment(config, elsewhere)
     expected = (elsewhere / "accuracy_matrix.csv").read_bytes()
@@ -106,6 +112,7 @@ def test_an_unfinished_run_starts_again(config, elsewhere):
     assert (elsewhere / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.ci
 def test_failure_is_recorded(config, elsewhere, mypkg):
     failing = {
         **config,
@@ -128,6 +135,7 @@ def test_secrets_are_not_written(config, elsewhere):
     assert without_secrets([{"a": [{"token": "k3y"}]}]) == [{"a": [{"token": "***"}]}]
 
 
+@pytest.mark.ci
 def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
     """Not in a logger's configuration, in config.yaml or in Hydra's own files."""
     (mypkg / "keyed.py").write_text(
@@ -153,6 +161,7 @@ def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
     assert "TOPSECRET" not in done.stdout + done.stderr
 
 
+@pytest.mark.ci
 def test_a_failed_process_reports_it_once(run_py, elsewhere, mypkg):
     mine = ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Fails", "hydra.run.dir=run")
     done = run_py(*SHORT, *mine, "logger=[]", PYTHONPATH=str(mypkg))
@@ -162,6 +171,7 @@ def test_a_failed_process_reports_it_once(run_py, elsewhere, mypkg):
     assert record(elsewhere / "run")["status"] == "failed"
 
 
+@pytest.mark.ci
 def test_a_terminated_process_records_it(run_py, elsewhere, mypkg):
     mine = ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.Terminates")
     done = run_py(*SHORT, *mine, "logger=[]", "hydra.run.dir=run", PYTHONPATH=str(mypkg))
@@ -170,6 +180,7 @@ def test_a_terminated_process_records_it(run_py, elsewhere, mypkg):
     assert record(elsewhere / "run")["status"] == "interrupted"
 
 
+@pytest.mark.ci
 def test_multirun_goes_on_after_a_failed_job(run_py, elsewhere, mypkg):
     mine = ("allow_targets=[mypkg]", "+callbacks.mine._target_=mypkg.FailsAtSeed0")
     done = run_py("-m", *SHORT, *mine, "logger=[]", "seed=0,1", PYTHONPATH=str(mypkg))

@@ -38,12 +38,14 @@ def test_help(elsewhere):
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.ci
 def test_composing_needs_no_framework(elsewhere):
     packages, out = imported(elsewhere, "--cfg", "job")
     assert not packages & set(HEAVY)
     assert "ewc_lambda" in out
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("backend", "other"), [("torch", "jax"), ("jax", "torch")])
 def test_a_run_imports_its_own_framework_alone(elsewhere, backend, other):
     short = ("algo=naive", "benchmark.num_tasks=1", "benchmark.samples_per_task=20")

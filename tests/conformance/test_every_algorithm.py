@@ -87,6 +87,7 @@ def test_own_passes_leave_training_as_it_was(algo: str, backend: str):
     np.testing.assert_array_equal(np.random.random(3), drawn)
 
 
+@pytest.mark.ci
 @every_algorithm
 @jax_in_full
 def test_the_same_run_twice_gives_the_same_bits(algo: str, backend: str):

@@ -45,6 +45,7 @@ def scores(
     return {name: np.mean([m[name] for m in metrics]) for name in measured}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("backend", "seeds"), [("torch", (0, 1, 2)), pytest.param("jax", (0,), marks=pytest.mark.full)]
 )
@@ -116,6 +117,7 @@ def naive_on_digits(seeds: tuple[int, ...]) -> dict[str, float]:
     return scores("naive", "torch", seeds, lr=0.1, **DIGITS)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "method",
     [pytest.param(a, marks=pytest.mark.full if a in ("kcl", "lamaml") else []) for a in CLAIMS],
@@ -129,6 +131,7 @@ def test_methods_forget_less_than_naive(method: str):
     assert found["average_accuracy"] > naive["average_accuracy"] + gain
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "keys"),
     [

@@ -68,6 +68,7 @@ CASES = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("algo", "scenario", "backend"), CASES)
 def test_the_first_step_of_a_task_has_no_rounding_errors_for_gradients(
     algo: str, scenario: str, backend: str

@@ -38,6 +38,7 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
+@pytest.mark.ci
 @every_backend
 def test_cross_entropy(backend: str):
     """Two classes with equal logits cost ln 2; logits (ln 3, 0) give 3/4 to the first."""
@@ -62,6 +63,7 @@ def test_allowed_classes_share_all_probability(backend: str):
     assert allow(same, None, to_array(backend, t)) is same
 
 
+@pytest.mark.ci
 @every_backend
 def test_clip_scales_only_long_gradients(backend: str):
     """(3, 4) has norm 5. Clipped to 1 it is (0.6, 0.8); below the limit it keeps its bits."""
@@ -110,6 +112,7 @@ def test_completed_square_is_the_sum_of_its_terms(backend: str):
     np.testing.assert_array_equal(anchor["w"][:5], np.float32(terms[-1][0][:5]))
 
 
+@pytest.mark.ci
 @every_backend
 def test_completed_square_is_at_the_solution_where_nothing_was_important(backend: str):
     """To the bit; elsewhere a solution that equals the anchor leaves it where it is.
@@ -130,6 +133,7 @@ def test_completed_square_is_at_the_solution_where_nothing_was_important(backend
 # ---- layers
 
 
+@pytest.mark.ci
 def test_no_rule_applies_to_a_kernel_that_is_computed_from_parameters():
     """As in spectral normalisation, the kernel's derivative is not that of the parameter."""
     import jax
@@ -163,6 +167,7 @@ def test_no_rule_applies_to_a_kernel_that_is_computed_from_parameters():
         close(found[name], sum(np.asarray(g[name]) ** 2 for g in each), name)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense_layers(bias: bool):
     """Gradients on 7 and on 2 samples, and their inner product, agree with jax.grad."""
@@ -203,6 +208,7 @@ def test_dense_layers(bias: bool):
     assert {str(d.dtype) for d in made[1].deltas.values()} == {"bfloat16"}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("where", ["nowhere", "after", "before", "loss", "keyword", "shape"])
 def test_a_weight_that_is_also_used_outside_its_layer(where: str):
     """The layer has only part of the gradient, so nothing is traced; a shape may be read."""
@@ -405,6 +411,7 @@ def test_per_sample_powers_of_convolutions_are_shared_between_threads(
         np.testing.assert_array_equal(first[name], again[name])
 
 
+@pytest.mark.ci
 def test_per_sample_powers_free_their_objects(threads_of_torch: Callable[[int], None]):
     """Objects of a call are freed without the garbage collector: a Fisher needs many calls."""
     import torch
@@ -557,6 +564,7 @@ def test_per_sample_powers_of_other_modules(kind: str):
     np.testing.assert_allclose(found["1/kernel"].detach(), first, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("kind", ["twice", "rows"])
 def test_per_sample_powers_of_a_layer_without_a_rule(backend: str, kind: str):
@@ -639,6 +647,7 @@ ON_JAX = list(product(("cpu", "default"), (1, 2), KINDS))
 QUICK_ON_JAX = [case for case in ON_JAX if case[:2] == ("cpu", 2) or case[2].startswith("cnn")]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("platform", "power", "kind"),
     cases(
@@ -697,6 +706,7 @@ def branch(platform: str) -> Callable[..., Any]:
     return chosen
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 def test_per_sample_powers_in_blocks(platform: str, monkeypatch: pytest.MonkeyPatch):
     """A layer without a rule; 7 samples make two blocks of 3 and one of 1."""
@@ -760,6 +770,7 @@ def test_sgd_by_hand(backend: str):
     assert decayed == pytest.approx([0.75, 0.5125])
 
 
+@pytest.mark.ci
 @every_backend
 def test_adam_by_hand(backend: str):
     """Compare with Adam in float64, with coupled weight decay; AdamW would differ at once."""

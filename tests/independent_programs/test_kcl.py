@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from experiments import every_backend
 from independent_programs import kcl as programs
 from independent_programs.product import compare, on_both, product
@@ -9,6 +10,7 @@ from independent_programs.product import compare, on_both, product
 KCL = {"coreset_per_class": 2, "num_bases": 16, "lambda_init": 0.1, "tau": 0.01}
 
 
+@pytest.mark.ci
 @every_backend
 def test_kcl(backend: str):
     """Kernel regression, bases, divergence, and the way back through all of them."""

@@ -19,6 +19,7 @@ PLAN = {"glances": 2, "replay_batch_size": 8}
 LAMAML = {"memory_size": 15, "inner_chunk_size": 5}
 
 
+@pytest.mark.ci
 @on_both
 @pytest.mark.parametrize("sync", [True, False])
 def test_lamaml(sync: bool, optimizer: str, backend: str):
@@ -39,6 +40,7 @@ BELOW_ZERO = {
 }
 
 
+@pytest.mark.ci
 @on_both
 @pytest.mark.parametrize("inner_relu", [False, True])
 def test_lamaml_below_zero(inner_relu: bool, optimizer: str, backend: str):

@@ -18,6 +18,7 @@ CASES = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("fisher", "backend", "optimizer"), CASES)
 def test_ewc(fisher: str, optimizer: str, backend: str):
     """One penalty per past task, for every estimate of the Fisher."""

@@ -29,6 +29,7 @@ def test_der(observe: str, epochs: int, optimizer: str, backend: str):
     compare(programs.der, run, optimizer, memory_size=15, alpha=0.5, epochs=epochs)
 
 
+@pytest.mark.ci
 @on_both_by_default
 @every_observe
 def test_derpp(observe: str, epochs: int, optimizer: str, backend: str):
@@ -47,6 +48,7 @@ def test_by_default_every_epoch_is_observed(algo: str, optimizer: str, backend: 
     compare(programs.der, run, optimizer, memory_size=15, **options)
 
 
+@pytest.mark.ci
 @on_both_by_default
 def test_agem(optimizer: str, backend: str):
     """The projection."""
@@ -71,6 +73,7 @@ def test_agem_with_batch_norm(moves: bool, optimizer: str, backend: str):
     compare(programs.agem, run, optimizer, optimizer_options=eps, **option)
 
 
+@pytest.mark.ci
 @on_both_by_default
 def test_icarl(optimizer: str, backend: str):
     """Exemplars too are chosen by the program itself."""

@@ -22,6 +22,7 @@ def png_size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", head[16:24])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("tasks", [1, 5, 20])
 def test_png_files(tmp_path, tasks):
     from matplotlib.image import imread
@@ -41,6 +42,7 @@ def test_png_files(tmp_path, tasks):
     ]
 
 
+@pytest.mark.ci
 def test_the_same_matrix_gives_the_same_bytes(tmp_path):
     for place in ("a", "b"):
         save_figures(tmp_path / place, matrix_of(3))

@@ -120,6 +120,7 @@ def test_position_counts_bytes_on_disk(tmp_path):
     logger.close("completed")
 
 
+@pytest.mark.ci
 def test_figures_when_a_run_completes(tmp_path):
     logger = opened(tmp_path)
     logger.log_matrix("accuracy_matrix", MATRIX, step=1, task=2)

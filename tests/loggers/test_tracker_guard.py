@@ -141,6 +141,7 @@ def test_what_is_logged_is_copied(tmp_path):
     ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("fail_at", ["start", "write", "summary", "figure", "finish"])
 def test_one_that_fails(tmp_path, capsys, plain_run, fail_at):
     other = Recording()

@@ -42,6 +42,7 @@ def test_first_samples_fill_the_slots_in_order():
     assert ((slots[4:] >= 0) & (slots[4:] <= 4)).all()
 
 
+@pytest.mark.ci
 def test_the_nth_sample_is_kept_with_probability_size_over_n():
     """Sample 8 enters a reservoir of 4 with probability 4/8, not 4/9."""
     runs, rng = 20_000, np.random.default_rng(1)
@@ -49,6 +50,7 @@ def test_the_nth_sample_is_kept_with_probability_size_over_n():
     assert abs(kept / runs - 4 / 8) < 4 * np.sqrt(0.25 / runs) < 4 / 8 - 4 / 9
 
 
+@pytest.mark.ci
 def test_reservoir_is_uniform_over_the_stream():
     """Over three tasks in batches of 7, where several samples of a batch may get one slot."""
     runs, sizes, size = 1000, (11, 16, 13), 5

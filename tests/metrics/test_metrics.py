@@ -193,6 +193,7 @@ def matrices(draw) -> np.ndarray:
     return draw(arrays(np.float64, (tasks + 1, tasks), elements=fractions))
 
 
+@pytest.mark.ci
 @given(matrices())
 def test_bounds(R):
     metrics = compute_metrics(R)
@@ -211,6 +212,7 @@ def test_learning_accuracy_plus_backward_transfer_is_average_accuracy(R):
     assert average_accuracy(R) == pytest.approx(total, abs=1e-9)
 
 
+@pytest.mark.ci
 @given(matrices(), st.integers(1, 1000))
 def test_equal_test_sizes_change_nothing(R, size):
     sizes = [size] * R.shape[1]

@@ -67,6 +67,7 @@ def test_names_shapes_and_dtypes_must_agree():
             assert_same_arrays(here, other, TOLERANCE)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [0, 20, -1])
 def test_one_number_in_one_field_of_one_step_is_enough(number: int):
     """A run is compared with itself after one element of one step has been changed."""

@@ -30,25 +30,25 @@ GOLDEN = Path(__file__).with_name("golden.json")
 GOLDEN_SLACK = 10
 """Factor of the tolerance between backends: other processors and versions round differently."""
 
-QUICK = {
+QUICK = ("naive-momentum", "ewc-momentum", "er-momentum")
+"""Cases that `make test` runs."""
+IN_CI = {
     "naive": ("sgd", "momentum", "adam", "clip", "task", "class"),
-    "ewc": ("momentum", "batch_norm"),
+    "ewc": ("momentum", "batch_norm", "class"),
     "er": ("momentum", "batch_norm", "class"),
 }
-"""Cases that `make test` runs; of the other algorithms it is "momentum"."""
-SLOW_TO_COMPILE = ("agem", "derpp", "icarl", "kcl", "lamaml", "mcsgd")
-"""Algorithms whose cases are left to `make ci`."""
+"""Cases that `make ci` runs; of the other algorithms it is "momentum"."""
+SLOW_TO_COMPILE = ("agem", "icarl", "kcl", "lamaml", "mcsgd")
 
 
 def marks_of(algo: str, name: str) -> Any:
     """Return the mark of a case, if `make test` does not run it."""
-    if name in QUICK.get(algo, ("momentum",)):
-        return pytest.mark.ci if algo in SLOW_TO_COMPILE else ()
-    return pytest.mark.ci if (algo, name) == ("ewc", "class") else pytest.mark.full
+    if f"{algo}-{name}" in QUICK:
+        return ()
+    return pytest.mark.ci if name in IN_CI.get(algo, ("momentum",)) else pytest.mark.full
 
 
-GOLDEN_IN_FULL = [(algo, "jax") for algo in SLOW_TO_COMPILE if algo != "derpp"]
-COMPILED = ("naive-momentum", "ewc-momentum", "er-momentum")
+GOLDEN_IN_FULL = [(algo, "jax") for algo in SLOW_TO_COMPILE]
 CASES = [
     pytest.param(algo, suited(algo, case), id=f"{algo}-{name}", marks=marks_of(algo, name))
     for algo in ALGORITHMS
@@ -100,10 +100,11 @@ def test_twins_agree_in_double_precision(tmp_path: Path):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("algo", "case"),
     [
-        pytest.param(*p.values, id=p.id, marks=() if p.id in COMPILED else pytest.mark.full)
+        pytest.param(*p.values, id=p.id, marks=() if p.id in QUICK else pytest.mark.full)
         for p in CASES
     ],
 )

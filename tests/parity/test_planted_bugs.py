@@ -147,6 +147,7 @@ PLANTED = [
 STREAM = {"eval_batch_size": 50}  # so that the Fisher has two batches
 
 
+@pytest.mark.ci
 def test_without_a_bug_the_twins_agree():
     """Up to 2e-4, since BatchNorm multiplies rounding errors; see parity/cases.py."""
     ours, other = (shared_run("ewc", b, stream=STREAM, **SPEC) for b in ("torch", "jax"))

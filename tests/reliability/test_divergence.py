@@ -40,6 +40,7 @@ class Poison(BaseCallback):
             set_bias(run.algorithm, self.values)
 
 
+@pytest.mark.ci
 @every_backend
 def test_the_first_bad_step_is_named(backend: str, tmp_path: Path):
     """With 9 steps per epoch, task 2 begins at step 18; earlier checkpoints stay valid."""
@@ -61,6 +62,7 @@ def test_in_the_middle_of_a_chunk(backend: str, tmp_path: Path):
         algorithm.fit()
 
 
+@pytest.mark.ci
 @every_backend
 def test_an_infinite_loss_is_refused(backend: str):
     """A logit of minus infinity for half of the classes makes the mean loss infinite."""
@@ -71,6 +73,7 @@ def test_an_infinite_loss_is_refused(backend: str):
         algorithm.fit()
 
 
+@pytest.mark.ci
 @every_backend
 def test_weights_after_the_last_update_are_checked(backend: str, tmp_path: Path):
     """There is one step, and its loss is that of the initial weights."""
@@ -105,6 +108,7 @@ class PoisonAtTheEnd(BaseCallback):
             set_bias(run.algorithm, self.value)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("event", "value"), [("epoch", np.inf), ("task", np.nan)])
 @every_backend
 def test_weights_at_a_tasks_end(backend: str, event: str, value: float):
@@ -120,6 +124,7 @@ def test_weights_at_a_tasks_end(backend: str, event: str, value: float):
     assert measured.tolist() == [True, True, False, False]
 
 
+@pytest.mark.ci
 def test_the_record_says_so(tmp_path: Path):
     """The same command fails in the same way when it is repeated."""
     config = config_of("algo=naive", "optimizer.lr=1e18")

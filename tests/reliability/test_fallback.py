@@ -44,6 +44,7 @@ def last(directory: Path) -> Path:
     return max(p for p in (directory / FOLDER).iterdir() if p.name[0].isdigit())
 
 
+@pytest.mark.ci
 def test_a_damaged_checkpoint_does_not_replace_a_valid_one(tmp_path: Path):
     """Only one is kept, and the damaged one is later than those of the continued run."""
     config = config_of("algo=naive", *OFTEN, "callbacks.checkpoint.keep=1")
@@ -63,6 +64,7 @@ def test_a_damaged_checkpoint_does_not_replace_a_valid_one(tmp_path: Path):
     assert_same_end(run, tmp_path / "whole")
 
 
+@pytest.mark.ci
 def test_a_checkpoint_is_kept_although_later_ones_exist(tmp_path: Path):
     """A caller may continue from an earlier checkpoint; what it saves then is kept."""
     config = config_of("algo=naive", *OFTEN, "callbacks.checkpoint.keep=1")
@@ -137,6 +139,7 @@ TAMPERED: dict[str, tuple[Callable[[dict, dict], None], str]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", TAMPERED)
 def test_the_stored_state_of_a_part_is_damaged(
     name: str, runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
@@ -155,6 +158,7 @@ def test_the_stored_state_of_a_part_is_damaged(
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
+@pytest.mark.ci
 def test_a_part_that_checks_nothing(
     runs: tuple[dict, Path],
     tmp_path: Path,
@@ -172,6 +176,7 @@ def test_a_part_that_checks_nothing(
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
+@pytest.mark.ci
 def test_a_trackers_state_is_dropped(
     runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -185,6 +190,7 @@ def test_a_trackers_state_is_dropped(
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
+@pytest.mark.ci
 def test_all_checkpoints_are_damaged(
     runs: tuple[dict, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -201,6 +207,7 @@ def test_all_checkpoints_are_damaged(
     assert_same_end(tmp_path / "cut", folder / "whole")
 
 
+@pytest.mark.ci
 def test_missing_metrics_do_not_invalidate_checkpoints(runs: tuple[dict, Path], tmp_path: Path):
     """No checkpoint would fit, so the run ends with a message and keeps them."""
     config, folder = runs

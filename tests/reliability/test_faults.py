@@ -102,6 +102,7 @@ def count_calls(directory: Path, call: str) -> int:
     return fault.count - (call == "fsync")  # the last call, for a directory, may fail
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("call", CALLS)
 def test_the_disk_fills_up_somewhere(call: str, whole: Path, tmp_path: Path):
     """At the first write, at a checkpoint, and near the end."""

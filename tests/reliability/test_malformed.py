@@ -80,6 +80,7 @@ def try_configurations(overrides: tuple[str, ...], every: int) -> tuple[int, dic
     return refused, strange
 
 
+@pytest.mark.ci
 def test_configurations():
     """A ConfigError of one line, or the parts are built."""
     refused, strange = try_configurations(CONFIGS[0], every=4)
@@ -123,6 +124,7 @@ def try_records(run: Path, directory: Path, every: int) -> int:
     return refused
 
 
+@pytest.mark.ci
 def test_records(run: tuple[Path, str], tmp_path: Path):
     """Entries of results.json with hostile values, left out, cut off and damaged."""
     assert try_records(run[0], tmp_path, every=5) >= 150
@@ -202,6 +204,7 @@ def restore(checkpoint: Checkpoint, algorithm: Any) -> None:
     resume.restore_arrays(checkpoint, algorithm)
 
 
+@pytest.mark.ci
 def test_states_of_checkpoints(tmp_path: Path):
     """Every counter with every hostile value and a valid checksum is refused or usable."""
     from safetensors.numpy import save
@@ -305,6 +308,7 @@ def refusal(case: Checkpoint, trainer: Trainer) -> str:
     return ""
 
 
+@pytest.mark.ci
 def test_parts_of_checkpoints(kept: tuple[Trainer, Checkpoint], capsys: pytest.CaptureFixture):
     """Entries of callbacks and loggers with hostile values are refused, or the run is usable.
 

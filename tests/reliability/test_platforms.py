@@ -80,6 +80,7 @@ def test_signals(system: str):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.ci
 def test_compiled_steps(system: str):
     """Signals do not wait where they cannot."""
     from seqrun.training.engine.compile.torch import CompiledSteps
@@ -90,6 +91,7 @@ def test_compiled_steps(system: str):
     steps.close()
 
 
+@pytest.mark.ci
 def test_stopping_a_process_that_has_ended(system: str, monkeypatch: pytest.MonkeyPatch):
     """Windows does not say that there is no such process: it takes the number for a wrong one."""
     asked, ended = [], []

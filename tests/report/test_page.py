@@ -27,6 +27,7 @@ def report(tmp_path):
     return tmp_path
 
 
+@pytest.mark.ci
 @needs_chromium
 def test_sorting_and_filtering(report):
     write_report([report / "runs"], report / "out")
@@ -70,6 +71,7 @@ def test_sorting_and_filtering(report):
         assert not happened["Log.entryAdded"] and not happened["Runtime.exceptionThrown"]
 
 
+@pytest.mark.ci
 @needs_chromium
 def test_text_of_a_run_is_not_run(tmp_path):
     record(tmp_path / "a", {0: 0.9, 1: 0.8}, algo=HOSTILE)
@@ -86,6 +88,7 @@ def test_text_of_a_run_is_not_run(tmp_path):
         assert HOSTILE in names
 
 
+@pytest.mark.ci
 def test_text_is_escaped_without_a_browser_too(tmp_path):
     record(tmp_path / "a", {0: 0.9}, algo=HOSTILE, keys={"optimizer": {HOSTILE: HOSTILE}})
     record(tmp_path / "d", {}, seeds=[3], status="failed", error=ValueError(HOSTILE))

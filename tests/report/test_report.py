@@ -114,6 +114,7 @@ def test_a_key_of_only_one_of_two_experiments_of_equal_names_is_a_column(tmp_pat
 # ---- numbers
 
 
+@pytest.mark.ci
 def test_mean_and_interval_by_hand(tmp_path):
     for seed, final in enumerate((0.7, 0.8, 0.9)):
         record(tmp_path / str(seed), {seed: final})
@@ -173,6 +174,7 @@ def test_pairs_stay_within_one_stream(tmp_path):
     assert [pair.config for pair in pairs] == ["batch_size: 10 | 64"]
 
 
+@pytest.mark.ci
 def test_many_settings_are_compared_with_the_best(tmp_path):
     for n in range(13):
         record(tmp_path / str(n), {0: 0.3 + 0.01 * n}, keys={"optimizer": {"lr": n + 1.5}})
@@ -195,6 +197,7 @@ def test_no_runs(tmp_path):
     assert csv_rows(tmp_path / "s" / "summary.csv") == []
 
 
+@pytest.mark.ci
 def test_one_run_of_one_task(tmp_path):
     record(tmp_path / "a", {0: np.array([[0.1], [0.8]])})
     write_report([tmp_path], tmp_path / "out")
@@ -204,6 +207,7 @@ def test_one_run_of_one_task(tmp_path):
     assert "80.0" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.ci
 def test_a_matrix_with_nothing_measured(tmp_path):
     record(tmp_path / "a", {0: np.full((3, 2), np.nan)})
     record(tmp_path / "b", {0: 0.5}, algo="er")
@@ -212,6 +216,7 @@ def test_a_matrix_with_nothing_measured(tmp_path):
     assert "| ewc | 1 | – | – | – | – | – | – |" in page
 
 
+@pytest.mark.ci
 def test_failed_and_interrupted_runs_are_listed(tmp_path):
     record(tmp_path / "good", {0: 0.5})
     record(tmp_path / "bad", {}, seeds=[1], status="failed", error=ValueError("loss | NaN\nat 3"))
@@ -228,6 +233,7 @@ def test_failed_and_interrupted_runs_are_listed(tmp_path):
     assert "ValueError: loss | NaN at 3" in html
 
 
+@pytest.mark.ci
 def test_unreadable_records_are_named_and_the_rest_reported(tmp_path):
     record(tmp_path / "good", {0: 0.5})
     (tmp_path / "torn").mkdir()
@@ -245,6 +251,7 @@ def test_unreadable_records_are_named_and_the_rest_reported(tmp_path):
     assert "torn/results.json" in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "directories, message",
     [([], "required: DIR"), (["nowhere"], "error: nowhere: must be a directory")],
@@ -265,6 +272,7 @@ def test_a_run_directory_is_not_overwritten(tmp_path):
 # ---- forms
 
 
+@pytest.mark.ci
 def test_the_same_runs_give_the_same_bytes(tmp_path):
     for place in ("one", "two"):
         record(tmp_path / place / "a", {0: 0.5, 1: 0.6})

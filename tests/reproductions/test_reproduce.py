@@ -264,6 +264,7 @@ def test_rows_side_by_side_have_their_seeds_in_turn(place):
     assert all("seeds_strategy=sequential" in command for command in ran(place))
 
 
+@pytest.mark.ci
 def test_what_was_measured_is_left_out(place, capsys):
     """Until the protocol changes; --again measures it in any case, from the start."""
     assert reproduce.main(["--backend", "jax"]) == 0
@@ -309,6 +310,7 @@ def test_a_row_that_fails_is_told(place, capsys, how):
     assert sorted(records[f"{PAPER}/short"]) == ["jax"] and len(records[f"{PAPER}/long"]) == 2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(place, number):
     """What runs is told once and waited for, nothing else begins, and the same command goes on."""

@@ -77,6 +77,7 @@ def _siblings() -> set[str]:
 SIBLINGS = _siblings() | set(PROTOCOLS)  # such a row adds only numbers
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.full] if n in SIBLINGS else []) for n in FILES],
@@ -160,6 +161,7 @@ CONTROLS = ("hsu2018/class_ewc", "der2020/rotated_mnist_derpp_200", "mcsgd2021/r
 """One of each kind."""
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in CONTROLS else [pytest.mark.full]) for n in ROWS]
 )
@@ -212,6 +214,7 @@ def test_all_are_listed():
         assert option.backends == BACKENDS
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "backend"),
     [

@@ -31,6 +31,7 @@ def config() -> dict:
     return config_of("algo=naive")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "content",
     [
@@ -68,6 +69,7 @@ def test_files_of_other_programs_are_neither_moved_nor_used(
     assert not (project / ".hydra").exists()
 
 
+@pytest.mark.ci
 def test_the_working_directory_is_not_moved(
     config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -84,6 +86,7 @@ def test_the_working_directory_is_not_moved(
     assert [p.name for p in tmp_path.iterdir()] == ["project"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("lost", ["results.json", LOCK_FILE])
 def test_a_damaged_run_directory_is_still_recognised(config: dict, lost: str, tmp_path: Path):
     """By its checkpoints or its record, and its config.yaml; all of it is moved."""
@@ -98,6 +101,7 @@ def test_a_damaged_run_directory_is_still_recognised(config: dict, lost: str, tm
     assert not run.exists() and (tmp_path / "run.1" / "tensorboard").is_dir()
 
 
+@pytest.mark.ci
 def test_a_run_with_an_unreadable_record_can_be_moved(config: dict, tmp_path: Path):
     """As the message about the record says."""
     run = tmp_path / "run"
@@ -107,6 +111,7 @@ def test_a_run_with_an_unreadable_record_can_be_moved(config: dict, tmp_path: Pa
     assert not run.exists()
 
 
+@pytest.mark.ci
 def test_a_directory_in_use_is_refused_before_hydra_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -45,6 +45,7 @@ def test_everything_else_is_done():
     assert done.stdout == "thread\nregistered\nlogged\n"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("argv", "status"),
     [
@@ -146,6 +147,7 @@ def end_with_traces(folder: str) -> str:
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("work", "left"), [(end_with_traces, {"ended"}), (end_slowly, {"ended", "collected"})]
 )

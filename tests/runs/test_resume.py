@@ -118,7 +118,7 @@ def marks_of(algo: str, backend: str) -> Any:
 
 
 FULL = pytest.mark.full
-JAX_MARKS = {"ewc": (), "er": pytest.mark.ci, "icarl": pytest.mark.ci}
+JAX_MARKS = {"ewc": pytest.mark.ci, "er": pytest.mark.ci, "icarl": pytest.mark.ci}
 JAX_LATE = {"lamaml": (), "joint": pytest.mark.ci, "kcl": pytest.mark.ci, "mcsgd": pytest.mark.ci}
 """The same for stops in the last third: those whose plan is not one of plain batches."""
 BOTH = [
@@ -142,6 +142,7 @@ ANYWHERE = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("algo", "backend"), ANYWHERE)
 def test_stopped_in_the_last_third(algo: str, backend: str, tmp_path: Path):
     """A run continues from there; the steps that it planned are those that it does."""
@@ -161,6 +162,7 @@ CONVOLVING = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("algo", "backend"), CONVOLVING)
 def test_stopped_with_convolutions(algo: str, backend: str, tmp_path: Path):
     """Their arrays have other memory layouts, which could change how sums are rounded."""
@@ -198,6 +200,7 @@ OPTIONS_AND_BACKENDS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "backend"), OPTIONS_AND_BACKENDS)
 def test_stopped_with_options(name: str, backend: str, tmp_path: Path):
     """In the first task and in the second; for ER, which also has a memory."""
@@ -205,6 +208,7 @@ def test_stopped_with_options(name: str, backend: str, tmp_path: Path):
     assert_resumes("er", backend, tmp_path, stops, **OPTIONS[name])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("policy", "stop"),
     [("reservoir", 1), ("reservoir", 4), ("ring", 5), ("class_balanced", 8)],
@@ -254,6 +258,7 @@ class Keeps(BaseCallback):
         self.chunks, self.validations = state["chunks"], int(state["validations"][0])
 
 
+@pytest.mark.ci
 def test_parts_continue_from_every_checkpoint(tmp_path: Path):
     """A callback's state and a logger's: within a task, at an epoch's end and at a task's end."""
 
@@ -276,6 +281,7 @@ def test_parts_continue_from_every_checkpoint(tmp_path: Path):
         assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == lines
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "algo",
     [pytest.param(a, marks=[] if a == "lamaml" else pytest.mark.full) for a in ALGORITHMS],

@@ -85,6 +85,7 @@ def test_what_optuna_is_told(value: float | None, tmp_path: Path):
         )
 
 
+@pytest.mark.ci
 def test_what_a_search_tries_again(tmp_path: Path):
     """Trials that failed or were killed, once each; none that has completed meanwhile."""
     optuna = pytest.importorskip("optuna")

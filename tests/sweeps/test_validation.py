@@ -22,6 +22,7 @@ def fractions(argv, conf=CONF) -> list[float]:
     return [job.config["benchmark"]["validation_fraction"] for job in preflight.check(argv, conf)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -38,6 +39,7 @@ def test_a_search_holds_out_data_unless_the_fraction_is_set(elsewhere, argv, exp
     assert fractions(argv) == expected
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("content", "expected"),
     [("", 0.1), (f"benchmark:\n  {KEY.split('.')[1]}: 0\n", 0), ("benchmark:\n  pad_to: 9\n", 0.1)],
@@ -60,6 +62,7 @@ WATCHED = ("callbacks=[metrics,early_stopping]", "training.epochs_per_task=2")
 MEASURED_ON = "callbacks.early_stopping.measured_on"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [

@@ -171,6 +171,7 @@ def test_steps_get_what_was_planned(algo: str, backend: str):
     assert replayed
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("algo", ["derpp", pytest.param("lamaml", marks=pytest.mark.full)])
 def test_backends_read_the_same_batches(algo: str):
     torch, jax = (recorded(algo, backend) for backend in BACKENDS)
@@ -183,6 +184,7 @@ def test_backends_read_the_same_batches(algo: str):
 IN_DEFAULT = ("naive", "er", "icarl")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "algo",
     [pytest.param(a, marks=[] if a in IN_DEFAULT else pytest.mark.full) for a in ALGORITHMS],

@@ -158,6 +158,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 COMPILED = [algo for algo in ALGORITHMS if algorithm_class(algo, "torch").is_compilable]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("algo", "optimizer"), [*((algo, "sgd") for algo in COMPILED), ("naive", "adam")]
 )

@@ -84,6 +84,7 @@ def test_preparing_to_compile_counts_as_compiling(
     assert trace.algorithm.progress.timing["compile_seconds"] >= 0.5
 
 
+@pytest.mark.ci
 def test_compiling_again_for_one_shape_is_counted():
     """Such as when the second task computes something else on batches of the same size."""
     torch = of_torch.torch

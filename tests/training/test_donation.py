@@ -41,6 +41,7 @@ def trained(callback: Watcher, network: str = "mlp", algo: str = "naive") -> Any
     return algorithm
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("network", ["mlp", "cnn"])  # one call per chunk; one call per step
 def test_a_chunk_overwrites_its_input(network):
     callback = Watcher(reads=False)
@@ -49,12 +50,14 @@ def test_a_chunk_overwrites_its_input(network):
     assert callback.deleted.count(True) > len(callback.deleted) / 2
 
 
+@pytest.mark.ci
 def test_arrays_that_were_read_are_not_overwritten():
     callback = Watcher(reads=True)
     trained(callback)
     assert callback.deleted and not any(callback.deleted)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("algo", ["naive", "ewc", pytest.param("lfl", marks=pytest.mark.full)])
 def test_reading_changes_no_bit(algo):
     runs = [trained(Watcher(reads=reads), algo=algo) for reads in (True, False)]

@@ -30,6 +30,7 @@ def recording(base: type, who: str, log: list, hooks: list[str]) -> type:
     return kind
 
 
+@pytest.mark.ci
 @every_backend
 def test_hooks_run_in_the_documented_order(backend: str):
     log: list[tuple[str, str]] = []
@@ -56,6 +57,7 @@ def test_hooks_run_in_the_documented_order(backend: str):
     assert log == expected
 
 
+@pytest.mark.ci
 def test_algorithm_step_hooks_are_traced_on_jax_and_run_on_every_step():
     class Counting(algorithm_class("naive", "jax")):
         def on_after_optimizer_step(self, step: Any) -> None:
@@ -72,6 +74,7 @@ def test_algorithm_step_hooks_are_traced_on_jax_and_run_on_every_step():
         np.testing.assert_allclose(algorithm.export_arrays()[f"params/{name}"], value, atol=1e-6)
 
 
+@pytest.mark.ci
 @every_backend
 def test_only_overridden_hooks_are_called(backend: str):
     algorithm = build("naive", backend, callbacks=[BaseCallback()], **SHORT)
@@ -80,6 +83,7 @@ def test_only_overridden_hooks_are_called(backend: str):
     assert all(hooks == [] for hooks in (*events.before.values(), *events.after.values()))
 
 
+@pytest.mark.ci
 @every_backend
 def test_an_algorithm_may_decide_when_hooks_of_callbacks_are_called(backend: str):
     """It overrides on_before_<event>_callbacks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from experiments import LossRecorder, component, every_backend, run
 from tiny import TinyBenchmark
 
@@ -16,6 +17,7 @@ STILL = {
 }
 
 
+@pytest.mark.ci
 @every_backend
 def test_every_step_has_noise_of_its_own(backend: str):
     """Also in different chunks: here each epoch is one chunk."""
@@ -25,6 +27,7 @@ def test_every_step_has_noise_of_its_own(backend: str):
     assert len(np.unique(noisy.losses)) == len(noisy.losses) == 4
 
 
+@pytest.mark.ci
 @every_backend
 def test_noise_has_a_stream_of_its_own(backend: str):
     """Its seed matters only with dropout, and by default it follows the run's seed."""
@@ -48,6 +51,7 @@ class OneImage(TinyBenchmark):
         return {1: Dataset.of_task(x, y, 1)}, {1: Dataset.of_task(x, y + 1, 1)}
 
 
+@pytest.mark.ci
 @every_backend
 def test_noise_differs_within_a_chunk(backend: str):
     """Eight steps of one chunk read the same sample."""

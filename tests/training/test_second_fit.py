@@ -56,6 +56,7 @@ def assert_same_end(found: dict[str, np.ndarray], expected: dict[str, np.ndarray
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.ci
 @every_algorithm
 @jax_in_full
 def test_a_second_fit_gives_the_same(algo, backend):
@@ -67,6 +68,7 @@ def test_a_second_fit_gives_the_same(algo, backend):
     assert second.metrics == first.metrics and second.train_loss == first.train_loss
 
 
+@pytest.mark.ci
 @every_backend
 @pytest.mark.parametrize("algo", ["er", "icarl"])
 def test_a_fit_after_an_exception_gives_the_same(algo, backend):
@@ -82,6 +84,7 @@ def test_a_fit_after_an_exception_gives_the_same(algo, backend):
 PRODUCTS = ("metrics.jsonl", "stability_gap.json", "accuracy_matrix.csv")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("fails", [False, True])
 def test_callbacks_and_loggers_begin_anew_too(tmp_path, fails):
     """Files are those of one run, and the checkpoints are of the second."""

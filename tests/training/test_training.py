@@ -97,6 +97,7 @@ def test_the_same_run_twice_is_the_same_to_the_bit(algo: str, backend: str):
     assert digest(first.arrays, first.matrix) != digest(other.arrays, other.matrix)
 
 
+@pytest.mark.ci
 @every_backend
 def test_another_process_gives_the_same_bits(backend: str):
     code = (
@@ -116,6 +117,7 @@ def test_another_process_gives_the_same_bits(backend: str):
     assert done.stdout == digest(here.arrays, here.matrix)
 
 
+@pytest.mark.ci
 @every_backend
 def test_chunks_of_another_length_change_nothing(backend: str):
     """Equal to the bit on PyTorch; up to rounding on JAX, which compiles another program."""
@@ -139,6 +141,7 @@ def test_torchs_global_generator_is_left_alone():
     assert build("naive", "torch").fit() and torch.get_num_threads() == threads
 
 
+@pytest.mark.ci
 @every_backend
 def test_dropout_trains_and_does_not_evaluate(backend: str):
     """Dropout changes training but not the evaluation of the same weights."""
@@ -174,6 +177,7 @@ def test_what_is_not_measured_is_nan(backend: str, evaluate_on: str, measured: l
     np.testing.assert_array_equal(~np.isnan(algorithm.accuracy_matrix), np.array(measured, bool))
 
 
+@pytest.mark.ci
 @every_backend
 def test_accuracy_is_exact_in_evaluation_batches_of_any_size(backend: str):
     matrices = [run("naive", backend, stream={"eval_batch_size": n}).matrix for n in (357, 100)]
@@ -191,6 +195,7 @@ def test_learning_rate_schedule():
     assert TrainingOptions().learning_rate(0.1, 7) == 0.1
 
 
+@pytest.mark.ci
 @every_backend
 def test_the_learning_rate_reaches_the_optimizer(backend: str):
     """With lr_min = 0 and a tiny gamma, tasks after the first do not change the weights."""
@@ -253,6 +258,7 @@ WIDE: dict[str, Any] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
 def test_the_cores_at_hand_change_no_bit():
     """Enough work for more than one thread; on one core and on all of them."""
@@ -269,6 +275,7 @@ def test_the_cores_at_hand_change_no_bit():
         assert array.tobytes() == runs[1].arrays[name].tobytes(), name
 
 
+@pytest.mark.ci
 def test_a_run_continues_with_the_threads_that_it_began_with():
     """A checkpoint keeps their number, which changes the last bits."""
     began = build("naive", "torch", **WIDE)
@@ -358,6 +365,7 @@ class Predictions(BaseCallback):
         self.counted.append(int((logits.argmax(1) == labels).sum()))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("algo", ["naive", pytest.param("er", marks=pytest.mark.full)])
 @every_backend
 def test_training_accuracy_is_that_of_each_sample(algo: str, backend: str):
@@ -386,6 +394,7 @@ def test_a_cpu_multiplies_in_float32(backend: str):
     algorithm.engine.stop()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("sizes", [[10, 40, 25], [85, 1, 2]])
 def test_a_batch_size_per_task(sizes: list[int]):
     """Each task has its own batch size, with a partial last batch; both backends agree."""

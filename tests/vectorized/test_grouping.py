@@ -61,6 +61,7 @@ def numbers(jobs: list[SweepJob]) -> list[int]:
     return [found.number for found in jobs]
 
 
+@pytest.mark.ci
 def test_a_grid_is_one_group():
     values = [(s, lr, c) for s in (0, 1) for lr in (0.01, 0.1) for c in (1, 30.0)]
     grid = [
@@ -71,6 +72,7 @@ def test_a_grid_is_one_group():
     assert [numbers(members) for members in groups] == [list(range(8))] and not alone
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -103,6 +105,7 @@ def test_another_structure_is_another_group(changed: tuple[str, ...], named: str
     assert [numbers(members) for members in groups] == [[0, 1], [2, 3]] and not alone
 
 
+@pytest.mark.ci
 def test_what_runs_alone_and_why():
     jobs = [job(0, "backend=torch"), job(1, "backend=torch", "seed=1")]
     jobs += [job(2, "backend=jax", "seed=[0,1]"), job(3, "backend=jax")]
@@ -173,6 +176,7 @@ def test_vmap_needs_jax():
     check(dict(config_of("backend=jax")) | {"seeds_strategy": "vmap"})
 
 
+@pytest.mark.ci
 def test_groups_fit_memory(monkeypatch: pytest.MonkeyPatch):
     """Their size depends on the estimate for one run, never on the memory that is free now."""
     algorithm = build(config_of("backend=jax"), 0)
@@ -236,6 +240,7 @@ def test_places_of_runs_in_several_groups(monkeypatch: pytest.MonkeyPatch):
     assert isinstance(told[3][1], ValueError)
 
 
+@pytest.mark.ci
 def test_what_fails_before_a_group_is_told_of_each_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -256,6 +261,7 @@ def test_what_fails_before_a_group_is_told_of_each_job(
         assert Results.read(one.directory).status == "failed"
 
 
+@pytest.mark.ci
 def test_a_job_s_variables_are_set_while_it_runs(monkeypatch: pytest.MonkeyPatch):
     """In a group and alone, and not after it."""
     seen: dict[int, str | None] = {}
