@@ -42,10 +42,10 @@ format: $(STAMP) ## sort imports and format the code
 	$(BIN)/python -m ruff format
 
 list: $(STAMP) ## list everything that can be composed
-	@$(BIN)/python -m seqrun.cli.listing
+	@$(BIN)/python run.py list
 
 readme: $(STAMP) ## update the list in README.md
-	@$(BIN)/python -m seqrun.cli.listing --readme README.md
+	@$(BIN)/python run.py list --readme README.md
 
 tables: $(STAMP) ## measure every algorithm: make tables ARGS="--search --algorithms er"
 	$(BIN)/python bench/tables.py $(ARGS)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 __version__ = "0.1.0"
+CONF = (Path(__file__).parent / "conf").resolve()
+"""The program's configuration: a link to conf/ in a checkout, a copy in an installed package."""
 
 _MOVED = {
     "checkpoint": "seqrun.records.checkpoint",

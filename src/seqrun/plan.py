@@ -1,13 +1,14 @@
 """The plan of an experiment: random decisions, drawn with NumPy before training as index arrays.
 
 Nothing here depends on the model or the framework: the same seed gives the same batches, the same
-memory and the same initial weights on both backends.
+memory and the same initial weights on both backends. `Dataset` is what the indices point into.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -177,3 +178,30 @@ def chunks(
             segment = {name: a[start : start + chunk_steps] for name, a in arrays.items()}
             yield Chunk(task, epoch, first_step + start, segment, segment_steps=steps)
         first_step += steps
+
+
+Rows = slice | np.ndarray
+ALL_ROWS = slice(None)
+
+
+class Dataset(NamedTuple):
+    """Labelled samples in memory.
+
+    Attributes:
+        x: (N, H, W, C) uint8 images.
+        y: (N,) int32 labels, as used in training.
+        t: (N,) int32 tasks, 0-based.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    t: np.ndarray
+
+    @classmethod
+    def of_task(cls, x: np.ndarray, y: np.ndarray, task: int) -> Dataset:
+        """Return a dataset with the samples of one task (1-based)."""
+        return cls(x, y, np.full(len(y), task - 1, np.int32))
+
+    def rows(self, rows: Rows) -> Dataset:
+        """Return the samples with these row indices."""
+        return self if rows is ALL_ROWS else Dataset(self.x[rows], self.y[rows], self.t[rows])

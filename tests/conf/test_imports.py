@@ -33,7 +33,7 @@ LAZY = {
 }
 
 ORDER: list[tuple[str, ...]] = [
-    ("__init__", "explain", "cli"),
+    ("__init__", "__main__", "explain", "cli"),
     ("reproductions", "report", "sweeps"),
     ("runs",),
     ("config",),
@@ -44,7 +44,7 @@ ORDER: list[tuple[str, ...]] = [
     ("evaluation",),
     ("benchmarks", "backbones", "optimizers"),
     ("memory", "formulas"),
-    ("plan", "dataset", "checks", "files", "system"),
+    ("plan", "checks", "files", "system"),
 ]
 """Rooms from the top to the bottom: one may import those of its own line and of lines below."""
 

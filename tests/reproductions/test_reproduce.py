@@ -84,6 +84,7 @@ def place(tmp_path, monkeypatch) -> Path:
     script = RUN.format(root=tmp_path, log=tmp_path / "commands")
     (tmp_path / "run.py").write_text(script, encoding="utf-8")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "COMMAND", (sys.executable, str(tmp_path / "run.py")))
     monkeypatch.setattr(reproduce, "checked_row", lambda argv: SimpleNamespace(hash=hashed(argv)))
     return tmp_path
 
@@ -348,6 +349,7 @@ from types import SimpleNamespace
 from seqrun.reproductions import __main__ as reproduce
 from test_reproduce import hashed
 reproduce.ROOT = Path(sys.argv[1])
+reproduce.COMMAND = (sys.executable, str(reproduce.ROOT / "run.py"))
 reproduce.checked_row = lambda argv: SimpleNamespace(hash=hashed(argv))
 sys.exit(reproduce.main(["--jobs", "1"]))
 """

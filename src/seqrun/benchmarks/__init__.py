@@ -9,7 +9,7 @@ from seqrun.benchmarks.rotated import RotatedDigits, RotatedMNIST
 from seqrun.benchmarks.split import SplitDigits, SplitMNIST
 from seqrun.benchmarks.tasks import LazyTasks, Transform
 from seqrun.benchmarks.tiny_imagenet import SplitTinyImageNet
-from seqrun.dataset import Dataset
+from seqrun.plan import Dataset
 
 __all__ = [
     "BaseBenchmark",

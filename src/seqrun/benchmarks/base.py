@@ -26,8 +26,7 @@ from seqrun.checks import (
     whole_per_task,
     within,
 )
-from seqrun.dataset import ALL_ROWS, Dataset, Rows
-from seqrun.plan import RandomStreams
+from seqrun.plan import ALL_ROWS, Dataset, RandomStreams, Rows
 
 SCENARIOS = ("task", "domain", "class")
 

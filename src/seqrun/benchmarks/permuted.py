@@ -12,7 +12,7 @@ from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.tasks import changed_images
 from seqrun.checks import boolean
-from seqrun.dataset import Dataset
+from seqrun.plan import Dataset
 
 
 @dataclass(kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.rotation import INTERPOLATIONS, rotate
 from seqrun.benchmarks.tasks import changed_images
 from seqrun.checks import ConfigError, finite, finite_list, one_of
-from seqrun.dataset import Dataset
+from seqrun.plan import Dataset
 
 
 @dataclass(kw_only=True, eq=False)

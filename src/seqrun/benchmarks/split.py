@@ -12,8 +12,7 @@ from seqrun.benchmarks.digits import DIGITS
 from seqrun.benchmarks.mnist import MNIST
 from seqrun.benchmarks.tasks import LazyTasks
 from seqrun.checks import ConfigError, one_of, whole, whole_entries
-from seqrun.dataset import Dataset, Rows
-from seqrun.plan import RandomStreams
+from seqrun.plan import Dataset, RandomStreams, Rows
 
 
 @dataclass(kw_only=True, eq=False)

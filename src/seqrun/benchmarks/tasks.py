@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqrun.dataset import ALL_ROWS, Dataset, Rows
+from seqrun.plan import ALL_ROWS, Dataset, Rows
 
 
 class Transform(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 from seqrun.benchmarks.tasks import size_of
 from seqrun.checks import ConfigError
-from seqrun.dataset import Dataset
+from seqrun.plan import Dataset
 
 
 def check_tasks(tasks: Mapping[int, Dataset], num_tasks: int, split: str) -> None:

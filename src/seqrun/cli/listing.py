@@ -6,7 +6,6 @@ it into a page; `python run.py --help` shows the names.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from pathlib import Path
 
+from seqrun import CONF
 from seqrun.checks import BACKENDS
 
 GROUPS = {
@@ -29,7 +29,6 @@ GROUPS = {
 }
 """Config group -> heading."""
 MARKS = ("<!-- list -->", "<!-- /list -->")
-CONF = Path(__file__).parents[3] / "conf"
 USAGE = """\
 Run a continual-learning experiment on PyTorch or JAX.
 
@@ -60,8 +59,10 @@ python run.py sweeps=seeds algo=ewc                         a checked-in search
 python run.py sweeps=seeds algo=ewc --dry-run               what it would run, and how long
 python run.py -m seed=0,1,2,3 hydra/launcher=local_processes  on all cores; or =slurm
 
-`python run.py --cfg job` prints the composed experiment with every key, `make list` says what
-each option is, `python run.py --hydra-help` lists Hydra's own flags.
+`python run.py --cfg job` prints the composed experiment with every key, `python run.py
+--hydra-help` lists Hydra's own flags. Other first words: `python run.py list` says what each option
+is, `explain ALGORITHM` prints its card, `report DIR...` makes tables and a page, `reproduce` repeats
+published rows. Once installed, `seqrun` and `python -m seqrun` are the same as `python run.py`.
 """
 
 
@@ -156,12 +157,12 @@ def with_table(page: str, conf: Path = CONF) -> str:
     return f"{before}{MARKS[0]}\n{table(conf)}\n{MARKS[1]}{after}"
 
 
-def main(argv: Sequence[str] = ()) -> None:
+def main(argv: Sequence[str] = ()) -> int:
     """Write every group's options to stdout, one line each, or into the page `--readme FILE`."""
     if list(argv[:1]) == ["--readme"]:
         page = Path(argv[1])
         page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
-        return
+        return 0
     for group, heading in GROUPS.items():
         found = options(CONF, group)
         width = max((len(option.name) for option in found), default=0)
@@ -169,11 +170,8 @@ def main(argv: Sequence[str] = ()) -> None:
         for option in found:
             backends = f" [{', '.join(option.backends)}]" if option.backends else ""
             sys.stdout.write(f"  {option.name:{width}}  {option.description}{backends}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(main(sys.argv[1:]))

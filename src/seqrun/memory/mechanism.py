@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seqrun.checks import ConfigError, one_of, whole
-from seqrun.dataset import Dataset
 from seqrun.memory.policies import (
     POLICIES,
     class_balanced_rows,
@@ -18,7 +17,7 @@ from seqrun.memory.policies import (
     ring_rows,
 )
 from seqrun.memory.reservoir import MemoryDraw, distinct, reservoir_slots
-from seqrun.plan import RandomStreams
+from seqrun.plan import Dataset, RandomStreams
 
 PlanArrays = dict[str, np.ndarray]
 

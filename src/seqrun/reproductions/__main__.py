@@ -23,6 +23,7 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
+from seqrun import CONF
 from seqrun.checks import BACKENDS, BAD_INPUT, ConfigError, nearest
 from seqrun.config.build import check_data, checked_experiment
 from seqrun.config.compose import composed, composing, register
@@ -34,7 +35,9 @@ from seqrun.reproductions.records import PAGE, HashOf, Metrics, Records, metrics
 from seqrun.reproductions.rows import FOLDER, Row, rows_of
 from seqrun.system import num_cores
 
-ROOT = Path(__file__).parents[3]
+ROOT = CONF
+"""Where the folder of reproductions is."""
+COMMAND = (sys.executable, "-m", "seqrun")
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 FIRST_SEEDS = list(range(FEWEST_SEEDS))
@@ -122,7 +125,7 @@ class Runner:
     def _run(self, run: RowRun, seeds: Sequence[int]) -> Results | None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         directory = run.directory_of(seeds)
-        command = [sys.executable, str(ROOT / "run.py"), f"reproductions={run.row.file}"]
+        command = [*COMMAND, f"reproductions={run.row.file}"]
         command += [f"backend={run.backend}", *run.row.overrides, seed_override(seeds)]
         command += [f"hydra.run.dir={directory}", *self.overrides]
         with open(run.log, "a", encoding="utf-8") as output:
@@ -253,7 +256,7 @@ def checked_row(overrides: list[str]) -> Experiment:
         ConfigError: it is invalid, or its data are missing.
     """
     register()
-    with composing(ROOT / "conf"):
+    with composing(CONF):
         cfg = composed("config", overrides)
         check_files(cfg, "config", overrides, overrides)
         experiment, first = checked_experiment(cfg)
