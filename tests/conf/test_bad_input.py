@@ -179,7 +179,6 @@ CASES = {
     ),
     "no algorithm": (["algo=null"], ["algo=null", "must be one of agem"]),
     "deleted group": (["~benchmark"], ["benchmark", "must be one of"]),
-    "no logger": (["logger=null"], ["logger=null", "logger=[]"]),
     "unknown sweep": (["-m", "sweeps=sedes"], ["sweeps=sedes", "did you mean seeds?"]),
     "one bad job of a grid": (
         ["-m", "algo=naive", "optimizer.lr=0.1,0.01,-1"],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from seqrun.cli import run as command
 from seqrun.runs.processes import run_in_processes
 
 RUN = Path(__file__).parents[2] / "run.py"
@@ -87,8 +88,10 @@ def test_an_unexpected_error_shows_its_traceback(tmp_path: Path):
 def test_the_command_exits_with_its_status(tmp_path: Path, ending: str, status: int):
     """Python collects nothing any more."""
     collected = ENDING[ENDING.index("class") : ENDING.index("atexit.register(exit_process")]
-    source = RUN.read_text(encoding="utf-8").replace(
-        "    from seqrun.cli import preflight\n", f"    {ending}\n"
+    source = (
+        Path(command.__file__)
+        .read_text(encoding="utf-8")
+        .replace("    from seqrun.cli import preflight\n", f"    {ending}\n")
     )
     source = source.replace("if __name__", f"{collected}kept = Collected()\nif __name__")
     (file := tmp_path / "run.py").write_text(source, encoding="utf-8")

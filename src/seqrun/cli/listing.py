@@ -53,7 +53,8 @@ hydra.run.dir=DIR                the run directory; default runs/<algo>-<benchma
 == Examples ==
 python run.py algo=ewc benchmark=rotated_mnist backend=jax
 python run.py algo=naive seed=[0,1,2,3,4] optimizer.lr=0.05
-python run.py logger=[console,local] callbacks=metrics      several options, or one
+python run.py logger=wandb callbacks=early_stopping         one more than the defaults
+python run.py logger=[console,tensorboard] callbacks=[]     a list: exactly these; null or []: none
 python run.py -m algo=naive,ewc seed=0,1,2                  a directory per combination
 python run.py sweeps=seeds algo=ewc                         a checked-in search
 python run.py sweeps=seeds algo=ewc --dry-run               what it would run, and how long
@@ -61,8 +62,8 @@ python run.py -m seed=0,1,2,3 hydra/launcher=local_processes  on all cores; or =
 
 `python run.py --cfg job` prints the composed experiment with every key, `python run.py
 --hydra-help` lists Hydra's own flags. Other first words: `python run.py list` says what each option
-is, `explain ALGORITHM` prints its card, `report DIR...` makes tables and a page, `reproduce` repeats
-published rows. Once installed, `seqrun` and `python -m seqrun` are the same as `python run.py`.
+is, `explain ALGORITHM` prints its card, `report DIR...` makes tables and a page, `reproduce`
+repeats published rows. Once installed, `seqrun` is the same as `python run.py`.
 """
 
 

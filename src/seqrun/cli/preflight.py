@@ -27,6 +27,7 @@ from seqrun.config.compose import (
     FILE_GROUPS,
     composed,
     composing,
+    default_lists,
     line_of,
     options_of,
     parse,
@@ -182,10 +183,10 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
             continue
         if not override.is_delete() and isinstance(override.value(), (str, QuotedString, list)):
             continue
-        if key in ("callbacks", "logger"):
-            raise ConfigError(f"{line_of(override)}: must be a list; use {key}=[] for none")
         if key in GROUPS:
-            raise ConfigError(f"{line_of(override)}: must be one of {', '.join(options_of(key))}")
+            several = ", or a list of them" if key in default_lists() else ""
+            allowed = ", ".join(options_of(key))
+            raise ConfigError(f"{line_of(override)}: must be one of {allowed}{several}")
 
 
 def _names_lists(override: Override) -> bool:

@@ -40,9 +40,11 @@ def command() -> int:
         sys.stdout.write(listing.usage())
         return 0
     from seqrun.cli import preflight
+    from seqrun.config.compose import with_defaults
 
     dry_run = "--dry-run" in sys.argv[1:]  # seqrun's own flag, which Hydra must not see
-    argv = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
+    argv = with_defaults([argument for argument in sys.argv[1:] if argument != "--dry-run"])
+    sys.argv[1:] = argv
     status = preflight.main(argv, CONF, dry_run=dry_run)
     if not status and not dry_run:
         main()

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from seqrun import CONF
 from seqrun.checks import ConfigError, first_line, must_be_one_of, nearest
 from seqrun.config.experiment import Experiment
 from seqrun.config.schema import GROUPS, Schema
@@ -70,12 +73,48 @@ def experiment_of(cfg: DictConfig) -> Experiment:
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the experiment as plain data: resolved, without Hydra's node, paths absolute."""
+    hydra = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    choices = hydra.runtime.choices if hydra else {}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     with open_dict(cfg):
+        for group, names in default_lists().items():
+            if choices.get(group):  # a single name; a list is not among the choices
+                files = [OmegaConf.load(CONF / group / f"{name}.yaml") for name in names]
+                cfg[group] = OmegaConf.merge(*files, cfg[group])
         cfg.data_dir = str(Path(cfg.data_dir).expanduser().absolute())
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
+
+
+@cache
+def default_lists() -> dict[str, list[str]]:
+    """Return the groups of which several options are chosen, with their default options."""
+    entries = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(entries, dict)
+    chosen = [entry for entry in entries["defaults"] if isinstance(entry, dict)]
+    return {k: v for entry in chosen for k, v in entry.items() if isinstance(v, list)}
+
+
+def with_defaults(overrides: Sequence[str]) -> list[str]:
+    """Return a command line in which a single option of a group of several adds to the defaults.
+
+    `logger=wandb` becomes `logger=[console,local,wandb]`, and so each of `logger=wandb,comet`; a
+    list stays what it is, and null becomes []. Hydra by itself would put `wandb` in the place of
+    the defaults. Where a file chooses a single option, `resolved` adds the defaults.
+    """
+    return [_with_defaults(override) for override in overrides]
+
+
+def _with_defaults(override: str) -> str:
+    group, _, value = override.partition("=")
+    names = value.split(",")
+    if group not in default_lists() or not all(re.fullmatch(r"\w+", name) for name in names):
+        return override
+    if value == "null":
+        return f"{group}=[]"
+    lists = [",".join(dict.fromkeys([*default_lists()[group], name])) for name in names]
+    return f"{group}={','.join(f'[{each}]' for each in lists)}"
 
 
 def parse(lines: Sequence[str]) -> list[Override]:
