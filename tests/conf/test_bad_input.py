@@ -123,7 +123,7 @@ CASES = {
         ["--multirun: must not be used with --cfg", "--dry-run"],
     ),
     "asked to show": (["algo=3", "--cfg", "job"], ["algo=3", "must be one of agem"]),
-    "list as number": (["logger=3"], ["logger=3", "must be a list"]),
+    "list as number": (["logger=3"], ["logger=3", "or a list of them"]),
     "expectation": (["expected=3"], ["expected=3", "must be a node"]),
     "secret in plain text": (
         ["allow_targets=[x]", "+logger.m._target_=x.L", "+logger.m.api_key=S3CRET"],
