@@ -1,4 +1,4 @@
-"""hydra/sweeper=basic: Hydra's default, replaced by a grid that ends with a summary."""
+"""What seqrun has for hydra/sweeper=basic: a grid that ends with a summary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
@@ -15,14 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.seqrun._jobs import exiting, outcome_of
 from seqrun.sweeps.summary import Outcome, finish
 from seqrun.sweeps.validation import held_out_by_file
-
-NODE = {
-    "_target_": "hydra_plugins.seqrun.grid.GridSweeper",
-    "max_batch_size": None,
-    "params": None,
-}
-"""Replaces Hydra's `basic`; a default in conf/config.yaml could not be overridden by sweeps/."""
-ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=NODE, provider="seqrun")
 
 
 class GridSweeper(BasicSweeper):

@@ -1,18 +1,13 @@
-"""hydra/launcher=basic: Hydra's default, replaced by one that handles signals."""
+"""What seqrun has for hydra/launcher=basic: a launcher that handles signals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import env_override
 
 from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
-
-NODE = {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"}
-"""Replaces Hydra's `basic`, which composes each job when it starts and handles no signals."""
-ConfigStore.instance().store(group="hydra/launcher", name="basic", node=NODE, provider="seqrun")
 
 
 class InProcessLauncher(BaseLauncher):

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -37,17 +38,35 @@ FILE_GROUPS = ("sweeps", "reproductions")
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
 """Keys that have an effect only in a multirun."""
 
+BASIC = {
+    "hydra/launcher": {"_target_": "hydra_plugins.seqrun.in_process.InProcessLauncher"},
+    "hydra/sweeper": {
+        "_target_": "hydra_plugins.seqrun.grid.GridSweeper",
+        "max_batch_size": None,
+        "params": None,
+    },
+}
+"""What this program has for `basic`, Hydra's defaults: with signals, records and a summary.
+
+A default in conf/config.yaml could not be overridden by sweeps/. A plugin that registered it would
+do so for every Hydra program of the environment.
+"""
+
 _known: dict[str, Experiment] = {}
 """The experiments of this command by their content, so that each is hashed only once."""
 
 
 def register() -> None:
-    """Register the schema and the resolvers of conf/ with Hydra, and forget known experiments.
+    """Register what conf/ needs with Hydra, in this process alone, and forget known experiments.
 
     The data may have changed since the last command, so experiments are hashed again.
     """
     _known.clear()
-    ConfigStore.instance().store(name="schema", node=Schema)
+    Plugins.instance()  # loads Hydra's own, which would take the place of BASIC
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Schema)
+    for group, node in BASIC.items():
+        store.store(group=group, name="basic", node=node, provider="seqrun")
     for name, resolver in (
         ("oc.env", read_variable),
         ("run_name", lambda _root_: experiment_of(_root_).name),
