@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -24,20 +24,30 @@ from seqrun.sweeps.summary import Outcome, SweepJob, differing
 
 
 class BaseLauncher(Launcher):
-    """Compose all jobs before the first starts, so that conf/ may be edited while jobs wait."""
+    """Compose all jobs before the first starts, so that conf/ may be edited while jobs wait.
+
+    Hydra's callbacks hear of a job's start and end in this process: where jobs run elsewhere, when
+    they are handed over and when all have ended.
+    """
 
     hydra_context: HydraContext
+    task_function: TaskFunction
     config: DictConfig
+    composed: dict[int, DictConfig]
+    """Job number -> its configuration with Hydra's node."""
+    runs_here: ClassVar[bool] = False
+    """Whether the jobs run in this process, one after the other, by `run_here`."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         setup_globals()
+        self.composed = {}
         names = differing(job_overrides)
         jobs = [
             self._job(tuple(overrides), name, number)
@@ -48,11 +58,48 @@ class BaseLauncher(Launcher):
         # A search may propose a point twice, which is one experiment in one directory.
         first = [next(j for j in jobs if _is_same(j, job)) for job in jobs]
         different = [job for job, earliest in zip(jobs, first, strict=True) if job is earliest]
+        if not self.runs_here:
+            for job in different:
+                self._starts(job)
         outcomes = dict(zip((job.number for job in different), self.run(different), strict=True))
+        if not self.runs_here:
+            for job in different:
+                self._ended(job, outcomes[job.number])
         return [
-            OutcomeReturn(replace(outcomes[earliest.number], overrides=job.overrides))
+            self._return(job, replace(outcomes[earliest.number], overrides=job.overrides))
             for job, earliest in zip(jobs, first, strict=True)
         ]
+
+    def _starts(self, job: SweepJob) -> None:
+        cfg = self.composed[job.number]
+        self.hydra_context.callbacks.on_job_start(config=cfg, task_function=self.task_function)
+
+    def _ended(self, job: SweepJob, outcome: Outcome) -> None:
+        self.hydra_context.callbacks.on_job_end(
+            config=self.composed[job.number], job_return=self._return(job, outcome)
+        )
+
+    def _return(self, job: SweepJob, outcome: Outcome) -> OutcomeReturn:
+        return OutcomeReturn(outcome, self.composed[job.number])
+
+    def run_here(self, job: SweepJob, run: Callable[[], Outcome]) -> Outcome:
+        """Run a job in this process, with what Hydra gives a job.
+
+        Its HydraConfig, environment, log files, working directory (`hydra.job.chdir`), callbacks.
+        """
+        cfg, before = self.composed[job.number], os.getcwd()
+        with _hydra_config(cfg), env_override(job.environment):
+            configure_log(cfg.hydra.job_logging, cfg.hydra.verbose)
+            self._starts(job)
+            try:
+                if cfg.hydra.job.chdir:
+                    job.directory.mkdir(parents=True, exist_ok=True)
+                    os.chdir(job.directory)
+                outcome = run()
+            finally:
+                os.chdir(before)
+            self._ended(job, outcome)
+        return outcome
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run the jobs; return how each ended, in their order."""
@@ -74,6 +121,7 @@ class BaseLauncher(Launcher):
                 set_aside(directory)
                 experiment = Experiment.of({**experiment.config, "resume": "auto"})
             _write_hydra_files(cfg, directory)
+            self.composed[number] = cfg
             return SweepJob(
                 number=number,
                 name=name,
@@ -106,17 +154,29 @@ def _write_hydra_files(cfg: DictConfig, directory: Path) -> None:
         return
     folder = directory / str(cfg.hydra.output_subdir)
     folder.mkdir(parents=True, exist_ok=True)
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    node = OmegaConf.masked_copy(cfg, ["hydra"])
+    own, node = _parts(cfg)
     for name, part in (("config", own), ("hydra", node), ("overrides", cfg.hydra.overrides.task)):
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
+
+
+def _parts(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
+    """Return the experiment alone, and Hydra's node alone."""
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return own, OmegaConf.masked_copy(cfg, ["hydra"])
 
 
 class OutcomeReturn(JobReturn):
     """An outcome as Hydra's JobReturn."""
 
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(overrides=list(outcome.overrides))
+    def __init__(self, outcome: Outcome, config: DictConfig) -> None:
+        own, node = _parts(config)
+        super().__init__(
+            overrides=list(outcome.overrides),
+            cfg=own,
+            hydra_cfg=node,
+            working_dir=str(outcome.directory if node.hydra.job.chdir else Path.cwd()),
+            task_name=node.hydra.job.name,
+        )
         self.outcome = outcome
         self.status = JobStatus.COMPLETED if outcome.status == "completed" else JobStatus.FAILED
         self.return_value: Any = outcome.value

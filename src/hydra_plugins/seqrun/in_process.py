@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from hydra.core.utils import env_override
+from functools import partial
+from typing import ClassVar
 
 from hydra_plugins.seqrun._jobs import BaseLauncher
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
@@ -12,6 +12,8 @@ from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
 
 class InProcessLauncher(BaseLauncher):
     """Run the jobs one after the other in this process, which imports everything only once."""
+
+    runs_here: ClassVar[bool] = True
 
     def run(self, jobs: Sequence[SweepJob]) -> Sequence[Outcome]:
         """Run every job; a signal ends the current one, after a checkpoint, and the multirun."""
@@ -23,8 +25,7 @@ class InProcessLauncher(BaseLauncher):
         with interruption.listening():
             try:
                 for job in jobs:
-                    with env_override(job.environment):
-                        outcomes.append(run_job(job, interruption))
+                    outcomes.append(self.run_here(job, partial(run_job, job, interruption)))
                     progress(job, outcomes[-1], len(outcomes), len(jobs))
             except KeyboardInterrupt:
                 stopped(len(outcomes), len(jobs))

@@ -33,6 +33,8 @@ _hints = get_type_hints(TrainingOptions)
 _training = [(f.name, _hints[f.name], _copied(f)) for f in fields(TrainingOptions)]
 Training = make_dataclass("Training", _training)
 Streams = make_dataclass("Streams", [(name, int | None, field(default=None)) for name in STREAMS])
+for _made in (Training, Streams):
+    _made.__module__ = __name__  # so that a composed experiment can be pickled
 
 
 @dataclass
