@@ -32,7 +32,8 @@ class Writes(Callback):
 
     def on_job_end(self, config, job_return, **kwargs):
         self._write("end", config, status=job_return.status.name, own=job_return.cfg.seed,
-                    launcher="launcher" in job_return.hydra_cfg.hydra, value=job_return.return_value)
+                    launcher="launcher" in job_return.hydra_cfg.hydra,
+                    value=job_return.return_value)
 """
 SMALL = ["algo=naive", "benchmark.num_tasks=1", "benchmark.samples_per_task=20"]
 
