@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from hydra_plugins.seqrun._jobs import BaseLauncher, outcome_of
 from seqrun.sweeps.summary import Outcome, SweepJob
@@ -18,6 +19,13 @@ class Launcher(BaseLauncher):
     """Make one experiment of all jobs with the same learning rate; run them in no time."""
 
     def __init__(self) -> None:
+        heard: Any = SimpleNamespace(
+            on_job_start=lambda **_: self.heard.append("start"),
+            on_job_end=lambda **_: self.heard.append("end"),
+        )
+        self.heard: list[str] = []
+        self.hydra_context: Any = SimpleNamespace(callbacks=heard)
+        self.task_function: Any = None
         self.ran: list[tuple[str, ...]] = []
         self.experiments: dict[str, Any] = {}
 
@@ -37,6 +45,9 @@ class Launcher(BaseLauncher):
     def _job(self, overrides: tuple[str, ...], name: str, number: int) -> SweepJob:
         rate = str(float(overrides[0].partition("=")[2]))
         experiment: Any = SimpleNamespace(rate=rate)
+        self.composed[number] = OmegaConf.create(
+            {"hydra": {"job": {"name": "run", "chdir": False}}}
+        )
         return SweepJob(
             number=number,
             name=name,
@@ -54,6 +65,7 @@ def test_a_job_that_is_launched_twice():
     assert launcher.ran == batch[:2]
     assert [outcome.overrides for outcome in outcomes] == batch
     assert [outcome.value for outcome in outcomes] == [0.1, 0.2, 0.1, 0.2]
+    assert launcher.heard == ["start", "start", "end", "end"]
     returned = launcher.launch(batch, initial_job_idx=0)
     assert [tuple(job.overrides or ()) for job in returned] == batch
 
