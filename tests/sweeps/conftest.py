@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,6 +34,7 @@ def cli(elsewhere, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
 
     def run(*argv: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(RUN), *argv])
+        monkeypatch.setattr("seqrun.cli.run.atexit", Mock())  # or it would set pytest's exit status
         capfd.readouterr()
         if logging := sys.modules.get("absl.logging"):  # closes a stream that is not sys.stderr
             logging.get_absl_handler().python_handler.stream = sys.stderr
