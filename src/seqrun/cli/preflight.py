@@ -24,18 +24,19 @@ from seqrun.cli.dry_run import show
 from seqrun.cli.job import Job
 from seqrun.config import build
 from seqrun.config.compose import (
-    FILE_GROUPS,
+    check_yaml,
     composed,
     composing,
     default_lists,
     line_of,
+    may_choose_file,
     options_of,
     parse,
     reason_of,
     register,
 )
 from seqrun.config.schema import GROUPS
-from seqrun.config.trust import check_files, check_yaml, may_choose_file
+from seqrun.config.trust import FILE_GROUPS, check_files, check_search_path
 from seqrun.records.locks import refuse_locked
 from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
@@ -93,13 +94,13 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
     if args.config_dir:
         if not os.path.isdir(args.config_dir):
             raise ConfigError(f"--config-dir={args.config_dir}: must be a directory")
-        overrides.append(f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]")
         check_yaml(Path(args.config_dir), (*GROUPS, *FILE_GROUPS, "hydra"))
     directory = os.path.abspath(args.config_path or config_dir)
     if any(group in override for override in overrides for group in FILE_GROUPS):
         check_yaml(Path(directory), FILE_GROUPS)
     name = args.config_name or "config"
-    with composing(directory):
+    with composing(directory, args.config_dir):
+        check_search_path(name)
         if args.cfg or args.info:
             parsed = parse(overrides)
             _refuse_empty_groups(parsed)
@@ -121,9 +122,8 @@ def _jobs(
     parsed = parse(overrides)
     fixed = [line_of(o) for o in parsed if not o.is_sweep_override()]
     _refuse_empty_groups(parsed)
-    typed = list(fixed)
     base = composed(name, fixed)
-    check_files(base, name, typed, typed)
+    check_files(base, name, fixed)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         points.refuse_sweep(parsed)
         yield _single_job(base)
@@ -137,12 +137,12 @@ def _jobs(
     of_kind = held_out if base.hydra.sweeper._target_ == SEARCH else held_out_by_file
     fixed += [f"{key}={value}" for key, value in of_kind(base, keys).items()]
     grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
-    swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
+    for point in [] if grid else points.choices(parsed, base):
+        check_files(composed(name, given := [*fixed, *point]), name, given)
     for point in points.grid_points(parsed, base, grid=grid):
         cfg = composed(name, given := [*fixed, *point])
-        if any(may_choose_file(o.split("=")[0]) for o in point):
-            own = [o for o in point if o.split("=")[0] in swept]
-            check_files(cfg, name, [*typed, *own], given)
+        if grid and any(may_choose_file(o.split("=")[0]) for o in point):
+            check_files(cfg, name, given)
         experiment, first = build.checked_experiment(cfg)
         label = " ".join(point) or "the experiment"
         if grid and (twin := seen.get(experiment.hash)):

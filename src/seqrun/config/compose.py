@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,20 +23,19 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from seqrun import CONF
 from seqrun.checks import ConfigError, first_line, must_be_one_of, nearest
 from seqrun.config.experiment import Experiment
 from seqrun.config.schema import GROUPS, Schema
 from seqrun.config.secrets import read_variable
-from seqrun.config.targets import TARGET
+from seqrun.config.trust import FILE_GROUPS, KEY, TARGET, from_environment
 from seqrun.files import flatten
 
 TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
 """OmegaConf's types -> what users call them."""
-FILE_GROUPS = ("sweeps", "reproductions")
-"""Groups of which each file may set keys of any group."""
+MAX_VALUES = 100_000
+"""Most values that a YAML file may have once its aliases are expanded, as Hydra does."""
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
 """Keys that have an effect only in a multirun."""
 
@@ -77,10 +78,16 @@ def register() -> None:
 
 
 @contextmanager
-def composing(config_dir: str | Path) -> Iterator[None]:
-    """Let Hydra compose from `config_dir` within this block."""
+def composing(config_dir: str | Path, added: str | Path | None = None) -> Iterator[None]:
+    """Let Hydra compose from `config_dir` within this block, and from `added` as --config-dir."""
     directory = str(Path(config_dir).absolute())
     with initialize_config_dir(version_base="1.3", config_dir=directory, job_name="run"):
+        hydra = GlobalHydra.instance().hydra
+        if added is not None and hydra is not None:
+            path, schema = hydra.config_loader.get_search_path(), SearchPathQuery(provider="schema")
+            path.prepend("command-line", f"file://{Path(added).absolute()}", schema)
+            make: Any = type(hydra.config_loader)
+            hydra.config_loader = make(path)  # the one there has read the path already
         yield
 
 
@@ -103,6 +110,9 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         cfg.data_dir = str(Path(cfg.data_dir).expanduser().absolute())
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
+    allowed, more = config.get("allow_targets"), from_environment()
+    if isinstance(allowed, list):
+        allowed += [package for package in more if package not in allowed]
     return {str(key): value for key, value in config.items()}
 
 
@@ -136,6 +146,42 @@ def _with_defaults(override: str) -> str:
     return f"{group}={','.join(f'[{each}]' for each in lists)}"
 
 
+def check_yaml(folder: Path, groups: Iterable[str]) -> None:
+    """Raise ConfigError if a YAML file of a configuration folder cannot be loaded safely.
+
+    Args:
+        folder: has files, and one folder of files per group.
+        groups: the folders to check; others may hold anything.
+    """
+    paths = [*folder.glob("*.yaml"), *(p for g in groups for p in (folder / g).rglob("*.yaml"))]
+    for path in sorted(paths):
+        try:
+            text = path.read_text(encoding="utf-8")
+            if "*" in text and _num_values(yaml.compose(text, yaml.SafeLoader), {}) > MAX_VALUES:
+                raise ConfigError(f"{path}: has aliases that stand for over {MAX_VALUES} values")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: is not UTF-8 text") from None
+        except RecursionError:  # also raised for an alias of an enclosing node
+            raise ConfigError(f"{path}: is nested too deeply") from None
+        except (OSError, yaml.YAMLError):
+            continue  # Hydra reports it if it is chosen
+
+
+def _num_values(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """Return the number of values of a node, aliases expanded; `sizes` caches the counts."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else sum(node.value, ())
+        sizes[id(node)] = 1 + sum(_num_values(part, sizes) for part in parts)
+    return sizes[id(node)]
+
+
+def may_choose_file(key: str) -> bool:
+    """Return True if an override of this key may choose an option of a group, so a file."""
+    return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILE_GROUPS)
+
+
 def parse(lines: Sequence[str]) -> list[Override]:
     """Parse the overrides of a command line.
 
@@ -166,7 +212,7 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(_missing_option(error)) from None
     except RecursionError:
         raise ConfigError("a chosen file is nested too deeply") from None
-    except YAMLError as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, name, overrides)) from None

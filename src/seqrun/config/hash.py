@@ -19,7 +19,7 @@ from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.callbacks import OBSERVERS, BaseCallback
 from seqrun.config.schema import Schema, default_of, part_keys
-from seqrun.config.targets import TARGET, find_class, make, nested
+from seqrun.config.targets import TARGET, find_class, find_target, make, nested
 from seqrun.files import flatten
 from seqrun.optimizers.base import BaseOptimizer
 
@@ -131,7 +131,7 @@ def _hashed_callbacks(config: Mapping[str, Any]) -> list[str]:
     found = []
     for key in part_keys(config, "callbacks"):
         target = config["callbacks"][key.partition(".")[2]][TARGET]
-        if find_class(key, target, BaseCallback, config["allow_targets"]) not in OBSERVERS:
+        if find_target(key, target, BaseCallback, config["allow_targets"]) not in OBSERVERS:
             found.append(key)
     return found
 
@@ -147,7 +147,7 @@ def _hashed_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the version of the numbers of one part."""
-    found = find_class(key, node[TARGET], object, config["allow_targets"])
+    found = find_target(key, node[TARGET], object, config["allow_targets"])
     numerics = getattr(found, "numerics", 1)  # a nested class may be from another package
     if not callable(numerics):
         return numerics
@@ -159,7 +159,7 @@ def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> i
     return numerics(options)
 
 
-def _options(found: type) -> tuple[Field[Any], ...]:
+def _options(found: Any) -> tuple[Field[Any], ...]:
     return fields(found) if is_dataclass(found) else ()
 
 
@@ -167,7 +167,7 @@ def _part_without_added(key: str, value: Any, config: Mapping[str, Any]) -> Any:
     """Return a node, or a value within one, without added options that change no numbers."""
     if isinstance(value, Mapping):
         if TARGET in value:
-            found = find_class(key, value[TARGET], object, config["allow_targets"])
+            found = find_target(key, value[TARGET], object, config["allow_targets"])
             is_changed = any("before" in option.metadata for option in _options(found)) and (
                 not callable(getattr(found, "numerics", 1)) or _numerics(key, value, config) > 1
             )

@@ -7,6 +7,7 @@ names, records and trackers. A token from the environment must not appear there.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +18,7 @@ SECRETS = ("api_key", "apikey", "password", "secret", "token")
 """Endings of keys that hold a secret."""
 READABLE = ("SEQRUN_*", "SLURM_*", "CUDA_VISIBLE_DEVICES", "HOME", "USER", "TMPDIR", "HOSTNAME")
 """Environment variables that `${oc.env:...}` may read; name your own SEQRUN_<NAME>."""
+FROM_VARIABLE = re.compile(r"\$\{oc\.env:SEQRUN_\w+\}")
 _NO_DEFAULT = "_NO_DEFAULT_"
 
 
@@ -35,6 +37,28 @@ def without_secrets(value: Any) -> Any:
 def names_secret(key: str) -> bool:
     """Return True if the key names a secret."""
     return any(str(key).lower().endswith(secret) for secret in SECRETS)
+
+
+def refuse_secrets(node: Any, key: str = "", *, is_secret: bool = False) -> None:
+    """Raise ConfigError if Hydra would record a secret in plain text.
+
+    Args:
+        node: an unresolved configuration, or a value in it.
+        key: its key, for messages.
+        is_secret: whether a key above it names a secret.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            below = f"{key}.{name}" if key else str(name)
+            refuse_secrets(value, below, is_secret=is_secret or names_secret(str(name)))
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            refuse_secrets(value, f"{key}[{place}]", is_secret=is_secret)
+    elif is_secret and node not in (None, "") and not FROM_VARIABLE.fullmatch(str(node)):
+        raise ConfigError(
+            f"{key}: a secret would be recorded in plain text: put it into an environment "
+            "variable SEQRUN_<NAME> and give ${oc.env:SEQRUN_<NAME>} here"
+        )
 
 
 def read_variable(name: str, default: Any = _NO_DEFAULT) -> Any:
