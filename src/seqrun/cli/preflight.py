@@ -34,6 +34,7 @@ from seqrun.config.compose import (
     parse,
     reason_of,
     register,
+    with_defaults,
 )
 from seqrun.config.schema import GROUPS
 from seqrun.config.trust import FILE_GROUPS, check_files, check_search_path
@@ -90,7 +91,7 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
             "--multirun: must not be used with --cfg or --info, which show one experiment; "
             "--dry-run shows the jobs"
         )
-    overrides = list(args.overrides)
+    overrides = with_defaults(args.overrides)
     if args.config_dir:
         if not os.path.isdir(args.config_dir):
             raise ConfigError(f"--config-dir={args.config_dir}: must be a directory")
@@ -131,7 +132,7 @@ def _jobs(
     if not OmegaConf.is_dict(base.hydra.sweeper):
         raise ConfigError(f"hydra.sweeper={base.hydra.sweeper}: must be a node")
     points.check_plugins(base)
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, Path], str] = {}
     params = OmegaConf.select(base, "hydra.sweeper.params") or {}
     keys = [*params, *(o.get_key_element() for o in parsed)]
     of_kind = held_out if base.hydra.sweeper._target_ == SEARCH else held_out_by_file
@@ -145,11 +146,16 @@ def _jobs(
             check_files(cfg, name, given)
         experiment, first = build.checked_experiment(cfg)
         label = " ".join(point) or "the experiment"
-        if grid and (twin := seen.get(experiment.hash)):
-            raise ConfigError(f"{label}: the same experiment as {twin} of this multirun")
-        seen[experiment.hash] = label
+        directory = _directory(cfg)
+        if grid and directory is not None:
+            if twin := seen.get((experiment.hash, directory)):
+                several = "; one run with several loggers is logger=[a,b]" * ("logger=" in label)
+                raise ConfigError(
+                    f"{label}: the same experiment as {twin} of this multirun{several}"
+                )
+            seen[experiment.hash, directory] = label
         trials = None if grid else OmegaConf.select(base, "hydra.sweeper.n_trials")
-        yield Job(experiment, _directory(cfg), tuple(point), trials), first
+        yield Job(experiment, directory, tuple(point), trials), first
 
 
 def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:

@@ -129,16 +129,20 @@ def with_defaults(overrides: Sequence[str]) -> list[str]:
     """Return a command line in which a single option of a group of several adds to the defaults.
 
     `logger=wandb` becomes `logger=[console,local,wandb]`, and so each of `logger=wandb,comet`; a
-    list stays what it is, and null becomes []. Hydra by itself would put `wandb` in the place of
-    the defaults. Where a file chooses a single option, `resolved` adds the defaults.
+    list stays what it is; null, or `~logger`, becomes []. Hydra by itself would put `wandb` in the
+    place of the defaults. Where a file chooses a single option, `resolved` adds the defaults.
     """
     return [_with_defaults(override) for override in overrides]
 
 
 def _with_defaults(override: str) -> str:
     group, _, value = override.partition("=")
+    if override.startswith("~") and override[1:] in default_lists():
+        return f"{override[1:]}=[]"
     names = value.split(",")
-    if group not in default_lists() or not all(re.fullmatch(r"\w+", name) for name in names):
+    if group not in default_lists() or not all(
+        re.fullmatch(r"[A-Za-z_][\w/-]*", name) for name in names
+    ):
         return override
     if value == "null":
         return f"{group}=[]"
