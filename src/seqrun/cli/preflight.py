@@ -28,6 +28,7 @@ from seqrun.config.compose import (
     composed,
     composing,
     default_lists,
+    hydra_config,
     line_of,
     may_choose_file,
     options_of,
@@ -37,6 +38,7 @@ from seqrun.config.compose import (
     with_defaults,
 )
 from seqrun.config.schema import GROUPS
+from seqrun.config.secrets import without_secrets
 from seqrun.config.trust import FILE_GROUPS, check_files, check_search_path
 from seqrun.records.locks import refuse_locked
 from seqrun.records.results import RecordError
@@ -68,7 +70,7 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         remedy = "; resume=never moves it aside" if isinstance(error, RecordError) else ""
-        sys.stderr.write(f"error: {error}{remedy}\n")
+        sys.stderr.write(without_secrets(f"error: {error}{remedy}\n"))
         return BAD_INPUT
     return 0
 
@@ -162,9 +164,13 @@ def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:
     """Return the job of a command without -m, checked, and the algorithm of its first seed."""
     experiment, first = build.checked_experiment(cfg)
     try:
-        directory = str(cfg.hydra.run.dir)
+        with hydra_config(cfg):
+            directory = str(cfg.hydra.run.dir)
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.run.dir: {reason_of(error)}") from None
+    written = str(OmegaConf.to_container(cfg.hydra.run))
+    if "oc.env" in written and without_secrets(directory) != directory:
+        raise ConfigError("hydra.run.dir: must not show what a secret variable holds")
     if not directory.strip():
         raise ConfigError("hydra.run.dir=: must be a directory")
     writable("hydra.run.dir", directory)
@@ -174,7 +180,8 @@ def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:
 def _directory(cfg: DictConfig) -> Path | None:
     """Return a multirun job's directory; None if it depends on values set by the launcher."""
     try:
-        return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
+        with hydra_config(cfg):
+            return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
     except (OmegaConfBaseException, TypeError):
         return None
 

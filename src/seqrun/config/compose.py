@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrun import CONF
@@ -97,9 +98,36 @@ def experiment_of(cfg: DictConfig) -> Experiment:
     return _known.setdefault(json.dumps(found.config, default=repr), found)
 
 
+@contextmanager
+def hydra_config(cfg: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` refer to a composed configuration within the block.
+
+    A run directory that is not known yet is the working directory.
+    """
+    hydra = HydraConfig.instance()
+    before, unknown = hydra.cfg, OmegaConf.is_missing(cfg.hydra.runtime, "output_dir")
+    with read_write(cfg.hydra):
+        if unknown:
+            cfg.hydra.runtime.output_dir = os.getcwd()
+        hydra.set_config(cfg)
+        try:
+            yield
+        finally:
+            hydra.cfg = before
+            if unknown:
+                OmegaConf.set_readonly(cfg.hydra, None)
+                cfg.hydra.runtime.output_dir = MISSING
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the experiment as plain data: resolved, without Hydra's node, paths absolute."""
-    hydra = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    if "hydra" not in cfg:
+        return _resolved(cfg, HydraConfig.get() if HydraConfig.initialized() else None)
+    with hydra_config(cfg):
+        return _resolved(cfg, cfg.hydra)
+
+
+def _resolved(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     choices = hydra.runtime.choices if hydra else {}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     with open_dict(cfg):

@@ -63,8 +63,12 @@ def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = 
 
 def run_name(config: Mapping[str, Any], digest: str) -> str:
     """Return <algo>-<benchmark>-<config hash>."""
-    names = _name_of(config, "algo", BaseAlgorithm), _name_of(config, "benchmark", BaseBenchmark)
-    return "-".join((*names, digest))
+    allowed = config["allow_targets"]
+    algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, allowed)
+    benchmark = find_target("benchmark", config["benchmark"][TARGET], BaseBenchmark, allowed)
+    if not isinstance(benchmark, type):  # a function that makes one
+        benchmark = make(config, "benchmark", BaseBenchmark)
+    return f"{algorithm.name}-{benchmark.name}-{digest}"
 
 
 def device_of(config: Mapping[str, Any]) -> str:
@@ -120,10 +124,6 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return None
     return {str(k): v for k, v in config.items()} if isinstance(config, dict) else None
-
-
-def _name_of(config: Mapping[str, Any], group: str, base: type) -> str:
-    return find_class(group, config[group][TARGET], base, config["allow_targets"]).name
 
 
 def _hashed_callbacks(config: Mapping[str, Any]) -> list[str]:

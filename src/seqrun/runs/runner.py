@@ -93,7 +93,8 @@ def _is_silent(experiment: Experiment) -> bool:
 def in_one_line(error: Exception) -> str:
     """Return an error's message in one line, with its type unless it is about the user's input."""
     known = isinstance(error, (ConfigError, RecordError))
-    return " ".join((f"{error}" if known else f"{type(error).__name__}: {error}").split())
+    text = f"{error}" if known else f"{type(error).__name__}: {error}"
+    return without_secrets(" ".join(text.split()))
 
 
 def run_experiment(
