@@ -179,7 +179,10 @@ class MemoryMechanism:
                     part[f"{name}_slot"] = distinct(filled[start:stop], count, batches[name])
                 self._simulate(part, batch_sizes)
                 planned.append(part)
-        self._order = np.concatenate([segment["index"].ravel() for segment in segments])
+        order = np.concatenate([segment["index"].ravel() for segment in segments])
+        if epoch > 1:  # this one may be cut short: what it lacks was seen last in those before
+            order = np.concatenate([self._order[~np.isin(self._order, order)], order])
+        self._order = order
         return planned
 
     def _filled_before(self, steps: int, offered_per_step: int) -> np.ndarray:
