@@ -26,6 +26,8 @@ GROUPS = {
     "logger": "loggers",
     "sweeps": "sweeps",
     "reproductions": "reproductions",
+    "experiment": "experiments of your own",
+    "debug": "settings to debug with",
 }
 """Config group -> heading."""
 MARKS = ("<!-- list -->", "<!-- /list -->")

@@ -24,6 +24,7 @@ from seqrun.cli.dry_run import show
 from seqrun.cli.job import Job
 from seqrun.config import build
 from seqrun.config.compose import (
+    FILES,
     check_yaml,
     composed,
     composing,
@@ -97,7 +98,7 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
     if args.config_dir:
         if not os.path.isdir(args.config_dir):
             raise ConfigError(f"--config-dir={args.config_dir}: must be a directory")
-        check_yaml(Path(args.config_dir), (*GROUPS, *FILE_GROUPS, "hydra"))
+        check_yaml(Path(args.config_dir), (*GROUPS, *FILES, "hydra"))
     directory = os.path.abspath(args.config_path or config_dir)
     if any(group in override for override in overrides for group in FILE_GROUPS):
         check_yaml(Path(directory), FILE_GROUPS)
@@ -190,7 +191,7 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
     """Raise ConfigError if a group is given no option, or a value that cannot name one."""
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
-        if key.split("@")[0] in FILE_GROUPS and _names_lists(override):
+        if key.split("@")[0] in FILES and _names_lists(override):
             raise ConfigError(f"{line_of(override)}: must be one file, not a list")
         if override.is_sweep_override():
             continue

@@ -35,6 +35,8 @@ from seqrun.files import flatten
 
 TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
 """OmegaConf's types -> what users call them."""
+FILES = (*FILE_GROUPS, "experiment", "local", "debug")
+"""Groups whose files may set any key, and choose of any group."""
 MAX_VALUES = 100_000
 """Most values that a YAML file may have once its aliases are expanded, as Hydra does."""
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
@@ -211,7 +213,7 @@ def _num_values(node: yaml.Node | None, sizes: dict[int, int]) -> int:
 
 def may_choose_file(key: str) -> bool:
     """Return True if an override of this key may choose an option of a group, so a file."""
-    return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILE_GROUPS)
+    return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILES)
 
 
 def parse(lines: Sequence[str]) -> list[Override]:
@@ -259,7 +261,8 @@ def _missing_option(error: MissingConfigException) -> str:
     group, option = path[:depth], path[depth + 1 :]
     options = options_of(group)
     allowed = must_be_one_of(options, option) if options else "this group has no option"
-    return f"{group}={option}: {allowed}"
+    hint = f"; put yours into {group}/{option}.yaml, here in {CONF} or in a folder --config-dir"
+    return f"{group}={option}: {allowed}" + hint * (group in ("experiment", "local"))
 
 
 def options_of(group: str) -> list[str]:
@@ -308,7 +311,7 @@ def _no_such_key(key: str, name: str, overrides: Sequence[str]) -> str:
         is_of_multirun = any(key.startswith(f"{k}.") for k in NEED_MULTIRUN)
         hint = " without -m, or the chosen launcher or sweeper lacks it" if is_of_multirun else ""
         return f"{given}: no such key of Hydra's{hint}"
-    if key in FILE_GROUPS:
+    if key in FILES:
         return f"{given}: must be one of {', '.join(options_of(key))}"
     known = _known_keys(name, overrides)
     parent = key.rpartition(".")[0]
@@ -321,13 +324,13 @@ def _no_such_key(key: str, name: str, overrides: Sequence[str]) -> str:
 
 def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
     """Return the keys of the experiment; without its group choices if they cannot be composed."""
-    choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, *FILE_GROUPS)]
+    choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, *FILES)]
     for attempt in (choices, []):
         try:
             cfg = compose(name, overrides=attempt)
         except (HydraException, OmegaConfBaseException):
             continue
-        return [*_dotted_keys(cfg), *FILE_GROUPS]
+        return [*_dotted_keys(cfg), *FILES]
     return []
 
 

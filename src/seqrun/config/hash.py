@@ -23,7 +23,17 @@ from seqrun.config.targets import TARGET, find_class, find_target, make, nested
 from seqrun.files import flatten
 from seqrun.optimizers.base import BaseOptimizer
 
-NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
+NOT_HASHED = (
+    "logger",
+    "data_dir",
+    "resume",
+    "seeds_strategy",
+    "allow_targets",
+    "expected",
+    "tags",
+    "notes",
+    "optimized_metric",
+)
 """Top-level keys that do not affect the results."""
 PARTS_OF_ALGORITHM = {
     "benchmark": BaseBenchmark,

@@ -127,6 +127,7 @@ class MemoryMechanism:
         parts = zip(current, *stored, padding, strict=True)
         self._replay_dataset = Dataset(*map(np.concatenate, parts))
         self._offered = self.seen
+        self._order: np.ndarray = np.empty(0, np.int32)
         # slot -> row of the replay dataset; the last entry stands for samples that are not stored
         self._occupant = self._num_current + np.arange(capacity + 1, dtype=np.int32)
         return self._replay_dataset
@@ -180,9 +181,8 @@ class MemoryMechanism:
                 self._simulate(part, batch_sizes)
                 planned.append(part)
         order = np.concatenate([segment["index"].ravel() for segment in segments])
-        if epoch > 1:  # this one may be cut short: what it lacks was seen last in those before
-            order = np.concatenate([self._order[~np.isin(self._order, order)], order])
-        self._order = order
+        # This one may be cut short: what it lacks was seen last in those before.
+        self._order = np.concatenate([self._order[~np.isin(self._order, order)], order])
         return planned
 
     def _filled_before(self, steps: int, offered_per_step: int) -> np.ndarray:
@@ -273,8 +273,8 @@ class MemoryMechanism:
 
     def export_progress(self) -> dict[str, np.ndarray]:
         """Return the state within the current task, as far as it is planned."""
-        order = getattr(self, "_order", np.empty(0, np.int32))
-        return {"occupant": self._occupant, "offered": np.asarray(self._offered), "order": order}
+        offered = np.asarray(self._offered)
+        return {"occupant": self._occupant, "offered": offered, "order": self._order}
 
     def import_progress(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Restore `export_progress`; call it after `start_task` with the same task's data."""

@@ -51,7 +51,7 @@ class RunFailed(CompactHydraException):
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Run the experiment that Hydra composed; return its average accuracy, which searches optimise.
+    """Run the experiment that Hydra composed; return what searches optimise, `optimized_metric`.
 
     Raises:
         SystemExit: it failed (1) or was interrupted (128 + the signal's number: 130 by Ctrl-C,
@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise RunFailed(f"this job failed: {directory}") from None
         raise SystemExit(1) from None
-    return results.summary["average_accuracy"]["mean"]
+    return results.mean_of(experiment.config["optimized_metric"])
 
 
 def _is_silent(experiment: Experiment) -> bool:

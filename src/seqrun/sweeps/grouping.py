@@ -19,7 +19,16 @@ from seqrun.optimizers.base import BaseOptimizer
 from seqrun.sweeps.summary import SweepJob
 from seqrun.training.callback import has_step_hook
 
-HOST_KEYS = ("seed", "logger", "resume", "seeds_strategy", "expected")
+HOST_KEYS = (
+    "seed",
+    "logger",
+    "resume",
+    "seeds_strategy",
+    "expected",
+    "tags",
+    "notes",
+    "optimized_metric",
+)
 """Keys of an experiment that no compiled program reads, besides the seeds in `streams`."""
 
 
