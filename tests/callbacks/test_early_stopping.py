@@ -323,7 +323,7 @@ def test_the_rule_by_hand(monkeypatch, accuracies, patience, min_delta, stop, be
     weights = {"params/w": np.zeros(1), "optimizer/m": np.zeros(1)}
     returned = []
     algorithm = SimpleNamespace(
-        training=SimpleNamespace(epochs=lambda task: len(accuracies)),
+        epochs=lambda task: len(accuracies),
         export_arrays=lambda: {name: value.copy() for name, value in weights.items()},
     )
     run = SimpleNamespace(

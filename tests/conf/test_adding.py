@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from seqrun.checks import ConfigError
 from seqrun.config.compose import default_lists, with_defaults
 
 LOGGERS, CALLBACKS = ["console", "local"], ["metrics", "progress", "checkpoint"]
@@ -23,7 +24,9 @@ def test_the_defaults_are_those_of_the_configuration():
         ("logger=console", "logger=[console,local]"),
         ("logger=wandb,comet", "logger=[console,local,wandb],[console,local,comet]"),
         ("callbacks=timing", "callbacks=[metrics,progress,checkpoint,timing]"),
+        ("callbacks=mine/early-stopping", f"callbacks=[{','.join(CALLBACKS)},mine/early-stopping]"),
         ("logger=null", "logger=[]"),
+        ("~logger", "logger=[]"),
     ],
 )
 def test_what_a_single_name_means(given: str, meant: str):
@@ -46,6 +49,7 @@ def test_what_stays_as_it_is(line: str):
         ("/callbacks: timing", LOGGERS, WITH_TIMING),
         ("/callbacks: [timing]", LOGGERS, ["timing"]),
         ("/callbacks: []", LOGGERS, []),
+        ("/callbacks: null", LOGGERS, []),
     ],
 )
 def test_a_file_says_it_in_the_same_way(
@@ -69,6 +73,20 @@ def test_a_grid_of_options(jobs_of):
     ]
 
 
+def test_a_grid_of_loggers(jobs_of):
+    """They are one experiment: twice in one directory makes no sense, in two it does."""
+    grid = ("-m", "algo=naive", "logger=tensorboard,console")
+    with pytest.raises(ConfigError, match=r"one run with several loggers is logger=\[a,b\]"):
+        jobs_of(*grid)
+    jobs = jobs_of(*grid, "hydra.sweep.subdir=${hydra.job.num}")
+    assert [list(job.config["logger"]) for job in jobs] == [[*LOGGERS, "tensorboard"], LOGGERS]
+
+
+def test_none_at_all(jobs_of):
+    (job,) = jobs_of("logger=null", "~callbacks")
+    assert job.config["logger"] == job.config["callbacks"] == {}
+
+
 HELD = ["benchmark.validation_fraction=0.1"]
 
 
@@ -83,3 +101,6 @@ def test_as_a_user(run_py):
     assert (directory / "metrics.jsonl").is_file() and (directory / "tensorboard").is_dir()
     shown = run_py("logger=tensorboard", "--cfg", "job").stdout
     assert "ConsoleLogger" in shown and "TensorBoardLogger" in shown
+    listed = run_py(*small, "logger=[local]", "resume=never").stdout
+    assert listed.startswith("average accuracy") and listed.count("\n") == 1
+    assert run_py(*small, "logger=null", "resume=never").stdout == ""

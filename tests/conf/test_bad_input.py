@@ -259,7 +259,7 @@ OPTUNA = f"defaults:\n  - override /hydra/sweeper: optuna\n{SWEEP}"
         ("algo:\n  ewc_lambda: '\\${oc.create:{a: 1}}'\n", "algo.ewc_lambda=.*must not hold"),
         ("algo:\n  ewc_lambda: ['\\${x}']\n", "algo.ewc_lambda.0.=.*must not hold"),
         (f"{SEARCH}    study_name: '${{oc.create:{{a: 1}}}}'\n", "study_name: must not hold"),
-        (f"{SEARCH}    sampler: {{seed: '${{x}}'}}\n", "sampler: must not hold references"),
+        (f"{SEARCH}    sampler: {{seed: '${{x}}'}}\n", "sampler.seed: must not hold references"),
         (f"{SEARCH}    sampler: x\n", "sampler"),
         (f"{SEARCH}    direction: {{_target_: a.B}}\n", "only a sampler may have one"),
         (f"{SEARCH}    storage: sqlite:////tmp/x.db\n", "sets hydra.sweeper.storage"),
@@ -307,7 +307,7 @@ def test_included_files_are_checked_too(tmp_path, elsewhere):
     (conf / "sweeps" / "inner.yaml").write_text(
         f"{header}hydra:\n  run: {{dir: /somewhere}}\n", encoding="utf-8"
     )
-    with pytest.raises(ConfigError, match="sweeps=outer: sets hydra.run"):
+    with pytest.raises(ConfigError, match="inner.yaml: sets hydra.run"):
         preflight.check(["-m", "sweeps=outer"], conf)
     assert preflight.check(["hydra.run.dir=mine"], conf)  # the command line may set it
 

@@ -15,10 +15,15 @@ def test_options_come_with_description_and_backends():
 
 def test_everything_in_conf_is_listed_once(capsys):
     listing.main()
-    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
+    listed, group = {}, ""
+    for line in capsys.readouterr().out.splitlines():
+        if line[:2] == "  ":
+            listed.setdefault(group, []).append(line.split()[0])
+        else:
+            group = line.partition("(")[2].partition("=")[0]
     for group in listing.GROUPS:
-        for path in listing.files(CONF / group):
-            assert lines.count(listing.path_name(CONF / group, path)) == 1
+        names = [listing.path_name(CONF / group, path) for path in listing.files(CONF / group)]
+        assert sorted(listed[group]) == sorted(names)
 
 
 def test_backend_without_the_class_is_not_claimed(tmp_path):

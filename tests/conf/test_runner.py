@@ -150,7 +150,7 @@ def test_a_secret_is_in_no_file_of_a_run(run_py, elsewhere, mypkg):
     )
     key = "${oc.env:SEQRUN_KEY}"
     mine = ["allow_targets=[keyed]", "logger=[local]", "+logger.my._target_=keyed.Keyed"]
-    mine += [f"+logger.my.api_key={key}", f"+logger.my.options=[{{token:{key}}}]"]
+    mine += [f"+logger.my.api_key={key}", f"+logger.my.options=[{{token:{key}}}, {key}]"]
     done = run_py(*SHORT, *mine, "hydra.run.dir=run", PYTHONPATH=str(mypkg), SEQRUN_KEY="TOPSECRET")
     assert done.returncode == 0, done.stderr
     told = json.loads((elsewhere / "run" / "told.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
 def run():
     algorithm = SimpleNamespace(
         benchmark=SimpleNamespace(num_tasks=5),
-        training=TrainingOptions(epochs_per_task=[1, 3, 1, 1, 1]),
+        epochs=TrainingOptions(epochs_per_task=[1, 3, 1, 1, 1]).epochs,
     )
     return SimpleNamespace(total_steps=20, step=0, algorithm=algorithm)
 

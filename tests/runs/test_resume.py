@@ -186,12 +186,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "validation": {"stream": {**SPEC["stream"], "validation_fraction": 0.1}},
     "a rate that decays": {"training": {**SPEC["training"], "lr_decay": 0.5, "grad_clip": 1.0}},
+    "steps": {"training": {**SPEC["training"], "epochs_per_task": 1, "steps_per_task": 13}},
     "crops": {"stream": {**SPEC["stream"], "crop_padding": 1, "horizontal_flip": True}},
     "streams of their own": {"seed": 3, "streams": {"data": 5, "noise": 7}},
 }
 
 
-BY_DEFAULT = ("epochs evaluated", "Adam, never fresh", "BatchNorm", "classes in a row")
+BY_DEFAULT = ("epochs evaluated", "steps", "Adam, never fresh", "BatchNorm", "classes in a row")
 """Options tested by default, on PyTorch; `make test-all` tests all options on both backends."""
 OPTIONS_AND_BACKENDS = [
     pytest.param(n, b, marks=[] if b == "torch" and n in BY_DEFAULT else pytest.mark.full)

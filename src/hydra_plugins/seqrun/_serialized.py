@@ -15,6 +15,7 @@ from hydra.core.utils import env_override
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.checks import ConfigError
 from seqrun.config.experiment import Experiment
+from seqrun.config.secrets import without_secrets
 from seqrun.files import write_atomically
 from seqrun.sweeps.summary import SweepJob
 
@@ -63,7 +64,9 @@ def load_job(directory: Path) -> SweepJob:
 def _masked(value: Any, secrets: tuple[str, ...], key: str) -> Any:
     if isinstance(value, Mapping):
         return {k: _masked(v, secrets, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
-    if not value or not isinstance(value, str) or not key.lower().endswith(secrets):
+    if not value or not isinstance(value, str):
+        return value
+    if not key.lower().endswith(secrets) and without_secrets(value) == value:
         return value
     for name, held in os.environ.items():
         if held == value:

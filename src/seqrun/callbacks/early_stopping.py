@@ -131,7 +131,7 @@ class EarlyStoppingCallback(BaseCallback):
                 arrays = run.algorithm.export_arrays()
                 self._arrays = {n: a for n, a in arrays.items() if n.startswith(CARRIED)}
         run.stop_task = run.epoch - self._best_epoch >= self.patience
-        epochs = run.algorithm.training.epochs(run.task)
+        epochs = run.algorithm.epochs(run.task)
         is_last = run.stop_task or run.epoch == epochs
         if is_last and self.restore_best and self._best_epoch < run.epoch:
             run.return_to_epoch(self._best_epoch, self._arrays)

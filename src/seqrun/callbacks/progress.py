@@ -44,7 +44,7 @@ class TqdmCallback(BaseCallback):
             return
         assert chunk.losses is not None and chunk.correct is not None
         tasks = run.algorithm.benchmark.num_tasks
-        epochs = run.algorithm.training.epochs(chunk.task)
+        epochs = run.algorithm.epochs(chunk.task)
         accuracy = chunk.correct.sum() / (chunk.steps * chunk.batch_size)
         self._bar.set_description_str(
             f"task {chunk.task}/{tasks} epoch {chunk.epoch}/{epochs}", refresh=False

@@ -47,7 +47,8 @@ def show(jobs: Sequence[Job]) -> None:
     for job in jobs:
         seeds = job.experiment.seeds
         algorithm = build(job.experiment, seeds[0])
-        stream = str((job.config["benchmark"], job.config["training"]["epochs_per_task"]))
+        lengths = [job.config["training"].get(f"{unit}_per_task") for unit in ("epochs", "steps")]
+        stream = str((job.config["benchmark"], lengths))
         if stream not in samples:  # data are loaded once for all jobs of a stream
             samples[stream] = planned_samples(algorithm)
         previews.append(

@@ -26,6 +26,8 @@ GROUPS = {
     "logger": "loggers",
     "sweeps": "sweeps",
     "reproductions": "reproductions",
+    "experiment": "experiments of your own",
+    "debug": "settings to debug with",
 }
 """Config group -> heading."""
 MARKS = ("<!-- list -->", "<!-- /list -->")
@@ -41,7 +43,7 @@ usage: python run.py [-m] [--dry-run] [group=option ...] [key=value ...]
 backend=torch|jax                which twin of every part is used
 seed=0, seed=[0,1,2]             one run, or several with mean and spread
 device=auto|cpu|cuda
-training.epochs_per_task=1       also .lr_decay .lr_min .grad_clip .evaluate_on ...
+training.epochs_per_task=1       also .steps_per_task .lr_decay .grad_clip .evaluate_on ...
 benchmark.num_tasks=5            also .batch_size .scenario .samples_per_task ...
 backbone.width=256               also .n_hidden_layers .dropout .batch_norm
 optimizer.lr=0.05                also .momentum .weight_decay .nesterov

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seqrun.checks import ConfigError, first_line
-from seqrun.config.compose import NEED_MULTIRUN, line_of, parse
+from seqrun.config.compose import NEED_MULTIRUN, line_of, may_choose_file, parse
 
 
 def refuse_sweep(parsed: Sequence[Override]) -> None:
@@ -33,15 +33,7 @@ def grid_points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> 
     each value of a key (for an interval, both ends) is checked once, with the first values of all
     other keys.
     """
-    swept = [o for o in parsed if o.is_sweep_override()]
-    given = {o.get_key_element() for o in parsed}
-    params = OmegaConf.select(base, "hydra.sweeper.params") or {}
-    lines = [f"{key}={value}" for key, value in params.items()]
-    axes = [
-        _values(override, grid=grid)
-        for override in [*parse(lines), *swept]
-        if override in swept or override.get_key_element() not in given
-    ]
+    axes = _axes(parsed, base, grid=grid)
     if grid:
         yield from (list(point) for point in itertools.product(*axes))
         return
@@ -50,6 +42,26 @@ def grid_points(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> 
     for place, values in enumerate(axes):
         for value in values[1:]:
             yield [*first[:place], value, *first[place + 1 :]]
+
+
+def choices(parsed: Sequence[Override], base: DictConfig) -> Iterator[list[str]]:
+    """Yield every combination of the files that a search may choose."""
+    axes = _axes(parsed, base, grid=False)
+    files = [values for values in axes if may_choose_file(values[0].split("=")[0])]
+    yield from (list(point) for point in itertools.product(*files))
+
+
+def _axes(parsed: Sequence[Override], base: DictConfig, *, grid: bool) -> list[list[str]]:
+    """Return, for every key that is swept over, the override with each of its values."""
+    swept = [o for o in parsed if o.is_sweep_override()]
+    given = {o.get_key_element() for o in parsed}
+    params = OmegaConf.select(base, "hydra.sweeper.params") or {}
+    lines = [f"{key}={value}" for key, value in params.items()]
+    return [
+        _values(override, grid=grid)
+        for override in [*parse(lines), *swept]
+        if override in swept or override.get_key_element() not in given
+    ]
 
 
 def _values(override: Override, *, grid: bool) -> list[str]:

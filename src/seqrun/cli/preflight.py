@@ -24,18 +24,23 @@ from seqrun.cli.dry_run import show
 from seqrun.cli.job import Job
 from seqrun.config import build
 from seqrun.config.compose import (
-    FILE_GROUPS,
+    FILES,
+    check_yaml,
     composed,
     composing,
     default_lists,
+    hydra_config,
     line_of,
+    may_choose_file,
     options_of,
     parse,
     reason_of,
     register,
+    with_defaults,
 )
 from seqrun.config.schema import GROUPS
-from seqrun.config.trust import check_files, check_yaml, may_choose_file
+from seqrun.config.secrets import without_secrets
+from seqrun.config.trust import FILE_GROUPS, check_files, check_search_path
 from seqrun.records.locks import refuse_locked
 from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
@@ -66,7 +71,7 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         remedy = "; resume=never moves it aside" if isinstance(error, RecordError) else ""
-        sys.stderr.write(f"error: {error}{remedy}\n")
+        sys.stderr.write(without_secrets(f"error: {error}{remedy}\n"))
         return BAD_INPUT
     return 0
 
@@ -89,17 +94,17 @@ def check(argv: Sequence[str], config_dir: str | Path) -> list[Job]:
             "--multirun: must not be used with --cfg or --info, which show one experiment; "
             "--dry-run shows the jobs"
         )
-    overrides = list(args.overrides)
+    overrides = with_defaults(args.overrides)
     if args.config_dir:
         if not os.path.isdir(args.config_dir):
             raise ConfigError(f"--config-dir={args.config_dir}: must be a directory")
-        overrides.append(f"hydra.searchpath=[file://{os.path.abspath(args.config_dir)}]")
-        check_yaml(Path(args.config_dir), (*GROUPS, *FILE_GROUPS, "hydra"))
+        check_yaml(Path(args.config_dir), (*GROUPS, *FILES, "hydra"))
     directory = os.path.abspath(args.config_path or config_dir)
     if any(group in override for override in overrides for group in FILE_GROUPS):
         check_yaml(Path(directory), FILE_GROUPS)
     name = args.config_name or "config"
-    with composing(directory):
+    with composing(directory, args.config_dir):
+        check_search_path(name)
         if args.cfg or args.info:
             parsed = parse(overrides)
             _refuse_empty_groups(parsed)
@@ -121,9 +126,8 @@ def _jobs(
     parsed = parse(overrides)
     fixed = [line_of(o) for o in parsed if not o.is_sweep_override()]
     _refuse_empty_groups(parsed)
-    typed = list(fixed)
     base = composed(name, fixed)
-    check_files(base, name, typed, typed)
+    check_files(base, name, fixed)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         points.refuse_sweep(parsed)
         yield _single_job(base)
@@ -131,34 +135,43 @@ def _jobs(
     if not OmegaConf.is_dict(base.hydra.sweeper):
         raise ConfigError(f"hydra.sweeper={base.hydra.sweeper}: must be a node")
     points.check_plugins(base)
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, Path], str] = {}
     params = OmegaConf.select(base, "hydra.sweeper.params") or {}
     keys = [*params, *(o.get_key_element() for o in parsed)]
     of_kind = held_out if base.hydra.sweeper._target_ == SEARCH else held_out_by_file
     fixed += [f"{key}={value}" for key, value in of_kind(base, keys).items()]
     grid = str(base.hydra.sweeper._target_).endswith(("BasicSweeper", "GridSweeper"))
-    swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
+    for point in [] if grid else points.choices(parsed, base):
+        check_files(composed(name, given := [*fixed, *point]), name, given)
     for point in points.grid_points(parsed, base, grid=grid):
         cfg = composed(name, given := [*fixed, *point])
-        if any(may_choose_file(o.split("=")[0]) for o in point):
-            own = [o for o in point if o.split("=")[0] in swept]
-            check_files(cfg, name, [*typed, *own], given)
+        if grid and any(may_choose_file(o.split("=")[0]) for o in point):
+            check_files(cfg, name, given)
         experiment, first = build.checked_experiment(cfg)
         label = " ".join(point) or "the experiment"
-        if grid and (twin := seen.get(experiment.hash)):
-            raise ConfigError(f"{label}: the same experiment as {twin} of this multirun")
-        seen[experiment.hash] = label
+        directory = _directory(cfg)
+        if grid and directory is not None:
+            if twin := seen.get((experiment.hash, directory)):
+                several = "; one run with several loggers is logger=[a,b]" * ("logger=" in label)
+                raise ConfigError(
+                    f"{label}: the same experiment as {twin} of this multirun{several}"
+                )
+            seen[experiment.hash, directory] = label
         trials = None if grid else OmegaConf.select(base, "hydra.sweeper.n_trials")
-        yield Job(experiment, _directory(cfg), tuple(point), trials), first
+        yield Job(experiment, directory, tuple(point), trials), first
 
 
 def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:
     """Return the job of a command without -m, checked, and the algorithm of its first seed."""
     experiment, first = build.checked_experiment(cfg)
     try:
-        directory = str(cfg.hydra.run.dir)
+        with hydra_config(cfg):
+            directory = str(cfg.hydra.run.dir)
     except OmegaConfBaseException as error:
         raise ConfigError(f"hydra.run.dir: {reason_of(error)}") from None
+    written = str(OmegaConf.to_container(cfg.hydra.run))
+    if "oc.env" in written and without_secrets(directory) != directory:
+        raise ConfigError("hydra.run.dir: must not show what a secret variable holds")
     if not directory.strip():
         raise ConfigError("hydra.run.dir=: must be a directory")
     writable("hydra.run.dir", directory)
@@ -168,7 +181,8 @@ def _single_job(cfg: DictConfig) -> tuple[Job, BaseAlgorithm]:
 def _directory(cfg: DictConfig) -> Path | None:
     """Return a multirun job's directory; None if it depends on values set by the launcher."""
     try:
-        return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
+        with hydra_config(cfg):
+            return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
     except (OmegaConfBaseException, TypeError):
         return None
 
@@ -177,7 +191,7 @@ def _refuse_empty_groups(parsed: Sequence[Override]) -> None:
     """Raise ConfigError if a group is given no option, or a value that cannot name one."""
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
-        if key.split("@")[0] in FILE_GROUPS and _names_lists(override):
+        if key.split("@")[0] in FILES and _names_lists(override):
             raise ConfigError(f"{line_of(override)}: must be one file, not a list")
         if override.is_sweep_override():
             continue

@@ -17,9 +17,8 @@ from seqrun.checks import ConfigError
 from seqrun.config.compose import experiment_of, reason_of
 from seqrun.config.experiment import Experiment
 from seqrun.config.schema import check_values, part_keys
-from seqrun.config.secrets import without_secrets
+from seqrun.config.secrets import refuse_secrets, without_secrets
 from seqrun.config.targets import make
-from seqrun.config.trust import refuse_secrets
 from seqrun.loggers import BaseLogger
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.training import limits

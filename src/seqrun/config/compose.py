@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,22 +22,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from seqrun import CONF
 from seqrun.checks import ConfigError, first_line, must_be_one_of, nearest
 from seqrun.config.experiment import Experiment
 from seqrun.config.schema import GROUPS, Schema
 from seqrun.config.secrets import read_variable
-from seqrun.config.targets import TARGET
+from seqrun.config.trust import FILE_GROUPS, KEY, TARGET, from_environment
 from seqrun.files import flatten
 
 TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
 """OmegaConf's types -> what users call them."""
-FILE_GROUPS = ("sweeps", "reproductions")
-"""Groups of which each file may set keys of any group."""
+FILES = (*FILE_GROUPS, "experiment", "local", "debug")
+"""Groups whose files may set any key, and choose of any group."""
+MAX_VALUES = 100_000
+"""Most values that a YAML file may have once its aliases are expanded, as Hydra does."""
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
 """Keys that have an effect only in a multirun."""
 
@@ -77,10 +81,16 @@ def register() -> None:
 
 
 @contextmanager
-def composing(config_dir: str | Path) -> Iterator[None]:
-    """Let Hydra compose from `config_dir` within this block."""
+def composing(config_dir: str | Path, added: str | Path | None = None) -> Iterator[None]:
+    """Let Hydra compose from `config_dir` within this block, and from `added` as --config-dir."""
     directory = str(Path(config_dir).absolute())
     with initialize_config_dir(version_base="1.3", config_dir=directory, job_name="run"):
+        hydra = GlobalHydra.instance().hydra
+        if added is not None and hydra is not None:
+            path, schema = hydra.config_loader.get_search_path(), SearchPathQuery(provider="schema")
+            path.prepend("command-line", f"file://{Path(added).absolute()}", schema)
+            make: Any = type(hydra.config_loader)
+            hydra.config_loader = make(path)  # the one there has read the path already
         yield
 
 
@@ -90,9 +100,36 @@ def experiment_of(cfg: DictConfig) -> Experiment:
     return _known.setdefault(json.dumps(found.config, default=repr), found)
 
 
+@contextmanager
+def hydra_config(cfg: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` refer to a composed configuration within the block.
+
+    A run directory that is not known yet is the working directory.
+    """
+    hydra = HydraConfig.instance()
+    before, unknown = hydra.cfg, OmegaConf.is_missing(cfg.hydra.runtime, "output_dir")
+    with read_write(cfg.hydra):
+        if unknown:
+            cfg.hydra.runtime.output_dir = os.getcwd()
+        hydra.set_config(cfg)
+        try:
+            yield
+        finally:
+            hydra.cfg = before
+            if unknown:
+                OmegaConf.set_readonly(cfg.hydra, None)
+                cfg.hydra.runtime.output_dir = MISSING
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the experiment as plain data: resolved, without Hydra's node, paths absolute."""
-    hydra = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    if "hydra" not in cfg:
+        return _resolved(cfg, HydraConfig.get() if HydraConfig.initialized() else None)
+    with hydra_config(cfg):
+        return _resolved(cfg, cfg.hydra)
+
+
+def _resolved(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     choices = hydra.runtime.choices if hydra else {}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     with open_dict(cfg):
@@ -103,6 +140,9 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         cfg.data_dir = str(Path(cfg.data_dir).expanduser().absolute())
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
+    allowed, more = config.get("allow_targets"), from_environment()
+    if isinstance(allowed, list):
+        allowed += [package for package in more if package not in allowed]
     return {str(key): value for key, value in config.items()}
 
 
@@ -119,21 +159,61 @@ def with_defaults(overrides: Sequence[str]) -> list[str]:
     """Return a command line in which a single option of a group of several adds to the defaults.
 
     `logger=wandb` becomes `logger=[console,local,wandb]`, and so each of `logger=wandb,comet`; a
-    list stays what it is, and null becomes []. Hydra by itself would put `wandb` in the place of
-    the defaults. Where a file chooses a single option, `resolved` adds the defaults.
+    list stays what it is; null, or `~logger`, becomes []. Hydra by itself would put `wandb` in the
+    place of the defaults. Where a file chooses a single option, `resolved` adds the defaults.
     """
     return [_with_defaults(override) for override in overrides]
 
 
 def _with_defaults(override: str) -> str:
     group, _, value = override.partition("=")
+    if override.startswith("~") and override[1:] in default_lists():
+        return f"{override[1:]}=[]"
     names = value.split(",")
-    if group not in default_lists() or not all(re.fullmatch(r"\w+", name) for name in names):
+    if group not in default_lists() or not all(
+        re.fullmatch(r"[A-Za-z_][\w/-]*", name) for name in names
+    ):
         return override
     if value == "null":
         return f"{group}=[]"
     lists = [",".join(dict.fromkeys([*default_lists()[group], name])) for name in names]
     return f"{group}={','.join(f'[{each}]' for each in lists)}"
+
+
+def check_yaml(folder: Path, groups: Iterable[str]) -> None:
+    """Raise ConfigError if a YAML file of a configuration folder cannot be loaded safely.
+
+    Args:
+        folder: has files, and one folder of files per group.
+        groups: the folders to check; others may hold anything.
+    """
+    paths = [*folder.glob("*.yaml"), *(p for g in groups for p in (folder / g).rglob("*.yaml"))]
+    for path in sorted(paths):
+        try:
+            text = path.read_text(encoding="utf-8")
+            if "*" in text and _num_values(yaml.compose(text, yaml.SafeLoader), {}) > MAX_VALUES:
+                raise ConfigError(f"{path}: has aliases that stand for over {MAX_VALUES} values")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: is not UTF-8 text") from None
+        except RecursionError:  # also raised for an alias of an enclosing node
+            raise ConfigError(f"{path}: is nested too deeply") from None
+        except (OSError, yaml.YAMLError):
+            continue  # Hydra reports it if it is chosen
+
+
+def _num_values(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """Return the number of values of a node, aliases expanded; `sizes` caches the counts."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else sum(node.value, ())
+        sizes[id(node)] = 1 + sum(_num_values(part, sizes) for part in parts)
+    return sizes[id(node)]
+
+
+def may_choose_file(key: str) -> bool:
+    """Return True if an override of this key may choose an option of a group, so a file."""
+    return not KEY.fullmatch(key) or key.lstrip("+~") in (*GROUPS, *FILES)
 
 
 def parse(lines: Sequence[str]) -> list[Override]:
@@ -166,7 +246,7 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(_missing_option(error)) from None
     except RecursionError:
         raise ConfigError("a chosen file is nested too deeply") from None
-    except YAMLError as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, name, overrides)) from None
@@ -181,7 +261,8 @@ def _missing_option(error: MissingConfigException) -> str:
     group, option = path[:depth], path[depth + 1 :]
     options = options_of(group)
     allowed = must_be_one_of(options, option) if options else "this group has no option"
-    return f"{group}={option}: {allowed}"
+    hint = f"; put yours into {group}/{option}.yaml, here in {CONF} or in a folder --config-dir"
+    return f"{group}={option}: {allowed}" + hint * (group in ("experiment", "local"))
 
 
 def options_of(group: str) -> list[str]:
@@ -230,7 +311,7 @@ def _no_such_key(key: str, name: str, overrides: Sequence[str]) -> str:
         is_of_multirun = any(key.startswith(f"{k}.") for k in NEED_MULTIRUN)
         hint = " without -m, or the chosen launcher or sweeper lacks it" if is_of_multirun else ""
         return f"{given}: no such key of Hydra's{hint}"
-    if key in FILE_GROUPS:
+    if key in FILES:
         return f"{given}: must be one of {', '.join(options_of(key))}"
     known = _known_keys(name, overrides)
     parent = key.rpartition(".")[0]
@@ -243,13 +324,13 @@ def _no_such_key(key: str, name: str, overrides: Sequence[str]) -> str:
 
 def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:
     """Return the keys of the experiment; without its group choices if they cannot be composed."""
-    choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, *FILE_GROUPS)]
+    choices = [o for o in overrides if o.split("=")[0] in (*GROUPS, *FILES)]
     for attempt in (choices, []):
         try:
             cfg = compose(name, overrides=attempt)
         except (HydraException, OmegaConfBaseException):
             continue
-        return [*_dotted_keys(cfg), *FILE_GROUPS]
+        return [*_dotted_keys(cfg), *FILES]
     return []
 
 

@@ -19,11 +19,21 @@ from seqrun.backbones.base import BaseBackbone
 from seqrun.benchmarks.base import BaseBenchmark
 from seqrun.callbacks import OBSERVERS, BaseCallback
 from seqrun.config.schema import Schema, default_of, part_keys
-from seqrun.config.targets import TARGET, find_class, make, nested
+from seqrun.config.targets import TARGET, find_class, find_target, make, nested
 from seqrun.files import flatten
 from seqrun.optimizers.base import BaseOptimizer
 
-NOT_HASHED = ("logger", "data_dir", "resume", "seeds_strategy", "allow_targets", "expected")
+NOT_HASHED = (
+    "logger",
+    "data_dir",
+    "resume",
+    "seeds_strategy",
+    "allow_targets",
+    "expected",
+    "tags",
+    "notes",
+    "optimized_metric",
+)
 """Top-level keys that do not affect the results."""
 PARTS_OF_ALGORITHM = {
     "benchmark": BaseBenchmark,
@@ -63,8 +73,12 @@ def config_hash(config: Mapping[str, Any], numerics: Mapping[str, int] | None = 
 
 def run_name(config: Mapping[str, Any], digest: str) -> str:
     """Return <algo>-<benchmark>-<config hash>."""
-    names = _name_of(config, "algo", BaseAlgorithm), _name_of(config, "benchmark", BaseBenchmark)
-    return "-".join((*names, digest))
+    allowed = config["allow_targets"]
+    algorithm = find_class("algo", config["algo"][TARGET], BaseAlgorithm, allowed)
+    benchmark = find_target("benchmark", config["benchmark"][TARGET], BaseBenchmark, allowed)
+    if not isinstance(benchmark, type):  # a function that makes one
+        benchmark = make(config, "benchmark", BaseBenchmark)
+    return f"{algorithm.name}-{benchmark.name}-{digest}"
 
 
 def device_of(config: Mapping[str, Any]) -> str:
@@ -122,16 +136,12 @@ def read_config(path: Path) -> dict[str, Any] | None:
     return {str(k): v for k, v in config.items()} if isinstance(config, dict) else None
 
 
-def _name_of(config: Mapping[str, Any], group: str, base: type) -> str:
-    return find_class(group, config[group][TARGET], base, config["allow_targets"]).name
-
-
 def _hashed_callbacks(config: Mapping[str, Any]) -> list[str]:
     """Return the keys of the callbacks that may change a run; the others observe it."""
     found = []
     for key in part_keys(config, "callbacks"):
         target = config["callbacks"][key.partition(".")[2]][TARGET]
-        if find_class(key, target, BaseCallback, config["allow_targets"]) not in OBSERVERS:
+        if find_target(key, target, BaseCallback, config["allow_targets"]) not in OBSERVERS:
             found.append(key)
     return found
 
@@ -147,7 +157,7 @@ def _hashed_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the version of the numbers of one part."""
-    found = find_class(key, node[TARGET], object, config["allow_targets"])
+    found = find_target(key, node[TARGET], object, config["allow_targets"])
     numerics = getattr(found, "numerics", 1)  # a nested class may be from another package
     if not callable(numerics):
         return numerics
@@ -159,7 +169,7 @@ def _numerics(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> i
     return numerics(options)
 
 
-def _options(found: type) -> tuple[Field[Any], ...]:
+def _options(found: Any) -> tuple[Field[Any], ...]:
     return fields(found) if is_dataclass(found) else ()
 
 
@@ -167,7 +177,7 @@ def _part_without_added(key: str, value: Any, config: Mapping[str, Any]) -> Any:
     """Return a node, or a value within one, without added options that change no numbers."""
     if isinstance(value, Mapping):
         if TARGET in value:
-            found = find_class(key, value[TARGET], object, config["allow_targets"])
+            found = find_target(key, value[TARGET], object, config["allow_targets"])
             is_changed = any("before" in option.metadata for option in _options(found)) and (
                 not callable(getattr(found, "numerics", 1)) or _numerics(key, value, config) > 1
             )

@@ -9,8 +9,9 @@ from typing import Any, get_type_hints
 from omegaconf import MISSING as REQUIRED
 
 from seqrun.algorithms.base import TrainingOptions
-from seqrun.checks import ConfigError, must_be_one_of, one_of, whole
+from seqrun.checks import ConfigError, added, must_be_one_of, one_of, whole
 from seqrun.config.targets import TARGET, check_backend
+from seqrun.evaluation.metrics import METRICS
 from seqrun.evaluation.verdict import Expected
 from seqrun.plan import STREAMS, RandomStreams
 
@@ -57,6 +58,9 @@ class Schema:
     allow_targets: list[str] = field(default_factory=list)
     training: Training = field(default_factory=Training)  # type: ignore[valid-type]
     streams: Streams = field(default_factory=Streams)  # type: ignore[valid-type]
+    tags: list[str] = added(default_factory=list)
+    notes: str | None = added(None)
+    optimized_metric: str = added("average_accuracy")
     expected: Any = None  # of a reproduction: seqrun.evaluation.verdict.Expected
 
 
@@ -109,6 +113,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     one_of("device", config["device"], ("auto", "cpu", "cuda"))
     one_of("resume", config["resume"], ("auto", "never"))
     one_of("seeds_strategy", config["seeds_strategy"], STRATEGIES)
+    one_of("optimized_metric", config["optimized_metric"].removesuffix("_task_aware"), METRICS)
     if config["seeds_strategy"] == "vmap" and config["backend"] != "jax":
         raise ConfigError(
             f"seeds_strategy=vmap: must be auto, processes or sequential with "
@@ -136,7 +141,9 @@ def _check_structure(config: Mapping[str, Any]) -> None:
             node = node[part]
         if not isinstance(node, Mapping) or TARGET not in node:
             raise ConfigError(f"{key}: must be a node with a {TARGET}, like those in conf/")
-    for key in ("backend", "device", "resume", "seeds_strategy", "data_dir"):
+    if not isinstance(config["tags"], (list, tuple)):
+        raise ConfigError(f"tags={config['tags']!r}: must be a list of words")
+    for key in ("backend", "device", "resume", "seeds_strategy", "data_dir", "optimized_metric"):
         if not isinstance(config[key], str):
             raise ConfigError(f"{key}={config[key]!r}: must be text")
     allowed = config["allow_targets"]

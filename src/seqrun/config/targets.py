@@ -1,8 +1,7 @@
-"""Instantiate the class that a `_target_` names, from seqrun or an allowed package."""
+"""Instantiate what a `_target_` names, if it may be named."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Collection, Mapping, Sequence
@@ -13,8 +12,10 @@ from hydra.utils import instantiate
 
 from seqrun.checks import ConfigError, must_be_one_of, nearest
 from seqrun.config.secrets import names_secret
+from seqrun.config.trust import TARGET, check_call, find
 
-TARGET = "_target_"
+HYDRA_KEYS = (TARGET, "_args_", "_convert_", "_partial_", "_recursive_")
+"""Keys of a node that are Hydra's, not arguments."""
 INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
 """Backend (also the name of its framework's package) -> the command that installs it."""
 
@@ -54,14 +55,21 @@ def make(
         raise ConfigError(f"{key}: must be a node with a {TARGET}, like those in conf/")
     _refuse_references(key, node)
     allowed = config["allow_targets"]
-    found = find_class(key, node[TARGET], base, allowed)
+    found = find_target(key, node[TARGET], base, allowed)
     check_arguments(key, node, found, provided)
     for child_key, child in nested(key, node):
-        check_arguments(child_key, child, find_class(child_key, child[TARGET], object, allowed))
+        child_found = find_target(child_key, child[TARGET], object, allowed)
+        check_arguments(child_key, child, child_found)
+        check_call(child_key, child[TARGET], child)
     own = {name for name in node if name != TARGET}
+    options = {"_convert_": node.get("_convert_", "all")}
     if not provided:
-        return _with_prefix(key, own, lambda: instantiate(node, _convert_="all"))
-    part = _with_prefix(key, own, lambda: instantiate(node, _convert_="all", _partial_=True))
+        part = _with_prefix(key, own, lambda: instantiate(node, **options))
+        if not isinstance(part, base):
+            kind = f"must give a {base.__name__}, not a {type(part).__name__}"
+            raise ConfigError(f"{key}.{TARGET}={node[TARGET]}: {kind}")
+        return part
+    part = _with_prefix(key, own, lambda: instantiate(node, **options, _partial_=True))
     return lambda **given: _with_prefix(key, own, lambda: part(**given))
 
 
@@ -92,57 +100,63 @@ def _with_prefix(prefix: str, own: set[str], call: Any) -> Any:
     raise ConfigError(f"{prefix}.{message}" if word in own else message) from None
 
 
-def find_class(key: str, target: Any, base: type, allow_targets: Sequence[str] = ()) -> type[Any]:
-    """Return the class that `target` names.
+def find_target(
+    key: str, target: Any, base: type = object, allow_targets: Sequence[str] = ()
+) -> Any:
+    """Return the class or function that a `_target_` names.
 
     Args:
         key: the node's key in the experiment, for messages.
-        target: dotted path of a class.
-        base: the class that it must be derived from.
-        allow_targets: packages besides seqrun that may hold it.
+        target: dotted path.
+        base: a class must be derived from it.
+        allow_targets: packages of which anything may be named.
 
     Raises:
-        ConfigError: it does not exist, is not a class, is named or defined outside the allowed
-            packages, or is not derived from `base`.
+        ConfigError: it is not on the list (see `trust.find`), or not derived from `base`.
     """
     where = f"{key}.{TARGET}={target}"
-    packages = ("seqrun", *allow_targets)
-    allowed = f"must name a class of {' or '.join(packages)} (see allow_targets)"
-    module_name, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    if not module_name or not name.isidentifier() or not _inside(module_name, packages):
-        raise ConfigError(f"{where}: {allowed}")
-    module = _import(where, module_name)
-    found = getattr(module, name, None)
-    if not isinstance(found, type):
-        classes = [n for n, c in vars(module).items() if isinstance(c, type)]
-        raise ConfigError(f"{where}: {module_name} has no class {name}{nearest(name, classes)}")
-    if not _inside(found.__module__, packages):
-        raise ConfigError(f"{where}: {allowed}, but this one is from {found.__module__}")
-    if not issubclass(found, base):
+    found = find(where, target, allow_targets)
+    if isinstance(found, type) and not issubclass(found, base):
         raise ConfigError(f"{where}: must be a {base.__name__}")
     return found
 
 
+def find_class(key: str, target: Any, base: type, allow_targets: Sequence[str] = ()) -> type[Any]:
+    """Return the class that a `_target_` names, as `find_target`; a function is refused."""
+    found = find_target(key, target, base, allow_targets)
+    if not isinstance(found, type):
+        raise ConfigError(f"{key}.{TARGET}={target}: must be a class, derived from {base.__name__}")
+    return found
+
+
 def check_arguments(
-    key: str, node: Mapping[str, Any], found: type[Any], provided: Collection[str] = ()
+    key: str, node: Mapping[str, Any], found: Any, provided: Collection[str] = ()
 ) -> None:
-    """Raise ConfigError unless the node's keys are arguments of `found` and none is missing.
+    """Raise ConfigError unless a node's keys are arguments of its target and none is missing.
 
     Args:
         key: the node's key in the experiment, for messages.
         node: `_target_` and arguments.
-        found: the class that `_target_` names.
+        found: the class or function that `_target_` names.
         provided: arguments that the runner passes; the node must not have them.
     """
-    parameters = inspect.signature(found).parameters
+    try:
+        parameters = inspect.signature(found).parameters
+    except ValueError:  # of C: it says itself what it lacks
+        return
     own = {name: p for name, p in parameters.items() if name not in provided}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    own = {n: p for n, p in own.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     has = f"{key} ({found.__name__}) has {', '.join(own) or 'no keys'}"
     for name, value in node.items():
-        if name not in own and name != TARGET:
+        if name not in (*own, *HYDRA_KEYS) and not takes_any:
             shown = "***" if names_secret(name) else value
             raise ConfigError(f"{key}.{name}={shown}: no such key; {has}{nearest(name, own)}")
+    positional = [n for n, p in own.items() if p.kind is not p.KEYWORD_ONLY]
+    given = {*node, *positional[: len(node.get("_args_", ()))]}
     for name, parameter in own.items():
-        if parameter.default is parameter.empty and name not in node:
+        is_needed = parameter.default is parameter.empty and not node.get("_partial_")
+        if is_needed and name not in given:
             raise ConfigError(f"{key}.{name}: must be given; {has}")
 
 
@@ -159,17 +173,3 @@ def nested(key: str, node: Any) -> list[tuple[str, Mapping[str, Any]]]:
             found.append((child_key, child))
         found += nested(child_key, child)
     return found
-
-
-def _inside(module: str, packages: Sequence[str]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def _import(where: str, module_name: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name == missing or module_name.startswith(f"{missing}."):
-            raise ConfigError(f"{where}: there is no module {missing}") from None
-        raise ConfigError(f"{where}: the package {missing} is not installed") from None

@@ -102,6 +102,17 @@ def compute_metrics(
     }
 
 
+METRICS = (
+    "average_accuracy",
+    "average_forgetting",
+    "backward_transfer",
+    "forward_transfer",
+    "learning_accuracy",
+    "average_incremental_accuracy",
+)
+"""The names of the metrics."""
+
+
 def run_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:

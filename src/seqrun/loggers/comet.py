@@ -110,7 +110,7 @@ class CometLogger(TrackerLogger):
         config = comet_ml.ExperimentConfig(
             offline_directory=str(directory) if offline else None,
             name=f"{run.name['algo']}-{run.name['benchmark']}-seed{run.seed}",
-            tags=list(self.tags),
+            tags=[*self.tags, *run.config.get("tags", ())],
             **QUIET,
         )
         with STARTING:

@@ -157,12 +157,18 @@ def show_results(results: Results, console: Console | None = None) -> None:
         header = ["metric", ""]
         rows = [[metric_label(key), _percent(value["mean"])] for key, value in summary.items()]
     console.print(_rich_table(header, rows))
+    show_verdict(results, console)
+    show_headline(results, console)
+
+
+def show_headline(results: Results, console: Console | None = None) -> None:
+    """Print one line with the average accuracy of a run and its directory."""
+    console = console or new_console()
     shown = {
         key: percent(value["mean"], half_width(value), unit=" %")
-        for key, value in summary.items()
+        for key, value in results.summary.items()
         if value["mean"] is not None
     }
-    show_verdict(results, console)
     status = [] if results.status == "completed" else [results.status]
     parts = [*status, _headline(shown), *_relative(results.directory)]
     _print_line(console, [part for part in parts if part], style="bold")

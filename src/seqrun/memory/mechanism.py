@@ -127,6 +127,7 @@ class MemoryMechanism:
         parts = zip(current, *stored, padding, strict=True)
         self._replay_dataset = Dataset(*map(np.concatenate, parts))
         self._offered = self.seen
+        self._order: np.ndarray = np.empty(0, np.int32)
         # slot -> row of the replay dataset; the last entry stands for samples that are not stored
         self._occupant = self._num_current + np.arange(capacity + 1, dtype=np.int32)
         return self._replay_dataset
@@ -179,7 +180,9 @@ class MemoryMechanism:
                     part[f"{name}_slot"] = distinct(filled[start:stop], count, batches[name])
                 self._simulate(part, batch_sizes)
                 planned.append(part)
-        self._order = np.concatenate([segment["index"].ravel() for segment in segments])
+        order = np.concatenate([segment["index"].ravel() for segment in segments])
+        # This one may be cut short: what it lacks was seen last in those before.
+        self._order = np.concatenate([self._order[~np.isin(self._order, order)], order])
         return planned
 
     def _filled_before(self, steps: int, offered_per_step: int) -> np.ndarray:
@@ -270,8 +273,8 @@ class MemoryMechanism:
 
     def export_progress(self) -> dict[str, np.ndarray]:
         """Return the state within the current task, as far as it is planned."""
-        order = getattr(self, "_order", np.empty(0, np.int32))
-        return {"occupant": self._occupant, "offered": np.asarray(self._offered), "order": order}
+        offered = np.asarray(self._offered)
+        return {"occupant": self._occupant, "offered": offered, "order": self._order}
 
     def import_progress(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Restore `export_progress`; call it after `start_task` with the same task's data."""

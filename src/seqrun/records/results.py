@@ -242,6 +242,10 @@ class Results:
         """Mean, std, 95 % interval and count of every metric over the seeds."""
         return summarise([run.metrics for run in self.runs])
 
+    def mean_of(self, metric: str) -> float | None:
+        """Return a metric's mean over the seeds; None if it is not defined or not measured."""
+        return self.summary.get(metric, {}).get("mean")
+
     @property
     def mean_matrix(self) -> np.ndarray:
         """(T+1, T) float64: the accuracy matrix averaged over the seeds that measured a cell."""

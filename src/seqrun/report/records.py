@@ -28,6 +28,9 @@ NOT_COMPARED = (
     "seeds_strategy",
     "allow_targets",
     "expected",
+    "tags",
+    "notes",
+    "optimized_metric",
 )
 """Top-level keys of a configuration that do not distinguish experiments."""
 WATCHING = [kind.__name__ for kind in OBSERVERS]

@@ -258,7 +258,7 @@ def checked_row(overrides: list[str]) -> Experiment:
     register()
     with composing(CONF):
         cfg = composed("config", overrides)
-        check_files(cfg, "config", overrides, overrides)
+        check_files(cfg, "config", overrides)
         experiment, first = checked_experiment(cfg)
     check_data(experiment, first)
     return experiment

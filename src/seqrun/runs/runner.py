@@ -29,10 +29,11 @@ from seqrun.config.build import build
 from seqrun.config.compose import experiment_of
 from seqrun.config.experiment import Experiment
 from seqrun.config.secrets import without_secrets
+from seqrun.config.targets import TARGET
 from seqrun.evaluation.verdict import Expected, judge, protocol_changes
 from seqrun.files import remove_temporaries, write_atomically
 from seqrun.loggers import LocalLogger
-from seqrun.loggers.console import ConsoleLogger, show_results, show_verdict
+from seqrun.loggers.console import ConsoleLogger, show_headline, show_results, show_verdict
 from seqrun.records import checkpoint
 from seqrun.records.locks import locked
 from seqrun.records.results import FILE, RecordError, Results, RunRecord
@@ -50,7 +51,7 @@ class RunFailed(CompactHydraException):
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Run the experiment that Hydra composed; return its average accuracy, which searches optimise.
+    """Run the experiment that Hydra composed; return what searches optimise, `optimized_metric`.
 
     Raises:
         SystemExit: it failed (1) or was interrupted (128 + the signal's number: 130 by Ctrl-C,
@@ -62,7 +63,11 @@ def run(cfg: DictConfig) -> float | None:
     try:
         with interruption.listening():
             overrides = list(HydraConfig.get().overrides.task)
-            results = run_experiment(experiment_of(cfg), directory, interruption, overrides)
+            experiment = experiment_of(cfg)
+            is_new = not is_done(directory, experiment)  # the results of one that is are shown
+            results = run_experiment(experiment, directory, interruption, overrides)
+            if is_new and HydraConfig.get().mode != RunMode.MULTIRUN and _is_silent(experiment):
+                show_headline(results)
     except Interrupted as error:
         sys.stderr.write(f"interrupted: the same command continues (in {directory})\n")
         raise SystemExit(128 + error.number) from None
@@ -76,13 +81,20 @@ def run(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise RunFailed(f"this job failed: {directory}") from None
         raise SystemExit(1) from None
-    return results.summary["average_accuracy"]["mean"]
+    return results.mean_of(experiment.config["optimized_metric"])
+
+
+def _is_silent(experiment: Experiment) -> bool:
+    """Return True if none of the loggers that were chosen writes to the terminal."""
+    targets = [node and node[TARGET] for node in experiment.config["logger"].values()]
+    return bool(targets) and not any(str(target).endswith("ConsoleLogger") for target in targets)
 
 
 def in_one_line(error: Exception) -> str:
     """Return an error's message in one line, with its type unless it is about the user's input."""
     known = isinstance(error, (ConfigError, RecordError))
-    return " ".join((f"{error}" if known else f"{type(error).__name__}: {error}").split())
+    text = f"{error}" if known else f"{type(error).__name__}: {error}"
+    return without_secrets(" ".join(text.split()))
 
 
 def run_experiment(

@@ -13,13 +13,22 @@ from typing import Any
 
 from seqrun.algorithms.base import BaseAlgorithm, TrainingOptions
 from seqrun.callbacks import BaseCallback
-from seqrun.config.targets import TARGET, find_class
+from seqrun.config.targets import TARGET, find_target
 from seqrun.files import flatten
 from seqrun.optimizers.base import BaseOptimizer
 from seqrun.sweeps.summary import SweepJob
 from seqrun.training.callback import has_step_hook
 
-HOST_KEYS = ("seed", "logger", "resume", "seeds_strategy", "expected")
+HOST_KEYS = (
+    "seed",
+    "logger",
+    "resume",
+    "seeds_strategy",
+    "expected",
+    "tags",
+    "notes",
+    "optimized_metric",
+)
 """Keys of an experiment that no compiled program reads, besides the seeds in `streams`."""
 
 
@@ -54,7 +63,7 @@ def cannot_share(config: Mapping[str, Any]) -> str:
     allowed = config["allow_targets"]
     for name, node in config["callbacks"].items():
         key = f"callbacks.{name}"
-        if node and has_step_hook(find_class(key, node[TARGET], BaseCallback, allowed)):
+        if node and has_step_hook(find_target(key, node[TARGET], BaseCallback, allowed)):
             return f"{key}: must see every step on the host"
     return ""
 
@@ -76,7 +85,7 @@ def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
     allowed = config["allow_targets"]
     keys = [f"training.{name}" for name in TrainingOptions.vectorizable]
     for part, base in (("algo", BaseAlgorithm), ("optimizer", BaseOptimizer)):
-        found = find_class(part, config[part][TARGET], base, allowed)
+        found = find_target(part, config[part][TARGET], base, allowed)
         keys += [f"{part}.{name}" for name in _declared(found)]
     return keys
 

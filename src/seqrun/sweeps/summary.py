@@ -47,7 +47,7 @@ class Outcome:
         overrides: the job's overrides.
         directory: its run directory.
         status: "completed" or "failed".
-        value: its average accuracy, a fraction; None if it failed.
+        value: its `optimized_metric`; None if it failed.
         error: why it failed, in one line.
         was_done: whether it had been completed before.
         seconds: how long it took this time.

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from seqrun.callbacks import BaseCallback, EarlyStoppingCallback
-from seqrun.config.targets import TARGET, find_class
+from seqrun.config.targets import TARGET, find_target
 
 KEY = "benchmark.validation_fraction"
 HELD_OUT = 0.1
@@ -52,9 +52,8 @@ def _watches_held_out(key: str, node: Any, allowed: Iterable[str]) -> bool:
     """Return whether a callback's node is early stopping on held-out data."""
     if not node or TARGET not in node or node.get("split", "validation") != "validation":
         return False
-    return issubclass(
-        find_class(key, node[TARGET], BaseCallback, [*allowed]), EarlyStoppingCallback
-    )
+    found = find_target(key, node[TARGET], BaseCallback, [*allowed])
+    return isinstance(found, type) and issubclass(found, EarlyStoppingCallback)
 
 
 def command(cfg: Any, chosen: dict[str, Any]) -> tuple[str, bool]:

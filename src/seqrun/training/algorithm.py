@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,7 +251,23 @@ class BaseAlgorithm(ABC):
         """Return the epoch's plan arrays, one dictionary per segment (batches of one shape)."""
         batch_size = self.benchmark.batch_size_of(task)
         full, partial = batch_order(self.random, task, epoch, num_samples, batch_size)
+        steps = self.training.steps(task)
+        if steps is not None:
+            left = max(0, steps - (epoch - 1) * (len(full) + len(partial)))
+            full, partial = full[:left], partial[: max(0, left - len(full))]
         return [{"index": order} for order in (full, partial) if len(order)]
+
+    def batches(self, task: int) -> int:
+        """Return the number of batches that a task is trained on, in all its epochs."""
+        steps = self.training.steps(task)
+        return self.training.epochs(task) * self._in_epoch(task) if steps is None else steps
+
+    def epochs(self, task: int) -> int:
+        """Return the number of a task's epochs; `training.steps_per_task` may end within one."""
+        return math.ceil(self.batches(task) / self._in_epoch(task))
+
+    def _in_epoch(self, task: int) -> int:
+        return math.ceil(self.training_size(task) / self.benchmark.batch_size_of(task))
 
     def samples_per_step(self) -> int:
         """Return the largest number of samples that a step passes through the network."""

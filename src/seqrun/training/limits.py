@@ -61,8 +61,7 @@ def plan_lengths(algorithm: BaseAlgorithm) -> None:
     for task in algorithm.trained_tasks():
         size, batch_size = algorithm.training_size(task), benchmark.batch_size_of(task)
         longest = max(longest, size // batch_size)
-        batches = math.ceil(size / batch_size) * algorithm.training.epochs(task)
-        engine.total_steps += batches * algorithm.steps_per_batch
+        engine.total_steps += algorithm.batches(task) * algorithm.steps_per_batch
     input_bytes = 4 * algorithm.samples_per_step() * math.prod(benchmark.input_shape)
     rule = algorithm.training.chunk_steps or chunk_rule(work_per_batch(algorithm), input_bytes)
     engine.chunk_steps = engine.execution["chunk_steps"] = min(rule, longest)
@@ -71,8 +70,13 @@ def plan_lengths(algorithm: BaseAlgorithm) -> None:
 def planned_samples(algorithm: BaseAlgorithm) -> int:
     """Prepare the data; return the samples that a run trains on, each as often as it does."""
     algorithm.benchmark.prepare(algorithm.random)
-    tasks = algorithm.trained_tasks()
-    return sum(algorithm.training_size(t) * algorithm.training.epochs(t) for t in tasks)
+    return sum(
+        min(
+            algorithm.training_size(task) * algorithm.epochs(task),
+            algorithm.batches(task) * algorithm.benchmark.batch_size_of(task),
+        )
+        for task in algorithm.trained_tasks()
+    )
 
 
 # ---- batches of one sample

@@ -42,6 +42,9 @@ class TrainingOptions:
         matmul_precision: how a GPU multiplies float32 matrices, "float32" or "tf32" (faster, with
             10 bits of mantissa instead of 23), the same on both backends. On a CPU always
             "float32".
+        steps_per_task: batches of each task, >= 1, instead of `epochs_per_task`; one integer, or
+            one per task. They go on through fresh orders of the task's data. None = whole epochs.
+            An algorithm that takes several steps on a batch does so.
 
     Raises:
         ConfigError: a value out of range.
@@ -58,12 +61,20 @@ class TrainingOptions:
     compile: str = "auto"
     chunk_steps: int | None = None
     matmul_precision: str = added("float32")
+    steps_per_task: Any = added(None)  # int | list[int] | None
 
     vectorizable: ClassVar[tuple[str, ...]] = ("lr_decay", "lr_min", "grad_clip")
     """As in BaseAlgorithm."""
 
     def __post_init__(self) -> None:
         whole_per_task("training.epochs_per_task", self.epochs_per_task, 1)
+        if self.steps_per_task is not None:
+            whole_per_task("training.steps_per_task", self.steps_per_task, 1)
+            if self.epochs_per_task != 1:
+                raise ConfigError(
+                    f"training.epochs_per_task={self.epochs_per_task}: must be left at 1 with "
+                    f"training.steps_per_task={self.steps_per_task}"
+                )
         within("training.lr_decay", self.lr_decay, 0.0, 1.0, open_low=True)
         at_least("training.lr_min", self.lr_min, 0.0)
         boolean("training.decay_first_task", self.decay_first_task)
@@ -78,12 +89,18 @@ class TrainingOptions:
             whole("training.chunk_steps", self.chunk_steps, 1)
 
     def check_tasks(self, num_tasks: int) -> None:
-        """Raise ConfigError unless a list of epochs has one entry per task."""
+        """Raise ConfigError unless a list of epochs or steps has one entry per task."""
         one_per_task("training.epochs_per_task", self.epochs_per_task, num_tasks)
+        if self.steps_per_task is not None:
+            one_per_task("training.steps_per_task", self.steps_per_task, num_tasks)
 
     def epochs(self, task: int) -> int:
-        """Return the number of epochs of `task` (1-based)."""
+        """Return the number of epochs of `task` (1-based), unless it has `steps`."""
         return of_task(self.epochs_per_task, task)
+
+    def steps(self, task: int) -> int | None:
+        """Return the number of batches of `task` (1-based); None = whole epochs."""
+        return None if self.steps_per_task is None else of_task(self.steps_per_task, task)
 
     def learning_rate(self, lr: float, task: int) -> float:
         """Return the learning rate of `task` (1-based), given the optimizer's `lr`."""

@@ -141,7 +141,7 @@ def _check_position(counters: Mapping[str, Any], algorithm: BaseAlgorithm) -> No
     total_steps = algorithm.engine.total_steps
     if task not in algorithm.trained_tasks():
         raise CheckpointError(f"checkpoint: task={task}: is not a task that this run trains on")
-    if not 1 <= epoch <= algorithm.training.epochs(task):
+    if not 1 <= epoch <= algorithm.epochs(task):
         raise CheckpointError(f"checkpoint: epoch={epoch}: task {task} has no such epoch")
     if not counters["epoch_first_step"] <= step <= total_steps:
         raise CheckpointError(

@@ -203,7 +203,7 @@ class Trainer:
         with self._events.around("task"):
             self._load_task()
             training, checkpoint = self.algorithm.training, self._mid_task_checkpoint
-            epochs, self.stop_task = training.epochs(task), False
+            epochs, self.stop_task = self.algorithm.epochs(task), False
             first = 1 if checkpoint is None else checkpoint.epoch
             self._plan_again(first - 1)
             for epoch in range(first, epochs + 1):

@@ -46,6 +46,7 @@ class JointOptions(BaseAlgorithm):
             raise ConfigError("from_scratch=True: must be false with mode=all_at_once, one run")
         for key, value in (
             ("training.epochs_per_task", self.training.epochs_per_task),
+            ("training.steps_per_task", self.training.steps_per_task or 1),
             ("benchmark.batch_size", self.benchmark.batch_size),
         ):
             if self.mode == "all_at_once" and not isinstance(value, int):
