@@ -175,7 +175,7 @@ def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6)
         benchmark=SimpleNamespace(prepare=lambda streams: None),
         trained_tasks=lambda: [1, 2],
         training_size=lambda task: samples // 4,
-        training=SimpleNamespace(epochs=lambda task: 2),
+        epochs=lambda task: 2,
     )
 
 
