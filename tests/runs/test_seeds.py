@@ -172,10 +172,11 @@ def algorithm(backend: str = "torch", device: str = "cpu", samples: int = 10**6)
         callbacks=(),
         random=None,
         engine_type=SimpleNamespace(find_device=lambda wanted: wanted),
-        benchmark=SimpleNamespace(prepare=lambda streams: None),
+        benchmark=SimpleNamespace(prepare=lambda streams: None, batch_size_of=lambda task: 1),
         trained_tasks=lambda: [1, 2],
         training_size=lambda task: samples // 4,
         epochs=lambda task: 2,
+        batches=lambda task: samples // 4 * 2,
     )
 
 
