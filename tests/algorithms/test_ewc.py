@@ -63,7 +63,8 @@ def test_three_tasks_are_as_by_hand(name: str, backend: str):
         np.testing.assert_allclose(arrays[f"state/importance/{leaf}"], total, atol=1e-5)
         pairs = zip(kept, expected.solutions[-len(kept) :], strict=True)
         weighted_sum = sum(fisher[leaf] * solution[leaf] for fisher, solution in pairs)
-        merged = total * arrays[f"state/anchor/{leaf}"]
+        offset = arrays.get(f"state/offset/{leaf}", 0.0)
+        merged = total * (arrays[f"state/anchor/{leaf}"] + offset)
         np.testing.assert_allclose(merged, weighted_sum, atol=1e-5)
 
 

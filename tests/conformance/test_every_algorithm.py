@@ -173,7 +173,8 @@ def test_every_past_task_affects_the_penalty(algo: str, backend: str, task: int)
             leaf = name.removeprefix("params/")
             np.testing.assert_array_equal(without[name], whole[name])
             pulls = [
-                a[f"state/importance/{leaf}"] * (1 + a[name] - a[f"state/anchor/{leaf}"])
+                a[f"state/importance/{leaf}"]
+                * (1 + a[name] - a[f"state/anchor/{leaf}"] - a.get(f"state/offset/{leaf}", 0.0))
                 for a in (whole, without)
             ]
             largest = max(largest, abs(pulls[0] - pulls[1]).max() / abs(pulls[0]).max())

@@ -60,14 +60,17 @@ def ewc(learner: Learner, ewc_lambda: float, how: str = "empirical") -> Arrays:
         uniform = draws.random(len(task.y), dtype=np.float32)
         past.append((fisher(learner.w, task, how, uniform, len(task.steps[0].y)), learner.w))
         learner.measure(task)
-    # seqrun stores the sum of these parabolas as one parabola: its curvature and its vertex.
+    # seqrun stores the sum of these parabolas as one parabola: its curvature, and its vertex as a
+    # distance from the last solution.
     importance = {n: np.sum([f[n] for f, _ in past], 0) for n in learner.w}
     weighted = {n: np.sum([f[n] * anchor[n] for f, anchor in past], 0) for n in learner.w}
     vertex = {
         n: np.where(f > 0, weighted[n] / np.where(f > 0, f, 1), learner.w[n])
         for n, f in importance.items()
     }
-    return state("importance", importance) | state("anchor", vertex)
+    offset = {n: vertex[n] - learner.w[n] for n in vertex}
+    merged = state("importance", importance) | state("offset", offset)
+    return merged | state("anchor", learner.w)
 
 
 def ewc_running(learner: Learner, ewc_lambda: float, every: int = 10) -> Arrays:

@@ -26,6 +26,26 @@ def test_ewc(fisher: str, optimizer: str, backend: str):
     compare(programs.ewc, run, optimizer, ewc_lambda=30.0, how=fisher)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_ewc_over_many_steps(seed: int, backend: str):
+    """Adam turns an error of the anchor's last digits into full steps, for five tasks of 50."""
+    stream = {"num_tasks": 5, "samples_per_task": 100, "batch_size": 10}
+    run = product(
+        "ewc",
+        backend,
+        "adam",
+        stream=stream,
+        backbone={"width": 16},
+        training={"epochs_per_task": 5},
+        seed=seed,
+        ewc_lambda=30.0,
+        clip=None,
+    )
+    compare(programs.ewc, run, "adam", ewc_lambda=30.0)
+
+
 @on_both
 @pytest.mark.parametrize("every", [10, pytest.param(25, marks=pytest.mark.full)])
 def test_running_fisher(every: int, optimizer: str, backend: str):

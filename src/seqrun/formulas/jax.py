@@ -50,12 +50,20 @@ def clip_by_global_norm(gradients: Arrays, max_norm: Any) -> Arrays:
 
 
 def penalty_gradient(
-    params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any
+    params: Arrays,
+    anchor: Arrays,
+    importance: Arrays,
+    coefficient: Any,
+    offset: Arrays | None = None,
 ) -> Arrays:
-    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2."""
-    return jax.tree.map(
-        lambda p, a, omega: 2.0 * coefficient * (omega * (p - a)), params, anchor, importance
-    )
+    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2.
+
+    theta* is the anchor, plus an `offset` if there is one.
+    """
+    difference = jax.tree.map(jnp.subtract, params, anchor)
+    if offset:
+        difference = jax.tree.map(jnp.subtract, difference, offset)
+    return jax.tree.map(lambda d, omega: 2.0 * coefficient * (omega * d), difference, importance)
 
 
 def penalty(params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any) -> Array:
@@ -65,19 +73,25 @@ def penalty(params: Arrays, anchor: Arrays, importance: Arrays, coefficient: Any
 
 
 def completed_square(
-    anchor: Arrays, importance: Arrays, params: Arrays, added: Arrays
+    anchor: Arrays, offset: Arrays, importance: Arrays, params: Arrays, added: Arrays
 ) -> tuple[Arrays, Arrays]:
-    """Add Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
+    """Add Omega (theta - a - o)^2 and Omega' (theta - theta')^2 into one square around theta' + o'.
+
+    Equal up to a constant. The anchor is kept in two parts, since their sum in float32 cannot tell
+    theta' + o' from theta' where o' is small, and Adam makes full steps of what is lost.
+
+    Args:
+        anchor, offset: a and o.
+        importance: Omega.
+        params, added: theta' and Omega'.
 
     Returns:
-        The anchor a + Omega' / (Omega + Omega') (theta' - a), exactly theta' where Omega is 0, and
-        the importance Omega + Omega'. As the mean (Omega a + Omega' theta') / (Omega + Omega') it
-        would be rounded also where theta' is a, and Adam makes full steps of such a rest.
+        The offset o' = Omega / (Omega + Omega') (a - theta' + o), 0 where Omega is 0, and the
+        importance Omega + Omega'.
     """
     total = jax.tree.map(jnp.add, importance, added)
     merged = {}
     for n, p in params.items():
-        old = importance[n] > 0
-        share = added[n] / jnp.where(old, total[n], 1.0)
-        merged[n] = jnp.where(old, anchor[n] + share * (p - anchor[n]), p)
+        share = importance[n] / jnp.where(total[n] > 0, total[n], 1.0)
+        merged[n] = share * (anchor[n] - p + offset[n])
     return merged, total

@@ -47,10 +47,19 @@ def clip_by_global_norm(gradients: Tensors, max_norm: float) -> Tensors:
 
 
 def penalty_gradient(
-    params: Tensors, anchor: Tensors, importance: Tensors, coefficient: float
+    params: Tensors,
+    anchor: Tensors,
+    importance: Tensors,
+    coefficient: float,
+    offset: Tensors | None = None,
 ) -> list[Tensor]:
-    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, as a list."""
+    """Return d/d theta of coefficient * sum_i Omega_i (theta_i - theta*_i)^2, as a list.
+
+    theta* is the anchor, plus an `offset` if there is one.
+    """
     difference = list(torch._foreach_sub(list(params.values()), list(anchor.values())))
+    if offset:
+        torch._foreach_sub_(difference, list(offset.values()))
     torch._foreach_mul_(difference, list(importance.values()))
     torch._foreach_mul_(difference, 2.0 * coefficient)
     return difference
@@ -63,19 +72,25 @@ def penalty(params: Tensors, anchor: Tensors, importance: Tensors, coefficient: 
 
 
 def completed_square(
-    anchor: Tensors, importance: Tensors, params: Tensors, added: Tensors
+    anchor: Tensors, offset: Tensors, importance: Tensors, params: Tensors, added: Tensors
 ) -> tuple[Tensors, Tensors]:
-    """Add Omega (theta - a)^2 and Omega' (theta - theta')^2 into one square, up to a constant.
+    """Add Omega (theta - a - o)^2 and Omega' (theta - theta')^2 into one square around theta' + o'.
+
+    Equal up to a constant. The anchor is kept in two parts, since their sum in float32 cannot tell
+    theta' + o' from theta' where o' is small, and Adam makes full steps of what is lost.
+
+    Args:
+        anchor, offset: a and o.
+        importance: Omega.
+        params, added: theta' and Omega'.
 
     Returns:
-        The anchor a + Omega' / (Omega + Omega') (theta' - a), exactly theta' where Omega is 0, and
-        the importance Omega + Omega'. As the mean (Omega a + Omega' theta') / (Omega + Omega') it
-        would be rounded also where theta' is a, and Adam makes full steps of such a rest.
+        The offset o' = Omega / (Omega + Omega') (a - theta' + o), 0 where Omega is 0, and the
+        importance Omega + Omega'.
     """
     total = {n: importance[n] + added[n] for n in params}
     merged = {}
     for n, p in params.items():
-        old = importance[n] > 0
-        share = added[n] / torch.where(old, total[n], 1.0)
-        merged[n] = torch.where(old, anchor[n] + share * (p - anchor[n]), p)
+        share = importance[n] / torch.where(total[n] > 0, total[n], 1.0)
+        merged[n] = share * (anchor[n] - p + offset[n])
     return merged, total

@@ -6,7 +6,7 @@ one such penalty per past task.
 
 The penalties of all past tasks are merged into one by completing the square: F <- F + F_t and
 theta* <- theta* + F_t / (F + F_t) (theta - theta*), exactly theta where F is 0. It equals their sum
-up to a constant, which has no gradient.
+up to a constant, which has no gradient. theta* is kept as the latest parameters and an offset.
 
 Differs from the paper: nothing with `fisher` = "exact" or "sample"; the default, "empirical",
 squares the gradient at the true label, as most implementations do. lambda is not comparable
@@ -40,12 +40,13 @@ class EWCState(NamedTuple):
     """State of EWC.
 
     Attributes:
-        anchor: parameter name -> theta*.
+        anchor: parameter name -> theta* without the offset: the parameters after the latest task.
         importance: parameter name -> F >= 0, of all past tasks.
         squares: parameter name -> sum of squared batch gradients since the last update of the
             running Fisher, or the task's start; {} unless `fisher_running`.
         running: parameter name -> running Fisher of all steps so far; {} unless `fisher_running`.
         count: int32 scalar, training steps of the current task; None unless `fisher_running`.
+        offset: parameter name -> theta* - anchor; {} if only the latest task has a penalty.
     """
 
     anchor: dict[str, Any]
@@ -53,6 +54,7 @@ class EWCState(NamedTuple):
     squares: dict[str, Any]
     running: dict[str, Any]
     count: Any
+    offset: dict[str, Any]
 
 
 def _numerics(options: Mapping[str, Any]) -> int:
@@ -137,6 +139,11 @@ class EWCOptions(RegularizationOptions):
             )
 
     @property
+    def has_offset(self) -> bool:
+        """Whether theta* is another than the latest parameters."""
+        return not self.fisher_running
+
+    @property
     def rows_per_batch(self) -> int:
         """Samples of each batch with fisher = "batched"."""
         return self.fisher_batch_size or self.benchmark.batch_size_of(self.task)
@@ -167,6 +174,7 @@ class OnlineEWCOptions(EWCOptions):
     name: ClassVar[str] = "online_ewc"
     numerics: ClassVar[Numerics] = staticmethod(_online_numerics)
     vectorizable: ClassVar[tuple[str, ...]] = ("ewc_lambda", "penalty_scale", "gamma", "clip")
+    has_offset: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,7 +36,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         anchor, importance = super().initial_state()
         running = importance if self.fisher_running else {}
         count = jnp.zeros((), jnp.int32) if self.fisher_running else None
-        return EWCState(anchor, importance, running, running, count)
+        offset = jax.tree.map(jnp.zeros_like, anchor) if self.has_offset else {}
+        return EWCState(anchor, importance, running, running, count, offset)
 
     def calculate_parameter_importance(self) -> Arrays:
         """Return the Fisher information of the task's training data."""
@@ -84,16 +85,17 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return jax.tree.map(jnp.square, jax.grad(mean_loss)(params))
 
     def consolidate(self, importance: Arrays) -> EWCState:
-        """Merge the task's penalty with the past penalty."""
-        anchor, total = self.merge(importance)
+        """Merge the task's penalty with the past penalty, anchored at the parameters."""
+        offset, total = self.merge(importance)
         running = self.state.running
-        return self.initial_state()._replace(anchor=anchor, importance=total, running=running)
+        return self.initial_state()._replace(offset=offset, importance=total, running=running)
 
     def merge(self, importance: Arrays) -> tuple[Arrays, Arrays]:
-        """Return the anchor and importance of all past tasks; of the latest if `fisher_running`."""
+        """Return the offset and importance of all past tasks; of the latest if `fisher_running`."""
         if self.fisher_running:
-            return self.params, importance
-        args = (self.state.anchor, self.state.importance, self.params, importance)
+            return {}, importance
+        past = self.state.anchor, self.state.offset, self.state.importance
+        args = (*past, self.params, importance)
         return self.engine.compiled("merge", completed_square, args)(*args)
 
     def on_after_backward(self, step: Step) -> None:
@@ -118,9 +120,9 @@ class OnlineEWC(OnlineEWCOptions, EWC):
         return normalized(super().calculate_parameter_importance(), self.fisher_normalize)
 
     def merge(self, importance: Arrays) -> tuple[Arrays, Arrays]:
-        """Return the parameters as the anchor, and gamma F + F_t."""
+        """Return no offset, and gamma F + F_t."""
         args = (self.state.importance, importance, jnp.float32(self.gamma))
-        return self.params, self.engine.compiled("merge", _faded_sum, args)(*args)
+        return {}, self.engine.compiled("merge", _faded_sum, args)(*args)
 
 
 def _faded_sum(past: Arrays, added: Arrays, gamma: Array) -> Arrays:

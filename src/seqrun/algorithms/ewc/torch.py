@@ -33,7 +33,8 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         running = dict(importance) if self.fisher_running else {}
         device = self.engine.device
         count = torch.zeros((), dtype=torch.int32, device=device) if self.fisher_running else None
-        return EWCState(anchor, importance, dict(running), running, count)
+        offset = {n: torch.zeros_like(p) for n, p in anchor.items()} if self.has_offset else {}
+        return EWCState(anchor, importance, dict(running), running, count, offset)
 
     def calculate_parameter_importance(self) -> Tensors:
         """Return the Fisher information of the task's training data."""
@@ -72,17 +73,19 @@ class EWC(EWCOptions, RegularizationAlgorithm):
         return {n: g**2 for n, g in zip(self.params, gradients, strict=True)}
 
     def consolidate(self, importance: Tensors) -> EWCState:
-        """Merge the task's penalty with the past penalty."""
-        anchor, total = self.merge(importance)
+        """Merge the task's penalty with the past penalty, anchored at the parameters."""
+        offset, total = self.merge(importance)
         running = self.state.running
-        return self.initial_state()._replace(anchor=anchor, importance=total, running=running)
+        return self.initial_state()._replace(offset=offset, importance=total, running=running)
 
+    @torch.no_grad()
     def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
-        """Return the anchor and importance of all past tasks; of the latest if `fisher_running`."""
-        state, params = self.state, {n: p.detach().clone() for n, p in self.params.items()}
+        """Return the offset and importance of all past tasks; of the latest if `fisher_running`."""
         if self.fisher_running:
-            return params, importance
-        return completed_square(state.anchor, state.importance, params, importance)
+            return {}, importance
+        state = self.state
+        past = state.anchor, state.offset, state.importance
+        return completed_square(*past, self.params, importance)
 
     @torch.no_grad()
     def on_after_backward(self, step: Step) -> None:
@@ -107,6 +110,6 @@ class OnlineEWC(OnlineEWCOptions, EWC):
         return normalized(super().calculate_parameter_importance(), self.fisher_normalize)
 
     def merge(self, importance: Tensors) -> tuple[Tensors, Tensors]:
-        """Return the parameters as the anchor, and gamma F + F_t."""
+        """Return no offset, and gamma F + F_t."""
         faded = {n: self.gamma * f + importance[n] for n, f in self.state.importance.items()}
-        return {n: p.detach().clone() for n, p in self.params.items()}, faded
+        return {}, faded

@@ -35,9 +35,9 @@ class RegularizationAlgorithm(RegularizationOptions, JaxBaseAlgorithm):
 
     def on_after_backward(self, step: Step) -> None:
         """Add the penalty's gradient to the task loss's."""
-        added = penalty_gradient(
-            step.params, step.state.anchor, step.state.importance, step.hparams["penalty"]
-        )
+        state, coefficient = step.state, step.hparams["penalty"]
+        offset = getattr(state, "offset", None)
+        added = penalty_gradient(step.params, state.anchor, state.importance, coefficient, offset)
         step.gradients = jax.tree.map(jnp.add, step.gradients, added)
 
     def on_after_task(self) -> None:
