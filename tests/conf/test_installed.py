@@ -33,7 +33,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
     site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    Path(site, "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    Path(site, "borrowed.pth").write_text("\n".join(borrowed), encoding="utf-8")
     bin_folder = Path(sysconfig.get_path("scripts", vars={"base": str(folder)}))
     command = [str(bin_folder / "python"), "-m", "pip", "install", "-q", "--no-deps"]
     subprocess.run([*command, str(wheel)], check=True, timeout=120)
