@@ -54,11 +54,11 @@ def build_test_labels(task: int) -> np.ndarray:
 
 @every_backend
 def test_states_are_counted(backend: str):
-    """EWC has an anchor and an importance, Adam has two moments."""
+    """EWC has an anchor, its offset and an importance, Adam has two moments."""
     plain = sizes(build("naive", backend))["network and states"]
-    assert sizes(build("ewc", backend))["network and states"] == 3 * plain
+    assert sizes(build("ewc", backend))["network and states"] == 4 * plain
     with_adam = sizes(build("ewc", backend, optimizer="adam"))["network and states"]
-    assert 5 * plain <= with_adam <= 5 * plain + 64
+    assert 6 * plain <= with_adam <= 6 * plain + 64
 
 
 @pytest.mark.parametrize(

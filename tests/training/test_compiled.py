@@ -171,7 +171,7 @@ def test_the_running_fisher_does_not_branch():
 
     torch, every = of_torch.torch, 10
     zero = {"w": torch.zeros(2)}
-    state = EWCState({}, {}, zero, zero, torch.zeros((), dtype=torch.int32))
+    state = EWCState({}, {}, zero, zero, torch.zeros((), dtype=torch.int32), {})
     program = torch.compile(running_state, backend="eager", fullgraph=True)
     for count in range(1, 2 * every + 1):
         state = program(state, {"w": torch.tensor([1.0, float(count)])}, every)
