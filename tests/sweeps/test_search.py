@@ -118,11 +118,16 @@ def test_any_search_selects_on_validation_and_its_best_is_tested_once(cli):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("how", ["search", "grid"])
+@pytest.mark.parametrize("how", ["search", "chosen", "grid"])
 def test_a_search_with_early_stopping_measures_on_held_out_data(cli, how):
-    """Its best is then measured on the test data, and early stopping watches the held-out part."""
+    """Its best is then measured on the test data, and early stopping watches the held-out part.
+
+    Also where the search chooses it.
+    """
     watched = ("callbacks=[metrics,early_stopping]", "hydra.sweep.dir=search")
-    if how == "search":
+    if how == "chosen":
+        watched = ("callbacks=choice([early_stopping])", "hydra.sweep.dir=search")
+    if how != "grid":
         status, out, _ = cli(*SEARCH, *watched, "hydra.sweeper.n_trials=1")
     else:
         status, out, _ = cli("sweeps=learning_rate", *TINY, *watched, "optimizer.lr=0.01")

@@ -71,6 +71,16 @@ MEASURED_ON = "callbacks.early_stopping.measured_on"
         ((*SEARCH, *WATCHED, f"{MEASURED_ON}=test"), "test"),  # said by the command itself
         ((*SEARCH, *WATCHED, f"{KEY}=0", "callbacks.early_stopping.split=test"), "test"),
         (("sweeps=learning_rate", "algo=naive", *WATCHED), "validation"),
+        ((*SEARCH, "callbacks=choice(early_stopping,metrics)"), "validation"),
+        (
+            (
+                "sweeps=learning_rate",
+                "algo=naive",
+                "optimizer.lr=0.1,0.2",
+                "callbacks=[metrics],[early_stopping]",
+            ),
+            "validation",
+        ),
         (("sweeps=seeds", "algo=naive", *WATCHED, f"{KEY}=0.1"), "test"),
         (("-m", "seed=0,1", "algo=naive", *WATCHED, f"{KEY}=0.1"), "test"),
         (("algo=naive", *WATCHED, f"{KEY}=0.1"), "test"),
@@ -78,7 +88,8 @@ MEASURED_ON = "callbacks.early_stopping.measured_on"
 )
 def test_early_stopping_in_a_search_measures_on_held_out_data(elsewhere, argv, expected):
     jobs = preflight.check(argv, CONF)
-    found = {job.config["callbacks"]["early_stopping"]["measured_on"] for job in jobs}
+    nodes = [job.config["callbacks"].get("early_stopping") for job in jobs]
+    found = {node["measured_on"] for node in nodes if node}
     assert found == {expected}
 
 

@@ -132,6 +132,29 @@ class BaseLauncher(Launcher):
             )
 
 
+class HeldOut:
+    """For sweepers: a job that chooses early stopping is measured as the others are."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+
+    def with_own(self, job: list[str], keys: list[str], *, grid: bool = False) -> list[str]:
+        """Return a job's overrides, with what its own choice of callbacks adds.
+
+        Args:
+            job: its overrides.
+            keys: those that the command and the search set.
+            grid: as in `seqrun.sweeps.validation.of_job`.
+        """
+        from seqrun.config.compose import may_choose_file
+        from seqrun.sweeps.validation import of_job
+
+        if not any(may_choose_file(override.split("=")[0]) for override in job):
+            return job
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, job)
+        return [*job, *of_job(cfg, job, keys, grid=grid)]
+
+
 def _is_same(job: SweepJob, other: SweepJob) -> bool:
     return (job.directory, job.experiment) == (other.directory, other.experiment)
 

@@ -11,12 +11,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.seqrun._jobs import exiting, outcome_of
+from hydra_plugins.seqrun._jobs import HeldOut, exiting, outcome_of
 from seqrun.sweeps.summary import Outcome, finish
 from seqrun.sweeps.validation import held_out_by_file
 
 
-class GridSweeper(BasicSweeper):
+class GridSweeper(HeldOut, BasicSweeper):
     """Run every combination of values; end with a summary, even if single jobs fail."""
 
     hydra_context: HydraContext
@@ -32,7 +32,8 @@ class GridSweeper(BasicSweeper):
         """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = parser.parse_overrides([*self._parse_config(), *arguments])
-        held_out = held_out_by_file(self.config, [o.get_key_element() for o in given])
+        keys = [override.get_key_element() for override in given]
+        held_out = held_out_by_file(self.config, keys)
         added = [f"{key}={value}" for key, value in held_out.items()]
         overrides = [*given, *parser.parse_overrides(added)]
         directory = Path(self.config.hydra.sweep.dir).absolute()
@@ -41,7 +42,8 @@ class GridSweeper(BasicSweeper):
         outcomes: list[Outcome] = []
         with exiting():
             for batch in self.split_arguments(overrides, self.max_batch_size):
-                returns = self.launcher.launch(batch, initial_job_idx=len(outcomes))
+                jobs = [self.with_own(list(job), keys, grid=True) for job in batch]
+                returns = self.launcher.launch(jobs, initial_job_idx=len(outcomes))
                 outcomes += [outcome_of(job) for job in returns]
         if status := finish(outcomes, directory):
             raise SystemExit(status)

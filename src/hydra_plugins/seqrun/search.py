@@ -20,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.seqrun._jobs import exiting, outcome_of
+from hydra_plugins.seqrun._jobs import HeldOut, exiting, outcome_of
 from seqrun.checks import one_of, whole
 from seqrun.records.locks import locked
 from seqrun.sweeps.summary import Outcome, finish
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 
-class OptunaSweeper(Sweeper):
+class OptunaSweeper(HeldOut, Sweeper):
     """Run Optuna's trials until `n_trials` have completed, or have failed in this run.
 
     A trial that failed, or was running when the search was killed, is tried again with the same
@@ -92,7 +92,8 @@ class OptunaSweeper(Sweeper):
         lines = [f"{key}={value}" for key, value in self.params.items()]
         space, fixed = create_params_from_overrides([*lines, *arguments])
         space = {key: chosen for key, chosen in space.items() if key not in fixed}
-        fixed |= held_out(self.config, [*space, *fixed])
+        self.keys = [*space, *fixed]
+        fixed |= held_out(self.config, self.keys)
         directory = Path(self.config.hydra.sweep.dir).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
@@ -100,7 +101,7 @@ class OptunaSweeper(Sweeper):
             study = self._study(space, fixed)
             outcomes = self._run(study, space, fixed, directory)
             status = finish(outcomes, directory)
-            _show_best(study, fixed, self.config)
+            _show_best(study, self.config)
         if status:
             raise SystemExit(status)
         return outcomes
@@ -156,7 +157,10 @@ class OptunaSweeper(Sweeper):
         while (left := self.n_trials - len(outcomes)) > 0:
             self._renew_sampler(study)
             trials = [study.ask(dict(space)) for _ in range(min(left, self.n_jobs))]
-            batch = [[f"{k}={v}" for k, v in (fixed | t.params).items()] for t in trials]
+            batch = [
+                self.with_own([f"{k}={v}" for k, v in (fixed | t.params).items()], self.keys)
+                for t in trials
+            ]
             returns = self.launcher.launch(batch, initial_job_idx=len(outcomes) - first)
             for trial, job in zip(trials, returns, strict=True):
                 outcomes.append(outcome_of(job))
@@ -199,7 +203,7 @@ def _earlier(trial: Any, directory: Path) -> Outcome:
     )
 
 
-def _show_best(study: Study, fixed: dict[str, str], config: DictConfig) -> None:
+def _show_best(study: Study, config: DictConfig) -> None:
     from optuna.trial import TrialState
 
     completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -207,7 +211,8 @@ def _show_best(study: Study, fixed: dict[str, str], config: DictConfig) -> None:
         return
     best = study.best_trial
     assert best.value is not None
-    again, on_other_data = command(config, fixed | best.params)
+    chosen = dict(line.split("=", 1) for line in best.user_attrs["overrides"])
+    again, on_other_data = command(config, chosen)
     how = " on the test data, which selected it"
     if on_other_data:
         how = "; to measure it on the test data, once"

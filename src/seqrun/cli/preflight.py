@@ -44,7 +44,7 @@ from seqrun.config.trust import FILE_GROUPS, check_files, check_search_path
 from seqrun.records.locks import refuse_locked
 from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
-from seqrun.sweeps.validation import held_out, held_out_by_file
+from seqrun.sweeps.validation import held_out, held_out_by_file, of_job
 
 SEARCH = "hydra_plugins.seqrun.search.OptunaSweeper"
 
@@ -145,8 +145,11 @@ def _jobs(
         check_files(composed(name, given := [*fixed, *point]), name, given)
     for point in points.grid_points(parsed, base, grid=grid):
         cfg = composed(name, given := [*fixed, *point])
-        if grid and any(may_choose_file(o.split("=")[0]) for o in point):
-            check_files(cfg, name, given)
+        if any(may_choose_file(o.split("=")[0]) for o in point):
+            if grid:
+                check_files(cfg, name, given)
+            if own := of_job(cfg, given, keys, grid=of_kind is held_out_by_file):
+                cfg = composed(name, [*given, *own])
         experiment, first = build.checked_experiment(cfg)
         label = " ".join(point) or "the experiment"
         directory = _directory(cfg)

@@ -48,6 +48,20 @@ def held_out_by_file(cfg: Any, keys: Iterable[str]) -> dict[str, str]:
     return held_out(cfg, keys) if _in_sweeps_file(cfg) else {}
 
 
+def of_job(cfg: Any, given: Iterable[str], keys: Iterable[str], *, grid: bool) -> list[str]:
+    """Return further overrides of one job, whose own choice of callbacks may be early stopping.
+
+    Args:
+        cfg: the job's composed experiment, with Hydra's node.
+        given: the overrides that it was composed from, with those of the whole search.
+        keys: as in `held_out`.
+        grid: whether the rule is that of grids.
+    """
+    known = {override.partition("=")[0] for override in given}
+    found = (held_out_by_file if grid else held_out)(cfg, keys)
+    return [f"{k}={v}" for k, v in found.items() if MEASURED_ON.fullmatch(k) and k not in known]
+
+
 def _watches_held_out(key: str, node: Any, allowed: Iterable[str]) -> bool:
     """Return whether a callback's node is early stopping on held-out data."""
     if not node or TARGET not in node or node.get("split", "validation") != "validation":
