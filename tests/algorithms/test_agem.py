@@ -219,3 +219,20 @@ def test_refuses(backend: str, option: dict, message: str):
     """Values out of range, and what BatchNorm cannot normalise."""
     with pytest.raises(ConfigError, match=message):
         build("agem", backend, **option)
+
+
+@pytest.mark.ci
+@every_backend
+def test_the_reference_pass_takes_no_noise_of_training(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+):
+    """With dropout and BatchNorm, and nothing projected, parameters are those of naive."""
+    module = import_module(f"seqrun.algorithms.agem.{backend}")
+    monkeypatch.setattr(module, "projected", lambda gradients, reference: gradients)
+    spec = {"backbone": {"batch_norm": True, "dropout": 0.3}}
+    agem, naive = (run(algo, backend, **spec).arrays for algo in ("agem", "naive"))
+    for name in naive:
+        if name.startswith("params/"):
+            np.testing.assert_allclose(agem[name], naive[name], rtol=0, atol=1e-6, err_msg=name)
+    statistics = [name for name in naive if name.startswith("stats/")]
+    assert any(abs(agem[name] - naive[name]).max() > 1e-3 for name in statistics)

@@ -103,7 +103,7 @@ def test_hash_is_twelve_hex_digits(base_hash):
     assert len(base_hash) == 12 and int(base_hash, 16) >= 0
 
 
-CHANGED = {"observe", "mas_lambda", "clip", "lambda_init", "gamma", "dropout", "momentum"}
+CHANGED = {"observe", "mas_lambda", "clip", "lmc_lr", "lambda_init", "gamma", "dropout", "momentum"}
 """Options of these algorithms whose default is another than at commit 70036af."""
 PINNED = {
     ("algo=er", "benchmark=permuted_digits", "backend=jax"): "2c196d39015c",
@@ -192,7 +192,7 @@ def test_numbers_that_changed_have_another_hash(jobs_of, overrides):
     assert config_hash(job.config, {}) == RENAMED[overrides] != job.hash
 
 
-@pytest.mark.parametrize("algo", ["der", "derpp", "mas", "kcl", "stable_sgd"])
+@pytest.mark.parametrize("algo", ["der", "derpp", "mas", "kcl", "mcsgd", "stable_sgd"])
 def test_a_configuration_without_a_key_has_the_default_of_today(jobs_of, algo):
     """One that leaves out what has another default now does not find its old run."""
     config = jobs_of(f"algo={algo}")[0].config
