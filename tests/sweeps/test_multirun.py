@@ -157,3 +157,26 @@ def test_bad_arguments_of_a_launcher(cli, elsewhere, override, said):
     status, _, err = cli(*SEEDS, "hydra/launcher=local_processes", override)
     assert (status, list(elsewhere.iterdir())) == (2, [])
     assert err == f"error: {said}\n"
+
+
+@pytest.mark.ci
+def test_jobs_of_one_process_have_the_threads_that_each_has_by_itself(start, tmp_path):
+    """JAX fixes their number when it starts: it starts anew for a job of another number."""
+    wide = "backbone.width=1500"
+    options = ("algo=naive", "backend=jax", "benchmark.num_tasks=2", "benchmark.batch_size=256")
+    place = tmp_path / "alone"
+    for argv in (
+        ("-m", *options, "backbone.width=16,1500", "seed=0,1"),
+        (*options, wide, "seed=0", f"hydra.run.dir={place}"),
+    ):
+        out, err = (job := start(*argv)).communicate()
+        assert job.returncode == 0, err
+        assert "num_threads" not in err
+    alone = json.loads((place / "results.json").read_text(encoding="utf-8"))
+    assert alone["execution"]["num_threads"] == 2
+    job = Path("sweep_runs") / "grid" / alone["config_hash"]
+    beside = json.loads((job / "results.json").read_text(encoding="utf-8"))
+    assert beside["execution"]["num_threads"] == 2
+    last = Path("checkpoints") / max(p.name for p in (place / "checkpoints").iterdir())
+    weights = last / "tensors.safetensors"
+    assert (job / weights).read_bytes() == (place / weights).read_bytes()

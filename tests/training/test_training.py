@@ -293,7 +293,9 @@ def test_a_run_continues_with_the_threads_that_it_began_with():
 def test_jax_says_that_it_cannot_have_the_threads(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """The first run of a process fixes them; a run that began with others is refused."""
+    """Arrays that are alive fix them; a run that began with others is refused."""
+    import jax.numpy as jnp
+
     from seqrun.training.engine import jax as engine
 
     monkeypatch.setattr(engine, "_process_threads", [])
@@ -303,12 +305,14 @@ def test_jax_says_that_it_cannot_have_the_threads(
     assert os.environ["NPROC"] == "1" and small.engine.execution["num_threads"] == 1
     small.engine.start(1)
     assert capsys.readouterr().err == ""
+    held = jnp.ones(3)
     wide = build("naive", "jax", **WIDE)
     wide.engine.start()
     assert wide.engine.execution["num_threads"] == 1
     assert "warning: num_threads is 1 in this run, not 2" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="num_threads=1: must be 2, with which this run began"):
         small.engine.start(2)
+    assert held.sum() == 3
 
 
 @every_backend

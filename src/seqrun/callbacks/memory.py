@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,7 @@ class MemoryCallback(BaseCallback):
     """Fill a memory next to any algorithm, for methods that are written as callbacks.
 
     `memory.data` is what a replay method with the same budget, policy and seed would store. The
-    run's `memory_bytes` counts the algorithm's own memory, but not this one. Every epoch that was
-    trained is offered to it, also those that early stopping discards.
+    run's `memory_bytes` counts the algorithm's own memory, but not this one.
 
     Args:
         memory: the memory to fill.
@@ -114,9 +113,20 @@ class MemoryCallback(BaseCallback):
 
     def on_after_epoch(self, run: Run) -> None:
         """Offer the epoch's samples to the memory."""
-        self.memory.plan_epoch(
-            self._chunks, run.algorithm.random, run.task, run.epoch, batch_sizes={}
-        )
+        if self._chunks:  # none: the task has returned to an earlier epoch
+            self._offer(run, run.epoch, self._chunks)
+
+    def on_return_to_epoch(
+        self, run: Run, plans: Sequence[Sequence[Mapping[str, np.ndarray]]]
+    ) -> None:
+        """Offer the samples of the epochs that count, and of no others."""
+        self._start_task(run)
+        for epoch, plan in enumerate(plans, start=1):
+            self._offer(run, epoch, [{"index": segment["index"]} for segment in plan])
+        self._chunks = []
+
+    def _offer(self, run: Run, epoch: int, segments: list[dict[str, np.ndarray]]) -> None:
+        self.memory.plan_epoch(segments, run.algorithm.random, run.task, epoch, batch_sizes={})
 
     def on_after_task(self, run: Run) -> None:
         """Update the memory at the end of the task."""

@@ -100,7 +100,9 @@ class Trainer:
         algorithm.import_arrays({**algorithm.export_arrays(), **arrays})
         current = algorithm.replay_dataset.rows(slice(algorithm.num_current))
         algorithm.replay_dataset = algorithm.make_replay_dataset(current)
-        self._plan_again(epoch)  # a memory's plan rests on the epochs that were planned
+        plans = self._plan_again(epoch)  # a memory's plan rests on the epochs that were planned
+        for callback in self.callbacks:
+            callback.on_return_to_epoch(self, plans)
 
     def record(self) -> RunRecord:
         return RunRecord.of(
@@ -222,10 +224,13 @@ class Trainer:
         progress.task_is_done = True
         self._validate()
 
-    def _plan_again(self, epochs: int) -> None:
+    def _plan_again(self, epochs: int) -> list[list[dict[str, np.ndarray]]]:
         """Plan the first epochs of the task without training: the plans of later ones follow."""
-        for epoch in range(1, epochs + 1):
-            self.algorithm.plan_epoch(self.task, epoch, self.algorithm.num_current)
+        algorithm = self.algorithm
+        return [
+            algorithm.plan_epoch(self.task, epoch, algorithm.num_current)
+            for epoch in range(1, epochs + 1)
+        ]
 
     def _load_task(self) -> None:
         """Move the task's data to the device; reset the optimizer if it is reset per task."""

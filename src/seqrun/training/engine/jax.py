@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import sys
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.extend.backend import clear_backends
 
 from seqrun.backbones.jax import normalised_inputs
 from seqrun.benchmarks import Dataset
@@ -467,7 +469,7 @@ _process_threads: list[int] = []
 
 
 def _threads_of_process(wanted: int, began_with: int | None) -> int:
-    """Return the number of threads of this process's JAX, which its first run fixes.
+    """Return the number of threads of this process's JAX, fixed while a run's arrays are alive.
 
     Args:
         wanted: by a run's options or the fixed rule.
@@ -476,6 +478,11 @@ def _threads_of_process(wanted: int, began_with: int | None) -> int:
     Raises:
         ConfigError: a run cannot continue with as many threads as it began with.
     """
+    if _process_threads and _process_threads != [wanted]:
+        gc.collect()
+        if not jax.live_arrays():  # earlier runs are gone: JAX can start anew
+            clear_backends()
+            _process_threads.clear()
     if not _process_threads:
         os.environ["NPROC"] = str(wanted)  # read when jax initializes its devices
         _process_threads.append(wanted)
@@ -483,13 +490,13 @@ def _threads_of_process(wanted: int, began_with: int | None) -> int:
     if began_with is not None and threads != began_with:
         raise ConfigError(
             f"num_threads={threads}: must be {began_with}, with which this run began, because "
-            "the number changes the last bits; an earlier run of this process has fixed JAX's: "
-            "continue in a process of its own"
+            "the number changes the last bits; arrays of an earlier run of this process hold JAX "
+            "to its number: delete that run, or continue in a process of its own"
         )
     if threads != wanted:
         sys.stderr.write(
             f"warning: num_threads is {threads} in this run, not {wanted}, which may change its "
-            "last bits: an earlier run of this process has fixed JAX's\n"
+            "last bits: arrays of an earlier run of this process hold JAX to its number\n"
         )
     return threads
 
