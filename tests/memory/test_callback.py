@@ -79,7 +79,12 @@ def test_epochs_that_do_not_count_are_not_stored(policy: str, first: bool):
     size = {"per_task_memory_samples": 12} if policy == "ring" else {"memory_size": 20}
     long, short = (MemoryMechanism(policy=policy, observe="every_epoch", **size) for _ in range(2))
     callbacks = [MemoryCallback(long), Returning()]
-    run("naive", "torch", callbacks=callbacks[:: 1 if first else -1], training={"epochs_per_task": 3})
+    run(
+        "naive",
+        "torch",
+        callbacks=callbacks[:: 1 if first else -1],
+        training={"epochs_per_task": 3},
+    )
     run("naive", "torch", callbacks=[MemoryCallback(short)], training={"epochs_per_task": 1})
     assert long.seen == short.seen
     for ours, theirs in zip(long.data, short.data, strict=True):

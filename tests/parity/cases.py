@@ -201,7 +201,7 @@ VARIANTS = {
 
 SMALLER = {
     "lamaml": {"glances": 2, "inner_chunk_size": 4},
-    # With the default lambda, 0.1, rounding errors grow ten times as much (see AMPLIFIES).
+    # With the default lambda, 0.1, rounding errors grow ten times as much (see ERROR_GROWTH).
     "kcl": {"coreset_per_class": 2, "num_bases": 64, "lambda_init": 1.0},
     "agem": {"per_task_memory_samples": 20, "memory_batch_size": 16},
     # With BatchNorm the default 40 epochs are unstable and amplify rounding errors without bound.
@@ -210,7 +210,7 @@ SMALLER = {
 """Options that make costly algorithms fast."""
 OWN_KEYS = {"stable_sgd": SCHEDULE, "lamaml": {"grad_clip": "clip"}}
 """Option of `training` -> the algorithm's option that replaces it."""
-AMPLIFIES = {"kcl": 1 + 20 / 1.01}
+ERROR_GROWTH = {"kcl": 1 + 20 / 1.01}
 """Ridge regression multiplies rounding errors by its condition number, 1 + samples / ridge.
 
 With another instruction set the same twin differs by up to 1.9e-4 after 40 steps. The first
@@ -225,7 +225,7 @@ def suited(algo: str, case: Case) -> Case:
     case = replace(
         case,
         spec=SMALLER.get(algo, {}) | case.spec,
-        tolerance=case.tolerance * AMPLIFIES.get(algo, 1.0),
+        tolerance=case.tolerance * ERROR_GROWTH.get(algo, 1.0),
     )
     if DOUBLE_PRECISION is not None:
         case = replace(case, tolerance=DOUBLE_PRECISION.TOLERANCE, float32_steps=None)

@@ -15,8 +15,8 @@ import pytest
 from comparison import assert_close, assert_same_arrays, assert_same_run
 from experiments import ALGORITHMS, BACKENDS, Trace, admits, cases, shared_run
 from parity.cases import (
-    AMPLIFIES,
     DOUBLE_PRECISION,
+    ERROR_GROWTH,
     EXACT_STEPS,
     HEALTHY,
     SETTINGS,
@@ -80,8 +80,8 @@ def test_twins_agree_at_every_step(algo: str, case: Case):
         assert trace.algorithm.engine.total_steps == len(trace.losses)
     assert by_torch.losses.max() < HEALTHY, "choose a setting in which this algorithm trains"
     assert_same_case(by_jax, by_torch, case)
-    if algo in AMPLIFIES:
-        exactly = replace(case, tolerance=case.tolerance / AMPLIFIES[algo])
+    if algo in ERROR_GROWTH:
+        exactly = replace(case, tolerance=case.tolerance / ERROR_GROWTH[algo])
         assert_same_case(by_jax, by_torch, replace(exactly, float32_steps=EXACT_STEPS))
 
 

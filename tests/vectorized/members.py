@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 SHORT = {"num_tasks": 2, "samples_per_task": 40}
 UNEVEN = SHORT | {"samples_per_task": 45}
 """The last batch of a task has 5 samples."""
-PATIENCE = 300
+TIMEOUT_SECONDS = 300
 """Seconds after which runs that still wait for each other count as deadlocked."""
 
 
@@ -46,7 +46,7 @@ def train(
 
     thread = threading.Thread(target=in_time, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert not thread.is_alive(), "the runs wait for each other"
     assert len(found) == len(specs)
     traces: list[Trace | BaseException] = []

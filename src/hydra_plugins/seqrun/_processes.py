@@ -29,17 +29,19 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
     """
     outcomes: dict[int, Outcome] = {}
 
-    def ended(job: SweepJob, outcome: Outcome | Killed) -> None:
+    def on_end(job: SweepJob, outcome: Outcome | Killed) -> None:
         if isinstance(outcome, Killed):
             outcome = _killed(job)
         outcomes[job.number] = outcome
         progress(job, outcome, len(outcomes), len(jobs))
 
-    def again(job: SweepJob) -> None:
+    def on_retry(job: SweepJob) -> None:
         sys.stderr.write(f"{job.name}: its process was killed; it runs again\n")
 
     try:
-        run_in_processes(jobs, _run, ended, processes=processes, retries=retries, again=again)
+        run_in_processes(
+            jobs, _run, on_end, processes=processes, retries=retries, on_retry=on_retry
+        )
     except Interrupted:
         stopped(len(outcomes), len(jobs))
         raise

@@ -212,10 +212,11 @@ def _show_best(study: Study, config: DictConfig) -> None:
     best = study.best_trial
     assert best.value is not None
     chosen = dict(line.split("=", 1) for line in best.user_attrs["overrides"])
-    again, on_other_data = command(config, chosen)
+    best_command, on_other_data = command(config, chosen)
     how = " on the test data, which selected it"
     if on_other_data:
         how = "; to measure it on the test data, once"
     sys.stdout.write(
-        f"best of {len(completed)} completed trials: {100 * best.value:.1f} %{how}: {again}\n"
+        f"best of {len(completed)} completed trials: {100 * best.value:.1f} %{how}: "
+        f"{best_command}\n"
     )

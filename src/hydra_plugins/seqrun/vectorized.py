@@ -28,7 +28,7 @@ class VectorizedLauncher(BaseLauncher):
 
         outcomes: dict[int, Outcome] = {}
 
-        def ended(job: SweepJob, outcome: Outcome) -> None:
+        def on_end(job: SweepJob, outcome: Outcome) -> None:
             outcomes[job.number] = outcome
             progress(job, outcome, len(outcomes), len(jobs))
 
@@ -37,17 +37,17 @@ class VectorizedLauncher(BaseLauncher):
             try:
                 for job in jobs:
                     if has_ended(job):
-                        ended(job, run_job(job, interruption))
+                        on_end(job, run_job(job, interruption))
                 groups, alone = group([job for job in jobs if job.number not in outcomes])
                 for members in groups:
                     self._advise(members[0])
                     sys.stderr.write(f"{len(members)} jobs in one program\n")
                     with env_override(members[0].environment):
-                        run_jobs_vmapped(members, interruption, ended)
+                        run_jobs_vmapped(members, interruption, on_end)
                 for job, reason in alone:
                     sys.stderr.write(f"{job.name}: runs alone: {reason}\n")
                     with env_override(job.environment):
-                        ended(job, run_job(job, interruption))
+                        on_end(job, run_job(job, interruption))
             except KeyboardInterrupt:
                 stopped(len(outcomes), len(jobs))
                 raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from seqrun.benchmarks import decoded
-from seqrun.benchmarks.download import ensure_archive, same_md5
+from seqrun.benchmarks.download import check_md5, ensure_archive
 from seqrun.benchmarks.source import ImageSource, RawImages, data_root
 from seqrun.benchmarks.split import Split
 from seqrun.checks import ConfigError
@@ -110,7 +110,7 @@ def _verified_batch(files: CifarFiles, root: Path, name: str, md5: str, where: s
         ) from error
     except (OSError, EOFError, KeyError, tarfile.TarError) as error:
         raise ConfigError(f"{where}: cannot read {member} in {path}: {error}") from error
-    same_md5(hashlib.md5(content).hexdigest(), md5, path, where)
+    check_md5(hashlib.md5(content).hexdigest(), md5, path, where)
     return content
 
 

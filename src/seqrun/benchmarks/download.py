@@ -34,12 +34,12 @@ def ensure_archive(title: str, path: Path, folder: str, url: str, md5: str, wher
                 f"{path.parent}, or set data_dir or SEQRUN_DATA to a folder with it"
             ) from error
     try:
-        same_md5(md5_of(path), md5, path, where)
+        check_md5(md5_of(path), md5, path, where)
     except OSError as error:
         raise ConfigError(f"{where}: cannot read {path}: {error}") from error
 
 
-def same_md5(found: str, expected: str, path: Path | str, where: str) -> None:
+def check_md5(found: str, expected: str, path: Path | str, where: str) -> None:
     """Raise ConfigError unless a file has the published md5."""
     if found != expected:
         raise ConfigError(

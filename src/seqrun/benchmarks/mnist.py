@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqrun.benchmarks.download import download, same_md5
+from seqrun.benchmarks.download import check_md5, download
 from seqrun.benchmarks.source import ImageSource, RawImages, data_root
 from seqrun.checks import ConfigError, first_line
 from seqrun.files import write_atomically
@@ -96,7 +96,7 @@ def _verified_file(raw: Path, file: _File) -> bytes:
     except OSError as error:
         raise ConfigError(f"data_dir={raw.parent.parent}: cannot read {path}: {error}") from error
     expected = file.archive_md5 if path.suffix == ".gz" else file.md5
-    same_md5(hashlib.md5(content).hexdigest(), expected, path, f"data_dir={raw.parent.parent}")
+    check_md5(hashlib.md5(content).hexdigest(), expected, path, f"data_dir={raw.parent.parent}")
     return content
 
 

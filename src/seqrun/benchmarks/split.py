@@ -76,24 +76,24 @@ class Split(BaseBenchmark):
     def _class_counts(self, classes: int) -> list[int]:
         """Return the number of classes of each task."""
         fewest = 1 if self.scenario == "class" else 2
-        asked = self.classes_per_task
+        given = self.classes_per_task
         key = "benchmark.classes_per_task"
-        if asked is None:
+        if given is None:
             counts = [self._even_count(classes, fewest)] * self.num_tasks
-        elif isinstance(asked, Sequence) and not isinstance(asked, str):
-            if len(asked) != self.num_tasks:
+        elif isinstance(given, Sequence) and not isinstance(given, str):
+            if len(given) != self.num_tasks:
                 raise ConfigError(
-                    f"{key}={list(asked)}: must be an integer or a list of "
+                    f"{key}={list(given)}: must be an integer or a list of "
                     f"benchmark.num_tasks={self.num_tasks} integers"
                 )
-            whole_entries(key, asked, fewest)
-            counts = list(asked)
+            whole_entries(key, given, fewest)
+            counts = list(given)
         else:
-            whole(key, asked, fewest)
-            counts = [asked] * self.num_tasks
+            whole(key, given, fewest)
+            counts = [given] * self.num_tasks
         if sum(counts) > classes:
             raise ConfigError(
-                f"{key}={asked}: makes {sum(counts)} classes in {self.num_tasks} tasks, must make "
+                f"{key}={given}: makes {sum(counts)} classes in {self.num_tasks} tasks, must make "
                 f"at most {classes}, the number of classes"
             )
         return counts

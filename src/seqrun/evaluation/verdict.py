@@ -28,7 +28,7 @@ ROUNDING = 1e-9
 FEWEST_SEEDS, MOST_SEEDS = 5, 30
 """What a reproduction is run with."""
 MOST_IMAGINED = 1000
-"""Where a number of seeds would decide that is larger, none is told."""
+"""Where a number of seeds would decide that is larger, none is allowed."""
 FREE_KEYS = (
     "backend",
     "data_dir",
@@ -145,8 +145,8 @@ class Expected:
         control = [] if self.control is None else self.control
         texts = [control] if isinstance(control, str) else control
         if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-            told = "must be <paper>/<row>, naive or a list of overrides"
-            raise ConfigError(f"{KEY}.control={self.control!r}: {told}")
+            allowed = "must be <paper>/<row>, naive or a list of overrides"
+            raise ConfigError(f"{KEY}.control={self.control!r}: {allowed}")
         if self.minutes is not None:
             at_least(f"{KEY}.minutes", self.minutes, 0.0, strictly=True)
 

@@ -195,11 +195,11 @@ def show_verdict(results: Results, console: Console | None = None) -> None:
     console.print(_rich_table(header, rows))
     seeds = next(iter(verdict["metrics"].values()))["seeds"]
     parts = [f"verdict: {verdict['verdict']}", f"{seeds} seed{'s' * (seeds != 1)}"]
-    asked = {metric["seeds_that_decide"] for metric in verdict["metrics"].values()} - {None}
-    if "none" in asked:
+    numbers = {metric["seeds_that_decide"] for metric in verdict["metrics"].values()} - {None}
+    if "none" in numbers:
         parts.append("no number of seeds would decide")
-    elif asked:
-        parts.append(f"{max(asked)} seeds would decide, were they like these")
+    elif numbers:
+        parts.append(f"{max(numbers)} seeds would decide, were they like these")
     if any(metric["deviation_of"] == "ours" for metric in verdict["metrics"].values()):
         parts.append("where no deviation was published, ours stands for it")
     parts += [f"{verdict['paper']}, {verdict['table']}", f"the number is {verdict['status']}"]

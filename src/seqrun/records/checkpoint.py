@@ -79,7 +79,7 @@ class Checkpoint:
         """Whether it was made after the task's evaluation, not within its training."""
         return self.state["counters"]["task_is_done"]
 
-    def kept_by(self, name: str) -> dict[str, Any]:
+    def callback_state(self, name: str) -> dict[str, Any]:
         """Return the state of a callback, plain data and arrays."""
         prefix = f"{CALLBACK}{name}/"
         own = [n for n in self.arrays if n.startswith(prefix)]

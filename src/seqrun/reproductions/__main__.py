@@ -51,14 +51,14 @@ class RowRun:
         row, backend: what.
         directory: of the run with the first seeds, named after the experiment so that a changed
             protocol starts anew; further seeds do not rename it.
-        kept: seeds that were measured before: seed -> metrics.
+        measured: seeds that were measured before: seed -> metrics.
         hash_of: the row's config hash.
     """
 
     row: Row
     backend: str
     directory: Path
-    kept: Mapping[int, Metrics]
+    measured: Mapping[int, Metrics]
     hash_of: HashOf
 
     @property
@@ -99,21 +99,23 @@ class Runner:
         with self._lock:
             if self._is_ending and finished is None:
                 return
-            told = f"failed, see {run.log}"
+            outcome = f"failed, see {run.log}"
             if finished is not None:
-                told = self.records.add(run.row, run.backend, finished, run.kept, run.hash_of)
-                told = "control measured" if run.row.overrides else told
+                outcome = self.records.add(
+                    run.row, run.backend, finished, run.measured, run.hash_of
+                )
+                outcome = "control measured" if run.row.overrides else outcome
             else:
                 self.failed += 1
             self.done += 1
             seconds = time.perf_counter() - self._started
             name = f"{self.done}/{self.number} {run.row.name} {run.backend}"
-            sys.stdout.write(f"{name}: {told} ({seconds:.0f} s)\n")
+            sys.stdout.write(f"{name}: {outcome} ({seconds:.0f} s)\n")
             sys.stdout.flush()
 
     def _all_seeds(self, run: RowRun) -> list[Results] | None:
         """Return the row's runs, until it has the seeds that it needs; None = one failed."""
-        measured, finished = dict(run.kept), []
+        measured, finished = dict(run.measured), []
         while seeds := next_seeds(run.row.expected, measured):
             results = self._run(run, seeds)
             if results is None or results.verdict is None or list(results.seeds) != seeds:
@@ -169,8 +171,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="*", help="rows, such as 'hsu2018/*'")
     parser.add_argument("--machine", default="cpu", choices=MACHINES, help="rows for this machine")
     parser.add_argument("--backend", choices=BACKENDS, help="run on this backend only")
-    told = "rows at once; default: one per core, 1 on a GPU"
-    parser.add_argument("--jobs", type=_jobs, help=told)
+    text = "rows at once; default: one per core, 1 on a GPU"
+    parser.add_argument("--jobs", type=_jobs, help=text)
     parser.add_argument("--again", action="store_true", help="rerun measured rows from the start")
     parser.add_argument("--page", action="store_true", help="write RESULTS.md and run nothing")
     return parser.parse_args(argv)
@@ -187,54 +189,54 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _main(asked: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace) -> int:
     records = Records(ROOT / FOLDER)
-    if asked.page:
+    if args.page:
         records.write_page()
         return 0
-    runs, wanted = _left(asked, records)
+    runs, wanted = _left(args, records)
     if records.has_outdated:
         records.write()
     sys.stdout.write(f"{wanted - len(runs)} of {wanted} measured already\n")
-    jobs = asked.jobs or (num_cores() if asked.machine == "cpu" else 1)
+    jobs = args.jobs or (num_cores() if args.machine == "cpu" else 1)
     jobs = max(1, min(jobs, len(runs)))
     # Running seeds in parallel leaves cores idle at each row's end, so only a single job does it.
     overrides = [f"seeds_strategy={'auto' if jobs == 1 else 'sequential'}"]
-    runner = Runner(records, len(runs), overrides + ["resume=never"] * asked.again)
+    runner = Runner(records, len(runs), overrides + ["resume=never"] * args.again)
     _run_all(runs, runner, jobs)
     sys.stdout.write(f"{FOLDER}/{PAGE} is written; {runner.failed} failed to run\n")
     return 1 if runner.failed else 0
 
 
-def _left(asked: argparse.Namespace, records: Records) -> tuple[list[RowRun], int]:
+def _left(args: argparse.Namespace, records: Records) -> tuple[list[RowRun], int]:
     """Return the requested runs that are not measured yet, and the number of requested runs.
 
     Raises:
         ConfigError: no row matches, or a row is invalid.
     """
-    matching = [row for row in rows_of(records.folder) if fnmatch(row.name, asked.only)]
-    rows = [row for row in matching if row.expected.machine == asked.machine]
+    matching = [row for row in rows_of(records.folder) if fnmatch(row.name, args.only)]
+    rows = [row for row in matching if row.expected.machine == args.machine]
     if not matching:
         names = [row.name for row in rows_of(records.folder)]
-        told = f"must be <paper>/<row>, with * for any text{nearest(asked.only, names)}"
-        raise ConfigError(f"--only={asked.only!r}: {told}; make list names all")
+        allowed = f"must be <paper>/<row>, with * for any text{nearest(args.only, names)}"
+        raise ConfigError(f"--only={args.only!r}: {allowed}; make list names all")
     if not rows:
-        other = " ".join(f"--machine {m}" for m in MACHINES if m != asked.machine)
-        raise ConfigError(f"--only={asked.only!r}: no such row is for a {asked.machine}: {other}")
+        other = " ".join(f"--machine {m}" for m in MACHINES if m != args.machine)
+        raise ConfigError(f"--only={args.only!r}: no such row is for a {args.machine}: {other}")
     both = [
         each
         for row in rows
         for each in (row, row.control)
         if each and (each is row or each.overrides)
     ]
-    wanted = [(row, b) for row in both for b in ([asked.backend] if asked.backend else BACKENDS)]
+    wanted = [(row, b) for row in both for b in ([args.backend] if args.backend else BACKENDS)]
     runs = []
     for row, backend in wanted:
         hash_of = partial(_hash, row, backend)
         directory = Path("runs", FOLDER, row.file, f"{backend}-{hash_of(FIRST_SEEDS)}")
-        kept = {} if asked.again else records.kept(row, backend, hash_of)
-        if next_seeds(row.expected, kept):
-            runs.append(RowRun(row, backend, directory, kept, hash_of))
+        measured = {} if args.again else records.measured(row, backend, hash_of)
+        if next_seeds(row.expected, measured):
+            runs.append(RowRun(row, backend, directory, measured, hash_of))
     return runs, len(wanted)
 
 

@@ -55,8 +55,8 @@ def judged(row: Row, content: Content, backend: str, metric: str) -> dict[str, A
     found = compare(number, num_runs, ours)
     found["half_width"] = content[row.name][backend]["metrics"][metric]["half_width"]
     control = None if row.control is None else _sample(content, row.control.name, backend, metric)
-    told = None if control is None else tells_apart(number, num_runs, ours, control)
-    found["tells"] = "" if row.control is None else {True: "yes", False: "no", None: "?"}[told]
+    tells = None if control is None else tells_apart(number, num_runs, ours, control)
+    found["tells"] = "" if row.control is None else {True: "yes", False: "no", None: "?"}[tells]
     return found
 
 
@@ -96,8 +96,10 @@ def _counts(rows: Sequence[Row], content: Content) -> Iterator[str]:
 
 def _tells(row: Row, content: Content, backend: str) -> bool:
     """Return False if the control might pass for the row in every metric."""
-    told = [judged(row, content, backend, metric).get("tells") for metric in row.expected.metrics]
-    return not all(each == "no" for each in told)
+    answers = [
+        judged(row, content, backend, metric).get("tells") for metric in row.expected.metrics
+    ]
+    return not all(each == "no" for each in answers)
 
 
 def _agreement(rows: Sequence[Row], content: Content) -> Iterator[str]:
@@ -152,13 +154,13 @@ def _lines(name: str, row: Row, content: Content) -> Iterator[str]:
             tells.append(found["tells"])
         published = percent(number.mean, number.std, digits=2)
         published += "°" if number.deviation_of == "ours" else ""
-        told = ["", "", ""]
+        details = ["", "", ""]
         if place == 0:
-            told[0] = _each(len(record["seeds"]) for record in records)
-            told[1] = ", ".join(f"{record['seconds']:.0f}" for record in records)
-            told[2] = _each((record["commit"] or "")[:8] for record in records)
+            details[0] = _each(len(record["seeds"]) for record in records)
+            details[1] = ", ".join(f"{record['seconds']:.0f}" for record in records)
+            details[2] = _each((record["commit"] or "")[:8] for record in records)
         cells = [name if place == 0 else "", metric_label(metric), published + label, *means]
-        cells += [_each(differences), _each(verdicts), _each(tells), *told]
+        cells += [_each(differences), _each(verdicts), _each(tells), *details]
         yield f"| {' | '.join(cells)} |"
 
 

@@ -69,10 +69,10 @@ class Records:
                 self.content = msgspec.json.decode(path.read_bytes())
                 msgspec.convert(self.content, dict[str, dict[str, Record]])
             except (ValueError, RecursionError) as error:
-                told = f"{FOLDER}/{RECORDS}: is not a record of reproductions ({error})"
-                raise ConfigError(f"{told}: restore it, or move it away") from None
+                problem = f"{FOLDER}/{RECORDS}: is not a record of reproductions ({error})"
+                raise ConfigError(f"{problem}: restore it, or move it away") from None
 
-    def kept(self, row: Row, backend: str, hash_of: HashOf) -> dict[int, Metrics]:
+    def measured(self, row: Row, backend: str, hash_of: HashOf) -> dict[int, Metrics]:
         """Return what was measured of a row: seed -> metrics.
 
         Nothing, if it was another experiment, or one with other `numerics`, both of which are in
@@ -95,7 +95,7 @@ class Records:
         row: Row,
         backend: str,
         finished: Sequence[Results],
-        kept: Mapping[int, Metrics],
+        measured: Mapping[int, Metrics],
         hash_of: HashOf,
     ) -> str:
         """Put in what was measured of a row, write the files and return its verdict.
@@ -103,10 +103,10 @@ class Records:
         Args:
             row, backend: what.
             finished: its runs, at least one.
-            kept: seeds that were measured before.
+            measured: seeds that were measured before.
             hash_of: the row's config hash.
         """
-        runs = dict(kept)
+        runs = dict(measured)
         for results in finished:
             runs |= metrics_by_seed(results)
         seeds = sorted(runs)
@@ -129,11 +129,11 @@ class Records:
         }
         if last.numerics:
             record["numerics"] = dict(last.numerics)
-        if kept:
+        if measured:
             before = self.content[row.name][backend]
             record["seconds"] = round(seconds + before["seconds"], 1)
-            told = {key: before[key] for key in ("seeds", "commit", "versions")}
-            record["earlier"] = [*before.get("earlier", []), told]
+            earlier = {key: before[key] for key in ("seeds", "commit", "versions")}
+            record["earlier"] = [*before.get("earlier", []), earlier]
         self.content.setdefault(row.name, {})[backend] = record
         self.write()
         return worst(found["verdict"] for found in compared.values())

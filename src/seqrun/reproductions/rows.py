@@ -74,11 +74,11 @@ def protocol_of(folder: Path, name: str) -> str:
 
     Without `expected`, and without `seed`: more seeds measure the same row better.
     """
-    said = [
+    protocol = [
         {key: value for key, value in node.items() if key not in (KEY, "seed")}
         for node in _files(folder, name)
     ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _files(folder: Path, name: str) -> Iterator[dict[str, Any]]:

@@ -48,30 +48,30 @@ class Killed:
 def run_in_processes(
     items: Sequence[Any],
     work: Callable[[Any], Any],
-    ended: Callable[[Any, Any], None],
+    on_end: Callable[[Any, Any], None],
     *,
     processes: int,
     retries: int = 0,
-    again: Callable[[Any], None] = lambda item: None,
-    updated: Callable[[Any], None] | None = None,
+    on_retry: Callable[[Any], None] = lambda item: None,
+    on_update: Callable[[Any], None] | None = None,
 ) -> None:
     """Call `work` with every item, in several processes.
 
     Args:
         items: picklable objects.
         work: a module-level function that returns a picklable result, or None if a signal ended it.
-        ended: called with each item and its result, or Killed; one call at a time.
+        on_end: called with each item and its result, or Killed; one call at a time.
         processes: number of processes, >= 1.
         retries: how often an item is retried if its process was killed.
-        again: called with an item before it is retried.
-        updated: called with each update that a worker passes to `send`; one call at a time.
+        on_retry: called with an item before it is retried.
+        on_update: called with each update that a worker passes to `send`; one call at a time.
 
     Raises:
         Interrupted: a signal arrived, and all workers have ended.
     """
     context = multiprocessing.get_context("spawn")  # threads and frameworks do not survive fork
-    updates = context.SimpleQueue() if updated else None
-    pool = WorkerPool(items, work, ended, retries, again, context, updates)
+    updates = context.SimpleQueue() if on_update else None
+    pool = WorkerPool(items, work, on_end, retries, on_retry, context, updates)
     threads = [threading.Thread(target=pool.work, daemon=True) for _ in range(processes)]
     with env_override(ONE_THREAD), InterruptionCallback().listening():
         try:
@@ -79,9 +79,9 @@ def run_in_processes(
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.1)
-                while updates is not None and updated is not None and not updates.empty():
+                while updates is not None and on_update is not None and not updates.empty():
                     with pool.lock:
-                        updated(updates.get())
+                        on_update(updates.get())
         except Interrupted:
             pool.stop()
             for thread in threads:
@@ -103,15 +103,15 @@ class WorkerPool:
         self,
         items: Sequence[Any],
         work: Callable[[Any], Any],
-        ended: Callable[[Any, Any], None],
+        on_end: Callable[[Any, Any], None],
         retries: int,
-        again: Callable[[Any], None],
+        on_retry: Callable[[Any], None],
         context: Any,
         updates: Any,
     ) -> None:
         self.lock = threading.Lock()
         self.error: BaseException | None = None
-        self._work, self._ended, self._again = work, ended, again
+        self._work, self._on_end, self._on_retry = work, on_end, on_retry
         self._context, self._updates = context, updates
         self._tries = retries + 1
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -137,11 +137,11 @@ class WorkerPool:
                             return
                         result = Killed()
                         if tries_left:
-                            self._again(item)
+                            self._on_retry(item)
                 if result is None:  # it was interrupted
                     return
                 with self.lock:
-                    self._ended(item, result)
+                    self._on_end(item, result)
         except queue.Empty:
             pass
         except BaseException as error:  # the main thread raises it again
@@ -159,7 +159,7 @@ class WorkerPool:
 
     def _new_worker(self) -> ProcessPoolExecutor:
         worker = ProcessPoolExecutor(
-            1, mp_context=self._context, initializer=_begin, initargs=(self._updates,)
+            1, mp_context=self._context, initializer=_init_worker, initargs=(self._updates,)
         )
         number = worker.submit(os.getpid).result()
         with self.lock:
@@ -175,7 +175,7 @@ def _terminate(number: int) -> None:
         os.kill(number, signal.SIGTERM)
 
 
-def _begin(updates: Any) -> None:
+def _init_worker(updates: Any) -> None:
     """Make this process end with its parent, and leave Ctrl-C to the parent."""
     global _updates
     _updates = updates

@@ -252,7 +252,7 @@ def _run_vmapped_seeds(
 
         return work
 
-    def ended(place: int, result: RunRecord | Exception) -> None:
+    def on_end(place: int, result: RunRecord | Exception) -> None:
         if isinstance(result, RunRecord):
             reports.take(result, completed=True)
             return
@@ -261,7 +261,7 @@ def _run_vmapped_seeds(
         where = results.seed_directory(seeds[place])
         reports.fail(seeds[place], f"{in_one_line(result)} (in {where})")
 
-    run_vmapped(first, runs_at_once(first), [work_of(seed) for seed in seeds], ended)
+    run_vmapped(first, runs_at_once(first), [work_of(seed) for seed in seeds], on_end)
     reports.finish(causes[0] if causes else None)
 
 

@@ -139,7 +139,7 @@ def run_seeds(
     """
     reports = SeedReports(update)
 
-    def ended(job: SeedJob, result: RunRecord | Exception | Killed) -> None:
+    def on_end(job: SeedJob, result: RunRecord | Exception | Killed) -> None:
         if isinstance(result, RunRecord):
             reports.take(result, completed=True)
             return
@@ -150,8 +150,8 @@ def run_seeds(
     run_in_processes(
         jobs,
         work,
-        ended,
+        on_end,
         processes=min(len(jobs), num_cores()),
-        updated=reports.take,
+        on_update=reports.take,
     )
     reports.finish()

@@ -32,7 +32,7 @@ def run_vmapped(
     first: BaseAlgorithm,
     size: int,
     works: Sequence[Callable[[Join], Any]],
-    ended: Callable[[int, Any], None],
+    on_end: Callable[[int, Any], None],
 ) -> None:
     """Run all works, group after group; the works of a group run at once, in one program.
 
@@ -40,7 +40,7 @@ def run_vmapped(
         first: an algorithm like those of the works; it is not trained.
         size: number of works in a group, from `runs_at_once`.
         works: each builds an algorithm, passes it to its argument, and trains it.
-        ended: called with the index of each work and its result, or the exception that ended it.
+        on_end: called with the index of each work and its result, or the exception that ended it.
 
     Raises:
         KeyboardInterrupt: a signal ended the runs.
@@ -52,15 +52,15 @@ def run_vmapped(
 
     for start in range(0, len(works), size):
 
-        def ended_here(place: int, result: Any, start: int = start) -> None:
+        def on_end_here(place: int, result: Any, start: int = start) -> None:
             if isinstance(result, Failure) and not isinstance(result.error, Exception):
                 interruptions.append(result.error)
             else:
                 error = isinstance(result, Failure)
-                ended(start + place, result.error if error else result)
+                on_end(start + place, result.error if error else result)
 
         group = [work_of(work) for work in works[start : start + size]]
-        first.engine.new_vmap_group().run(group, ended_here)
+        first.engine.new_vmap_group().run(group, on_end_here)
         if interruptions:
             raise interruptions[0]
 

@@ -60,14 +60,14 @@ def has_ended(job: SweepJob) -> bool:
 def run_jobs_vmapped(
     jobs: Sequence[SweepJob],
     interruption: InterruptionCallback,
-    ended: Callable[[SweepJob, Outcome], None],
+    on_end: Callable[[SweepJob, Outcome], None],
 ) -> None:
     """Run jobs that share their compiled programs, each as `run_job` does.
 
     Args:
         jobs: at least one, of one structure (see seqrun.sweeps.grouping), each with one seed.
         interruption: ends the runs early.
-        ended: called with each job and its outcome.
+        on_end: called with each job and its outcome.
 
     Raises:
         KeyboardInterrupt: a signal ended them.
@@ -76,10 +76,10 @@ def run_jobs_vmapped(
     def work_of(job: SweepJob) -> Callable[[Join], Outcome]:
         return lambda join: run_job(job, interruption, join)
 
-    def ended_here(place: int, outcome: Any) -> None:
+    def on_end_here(place: int, outcome: Any) -> None:
         if isinstance(outcome, Exception):
             raise outcome
-        ended(jobs[place], outcome)
+        on_end(jobs[place], outcome)
 
     try:
         first = build(jobs[0].experiment, jobs[0].experiment.seeds[0])
@@ -87,9 +87,9 @@ def run_jobs_vmapped(
     except Exception as error:  # each job will fail in the same way, and record it
         sys.stderr.write(f"{len(jobs)} jobs run alone: {in_one_line(error)}\n")
         for job in jobs:
-            ended(job, run_job(job, interruption))
+            on_end(job, run_job(job, interruption))
         return
-    run_vmapped(first, size, [work_of(job) for job in jobs], ended_here)
+    run_vmapped(first, size, [work_of(job) for job in jobs], on_end_here)
 
 
 def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcome:

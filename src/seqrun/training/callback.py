@@ -229,7 +229,9 @@ class BaseCallback:
         The hooks that come before this position of the task have run again.
         """
 
-    def on_return_to_epoch(self, run: Run, plans: Sequence[Sequence[Mapping[str, np.ndarray]]]) -> None:
+    def on_return_to_epoch(
+        self, run: Run, plans: Sequence[Sequence[Mapping[str, np.ndarray]]]
+    ) -> None:
         """Go on as if only the first epochs of the task, with these `plans`, had been trained."""
 
     def on_before_setup(self, run: Run) -> None: ...

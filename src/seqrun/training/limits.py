@@ -129,9 +129,9 @@ def check_size(algorithm: BaseAlgorithm) -> None:
     try:
         weights = engine.carried_bytes(states=False)
     except (OverflowError, RuntimeError, TypeError) as error:  # beyond what a shape can be
-        told = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         sized_by = algorithm.backbone.sized_by
-        raise ConfigError(f"{sized_by}: cannot be built: {told}") from error
+        raise ConfigError(f"{sized_by}: cannot be built: {reason}") from error
     refuse_what_cannot_fit([weights_need(algorithm, weights)])
     if not fits([weights_need(algorithm, weights * (algorithm.num_tasks + MOST_COPIES))]):
         carried = engine.carried_bytes(states=True)

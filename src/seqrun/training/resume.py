@@ -83,7 +83,7 @@ def check_parts(checkpoint: Checkpoint, run: Run, info: RunInfo) -> None:
     for name, callback in named(run.callbacks).items():
         if name in checkpoint.state["callbacks"]:
             with _naming_part(f"callbacks.{name}"):
-                callback.check_state(run, checkpoint.kept_by(name))
+                callback.check_state(run, checkpoint.callback_state(name))
     for name, logger in named(run.loggers).items():
         if name in checkpoint.state["loggers"]:
             with _naming_part(f"loggers.{name}"):
@@ -95,7 +95,7 @@ def restore_callbacks(checkpoint: Checkpoint, run: Run) -> None:
     for name, callback in named(run.callbacks).items():
         if name in checkpoint.state["callbacks"]:
             with _naming_part(f"callbacks.{name}"):
-                callback.import_state(run, checkpoint.kept_by(name))
+                callback.import_state(run, checkpoint.callback_state(name))
 
 
 def restore_loggers(checkpoint: Checkpoint, loggers: Sequence[BaseLogger]) -> None:

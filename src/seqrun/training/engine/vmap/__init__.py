@@ -128,16 +128,16 @@ class BaseVmapGroup:
     def run(
         self,
         works: Sequence[Callable[[Participant], Any]],
-        ended: Callable[[int, Any], None],
+        on_end: Callable[[int, Any], None],
     ) -> None:
         """Run all functions in lockstep. When one ends or fails, the others continue.
 
         Args:
             works: functions of a Participant, which they must set as `engine.participant`.
-            ended: called with the index of a function and its result, or Failure, when it ends.
+            on_end: called with the index of a function and its result, or Failure, when it ends.
 
         Raises:
-            BaseException: a signal, or an error of `ended`; it has been raised in all functions
+            BaseException: a signal, or an error of `on_end`; it has been raised in all functions
                 that were still running.
         """
         participants = [Participant(self, work) for work in works]
@@ -148,7 +148,7 @@ class BaseVmapGroup:
                     if participant.ended is None:
                         participant.resume(answers[participant])
                         if participant.ended is not None:
-                            ended(index, participant.ended.result)
+                            on_end(index, participant.ended.result)
                 calls = {p: p.requested for p in participants if p.requested is not None}
                 answers = self.answer(calls)
         except BaseException as error:
