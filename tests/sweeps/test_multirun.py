@@ -180,3 +180,19 @@ def test_jobs_of_one_process_have_the_threads_that_each_has_by_itself(start, tmp
     last = Path("checkpoints") / max(p.name for p in (place / "checkpoints").iterdir())
     weights = last / "tensors.safetensors"
     assert (job / weights).read_bytes() == (place / weights).read_bytes()
+
+
+@pytest.mark.ci
+def test_nine_jobs_print_twenty_lines(cli):
+    """One for each as it ends, and a list; what the runs print is kept beside them."""
+    tiny = [option for option in TINY if not option.startswith("logger")]
+    rates = ("optimizer.lr=0.01,0.02,0.03", "seed=0,1,2", "benchmark.samples_per_task=20")
+    status, out, err = cli("-m", *tiny, *rates)
+    assert status == 0 and len(out.splitlines()) + len(err.splitlines()) <= 20
+    logs = list((GRID / "logs").iterdir())
+    assert len(logs) == 9
+    assert all("accuracy (%) on test data" in log.read_text(encoding="utf-8") for log in logs)
+    table = (GRID / "summary.md").read_text(encoding="utf-8").split("## Results")[1]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| naive")][:3]
+    means = [float(row[4].split("±")[0]) for row in rows]
+    assert len(means) == 3 and means == sorted(means, reverse=True)

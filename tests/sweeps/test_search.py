@@ -150,10 +150,108 @@ def test_a_selection_on_the_test_data_is_reported(cli):
     assert "benchmark.validation_fraction=0 " in f"{told} "
 
 
+RATES = "optimizer.lr=0.01,1e30"
+GRID = ("-m", "hydra/sweeper=search", "hydra/sweeper/sampler=grid", "hydra.sweep.dir=search", *TINY)
+
+
+@pytest.mark.ci
+def test_a_diverged_trial_has_ended(cli):
+    """It is a result: told to Optuna, counted, and tried again only if asked."""
+    for _ in range(2):
+        status, out, err = cli(*GRID, RATES)
+        assert status == 0 and sorted(states()) == ["COMPLETE", "FAIL"]
+        assert "1 of 2 jobs completed, 1 diverged" in out
+    assert "TrainingDiverged" not in err  # it has not run again
+    status, out, _ = cli(*GRID, RATES, "hydra.sweeper.retry_diverged=true")
+    assert status == 0 and sorted(states()) == ["COMPLETE", "FAIL", "FAIL"]
+
+
+@pytest.mark.ci
+def test_a_search_ends_when_too_many_trials_fail(cli):
+    few = ("hydra.sweeper.n_jobs=2", "hydra.sweeper.max_failure_rate=0.4")
+    status, out, err = cli(*GRID, "optimizer.lr=0.01,1e30,0.02", "hydra.sweeper.n_trials=3", *few)
+    assert (status in (0, 2)) and len(states()) in (2, 3)  # which points come first is random
+    first = states()[:2]
+    assert (status == 2) == ("FAIL" in first)
+    if status == 2:
+        assert "hydra.sweeper.max_failure_rate=0.4: 1 of 2 trials of a batch have failed" in err
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("metric", ["average_accuracy", "average_forgetting"])
+def test_optunas_own_name_is_the_same_search(cli, metric):
+    """It maximises, or minimises forgetting, whatever the plugin's default is."""
+    status, out, _ = cli(
+        "-m", "hydra/sweeper=optuna", "hydra.sweep.dir=search", *TINY, SPACE,
+        "hydra.sweeper.n_trials=1", f"optimized_metric={metric}",
+    )  # fmt: skip
+    assert status == 0 and states() == ["COMPLETE"]
+    (study,) = optuna.get_all_study_summaries("sqlite:///search/optuna.db")
+    expected = "MINIMIZE" if metric == "average_forgetting" else "MAXIMIZE"
+    assert study.direction.name == expected
+    assert metric.replace("_", " ") in out
+
+
+@pytest.mark.ci
+def test_several_metrics(cli):
+    """Each has a direction; all trials that no other is better than are shown."""
+    metrics = "optimized_metric=[average_accuracy,average_forgetting]"
+    status, out, _ = cli(*SEARCH, metrics, "hydra.sweeper.n_trials=2")
+    assert status == 0 and states() == ["COMPLETE"] * 2
+    for trial in trials():
+        path = Path("search", trial.user_attrs["directory"], "results.json")
+        summary = json.loads(path.read_text(encoding="utf-8"))["summary"]
+        names = ("average_accuracy", "average_forgetting")
+        assert trial.values == [summary[name]["mean"] for name in names]
+    assert out.splitlines()[-1].startswith("best of 2 completed trials: ")
+    status, _, err = cli(*SEARCH, metrics, "hydra.sweeper.direction=maximize")
+    assert status == 2 and "must have one for each of optimized_metric" in err
+
+
+@pytest.mark.ci
+def test_values_that_a_function_suggests(cli, mypkg):
+    package = mypkg / "mine.py"
+    package.write_text(
+        "def more(config, trial):\n    trial.suggest_int('backbone.width', 5, 6)\n",
+        encoding="utf-8",
+    )
+    status, _, err = cli(
+        *SEARCH, "hydra.sweeper.n_trials=1", "hydra.sweeper.custom_search_space=mine.more"
+    )
+    assert status == 0, err
+    assert trials()[0].params.keys() == {"optimizer.lr", "backbone.width"}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (("backbone.width=8",), "backbone.width: 16 -> 8"),
+        (("hydra.sweeper.direction=minimize",), "hydra.sweeper.direction: "),
+        (("optimized_metric=learning_accuracy",), "optimized_metric: "),
+        (("optimizer.lr=interval(0.1,0.2)",), "optimizer.lr: "),
+        (("optimizer.weight_decay=interval(0.1,0.2)",), "optimizer.weight_decay: - -> "),
+    ],
+    ids=["experiment", "direction", "metric", "space", "key"],
+)
+def test_a_study_of_other_settings_is_refused(cli, changed, named):
+    """Before anything runs, and naming the keys: its trials could not be compared."""
+    name = ("hydra.sweeper.study_name=mine", "hydra.sweeper.n_trials=1")
+    assert cli(*SEARCH, *name)[0] == 0
+    before = sorted(Path("search").rglob("*"))
+    status, _, err = cli(*SEARCH, *name, *changed)
+    assert status == 2 and f"study_name=mine: is a study of other settings ({named}" in err
+    assert sorted(Path("search").rglob("*")) == before and states() == ["COMPLETE"]
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("optimizer.lr=0.1", "hydra.sweeper.params: nothing to search: give a key several values"),
+        ("hydra/sweeper/sampler=grid", "must be choice(...) or range(...) with hydra/sweeper/"),
+        ("hydra.sweeper.max_failure_rate=2", "max_failure_rate=2: must be a number in [0, 1]"),
+        ("hydra.sweeper.custom_search_space=nowhere.f", "there is no module nowhere"),
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be an integer >= 1"),
         ("hydra.sweeper.direction=up", "hydra.sweeper.direction='up': must be one of maximize"),
     ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +19,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from seqrun.checks import ConfigError
 from seqrun.config.experiment import Experiment
-from seqrun.records.results import RecordError
+from seqrun.records.results import RecordError, Results
 from seqrun.sweeps.summary import Outcome, SweepJob, differing
+
+LOGS = "logs"
+"""Folder beside the jobs' directories with the output of each job."""
 
 
 class BaseLauncher(Launcher):
@@ -35,6 +38,11 @@ class BaseLauncher(Launcher):
     config: DictConfig
     composed: dict[int, DictConfig]
     """Job number -> its configuration with Hydra's node."""
+    before: int = 0
+    total: int | None = None
+    """As `SweepJob` has them."""
+    shared: Collection[str] = ()
+    """Overrides that no name of a job shows; none = those that all launched jobs have."""
     runs_here: ClassVar[bool] = False
     """Whether the jobs run in this process, one after the other, by `run_here`."""
 
@@ -48,7 +56,7 @@ class BaseLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         setup_globals()
         self.composed = {}
-        names = differing(job_overrides)
+        names = differing(job_overrides, self.shared)
         jobs = [
             self._job(tuple(overrides), name, number)
             for number, (overrides, name) in enumerate(
@@ -86,6 +94,7 @@ class BaseLauncher(Launcher):
         """Run a job in this process, with what Hydra gives a job.
 
         Its HydraConfig, environment, log files, working directory (`hydra.job.chdir`), callbacks.
+        What it prints goes to a file, so that a terminal has one line for each job.
         """
         cfg, before = self.composed[job.number], os.getcwd()
         with _hydra_config(cfg), env_override(job.environment):
@@ -95,7 +104,8 @@ class BaseLauncher(Launcher):
                 if cfg.hydra.job.chdir:
                     job.directory.mkdir(parents=True, exist_ok=True)
                     os.chdir(job.directory)
-                outcome = run()
+                with _stdout_in(log_of(job)):
+                    outcome = run()
             finally:
                 os.chdir(before)
             self._ended(job, outcome)
@@ -129,6 +139,8 @@ class BaseLauncher(Launcher):
                 experiment=experiment,
                 directory=directory,
                 environment={k: str(v) for k, v in cfg.hydra.job.env_set.items()},
+                before=self.before,
+                total=self.total,
             )
 
 
@@ -153,6 +165,21 @@ class HeldOut:
             return job
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, job)
         return [*job, *of_job(cfg, job, keys, grid=grid)]
+
+
+def log_of(job: SweepJob) -> Path:
+    """Return the file for what a job prints."""
+    return job.directory.parent / LOGS / f"{job.directory.name}.log"
+
+
+@contextmanager
+def _stdout_in(path: Path) -> Iterator[None]:
+    """Append standard output to a file within the block; leave no file if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(file):
+        yield
+    if not path.stat().st_size:
+        path.unlink()
 
 
 def _is_same(job: SweepJob, other: SweepJob) -> bool:
@@ -235,4 +262,9 @@ def outcome_of(job: JobReturn) -> Outcome:
     common: dict[str, Any] = {"overrides": tuple(job.overrides or ()), "directory": directory}
     if job.status == JobStatus.COMPLETED:
         return Outcome(status="completed", value=job.return_value, **common)
-    return Outcome(status="failed", error=str(job._return_value), **common)
+    try:
+        error = Results.read(directory).error
+    except RecordError:
+        error = None
+    text = f"{error['type']}: {error['message']}" if error else str(job._return_value)
+    return Outcome(status="failed", error=" ".join(text.split()), **common)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.core.utils import env_override
 
+from hydra_plugins.seqrun._jobs import log_of
 from seqrun.callbacks import Interrupted, InterruptionCallback
 from seqrun.runs.processes import Killed, output_in, run_in_processes
 from seqrun.sweeps.summary import Outcome, SweepJob, progress, stopped
-
-LOGS = "logs"
-"""Folder beside the jobs' directories with the output of each job."""
 
 
 def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Sequence[Outcome]:
@@ -52,7 +49,7 @@ def _run(job: SweepJob) -> Outcome | None:
     """Run a job in this worker process; return None if a signal ended it."""
     from seqrun.sweeps.jobs import run_job
 
-    with env_override(job.environment), output_in(_log(job)):
+    with env_override(job.environment), output_in(log_of(job)):
         interruption = InterruptionCallback()
         try:
             with interruption.listening():
@@ -62,9 +59,5 @@ def _run(job: SweepJob) -> Outcome | None:
 
 
 def _killed(job: SweepJob) -> Outcome:
-    error = f"its process was killed, perhaps out of memory; see {_log(job)}"
+    error = f"its process was killed, perhaps out of memory; see {log_of(job)}"
     return Outcome(overrides=job.overrides, directory=job.directory, status="failed", error=error)
-
-
-def _log(job: SweepJob) -> Path:
-    return job.directory.parent / LOGS / f"{job.directory.name}.log"

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.seqrun._jobs import HeldOut, exiting, outcome_of
+from hydra_plugins.seqrun._jobs import BaseLauncher, HeldOut, exiting, outcome_of
 from seqrun.sweeps.summary import Outcome, finish
 from seqrun.sweeps.validation import held_out_by_file
 
@@ -41,10 +41,15 @@ class GridSweeper(HeldOut, BasicSweeper):
         OmegaConf.save(self.config, directory / "multirun.yaml")
         outcomes: list[Outcome] = []
         with exiting():
-            for batch in self.split_arguments(overrides, self.max_batch_size):
+            batches = self.split_arguments(overrides, self.max_batch_size)
+            if isinstance(self.launcher, BaseLauncher):
+                self.launcher.total = sum(map(len, batches))
+            for batch in batches:
+                if isinstance(self.launcher, BaseLauncher):
+                    self.launcher.before = len(outcomes)
                 jobs = [self.with_own(list(job), keys, grid=True) for job in batch]
                 returns = self.launcher.launch(jobs, initial_job_idx=len(outcomes))
                 outcomes += [outcome_of(job) for job in returns]
-        if status := finish(outcomes, directory):
+        if status := finish(outcomes, directory, self.config.optimized_metric):
             raise SystemExit(status)
         return outcomes

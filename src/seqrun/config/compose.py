@@ -71,6 +71,8 @@ def register() -> None:
     store.store(name="schema", node=Schema)
     for group, node in BASIC.items():
         store.store(group=group, name="basic", node=node, provider="seqrun")
+    search = OmegaConf.load(CONF / "hydra" / "sweeper" / "search.yaml")
+    store.store(group="hydra/sweeper", name="optuna", node=search, provider="seqrun")
     for name, resolver in (
         ("oc.env", read_variable),
         ("run_name", lambda _root_: experiment_of(_root_).name),

@@ -60,7 +60,7 @@ class Schema:
     streams: Streams = field(default_factory=Streams)  # type: ignore[valid-type]
     tags: list[str] = added(default_factory=list)
     notes: str | None = added(None)
-    optimized_metric: str = added("average_accuracy")
+    optimized_metric: Any = added("average_accuracy")  # str | list[str]
     expected: Any = None  # of a reproduction: seqrun.evaluation.verdict.Expected
 
 
@@ -113,7 +113,9 @@ def check_values(config: Mapping[str, Any]) -> None:
     one_of("device", config["device"], ("auto", "cpu", "cuda"))
     one_of("resume", config["resume"], ("auto", "never"))
     one_of("seeds_strategy", config["seeds_strategy"], STRATEGIES)
-    one_of("optimized_metric", config["optimized_metric"].removesuffix("_task_aware"), METRICS)
+    metrics = config["optimized_metric"]
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        one_of("optimized_metric", str(metric).removesuffix("_task_aware"), METRICS)
     if config["seeds_strategy"] == "vmap" and config["backend"] != "jax":
         raise ConfigError(
             f"seeds_strategy=vmap: must be auto, processes or sequential with "
@@ -143,9 +145,12 @@ def _check_structure(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}: must be a node with a {TARGET}, like those in conf/")
     if not isinstance(config["tags"], (list, tuple)):
         raise ConfigError(f"tags={config['tags']!r}: must be a list of words")
-    for key in ("backend", "device", "resume", "seeds_strategy", "data_dir", "optimized_metric"):
+    for key in ("backend", "device", "resume", "seeds_strategy", "data_dir"):
         if not isinstance(config[key], str):
             raise ConfigError(f"{key}={config[key]!r}: must be text")
+    metric = config["optimized_metric"]
+    if not metric or not isinstance(metric, (str, list, tuple)):
+        raise ConfigError(f"optimized_metric={metric!r}: must be a metric, or a list of metrics")
     allowed = config["allow_targets"]
     if not isinstance(allowed, (list, tuple)) or not all(isinstance(p, str) for p in allowed):
         raise ConfigError(f"allow_targets={allowed!r}: must be a list of package names")

@@ -193,7 +193,7 @@ NOT_BY_FILE = (
 """Keys that no file may set: they run commands without a `_target_`, or are what a user typed."""
 SWEEPER_KEYS = (
     "params", "direction", "n_trials", "n_jobs", "sampler", "study_name", "max_batch_size",
-    "max_failure_rate",
+    "max_failure_rate", "retry_diverged",
 )  # fmt: skip
 """Keys of a sweeper that a file may set; others name functions to call, or pickles to read."""
 LAUNCHER_KEYS = (

@@ -113,6 +113,11 @@ METRICS = (
 """The names of the metrics."""
 
 
+def lower_is_better(metric: str) -> bool:
+    """Return True if a method is the better, the lower its value of a metric."""
+    return "forgetting" in metric
+
+
 def run_metrics(
     R: np.ndarray, R_task_aware: np.ndarray | None = None, test_sizes: Sequence[int] | None = None
 ) -> dict[str, float | None]:

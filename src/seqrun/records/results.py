@@ -246,6 +246,11 @@ class Results:
         """Return a metric's mean over the seeds; None if it is not defined or not measured."""
         return self.summary.get(metric, {}).get("mean")
 
+    def optimized(self, config: Mapping[str, Any]) -> Any:
+        """Return the mean of the experiment's `optimized_metric`; a list if it names several."""
+        metric = config["optimized_metric"]
+        return self.mean_of(metric) if isinstance(metric, str) else [*map(self.mean_of, metric)]
+
     @property
     def mean_matrix(self) -> np.ndarray:
         """(T+1, T) float64: the accuracy matrix averaged over the seeds that measured a cell."""

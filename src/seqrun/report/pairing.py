@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from seqrun.evaluation.metrics import summarise
+from seqrun.evaluation.metrics import lower_is_better, summarise
 from seqrun.report.differences import differing_values, short_names, varying_keys, yaml_text
 from seqrun.report.records import ExperimentRuns, makes_stream
 
@@ -68,6 +69,12 @@ def score(experiment: ExperimentRuns) -> float:
     """Return the mean average accuracy, for ranking; if undefined, the lowest score."""
     mean = experiment.summary["average_accuracy"]["mean"]
     return -1.0 if mean is None else mean
+
+
+def rank(experiment: ExperimentRuns, metric: str) -> float:
+    """Return a sort key by which the best mean comes first, and an undefined one last."""
+    mean = experiment.summary.get(metric, {}).get("mean")
+    return math.inf if mean is None else mean if lower_is_better(metric) else -mean
 
 
 def compare_pairs(group: Sequence[ExperimentRuns]) -> list[Pair]:

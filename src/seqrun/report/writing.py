@@ -10,7 +10,7 @@ from seqrun.files import write_atomically
 from seqrun.loggers.local import FIGURES
 from seqrun.records.results import FILE
 from seqrun.report.drawing import Drawing, heat_maps, overview
-from seqrun.report.pairing import MAX_ALL_PAIRS, compare_pairs, streams, titles
+from seqrun.report.pairing import MAX_ALL_PAIRS, compare_pairs, rank, streams, titles
 from seqrun.report.records import Collection, collect, find
 from seqrun.report.tables import (
     matrix_table,
@@ -24,14 +24,18 @@ from seqrun.report.tables import (
 from seqrun.report.words import PAIRED, UNITS, counts, left_out
 
 
-def write_summary(run_directories: Sequence[Path], out: Path) -> None:
+def write_summary(run_directories: Sequence[Path], out: Path, metric: str | None = None) -> None:
     """Write summary.csv, summary.md and figures/ of some runs, as at the end of a multirun.
 
     Args:
         run_directories: the runs; those without a readable record are listed in the summary.
         out: the directory to write into, created if missing; existing files are replaced.
+        metric: the metric that the tables are sorted by, the best first; None = by benchmark,
+            backbone, backend and algorithm.
     """
     collection = collect([Path(directory) for directory in run_directories])
+    if metric is not None:
+        collection.experiments.sort(key=lambda e: rank(e, metric))
     _write_tables(collection, Path(out), list(overview(collection.experiments)))
 
 

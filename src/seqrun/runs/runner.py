@@ -50,7 +50,7 @@ class RunFailed(CompactHydraException):
     """A job of a multirun failed and has reported why; tells the sweeper, without a traceback."""
 
 
-def run(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig) -> Any:
     """Run the experiment that Hydra composed; return what searches optimise, `optimized_metric`.
 
     Raises:
@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise RunFailed(f"this job failed: {directory}") from None
         raise SystemExit(1) from None
-    return results.mean_of(experiment.config["optimized_metric"])
+    return results.optimized(experiment.config)
 
 
 def _is_silent(experiment: Experiment) -> bool:

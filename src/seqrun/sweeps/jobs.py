@@ -44,7 +44,7 @@ def run_job(job: SweepJob, interruption: InterruptionCallback, join: Join | None
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         return Outcome(status="failed", error=in_one_line(error), **common)
-    value = results.mean_of(job.config["optimized_metric"])
+    value = results.optimized(job.config)
     seconds = time.perf_counter() - began
     return Outcome(status="completed", value=value, was_done=was_done, seconds=seconds, **common)
 
@@ -106,7 +106,7 @@ def recorded_outcome(job: SweepJob, *, was_done: bool, otherwise: str) -> Outcom
     except RecordError:
         return Outcome(status="failed", error=otherwise, **common)
     if results.status == "completed" and results.config_hash == job.experiment.hash:
-        value = results.mean_of(job.config["optimized_metric"])
+        value = results.optimized(job.config)
         return Outcome(status="completed", value=value, was_done=was_done, **common)
     if results.status == "failed" and results.error:
         error = f"{results.error['type']}: {results.error['message']}"
