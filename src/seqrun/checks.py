@@ -197,7 +197,13 @@ def must_be_one_of(allowed: Iterable[Any], word: Any) -> str:
     return f"must be one of {', '.join(allowed)}{nearest(word, allowed)}"
 
 
+ALSO_CALLED = {"gpu": "cuda", "pytorch": "torch", "flax": "jax", "learning_rate": "lr"}
+"""Words that users know from elsewhere -> the word here."""
+
+
 def nearest(word: Any, allowed: Iterable[Any]) -> str:
     """Return ' (did you mean X?)' for the closest of `allowed`, or '' if none is close."""
-    close = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    by_case = {str(a).lower(): str(a) for a in allowed}
+    wanted = ALSO_CALLED.get(str(word).lower(), str(word).lower())
+    close = difflib.get_close_matches(wanted, by_case, n=1)
+    return f" (did you mean {by_case[close[0]]}?)" if close else ""

@@ -40,7 +40,7 @@ def run_jobs(jobs: Sequence[SweepJob], *, processes: int, retries: int) -> Seque
             jobs, _run, on_end, processes=processes, retries=retries, on_retry=on_retry
         )
     except Interrupted:
-        stopped(len(outcomes), len(jobs))
+        stopped(jobs, len(outcomes))
         raise
     return [outcomes[job.number] for job in jobs]
 

@@ -28,6 +28,6 @@ class InProcessLauncher(BaseLauncher):
                     outcomes.append(self.run_here(job, partial(run_job, job, interruption)))
                     progress(job, outcomes[-1], len(outcomes), len(jobs))
             except KeyboardInterrupt:
-                stopped(len(outcomes), len(jobs))
+                stopped(jobs, len(outcomes))
                 raise
         return outcomes

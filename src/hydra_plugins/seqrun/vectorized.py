@@ -49,7 +49,7 @@ class VectorizedLauncher(BaseLauncher):
                     with env_override(job.environment):
                         on_end(job, run_job(job, interruption))
             except KeyboardInterrupt:
-                stopped(len(outcomes), len(jobs))
+                stopped(jobs, len(outcomes))
                 raise
         return [outcomes[job.number] for job in jobs]
 

@@ -7,6 +7,7 @@ data are looked for. The first error ends the command with one message.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ from seqrun.records.results import RecordError
 from seqrun.runs.directory import is_done, set_aside
 from seqrun.sweeps.validation import held_out, held_out_by_file, of_job
 
+NONE = re.compile(r"='?(None|none|nil)'?: (no such|must)")
+"""Matches a message about a value that was probably meant to be null."""
 SEARCH = "hydra_plugins.seqrun.search.OptunaSweeper"
 
 
@@ -71,6 +74,8 @@ def main(argv: Sequence[str], config_dir: str | Path, *, dry_run: bool = False) 
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         remedy = "; resume=never moves it aside" if isinstance(error, RecordError) else ""
+        if NONE.search(str(error)):
+            remedy = "; what Python calls None is null here"
         sys.stderr.write(without_secrets(f"error: {error}{remedy}\n"))
         return BAD_INPUT
     return 0

@@ -6,12 +6,10 @@ import atexit
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
-
-from seqrun import CONF
-from seqrun.runs.exit import exit_process
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 VERBS = {
     "list": "seqrun.cli.listing",
@@ -22,8 +20,7 @@ VERBS = {
 """First word of a command line that runs no experiment -> the module whose `main` it calls."""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> float | None:
+def job(cfg: DictConfig) -> float | list[float] | None:
     """Run one job."""
     from seqrun.runs import runner  # imported here, so that --help need not wait for it
 
@@ -39,6 +36,16 @@ def command() -> int:
 
         sys.stdout.write(listing.usage())
         return 0
+    import hydra
+
+    from seqrun import CONF
+
+    if {"-sc", "--shell-completion"} & set(sys.argv):
+        from seqrun.cli import completion
+
+        shells = [word.partition("=")[2] for word in sys.argv if word.startswith("query=")]
+        if shells and completion.answer(shells[0]):
+            return 0
     from seqrun.cli import preflight
     from seqrun.config.compose import with_defaults
 
@@ -47,7 +54,7 @@ def command() -> int:
     sys.argv[1:] = argv
     status = preflight.main(argv, CONF, dry_run=dry_run)
     if not status and not dry_run:
-        main()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     return status
 
 
@@ -64,10 +71,13 @@ def _run_verb(name: str, *argv: str) -> int:
 def entry() -> None:
     """Run the command line and exit with its status."""
     status = 1  # if an error ends the process with a traceback
-    atexit.register(lambda: exit_process(status))
     try:
+        from seqrun.runs.exit import exit_process
+
+        atexit.register(lambda: exit_process(status))
         status = command()
-    except KeyboardInterrupt:  # before the run began; a run sets its own exit status
+    except KeyboardInterrupt:  # before the run began; a run says so itself
+        sys.stderr.write("interrupted before anything was run\n")
         status = 130
     except SystemExit as error:  # from a run that failed, or from Hydra
         status = error.code if isinstance(error.code, int) else int(error.code is not None)

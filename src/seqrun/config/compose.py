@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -26,17 +27,20 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqrun import CONF
+from seqrun.algorithms.base import BaseAlgorithm
 from seqrun.checks import ConfigError, first_line, must_be_one_of, nearest
 from seqrun.config.experiment import Experiment
 from seqrun.config.schema import GROUPS, Schema
 from seqrun.config.secrets import read_variable
-from seqrun.config.trust import FILE_GROUPS, KEY, TARGET, from_environment
+from seqrun.config.trust import FILE_GROUPS, KEY, TARGET, find, from_environment
 from seqrun.files import flatten
 
 TYPES = {"Float": "a number", "Integer": "an integer", "Boolean": "true or false"}
 """OmegaConf's types -> what users call them."""
 FILES = (*FILE_GROUPS, "experiment", "local", "debug")
 """Groups whose files may set any key, and choose of any group."""
+PATHS = ("path", "directory", "data_dir")
+"""Keys of parts that hold a path."""
 MAX_VALUES = 100_000
 """Most values that a YAML file may have once its aliases are expanded, as Hydra does."""
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
@@ -72,6 +76,7 @@ def register() -> None:
     for group, node in BASIC.items():
         store.store(group=group, name="basic", node=node, provider="seqrun")
     search = OmegaConf.load(CONF / "hydra" / "sweeper" / "search.yaml")
+    search.defaults = [{"sampler": "tpe"}]  # as Optuna's plugin has it
     store.store(group="hydra/sweeper", name="optuna", node=search, provider="seqrun")
     for name, resolver in (
         ("oc.env", read_variable),
@@ -133,19 +138,31 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def _resolved(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     choices = hydra.runtime.choices if hydra else {}
+    here = hydra.runtime.cwd if hydra else os.getcwd()
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     with open_dict(cfg):
         for group, names in default_lists().items():
             if choices.get(group):  # a single name; a list is not among the choices
                 files = [OmegaConf.load(CONF / group / f"{name}.yaml") for name in names]
                 cfg[group] = OmegaConf.merge(*files, cfg[group])
-        cfg.data_dir = str(Path(cfg.data_dir).expanduser().absolute())
+        cfg.data_dir = str(Path(here, Path(cfg.data_dir).expanduser()))
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
+    if hydra and hydra.job.chdir:
+        _make_absolute(config, here)
     allowed, more = config.get("allow_targets"), from_environment()
     if isinstance(allowed, list):
         allowed += [package for package in more if package not in allowed]
     return {str(key): value for key, value in config.items()}
+
+
+def _make_absolute(node: dict[Any, Any], here: str) -> None:
+    """Let the relative paths below a node mean those below `here`, where the command was given."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _make_absolute(value, here)
+        elif key in PATHS and isinstance(value, str) and value:
+            node[key] = str(Path(here, Path(value).expanduser()))
 
 
 @cache
@@ -228,8 +245,20 @@ def parse(lines: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
     except OverrideParseException as error:
-        reason = first_line(error).removesuffix(".")
-        raise ConfigError(f"{error.override}: not an override key=value: {reason}") from None
+        raise ConfigError(f"{error.override}: {_not_an_override(error)}") from None
+
+
+def _not_an_override(error: OverrideParseException) -> str:
+    """Return why an argument cannot be parsed, and how to write it if quotes are missing."""
+    key, is_pair, value = str(error.override).partition("=")
+    if is_pair and re.fullmatch(r"[+~]*[\w.@/]+", key) and value[:1] not in ("[", "{", "'", '"'):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return (
+            "a value with such characters needs quotes for Hydra, and others around them for the "
+            f"shell: '{key}=\"{quoted}\"'"
+        )
+    reason = first_line(error).removesuffix(".")
+    return f"not an override key=value: {reason}"
 
 
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -283,6 +312,9 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
     if wrong_type and full_key:
         value, kind = wrong_type.groups()
         return f"{full_key[1]}={value}: must be {TYPES.get(kind, kind)}"
+    merged = re.search(r"Error merging override \+*([\w.]+)=(\S*)", text)
+    if merged and "is not a ListConfig" in text:
+        return f"{merged[1]}={merged[2]}: must be a list, such as {merged[1]}=[{merged[2]}]"
     merged = re.search(r"Error merging override \+*([\w.]+)=", text)
     if merged and "Invalid type assigned" in text:
         key = merged[1]
@@ -316,12 +348,70 @@ def _no_such_key(key: str, name: str, overrides: Sequence[str]) -> str:
     if key in FILES:
         return f"{given}: must be one of {', '.join(options_of(key))}"
     known = _known_keys(name, overrides)
-    parent = key.rpartition(".")[0]
-    siblings = [k for k in known if k.rpartition(".")[0] == parent]
+    parent, _, leaf = key.rpartition(".")
+    group, _, option = parent.partition(".")
+    if group in default_lists() and option in options_of(group) and parent not in known:
+        return f"{given}: {option} is not chosen; {group}={option} adds it to the defaults"
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    if group in GROUPS and parent in known:
+        return f"{given}: {_keys_of(parent, leaf, siblings, name, overrides, known)}"
+    meant = _nearest_key(key, known)
     if not siblings:
         siblings = [k for k in known if "." not in k]
-    listed = ", ".join(k.removeprefix(f"{parent}.") for k in siblings)
-    return f"{given}: no such key; must be one of {listed}{nearest(key, known)}"
+    return f"{given}: no such key; must be one of {', '.join(siblings)}{meant}"
+
+
+def _keys_of(
+    part: str,
+    leaf: str,
+    in_file: Sequence[str],
+    name: str,
+    overrides: Sequence[str],
+    known: Sequence[str],
+) -> str:
+    """Return why a part has no key `leaf`: the keys that its file and its class have.
+
+    Args:
+        part: key of the part, such as algo.
+        leaf: the key within it that does not exist.
+        in_file: the keys of the chosen file.
+        name, overrides: what the experiment was composed of.
+        known: all keys of the experiment.
+    """
+    chosen = next((o for o in overrides if o.startswith(f"{part}.{TARGET}=")), None)
+    chosen = chosen or next((o for o in overrides if o.startswith(f"{part}=")), part)
+    of_class = _arguments_of(part, name, overrides)
+    if leaf in of_class:
+        return f"its file has no such key; write +{part}.{leaf}, which its class takes"
+    names = [key for key in in_file if key in of_class or not of_class]
+    more = [key for key in of_class if key not in in_file]
+    hint = f"; with + before the key also {', '.join(more)}" * bool(more)
+    own = [f"{part}.{key}" for key in [*names, *more]]
+    meant = _nearest_key(f"{part}.{leaf}", own) or _nearest_key(f"{part}.{leaf}", known)
+    return f"no such key; {chosen} has {', '.join(names) or 'no keys'}{hint}{meant}"
+
+
+def _nearest_key(key: str, known: Sequence[str]) -> str:
+    """Return ' (did you mean X?)' for a key of the same name elsewhere, or the closest."""
+    leaf = key.rpartition(".")[2]
+    candidates = [k for k in known if "." in k or "." not in key]
+    same = [k for k in candidates if k.rpartition(".")[2] == leaf]
+    same = same or [k for k in candidates if k.rpartition(".")[2].startswith(f"{leaf}_")]
+    return f" (did you mean {same[0]}?)" if same else nearest(key, candidates)
+
+
+def _arguments_of(part: str, name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the arguments of a part's class that an experiment may set; [] if they are unknown."""
+    kept = ("allow_targets", "backend", f"{part}.{TARGET}", *GROUPS, *FILES)
+    try:
+        cfg = compose(name, overrides=[o for o in overrides if o.split("=")[0] in kept])
+        node = OmegaConf.select(cfg, part)
+        found = find(part, node[TARGET], [*(cfg.get("allow_targets") or []), *from_environment()])
+        own = inspect.signature(found).parameters
+    except (HydraException, OmegaConfBaseException, ConfigError, ValueError, TypeError):
+        return []
+    of_runner = inspect.signature(BaseAlgorithm).parameters if part == "algo" else {}
+    return [key for key, p in own.items() if key not in of_runner and p.kind != p.VAR_KEYWORD]
 
 
 def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:

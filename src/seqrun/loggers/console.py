@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
     from seqrun.records.results import Results
 
+MEANINGS = {
+    "reproduced": "the difference is within the band",
+    "above": "higher than published, by more than the band",
+    "below": "lower than published, by more than the band",
+    "inconclusive": "the interval of the difference is partly in the band",
+}
+"""What the words of a verdict mean."""
 MAX_ROWS = 26
 LABEL_WIDTH = len("untrained")
 AVERAGE_WIDTH = len("average")
@@ -100,6 +107,8 @@ class ConsoleLogger(BaseLogger):
         if self._run is None:  # the run failed before `open`
             return
         run, console, self._run = self._run, self._console, None
+        if status == "interrupted":
+            return  # the command says so in its last line
         if status != "completed":
             if self._task < run.num_tasks:
                 status += f" in task {self._task + 1}/{run.num_tasks}"
@@ -194,7 +203,8 @@ def show_verdict(results: Results, console: Console | None = None) -> None:
     header = ["metric", "published", "measured", "difference", "band ±", "verdict"]
     console.print(_rich_table(header, rows))
     seeds = next(iter(verdict["metrics"].values()))["seeds"]
-    parts = [f"verdict: {verdict['verdict']}", f"{seeds} seed{'s' * (seeds != 1)}"]
+    meaning = MEANINGS[verdict["verdict"]]
+    parts = [f"verdict: {verdict['verdict']}: {meaning}", f"{seeds} seed{'s' * (seeds != 1)}"]
     numbers = {metric["seeds_that_decide"] for metric in verdict["metrics"].values()} - {None}
     if "none" in numbers:
         parts.append("no number of seeds would decide")
@@ -311,5 +321,5 @@ def _relative(directory: Path | None) -> list[str]:
     """Return [directory], relative to the working directory if it is inside; [] if it is None."""
     if directory is None:
         return []
-    relative = os.path.relpath(directory)
-    return [str(directory) if relative.startswith("..") else relative]
+    relative = os.path.relpath(directory)  # "." with hydra.job.chdir
+    return [str(directory) if relative.startswith(".") else relative]

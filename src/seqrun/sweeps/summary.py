@@ -95,8 +95,9 @@ def _shown(value: float | list[float] | None) -> str:
     return ", ".join(percent(each, unit=" %", undefined="-") for each in values)
 
 
-def stopped(done: int, total: int) -> None:
-    """Report on stderr that a signal ended the multirun."""
+def stopped(jobs: Sequence[SweepJob], done: int) -> None:
+    """Report on stderr that a signal ended the multirun, `done` of whose launched `jobs` ended."""
+    done, total = done + jobs[0].before, jobs[0].total or len(jobs)
     sys.stderr.write(f"interrupted: {done} of {total} jobs are done; the same command continues\n")
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from filelock import FileLock
 
 from seqrun.checks import ConfigError
 
+PATIENCE = 3.0
+"""Seconds after which a user wants to know what a run does."""
 VARIABLES = {"jax": "JAX_COMPILATION_CACHE_DIR", "torch": "TORCHINDUCTOR_CACHE_DIR"}
 """What each framework itself reads for the folder of its compiled programs."""
 
@@ -43,6 +51,31 @@ def compilation_cache(framework: str) -> str | None:
     if chosen and not writable:
         raise ConfigError(f"{variable}={chosen}: is no folder that can be written")
     return str(folder) if writable else None
+
+
+@contextmanager
+def compiling(framework: str, what: str, key: str) -> Iterator[None]:
+    """Compile within the block, and say so on stderr if that takes longer than `PATIENCE` seconds.
+
+    Of several processes that compile the same program at once, one does, and the others then find
+    it in the cache.
+
+    Args:
+        framework: "jax" or "torch".
+        what: what is compiled, for the message.
+        key: differs between programs.
+    """
+    folder = compilation_cache(framework)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    message = f"compiling {what}: this takes a while, once; later runs of its kind reuse it\n"
+    timer = threading.Timer(PATIENCE, sys.stderr.write, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        with FileLock(Path(folder, f"{digest}.lock")) if folder else nullcontext():
+            yield
+    finally:
+        timer.cancel()
 
 
 def _processor() -> str:

@@ -31,7 +31,7 @@ from seqrun.plan import Chunk
 from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.engine.arrays import flatten_state, unflatten_state
 from seqrun.training.engine.base import Engine
-from seqrun.training.engine.cache import compilation_cache
+from seqrun.training.engine.cache import compilation_cache, compiling
 from seqrun.training.engine.threads import default_num_threads
 from seqrun.training.engine.vmap import Call, Participant
 from seqrun.training.engine.vmap.jax import VmapGroup
@@ -406,9 +406,13 @@ class JaxEngine(Engine):
         if key not in self._programs:
             started = time.perf_counter()
             jitted = jax.jit(function, donate_argnums=donated)
-            self._programs[key] = jitted.lower(*args).compile()
+            with compiling("jax", self._title(name), f"{self.algorithm.name} {key}"):
+                self._programs[key] = jitted.lower(*args).compile()
             timing["compile_seconds"] += time.perf_counter() - started
         return self._programs[key]
+
+    def _title(self, name: str) -> str:
+        return f"{self.algorithm.name} ({name.replace('_', ' ')})"
 
     # ---- evaluation, tracing
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from seqrun.checks import first_line
-from seqrun.training.engine.cache import VARIABLES, compilation_cache
+from seqrun.training.engine.cache import VARIABLES, compilation_cache, compiling
 
 STEPS_PER_PROGRAM = 8
 """Steps in one program. Calling a program takes about as long as a small step."""
@@ -65,6 +65,7 @@ class Program:
     def __init__(self, function: Callable[..., Any], *, fullgraph: bool) -> None:
         self.seconds = 0.0
         self.failure: str | None = None
+        self._has_run = False
         self._function = function
         self._program = torch.compile(function, fullgraph=fullgraph, dynamic=False)
         if not _open_programs:
@@ -84,7 +85,7 @@ class Program:
         stats = torch._dynamo.utils.counters["stats"]
         graphs, started = stats["unique_graphs"], time.perf_counter()
         try:
-            with _blocked_signals():
+            with self._first_call(args), _blocked_signals():
                 result = self._program(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
             if _remove_damaged_file(error):
@@ -95,6 +96,14 @@ class Program:
         if stats["unique_graphs"] > graphs:
             self.seconds += time.perf_counter() - started
         return result
+
+    def _first_call(self, args: tuple[Any, ...]) -> AbstractContextManager[None]:
+        """Return the context of a call; the first one compiles."""
+        if self._has_run:
+            return nullcontext()
+        self._has_run = True
+        shapes = [str(getattr(leaf, "shape", leaf)) for leaf in tree_flatten(args)[0]]
+        return compiling("torch", f"the training {self.part}", f"{self.part} {shapes}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from seqrun.training.engine.cache import compiling
 from seqrun.training.engine.vmap import BaseVmapGroup, Call, Failure, Participant
 
 SHARED_BYTES = 1 << 16
@@ -143,7 +144,8 @@ class VmapGroup(BaseVmapGroup):
         """Call a program, which is compiled at its first call."""
         if key not in self._programs:
             started = time.perf_counter()
-            self._programs[key] = jax.jit(make()).lower(*args).compile()
+            with compiling("jax", "the programs of several runs", str(key)):
+                self._programs[key] = jax.jit(make()).lower(*args).compile()
             self._compile_seconds += time.perf_counter() - started
             # Wait, so that a lack of memory is raised here and not where results are read.
             return jax.block_until_ready(self._programs[key](*args))
