@@ -146,6 +146,10 @@ CASES = {
         ["-m", "hydra/launcher=submitit_locall", "seed=0,1"],
         ["hydra/launcher=submitit_locall", "did you mean submitit_local?"],
     ),
+    "launcher that is not installed": (
+        ["-m", "hydra/launcher=rq", "seed=0,1"],
+        ["hydra/launcher=rq: needs a plugin of Hydra's: pip install hydra-rq-launcher"],
+    ),
     "node as text": (["training=foo"], ["training=foo", "training.lr_decay"]),
     "node as number": (["streams=3"], ["streams=3", "streams.init"]),
     "no node": (["training=null"], ["training=null", "must not be null"]),

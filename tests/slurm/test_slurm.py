@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,3 +188,73 @@ def test_without_slurm(finish, monkeypatch):
     told = "needs SLURM, which runs on Linux; there is no sbatch here"
     assert printed == f"error: hydra/launcher=slurm: {told}\n"
     assert not Path("cluster").exists()
+
+
+@pytest.mark.ci
+def test_arrays_of_the_size_that_the_cluster_allows_and_other_keys(begin):
+    """The test's cluster allows three jobs in an array."""
+    keys = {"comment": "mine", "nodes": "1", "name": "grid", "stderr_to_stdout": "true"}
+    keys |= {"mem_per_cpu": "200M", "cpus_per_task": "1", "tasks_per_node": "2"}
+    options = [f"hydra.launcher.{key}={value}" for key, value in keys.items()]
+    argv = ("-m", *SMALL, "algo=naive", "seed=0,1,2,3", *ON_SLURM, *options)
+    process = begin(*argv, "+hydra.launcher.additional_parameters.hold=true")
+    wait_for(lambda: len(ids()) == 4, process)
+    assert sorted(Counter(number.split("_")[0] for number in ids()).values()) == [1, 3]
+    shown = control("scontrol", "show", "job", ids()[0])
+    for text in ("JobName=grid", "Comment=mine", "NumTasks=2", "MinMemoryCPU=200M"):
+        assert text in shown
+    for number in {number.split("_")[0] for number in ids()}:
+        control("scontrol", "release", number)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "4 of 4 jobs completed" in out
+    assert not list(Path("cluster/.slurm").glob("*_log.err"))
+
+
+def ids() -> list[str]:
+    """Return SLURM's ids of the jobs that were submitted."""
+    path = Path("cluster/.slurm/submitted.json")
+    return list(json.loads(path.read_text(encoding="utf-8")).values()) if path.exists() else []
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_job_that_squeue_lists_late(late, tmp_path, monkeypatch):
+    """It is waited for; one that squeue never shows has ended, whatever became of it."""
+    from hydra_plugins.seqrun import slurm
+    from seqrun.config.experiment import Experiment
+    from seqrun.sweeps import jobs
+    from seqrun.sweeps.summary import Outcome, SweepJob
+
+    monkeypatch.setattr(slurm, "LATE", 60.0 if late else 0.0)
+    seen = iter([{}, {}, {"7_0": "RUNNING"}, {}, {}, {}])
+    monkeypatch.setattr(slurm, "_queue", lambda: next(seen))
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    job = SweepJob(
+        number=0, name="a", overrides=(), experiment=Experiment({}), directory=tmp_path / "a"
+    )
+    failed = Outcome(overrides=(), directory=job.directory, status="failed", error="gone")
+    monkeypatch.setattr(jobs, "recorded_outcome", lambda *args, **kwargs: failed)
+    launcher = object.__new__(slurm.SlurmLauncher)
+    launcher.submitit_folder, launcher.ending, launcher.poll_seconds = tmp_path, "err", 1
+    assert launcher._wait([job], {job.directory: "7_0"}) == [failed]
+    assert len(list(seen)) == (1 if late else 4)
+
+
+@pytest.mark.ci
+def test_hydras_own_launcher(finish, tmp_path, monkeypatch):
+    """submitit_slurm runs our jobs, with our summary; it asks sacct, which this cluster lacks."""
+    sacct = tmp_path / "bin" / "sacct"
+    sacct.parent.mkdir()
+    sacct.write_text(
+        "#!/bin/bash\n"
+        "jobs=()\n"
+        'while (($#)); do [[ $1 == -j ]] && jobs+=("$2"); shift; done\n'
+        "echo 'JobID|State|NodeList'\n"
+        'squeue -h --array --states=all --jobs="$(IFS=,; echo "${jobs[*]}")" -o "%i|%T|%N"\n',
+        encoding="utf-8",
+    )
+    sacct.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sacct.parent}:{os.environ['PATH']}")
+    argv = ("-m", *SMALL, "algo=naive", "seed=0,1", "hydra.sweep.dir=cluster")
+    out = finish(*argv, "hydra/launcher=submitit_slurm", "hydra.launcher.comment=mine")
+    assert "2 of 2 jobs completed" in out and len(records()) == 2

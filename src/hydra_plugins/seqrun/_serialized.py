@@ -103,6 +103,8 @@ class SerializedJob:
         """
         from seqrun.sweeps.jobs import run_job
 
+        if int(os.environ.get("SLURM_PROCID", "0")):
+            return  # of several tasks, the first runs the job
         job = load_job(Path(directory))
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, which would not wait for a save
         for number in (signal.SIGUSR2, signal.SIGTERM):

@@ -41,6 +41,15 @@ FILES = (*FILE_GROUPS, "experiment", "local", "debug")
 """Groups whose files may set any key, and choose of any group."""
 PATHS = ("path", "directory", "data_dir")
 """Keys of parts that hold a path."""
+PLUGINS = {
+    ("hydra/launcher", "joblib"): "hydra-joblib-launcher",
+    ("hydra/launcher", "ray"): "hydra-ray-launcher",
+    ("hydra/launcher", "ray_aws"): "hydra-ray-launcher",
+    ("hydra/launcher", "rq"): "hydra-rq-launcher",
+    ("hydra/sweeper", "ax"): "hydra-ax-sweeper",
+    ("hydra/sweeper", "nevergrad"): "hydra-nevergrad-sweeper",
+}
+"""Group and option of Hydra's that a package of its own has -> that package."""
 MAX_VALUES = 100_000
 """Most values that a YAML file may have once its aliases are expanded, as Hydra does."""
 NEED_MULTIRUN = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "sweeps")
@@ -290,6 +299,8 @@ def _missing_option(error: MissingConfigException) -> str:
         return first_line(error)
     depth = path.rindex("/") if path.startswith("hydra/") else path.index("/")
     group, option = path[:depth], path[depth + 1 :]
+    if package := PLUGINS.get((group, option)):
+        return f"{group}={option}: needs a plugin of Hydra's: pip install {package}"
     options = options_of(group)
     allowed = must_be_one_of(options, option) if options else "this group has no option"
     hint = f"; put yours into {group}/{option}.yaml, here in {CONF} or in a folder --config-dir"
