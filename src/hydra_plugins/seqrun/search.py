@@ -18,6 +18,7 @@ import numpy as np
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper as PluginsSweeper
@@ -99,6 +100,8 @@ class OptunaSweeper(HeldOut, PluginsSweeper):
         whole("hydra.sweeper.n_jobs", n_jobs, 1)
         within("hydra.sweeper.max_failure_rate", max_failure_rate, 0.0, 1.0)
         boolean("hydra.sweeper.retry_diverged", retry_diverged)
+        if OmegaConf.is_config(sampler):  # from Hydra 1.4 on, parts of a sweeper are not made
+            sampler = instantiate(sampler)
         self.sampler, self.storage, self.study_name = sampler, storage, study_name
         self.n_trials, self.n_jobs, self.params = n_trials, n_jobs, dict(params or {})
         self.max_failure_rate, self.retry_diverged = max_failure_rate, retry_diverged

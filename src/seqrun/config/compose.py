@@ -81,12 +81,14 @@ def register() -> None:
     _known.clear()
     Plugins.instance()  # loads Hydra's own, which would take the place of BASIC
     store = ConfigStore.instance()
-    store.store(name="schema", node=Schema)
+    newer = "replace" in inspect.signature(store.store).parameters  # Hydra 1.4
+    options: Any = {"provider": "seqrun", **({"replace": True} if newer else {})}
+    store.store(name="schema", node=Schema, **options)
     for group, node in BASIC.items():
-        store.store(group=group, name="basic", node=node, provider="seqrun")
+        store.store(group=group, name="basic", node=node, **options)
     search = OmegaConf.load(CONF / "hydra" / "sweeper" / "search.yaml")
     search.defaults = [{"sampler": "tpe"}]  # as Optuna's plugin has it
-    store.store(group="hydra/sweeper", name="optuna", node=search, provider="seqrun")
+    store.store(group="hydra/sweeper", name="optuna", node=search, **options)
     for name, resolver in (
         ("oc.env", read_variable),
         ("run_name", lambda _root_: experiment_of(_root_).name),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -64,13 +65,24 @@ def make(
     own = {name for name in node if name != TARGET}
     options = {"_convert_": node.get("_convert_", "all")}
     if not provided:
-        part = _with_prefix(key, own, lambda: instantiate(node, **options))
+        part = _with_prefix(key, own, lambda: _instantiate(node, allowed, **options))
         if not isinstance(part, base):
             kind = f"must give a {base.__name__}, not a {type(part).__name__}"
             raise ConfigError(f"{key}.{TARGET}={node[TARGET]}: {kind}")
         return part
-    part = _with_prefix(key, own, lambda: instantiate(node, **options, _partial_=True))
+    make_part = partial(_instantiate, node, allowed, **options, _partial_=True)
+    part = _with_prefix(key, own, make_part)
     return lambda **given: _with_prefix(key, own, lambda: part(**given))
+
+
+def _instantiate(node: Mapping[str, Any], allowed: Sequence[str], **options: Any) -> Any:
+    """Call Hydra's `instantiate` for a node whose targets have been checked."""
+    if "_execution_whitelist_" in inspect.signature(instantiate).parameters:  # Hydra 1.4
+        names = [str(each[TARGET]) for _, each in [("", node), *nested("", node)]]
+        found = [find(name, name, allowed) for name in names]  # Hydra wants where they are defined
+        names += [f"{each.__module__}.{each.__qualname__}" for each in found]
+        options["_execution_whitelist_"] = names
+    return instantiate(node, **options)
 
 
 def _refuse_references(key: str, node: Any) -> None:

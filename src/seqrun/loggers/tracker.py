@@ -116,7 +116,8 @@ class TrackerLogger(BaseLogger):
         """Raise ConfigError unless the client is installed."""
         if self.enabled and self.package and find_spec(self.package) is None:
             raise ConfigError(
-                f"logger.{self.name}: needs the package {self.package}, which is not installed"
+                f"logger.{self.name}: needs the package {self.package}, which is not installed: "
+                f"pip install {self.package.replace('_', '-')}"
             )
 
     def open(self, run: RunInfo) -> None:
