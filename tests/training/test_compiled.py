@@ -490,3 +490,14 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     reason = compiled.algorithm.engine.execution["not_compiled_because"]
     assert f"warning: training runs uncompiled: {reason}\n" in capsys.readouterr().err
     assert (np.array(compiled.losses) == np.array(eager.losses)).all()
+
+
+@pytest.mark.ci
+def test_a_torch_that_cannot_compile_steps(monkeypatch: pytest.MonkeyPatch):
+    """They run eagerly, and the record says why; a run that must compile is refused."""
+    monkeypatch.setattr("seqrun.training.engine.torch.can_compile_steps", lambda: False)
+    with pytest.raises(ConfigError, match="training.compile='always': torch .* cannot compile"):
+        run("naive", "torch", **ALWAYS)
+    monkeypatch.setattr("seqrun.training.engine.torch.to_compile", lambda *a, **k: "steps")
+    execution = run("naive", "torch").algorithm.engine.execution
+    assert not execution["compiled"] and "cannot compile" in execution["not_compiled_because"]

@@ -17,7 +17,10 @@ from seqrun.config.trust import TARGET, check_call, find
 
 HYDRA_KEYS = (TARGET, "_args_", "_convert_", "_partial_", "_recursive_")
 """Keys of a node that are Hydra's, not arguments."""
-INSTALL = {"torch": "pip install torch torchvision", "jax": "pip install jax flax optax"}
+INSTALL = {
+    "torch": "pip install torch torchvision, or seqrun[torch]",
+    "jax": "pip install jax flax optax, or seqrun[jax]",
+}
 """Backend (also the name of its framework's package) -> the command that installs it."""
 
 

@@ -28,6 +28,7 @@ from seqrun.training.engine.compile.torch import (
     CompiledNetwork,
     CompiledSteps,
     Program,
+    can_compile_steps,
     capture_graph,
     has_compiler,
     keep_programs,
@@ -415,6 +416,12 @@ class TorchEngine(Engine):
                     "training.compile='always': needs a compiler, g++ or the one that the variable "
                     "CXX names"
                 )
+            return None
+        if part == "steps" and not can_compile_steps():
+            reason = f"torch {torch.__version__} cannot compile a step's gradients"
+            if choice == "always":
+                raise ConfigError(f"training.compile='always': {reason}; install a newer one")
+            self.execution["not_compiled_because"] = reason
             return None
         program: Program
         if part == "network":

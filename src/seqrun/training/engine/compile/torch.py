@@ -44,6 +44,13 @@ def has_compiler(device_kind: str) -> bool:
     return True
 
 
+def can_compile_steps() -> bool:
+    """Return whether this version of torch can compile a step with its gradients."""
+    import torch._dynamo
+
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
 class Program:
     """A function that torch compiles once per shape of its arguments.
 
@@ -331,6 +338,8 @@ def _set_options() -> None:
     import torch._dynamo
     import torch._inductor.config
 
-    limits: dict[str, Any] = {"recompile_limit": 4096, "accumulated_recompile_limit": 4096}
-    _options.enter_context(torch._dynamo.config.patch(trace_autograd_ops=True, **limits))
+    options: dict[str, Any] = {"recompile_limit": 4096, "accumulated_recompile_limit": 4096}
+    if can_compile_steps():
+        options["trace_autograd_ops"] = True
+    _options.enter_context(torch._dynamo.config.patch(**options))
     _options.enter_context(torch._inductor.config.patch(fallback_random=True))
