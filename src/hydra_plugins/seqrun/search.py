@@ -27,6 +27,7 @@ from seqrun.checks import ConfigError, boolean, one_of, whole, within
 from seqrun.config.experiment import Experiment
 from seqrun.config.hash import differences
 from seqrun.config.secrets import without_secrets
+from seqrun.config.targets import trusted
 from seqrun.config.trust import find
 from seqrun.evaluation.metrics import lower_is_better
 from seqrun.files import json_value
@@ -101,7 +102,7 @@ class OptunaSweeper(HeldOut, PluginsSweeper):
         within("hydra.sweeper.max_failure_rate", max_failure_rate, 0.0, 1.0)
         boolean("hydra.sweeper.retry_diverged", retry_diverged)
         if OmegaConf.is_config(sampler):  # from Hydra 1.4 on, parts of a sweeper are not made
-            sampler = instantiate(sampler)
+            sampler = instantiate(sampler, **trusted(dict(sampler)))
         self.sampler, self.storage, self.study_name = sampler, storage, study_name
         self.n_trials, self.n_jobs, self.params = n_trials, n_jobs, dict(params or {})
         self.max_failure_rate, self.retry_diverged = max_failure_rate, retry_diverged

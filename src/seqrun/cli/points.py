@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqrun.checks import ConfigError, first_line
 from seqrun.config.compose import NEED_MULTIRUN, line_of, may_choose_file, parse
+from seqrun.config.targets import trusted
 
 
 def refuse_sweep(parsed: Sequence[Override]) -> None:
@@ -87,7 +88,7 @@ def check_plugins(base: DictConfig) -> None:
         if not str(node._target_).startswith("hydra_plugins.seqrun."):
             continue
         try:
-            instantiate(node)
+            instantiate(node, **trusted(dict(node)))
         except InstantiationException as error:
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None

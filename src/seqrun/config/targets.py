@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from seqrun.checks import ConfigError, must_be_one_of, nearest
 from seqrun.config.secrets import names_secret
@@ -66,26 +65,25 @@ def make(
         check_arguments(child_key, child, child_found)
         check_call(child_key, child[TARGET], child)
     own = {name for name in node if name != TARGET}
-    options = {"_convert_": node.get("_convert_", "all")}
+    options: dict[str, Any] = {"_convert_": node.get("_convert_", "all")}
     if not provided:
-        part = _with_prefix(key, own, lambda: _instantiate(node, allowed, **options))
+        part = _with_prefix(key, own, lambda: instantiate(node, **options, **trusted(node)))
         if not isinstance(part, base):
             kind = f"must give a {base.__name__}, not a {type(part).__name__}"
             raise ConfigError(f"{key}.{TARGET}={node[TARGET]}: {kind}")
         return part
-    make_part = partial(_instantiate, node, allowed, **options, _partial_=True)
-    part = _with_prefix(key, own, make_part)
+    options |= trusted(node)
+    part = _with_prefix(key, own, lambda: instantiate(node, **options, _partial_=True))
     return lambda **given: _with_prefix(key, own, lambda: part(**given))
 
 
-def _instantiate(node: Mapping[str, Any], allowed: Sequence[str], **options: Any) -> Any:
-    """Call Hydra's `instantiate` for a node whose targets have been checked."""
-    if "_execution_whitelist_" in inspect.signature(instantiate).parameters:  # Hydra 1.4
-        names = [str(each[TARGET]) for _, each in [("", node), *nested("", node)]]
-        found = [find(name, name, allowed) for name in names]  # Hydra wants where they are defined
-        names += [f"{each.__module__}.{each.__qualname__}" for each in found]
-        options["_execution_whitelist_"] = names
-    return instantiate(node, **options)
+def trusted(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options by which Hydra 1.4 lets `instantiate` call targets that were checked."""
+    if "_execution_whitelist_" not in inspect.signature(instantiate).parameters:
+        return {}
+    names = [str(each[TARGET]) for _, each in [("", node), *nested("", node)]]
+    found = map(get_object, names)  # Hydra wants to know where they are defined, too
+    return {"_execution_whitelist_": names + [f"{x.__module__}.{x.__qualname__}" for x in found]}
 
 
 def _refuse_references(key: str, node: Any) -> None:

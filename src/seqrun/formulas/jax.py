@@ -45,7 +45,8 @@ def allow_classes(logits: Array, mask: Array | None, t: Array) -> Array:
 
 def clip_by_global_norm(gradients: Arrays, max_norm: Any) -> Arrays:
     """Scale all gradients by min(1, max_norm / (global norm + 1e-6))."""
-    scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(gradients) + 1e-6))
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
+    scale = jnp.minimum(1.0, max_norm / (norm + 1e-6))
     return jax.tree.map(lambda g: g * scale, gradients)
 
 

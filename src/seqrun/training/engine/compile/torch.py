@@ -338,7 +338,9 @@ def _set_options() -> None:
     import torch._dynamo
     import torch._inductor.config
 
-    options: dict[str, Any] = {"recompile_limit": 4096, "accumulated_recompile_limit": 4096}
+    newer = hasattr(torch._dynamo.config, "recompile_limit")
+    limit = "recompile_limit" if newer else "cache_size_limit"
+    options: dict[str, Any] = {limit: 4096, f"accumulated_{limit}": 4096}
     if can_compile_steps():
         options["trace_autograd_ops"] = True
     _options.enter_context(torch._dynamo.config.patch(**options))
