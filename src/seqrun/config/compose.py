@@ -156,6 +156,8 @@ def _resolved(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
             if choices.get(group):  # a single name; a list is not among the choices
                 files = [OmegaConf.load(CONF / group / f"{name}.yaml") for name in names]
                 cfg[group] = OmegaConf.merge(*files, cfg[group])
+        if hydra:
+            _drop_untouched(cfg, hydra)
         cfg.data_dir = str(Path(here, Path(cfg.data_dir).expanduser()))
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
@@ -165,6 +167,21 @@ def _resolved(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     if isinstance(allowed, list):
         allowed += [package for package in more if package not in allowed]
     return {str(key): value for key, value in config.items()}
+
+
+def _drop_untouched(cfg: DictConfig, hydra: Any) -> None:
+    """Drop the keys of the chosen optimizer's file that another `_target_` would not know.
+
+    They are those that nobody has set: a key that is typed, or has another value, is kept.
+    """
+    file = CONF / "optimizer" / f"{hydra.runtime.choices.get('optimizer')}.yaml"
+    if str(cfg.optimizer.get(TARGET, "")).startswith("seqrun.") or not file.is_file():
+        return
+    typed = [str(line).lstrip("+").split("=")[0] for line in hydra.overrides.task]
+    options: Any = OmegaConf.to_container(OmegaConf.load(file))
+    for key, value in options.items():
+        if key != TARGET and cfg.optimizer.get(key) == value and f"optimizer.{key}" not in typed:
+            del cfg.optimizer[key]
 
 
 def _make_absolute(node: dict[Any, Any], here: str) -> None:

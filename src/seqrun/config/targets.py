@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Collection, Mapping, Sequence
@@ -58,7 +59,9 @@ def make(
         raise ConfigError(f"{key}: must be a node with a {TARGET}, like those in conf/")
     _refuse_references(key, node)
     allowed = config["allow_targets"]
-    found = find_target(key, node[TARGET], base, allowed)
+    found = find_target(key, node[TARGET], object if key == "optimizer" else base, allowed)
+    if key == "optimizer" and not (isinstance(found, type) and issubclass(found, base)):
+        return _foreign_optimizer(config, node, found)
     check_arguments(key, node, found, provided)
     for child_key, child in nested(key, node):
         child_found = find_target(child_key, child[TARGET], object, allowed)
@@ -75,6 +78,45 @@ def make(
     options |= trusted(node)
     part = _with_prefix(key, own, lambda: instantiate(node, **options, _partial_=True))
     return lambda **given: _with_prefix(key, own, lambda: part(**given))
+
+
+def _foreign_optimizer(config: Mapping[str, Any], node: Mapping[str, Any], found: Any) -> Any:
+    """Return an optimizer of torch.optim or optax, or one that a user's class or function makes.
+
+    Raises:
+        ConfigError: it is none of the backend's, or an argument is not allowed.
+    """
+    target, backend = node[TARGET], config["backend"]
+    where, rate = f"optimizer.{TARGET}={target}", "lr"
+    if backend == "torch":
+        bases = [f"{base.__module__}.{base.__qualname__}" for base in getattr(found, "__mro__", ())]
+        if "torch.optim.optimizer.Optimizer" not in bases:
+            raise ConfigError(f"{where}: must be a torch.optim.Optimizer with backend=torch")
+    elif target.split(".")[0] == "torch" or isinstance(found, type):
+        raise ConfigError(f"{where}: must be a function of optax with backend=jax")
+    else:
+        rate = "learning_rate"
+    parameters = inspect.signature(found).parameters
+    if rate not in parameters:
+        raise ConfigError(f"{where}: has no {rate}, which optimizer.lr would set")
+    arguments = {name: value for name, value in node.items() if name != "lr"}
+    if rate != "lr" and rate in arguments:
+        raise ConfigError(f"optimizer.{rate}={arguments[rate]}: is optimizer.lr here")
+    lr = node.get("lr", parameters[rate].default)
+    if lr is inspect.Parameter.empty:
+        raise ConfigError(f"optimizer.lr: must be given with {where}")
+    check_arguments("optimizer", arguments, found, provided=["params", rate])
+    for key, child in nested("optimizer", arguments):
+        check_arguments(
+            key, child, find_target(key, child[TARGET], object, config["allow_targets"])
+        )
+        check_call(key, child[TARGET], child)
+    options = {"_convert_": "all", "_partial_": True, **trusted(arguments)}
+    made = _with_prefix("optimizer", {*arguments}, lambda: instantiate(arguments, **options))
+    module = importlib.import_module(f"seqrun.optimizers.foreign.{backend}")
+    return _with_prefix(
+        "optimizer", {"lr"}, lambda: module.Optimizer(lr=lr, make=made, target=target)
+    )
 
 
 def trusted(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,30 @@
-"""Optimizers: shared arguments and state; the updates are in torch.py and jax.py."""
+"""Optimizers: shared arguments and state; the updates are in torch.py and jax.py.
 
-from seqrun.optimizers.base import AdamOptions, AdamState, BaseOptimizer, SGDOptions, SGDState
+`foreign/` wraps those of torch.optim and optax that have no twin.
+"""
 
-__all__ = ["AdamOptions", "AdamState", "BaseOptimizer", "SGDOptions", "SGDState"]
+from seqrun.optimizers.base import (
+    AdagradOptions,
+    AdagradState,
+    AdamOptions,
+    AdamState,
+    AdamWOptions,
+    BaseOptimizer,
+    RMSpropOptions,
+    RMSpropState,
+    SGDOptions,
+    SGDState,
+)
+
+__all__ = [
+    "AdagradOptions",
+    "AdagradState",
+    "AdamOptions",
+    "AdamState",
+    "AdamWOptions",
+    "BaseOptimizer",
+    "RMSpropOptions",
+    "RMSpropState",
+    "SGDOptions",
+    "SGDState",
+]

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from seqrun.optimizers.base import AdamOptions, AdamState, SGDOptions, SGDState
+from seqrun.optimizers.base import (
+    AdagradOptions,
+    AdagradState,
+    AdamOptions,
+    AdamState,
+    AdamWOptions,
+    RMSpropOptions,
+    RMSpropState,
+    SGDOptions,
+    SGDState,
+)
 
 Arrays = dict[str, Array]
 
@@ -70,3 +80,64 @@ class Adam(AdamOptions):
         direction, moments = rule.update(gradients, moments)
         state = AdamState(moments.mu, moments.nu, moments.count.astype(jnp.float32))
         return _gradient_step(params, direction, hparams["lr"]), state
+
+
+@dataclass(kw_only=True, eq=False)
+class AdamW(AdamWOptions, Adam):
+    """Adam with decoupled weight decay."""
+
+    def update(
+        self, gradients: Arrays, opt_state: AdamState, params: Arrays, hparams: dict[str, Array]
+    ) -> tuple[Arrays, AdamState]:
+        if self.weight_decay:
+            kept = 1.0 - hparams["lr"] * hparams["weight_decay"]
+            params = jax.tree.map(lambda p: p * kept, params)
+        no_decay = {"weight_decay": jnp.zeros(())}
+        return super().update(gradients, opt_state, params, hparams | no_decay)
+
+
+@dataclass(kw_only=True, eq=False)
+class RMSprop(RMSpropOptions):
+    """RMSprop with momentum and coupled weight decay."""
+
+    backend: ClassVar[str] = "jax"
+
+    def init(self, params: Arrays) -> RMSpropState:
+        return RMSpropState(_zeros(params), _zeros(params) if self.momentum else {})
+
+    def update(
+        self, gradients: Arrays, opt_state: RMSpropState, params: Arrays, hparams: dict[str, Array]
+    ) -> tuple[Arrays, RMSpropState]:
+        alpha, eps = hparams["alpha"], hparams["eps"]
+        if self.weight_decay:
+            gradients = _with_weight_decay(gradients, params, hparams["weight_decay"])
+        square = jax.tree.map(
+            lambda s, g: alpha * s + (1.0 - alpha) * g * g, opt_state.square_avg, gradients
+        )
+        direction = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), gradients, square)
+        buffer = opt_state.momentum_buffer
+        if self.momentum:
+            momentum = hparams["momentum"]
+            direction = buffer = jax.tree.map(lambda b, d: momentum * b + d, buffer, direction)
+        return _gradient_step(params, direction, hparams["lr"]), RMSpropState(square, buffer)
+
+
+@dataclass(kw_only=True, eq=False)
+class Adagrad(AdagradOptions):
+    """Adagrad with coupled weight decay."""
+
+    backend: ClassVar[str] = "jax"
+
+    def init(self, params: Arrays) -> AdagradState:
+        start = self.initial_accumulator_value
+        return AdagradState(jax.tree.map(lambda p: jnp.full_like(p, start), params))
+
+    def update(
+        self, gradients: Arrays, opt_state: AdagradState, params: Arrays, hparams: dict[str, Array]
+    ) -> tuple[Arrays, AdagradState]:
+        if self.weight_decay:
+            gradients = _with_weight_decay(gradients, params, hparams["weight_decay"])
+        total = jax.tree.map(lambda s, g: s + g * g, opt_state.sum, gradients)
+        eps = hparams["eps"]
+        direction = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), gradients, total)
+        return _gradient_step(params, direction, hparams["lr"]), AdagradState(total)

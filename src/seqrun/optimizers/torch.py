@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from seqrun.optimizers.base import AdamOptions, AdamState, SGDOptions, SGDState
+from seqrun.optimizers.base import (
+    AdagradOptions,
+    AdagradState,
+    AdamOptions,
+    AdamState,
+    AdamWOptions,
+    RMSpropOptions,
+    RMSpropState,
+    SGDOptions,
+    SGDState,
+)
 
 Tensors = dict[str, Tensor]
 
@@ -84,3 +94,80 @@ class Adam(AdamOptions):
             maximize=False,
         )
         return params, opt_state._replace(count=counts[0])
+
+
+@dataclass(kw_only=True, eq=False)
+class AdamW(AdamWOptions, Adam):
+    """Adam with decoupled weight decay."""
+
+    @torch.no_grad()
+    def update(
+        self, gradients: Tensors, opt_state: AdamState, params: Tensors, hparams: dict[str, float]
+    ) -> tuple[Tensors, AdamState]:
+        """Change `params` and `opt_state` in place and return them."""
+        for p in params.values() if self.weight_decay else ():
+            p.mul_(1.0 - hparams["lr"] * hparams["weight_decay"])
+        return super().update(gradients, opt_state, params, hparams | {"weight_decay": 0.0})
+
+
+def _with_weight_decay(gradients: Tensors, params: Tensors, weight_decay: float) -> Tensors:
+    return {name: g + weight_decay * params[name] for name, g in gradients.items()}
+
+
+@dataclass(kw_only=True, eq=False)
+class RMSprop(RMSpropOptions):
+    """RMSprop with momentum and coupled weight decay."""
+
+    backend: ClassVar[str] = "torch"
+
+    def init(self, params: Tensors) -> RMSpropState:
+        return RMSpropState(_zeros(params), _zeros(params) if self.momentum else {})
+
+    @torch.no_grad()
+    def update(
+        self,
+        gradients: Tensors,
+        opt_state: RMSpropState,
+        params: Tensors,
+        hparams: dict[str, float],
+    ) -> tuple[Tensors, RMSpropState]:
+        """Change `params` and `opt_state` in place and return them."""
+        if self.weight_decay:
+            gradients = _with_weight_decay(gradients, params, hparams["weight_decay"])
+        for name, p in params.items():
+            g, square = gradients[name], opt_state.square_avg[name]
+            square.mul_(hparams["alpha"]).addcmul_(g, g, value=1.0 - hparams["alpha"])
+            direction = g / square.sqrt().add_(hparams["eps"])
+            if self.momentum:
+                buffer = opt_state.momentum_buffer[name]
+                direction = buffer.mul_(hparams["momentum"]).add_(direction)
+            p.sub_(hparams["lr"] * direction)
+        return params, opt_state
+
+
+@dataclass(kw_only=True, eq=False)
+class Adagrad(AdagradOptions):
+    """Adagrad with coupled weight decay."""
+
+    backend: ClassVar[str] = "torch"
+
+    def init(self, params: Tensors) -> AdagradState:
+        start = self.initial_accumulator_value
+        return AdagradState({n: torch.full_like(p, start) for n, p in _zeros(params).items()})
+
+    @torch.no_grad()
+    def update(
+        self,
+        gradients: Tensors,
+        opt_state: AdagradState,
+        params: Tensors,
+        hparams: dict[str, float],
+    ) -> tuple[Tensors, AdagradState]:
+        """Change `params` and `opt_state` in place and return them."""
+        if self.weight_decay:
+            gradients = _with_weight_decay(gradients, params, hparams["weight_decay"])
+        for name, p in params.items():
+            g = gradients[name]
+            root = opt_state.sum[name].addcmul_(g, g).sqrt()
+            p.sub_(hparams["lr"] * (g / root.add_(hparams["eps"])))
+        return params, opt_state

@@ -85,7 +85,8 @@ def vectorizable_keys(config: Mapping[str, Any]) -> list[str]:
     allowed = config["allow_targets"]
     keys = [f"training.{name}" for name in TrainingOptions.vectorizable]
     for part, base in (("algo", BaseAlgorithm), ("optimizer", BaseOptimizer)):
-        found = find_target(part, config[part][TARGET], base, allowed)
+        foreign = part == "optimizer"  # one of torch.optim or optax is no class of ours
+        found = find_target(part, config[part][TARGET], object if foreign else base, allowed)
         keys += [f"{part}.{name}" for name in _declared(found)]
     return keys
 
@@ -95,7 +96,7 @@ def _declared(found: Any) -> tuple[str, ...]:
 
     While a program is traced, such a class may read numbers that its base passes as arguments.
     """
-    is_ours = found.__module__.split(".")[0] == "seqrun"
+    is_ours = str(found.__module__).split(".")[0] == "seqrun"
     return tuple(found.vectorizable if is_ours else vars(found).get("vectorizable", ()))
 
 

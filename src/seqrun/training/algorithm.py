@@ -161,6 +161,7 @@ class BaseAlgorithm(ABC):
                 "size of the accuracy matrix is its square"
             )
         self.training.check_tasks(self.num_tasks)
+        self.optimizer.check_tasks(self.num_tasks)
         self.random = RandomStreams(self.seed, self.streams)
         self.reset()
         self.engine = self.engine_type(self)  # type: ignore[call-arg]  # subclasses take it
@@ -277,7 +278,8 @@ class BaseAlgorithm(ABC):
         """Return the scalars that enter the arithmetic of the current task's steps."""
         scalars = {name: float(getattr(self, name)) for name in self.hparam_names}
         scalars |= self.optimizer.hparams()
-        scalars["lr"] = self.training.learning_rate(self.optimizer.lr, max(self.task, 1))
+        task = max(self.task, 1)
+        scalars["lr"] = self.training.learning_rate(self.optimizer.lr_of(task), task)
         if self.training.grad_clip is not None:
             scalars["grad_clip"] = float(self.training.grad_clip)
         return scalars

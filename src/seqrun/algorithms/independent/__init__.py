@@ -57,7 +57,7 @@ class IndependentOptions(BaseAlgorithm):
 
     def hparams(self) -> dict[str, float]:
         """Use the full learning rate in every task."""
-        return super().hparams() | {"lr": float(self.optimizer.lr)}
+        return super().hparams() | {"lr": self.optimizer.lr_of(max(self.task, 1))}
 
     def initial_persistent_state(self) -> IndependentModels:
         """Return the initial weights for every task."""

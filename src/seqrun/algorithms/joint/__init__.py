@@ -79,7 +79,7 @@ class JointOptions(BaseAlgorithm):
         """Use the first task's learning rate with "all_at_once"."""
         scalars = super().hparams()
         if self.mode == "all_at_once":
-            scalars["lr"] = self.training.learning_rate(self.optimizer.lr, 1)
+            scalars["lr"] = self.training.learning_rate(self.optimizer.lr_of(1), 1)
         return scalars
 
     def on_before_task(self) -> None:

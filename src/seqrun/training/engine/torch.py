@@ -155,6 +155,7 @@ class TorchEngine(Engine):
             engine.module = algorithm.build_module()
             params, engine._stats = canonical_names(engine.module)
             engine._params = {**params}
+            algorithm.optimizer.check_params(engine.params)
             carried: list[Any] = [engine.params, engine.stats]
             if states:  # for some of these torch imports modules for a second
                 engine.reset_optimizer()
@@ -389,6 +390,7 @@ class TorchEngine(Engine):
         part = None if choice == "never" else to_compile(*work, kind, convolves, always=always)
         periodic = self.events.has_periodic_hooks and choice == "auto"
         eager = periodic or self.events.has_host_step_hooks or not self.algorithm.is_compilable
+        eager = eager or not self.algorithm.optimizer.is_compilable
         return None if part == "steps" and eager else part
 
     @cached_property
