@@ -13,13 +13,14 @@ from seqrun.evaluation.metrics import run_metrics
 from seqrun.plan import Chunk
 from seqrun.records.checkpoint_checks import check_keys, check_number, check_whole
 from seqrun.training.callback import BaseCallback, Run
+from seqrun.training.schedules import LR_FACTOR
 
 
 @dataclass(kw_only=True, eq=False)
 class MetricCallback(BaseCallback):
     """Log losses, accuracies and the metrics of the accuracy matrix.
 
-    - After each training step: "loss", the task loss.
+    - After each training step: "loss", the task loss, and with a schedule "lr".
     - After each epoch: "train_loss" and "train_accuracy", means over the epoch's samples. Each
       sample is measured in the forward pass of its own step, before the update.
     - After each validation: "accuracy/task_<j>" of every task measured, the metrics of the stream
@@ -66,6 +67,11 @@ class MetricCallback(BaseCallback):
                 epoch=chunk.epoch,
                 task=chunk.task,
             )
+            if LR_FACTOR in chunk.arrays:
+                lr = run.algorithm.learning_rate * chunk.arrays[LR_FACTOR]
+                logger.log_steps(
+                    "lr", lr, first_step=chunk.first_step, epoch=chunk.epoch, task=chunk.task
+                )
         self._loss_sum += float(chunk.losses.sum(dtype=np.float64)) * chunk.batch_size
         self._correct += int(chunk.correct.sum())
         self._samples += chunk.steps * chunk.batch_size

@@ -261,13 +261,14 @@ class BaseAlgorithm(ABC):
     def batches(self, task: int) -> int:
         """Return the number of batches that a task is trained on, in all its epochs."""
         steps = self.training.steps(task)
-        return self.training.epochs(task) * self._in_epoch(task) if steps is None else steps
+        return self.training.epochs(task) * self.batches_in_epoch(task) if steps is None else steps
 
     def epochs(self, task: int) -> int:
         """Return the number of a task's epochs; `training.steps_per_task` may end within one."""
-        return math.ceil(self.batches(task) / self._in_epoch(task))
+        return math.ceil(self.batches(task) / self.batches_in_epoch(task))
 
-    def _in_epoch(self, task: int) -> int:
+    def batches_in_epoch(self, task: int) -> int:
+        """Return the number of batches of a whole epoch of a task."""
         return math.ceil(self.training_size(task) / self.benchmark.batch_size_of(task))
 
     def samples_per_step(self) -> int:
@@ -283,6 +284,11 @@ class BaseAlgorithm(ABC):
         if self.training.grad_clip is not None:
             scalars["grad_clip"] = float(self.training.grad_clip)
         return scalars
+
+    @property
+    def learning_rate(self) -> float:
+        """The current task's learning rate, before a schedule within the task."""
+        return self.hparams()["lr"]
 
     def initial_weights(self) -> dict[str, np.ndarray]:
         """Return canonical name -> initial weight of the run, the same at every call."""

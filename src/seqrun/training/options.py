@@ -18,6 +18,18 @@ from seqrun.checks import (
     within,
 )
 
+SCHEDULES = ("constant", "linear", "cosine", "step", "one_cycle")
+"""See seqrun.training.schedules."""
+OF_SCHEDULES = {
+    "lr_floor": ("linear", "cosine", "step", "one_cycle"),
+    "lr_step_epochs": ("step",),
+    "lr_step_factor": ("step",),
+    "lr_restart_epochs": ("cosine",),
+    "lr_restart_factor": ("cosine",),
+    "lr_warmup_steps": ("constant", "linear", "cosine", "step"),
+}
+"""Key -> the schedules that it belongs to."""
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -62,6 +74,14 @@ class TrainingOptions:
     chunk_steps: int | None = None
     matmul_precision: str = added("float32")
     steps_per_task: Any = added(None)  # int | list[int] | None
+    lr_schedule: str = added("constant")
+    lr_schedule_scope: str = added("task")
+    lr_warmup_steps: int = added(0)
+    lr_floor: float = added(0.0)
+    lr_step_epochs: int = added(1)
+    lr_step_factor: float = added(0.1)
+    lr_restart_epochs: int | None = added(None)
+    lr_restart_factor: float = added(1.0)
 
     vectorizable: ClassVar[tuple[str, ...]] = ("lr_decay", "lr_min", "grad_clip")
     """As in BaseAlgorithm."""
@@ -87,6 +107,31 @@ class TrainingOptions:
         one_of("training.matmul_precision", self.matmul_precision, ("float32", "tf32"))
         if self.chunk_steps is not None:
             whole("training.chunk_steps", self.chunk_steps, 1)
+        self._check_schedule()
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether the learning rate changes within tasks."""
+        return self.lr_schedule != "constant" or self.lr_warmup_steps > 0
+
+    def _check_schedule(self) -> None:
+        """Raise ConfigError if a value is out of range, or a key has no effect."""
+        one_of("training.lr_schedule", self.lr_schedule, SCHEDULES)
+        one_of("training.lr_schedule_scope", self.lr_schedule_scope, ("task", "run"))
+        whole("training.lr_warmup_steps", self.lr_warmup_steps, 0)
+        within("training.lr_floor", self.lr_floor, 0.0, 1.0, open_high=True)
+        whole("training.lr_step_epochs", self.lr_step_epochs, 1)
+        within("training.lr_step_factor", self.lr_step_factor, 0.0, 1.0, open_low=True)
+        if self.lr_restart_epochs is not None:
+            whole("training.lr_restart_epochs", self.lr_restart_epochs, 1)
+        at_least("training.lr_restart_factor", self.lr_restart_factor, 1.0)
+        for key, schedules in OF_SCHEDULES.items():
+            default = type(self).__dataclass_fields__[key].default
+            if getattr(self, key) != default and self.lr_schedule not in schedules:
+                raise ConfigError(
+                    f"training.{key}={getattr(self, key)}: has no effect with training.lr_schedule="
+                    f"{self.lr_schedule}, only with {' or '.join(schedules)}"
+                )
 
     def check_tasks(self, num_tasks: int) -> None:
         """Raise ConfigError unless a list of epochs or steps has one entry per task."""

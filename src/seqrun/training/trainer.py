@@ -20,6 +20,7 @@ from seqrun.training.algorithm import BaseAlgorithm
 from seqrun.training.callback import BaseCallback
 from seqrun.training.divergence import TrainingDiverged
 from seqrun.training.events import Events
+from seqrun.training.schedules import with_factors
 
 
 class Trainer:
@@ -252,6 +253,8 @@ class Trainer:
             names, rng = algorithm.batch_names, algorithm.random
             segments = augmentation(rng, self.task, self.epoch, segments, names, crop, flip)
         self.epoch_steps = sum(len(segment["index"]) for segment in segments)
+        if algorithm.training.has_schedule:
+            segments = self._scheduled(segments)
         if (checkpoint := self._mid_task_checkpoint) is not None:
             # The hooks before the task and the epoch have run again: undo their effects.
             resume.restore_arrays(checkpoint, algorithm)
@@ -265,6 +268,19 @@ class Trainer:
             if chunk.first_step >= progress.global_step:
                 with self._events.around("chunk", chunk):
                     self._fit_chunk(chunk)
+
+    def _scheduled(self, segments: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Add the learning-rate factors of an epoch, whose place follows from the plan."""
+        algorithm, glances = self.algorithm, self.algorithm.steps_per_batch
+        steps = {t: algorithm.batches(t) * glances for t in algorithm.trained_tasks()}
+        in_epoch = algorithm.batches_in_epoch(self.task) * glances
+        first, total = (self.epoch - 1) * in_epoch, steps[self.task]
+        if algorithm.training.lr_schedule_scope == "run":
+            first += sum(count for t, count in steps.items() if t < self.task)
+            total = sum(steps.values())
+        return with_factors(
+            segments, algorithm.training, first=first, total=total, epoch_steps=in_epoch
+        )
 
     def _fit_chunk(self, chunk: Chunk) -> None:
         progress, timing = self.progress, self.progress.timing

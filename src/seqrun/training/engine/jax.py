@@ -37,6 +37,7 @@ from seqrun.training.engine.vmap import Call, Participant
 from seqrun.training.engine.vmap.jax import VmapGroup
 from seqrun.training.limits import work_per_batch
 from seqrun.training.options import matmul_precision
+from seqrun.training.schedules import LR_FACTOR
 from seqrun.training.step import Batch, Step
 
 jax.tree_util.register_dataclass(Step, [f.name for f in fields(Step)], [])
@@ -368,8 +369,10 @@ class JaxEngine(Engine):
                 crop_padding = self.algorithm.benchmark.crop_padding
                 x = augmented(fixed.dataset.x, row[name], row[f"augment/{name}"], crop_padding)
             batches[name] = Batch(self.inputs(x), y, t)
-        key = jax.random.fold_in(fixed.noise_key, index)
-        return Step(batches, *carry, fixed.hparams, fixed.mask, row, fixed.dataset, key)
+        key, hparams = jax.random.fold_in(fixed.noise_key, index), fixed.hparams
+        if LR_FACTOR in row:
+            hparams = hparams | {"lr": hparams["lr"] * row[LR_FACTOR]}
+        return Step(batches, *carry, hparams, fixed.mask, row, fixed.dataset, key)
 
     def compiled_part(self, function: Callable[[Step], None]) -> Callable[[Step], None]:
         @jax.jit

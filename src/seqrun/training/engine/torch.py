@@ -36,6 +36,7 @@ from seqrun.training.engine.compile.torch import (
 from seqrun.training.engine.threads import default_num_threads
 from seqrun.training.limits import array_bytes, check_size, work_per_batch
 from seqrun.training.options import matmul_precision
+from seqrun.training.schedules import LR_FACTOR
 from seqrun.training.step import Batch, Step
 
 LAYOUT = torch.channels_last
@@ -360,15 +361,16 @@ class TorchEngine(Engine):
         plan = zip(*(a.unbind(0) for a in rows.values()), strict=True)
         losses, logits = [], []
         for given, row in zip(zip(*singles, strict=True), plan, strict=True):
+            arrays = dict(zip(rows, row, strict=True))
             step = Step(
                 dict(zip(batches, given, strict=True)),
                 self.params,
                 self.stats,
                 opt_state,
                 state,
-                hparams,
+                _scheduled(hparams, arrays),
                 self.mask,
-                dict(zip(rows, row, strict=True)),
+                arrays,
                 self.dataset,
             )
             self.events.run_step(step)
@@ -513,6 +515,15 @@ class TorchEngine(Engine):
         self.state = unflatten_state(self.state, "state", loaded)
         kept = unflatten_state(self.algorithm.persistent, "kept", loaded)
         self.algorithm.persistent = kept
+
+
+def _scheduled(hparams: dict[str, float], arrays: dict[str, Tensor]) -> dict[str, Any]:
+    """Return a step's scalars, with the learning rate that its schedule gives."""
+    if LR_FACTOR not in arrays:
+        return hparams
+    factor: Any = arrays[LR_FACTOR]
+    factor = factor if torch.compiler.is_compiling() else float(factor)
+    return hparams | {"lr": hparams["lr"] * factor}
 
 
 def _precision() -> tuple[str, bool]:
