@@ -111,6 +111,7 @@ def test_keys_of_the_file_that_nobody_set_are_dropped():
         ("_target_=optax.polyak_sgd backend=jax", "has no learning_rate"),
         ("_target_=torch.optim.Adam backend=jax", "must be a function of optax"),
         ("_target_=torch.nn.Linear", "must be a torch.optim.Optimizer"),
+        ("_target_=optax.clip backend=jax +optimizer.max_delta=1", "has no learning_rate"),
         ("lr=[0.1,0.2,0.3]", r"has 3 entries, must have benchmark.num_tasks=2"),
     ],
 )

@@ -60,7 +60,7 @@ def make(
     _refuse_references(key, node)
     allowed = config["allow_targets"]
     found = find_target(key, node[TARGET], object if key == "optimizer" else base, allowed)
-    if key == "optimizer" and not (isinstance(found, type) and issubclass(found, base)):
+    if key == "optimizer" and _is_foreign(node[TARGET], found, base):
         return _foreign_optimizer(config, node, found)
     check_arguments(key, node, found, provided)
     for child_key, child in nested(key, node):
@@ -78,6 +78,13 @@ def make(
     options |= trusted(node)
     part = _with_prefix(key, own, lambda: instantiate(node, **options, _partial_=True))
     return lambda **given: _with_prefix(key, own, lambda: part(**given))
+
+
+def _is_foreign(target: str, found: Any, base: type) -> bool:
+    """Return True if an optimizer's target is not one of ours, nor a function that makes one."""
+    if isinstance(found, type):
+        return not issubclass(found, base)
+    return target.startswith("optax.") or "learning_rate" in inspect.signature(found).parameters
 
 
 def _foreign_optimizer(config: Mapping[str, Any], node: Mapping[str, Any], found: Any) -> Any:
