@@ -37,3 +37,7 @@ class ForeignOptimizer(BaseOptimizer):
     hparam_names: ClassVar[tuple[str, ...]] = ("lr",)
     vectorizable: ClassVar[tuple[str, ...]] = ()
     is_compilable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.name = self.target  # type: ignore[misc]  # of the object, not of its class
