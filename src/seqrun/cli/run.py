@@ -20,7 +20,7 @@ VERBS = {
 """First word of a command line that runs no experiment -> the module whose `main` it calls."""
 
 
-def job(cfg: DictConfig) -> float | list[float] | None:
+def main(cfg: DictConfig) -> float | list[float] | None:
     """Run one job."""
     from seqrun.runs import runner  # imported here, so that --help need not wait for it
 
@@ -54,7 +54,7 @@ def command() -> int:
     sys.argv[1:] = argv
     status = preflight.main(argv, CONF, dry_run=dry_run)
     if not status and not dry_run:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(main)()
     return status
 
 
