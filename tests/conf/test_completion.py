@@ -23,6 +23,7 @@ def offered(elsewhere, monkeypatch, capsys) -> Callable[[str], list[str]]:
     return ask
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("line", "some", "none"),
     [
@@ -43,6 +44,7 @@ def test_what_is_offered(offered, line, some, none):
     assert {*some} <= {*found} and not {*none} & {*found}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("line", "rest"),
     [

@@ -96,6 +96,7 @@ def test_keys_of_the_file_that_nobody_set_are_dropped():
     assert made.lr == 0.001  # theirs
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("line", "message"),
     [
